@@ -1,0 +1,1 @@
+//! Renders frames on one machine.

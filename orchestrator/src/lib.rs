@@ -1,0 +1,1 @@
+//! Decides who renders what, remembers everything, and tells every watcher.

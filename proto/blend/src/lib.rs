@@ -1,0 +1,1 @@
+//! Reads what a .blend says about itself, without Blender.
