@@ -1,5 +1,12 @@
 //! Blobs over the wire: naming, uploading and downloading them.
 
+mod client;
+mod download;
+mod error;
+
+pub use client::BlobClient;
+pub use error::TransferError;
+
 use std::{fmt, io, path::Path, str::FromStr};
 
 /// BLAKE3 hash of a blob's bytes: its name everywhere. Shown as 64 lower-case hexadecimal digits.

@@ -1,0 +1,1 @@
+//! Content-addressed bytes over an object store: a local directory.

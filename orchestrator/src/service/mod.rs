@@ -1,0 +1,3 @@
+//! The RPCs: parse, ask, answer.
+
+pub(crate) mod blob_store;
