@@ -1,0 +1,559 @@
+//! The words the orchestrator thinks in. Parsed once at the edge (`convert`), so that what is wrong cannot
+//! be said here: a `FrameSet` is never empty, a `FrameRange` never reversed.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use framecrew_blobs::Digest;
+use serde::{Deserialize, Serialize};
+
+/// Time since the orchestrator started, by its monotonic clock. The scheduler knows no other.
+pub type Now = Duration;
+
+/// A job's number, from 1; rises, never reused in one store.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub struct JobId(pub u64);
+
+/// A batch's number: the epoch in the upper 32 bits, a counter in the lower. Rises strictly, also across
+/// restarts, and is never reused: an event that names an ended batch is ignored.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct BatchId(pub u64);
+
+/// One life of the orchestrator's process on its store; rises with each start.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Epoch(pub u32);
+
+/// One life of a node's process; rises with each of its starts.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Incarnation(pub u64);
+
+/// A node's name. Cheap to clone.
+pub type NodeName = Arc<str>;
+
+/// Position in a job's stream of durable changes.
+pub type Revision = u64;
+
+impl fmt::Display for JobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Display for BatchId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.0 >> 32, self.0 & 0xffff_ffff)
+    }
+}
+
+impl BatchId {
+    /// The first batch of an epoch.
+    #[must_use]
+    pub fn first(epoch: Epoch) -> Self {
+        Self(u64::from(epoch.0) << 32 | 1)
+    }
+
+    /// The batch after this one.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
+/// A part of a frame's work. Today every frame has one, with index 0: the whole frame.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub struct Slice {
+    /// The frame's number.
+    pub frame: i32,
+    /// Which of the frame's slices.
+    pub index: u32,
+}
+
+impl Slice {
+    /// The slice that covers a whole frame.
+    #[must_use]
+    pub fn whole(frame: i32) -> Self {
+        Self { frame, index: 0 }
+    }
+}
+
+/// Frames from `first` to `last`, both included, every `step`-th; `first <= last`, `step >= 1`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct FrameRange {
+    /// First frame.
+    pub first: i32,
+    /// Upper bound of the frames, included.
+    pub last: i32,
+    /// Distance between frames.
+    pub step: u32,
+}
+
+impl FrameRange {
+    /// Number of frames, 1 or more.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        (i64::from(self.last) - i64::from(self.first)) as u64 / u64::from(self.step) + 1
+    }
+
+    /// Always false; there for the sake of `len`.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        false
+    }
+
+    /// The frames, rising.
+    pub fn iter(&self) -> impl Iterator<Item = i32> + use<> {
+        let (first, step) = (i64::from(self.first), i64::from(self.step));
+        (0..self.len() as i64).map(move |n| (first + n * step) as i32)
+    }
+
+    fn nth(&self, n: u64) -> i32 {
+        (i64::from(self.first) + n as i64 * i64::from(self.step)) as i32
+    }
+}
+
+/// The frames of a job in the order they are to be rendered: at least one, none twice.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct FrameSet {
+    ranges: Vec<FrameRange>,
+}
+
+impl FrameSet {
+    /// Frames in one job. Bounds the scheduler's memory (a byte a frame) and every page of it.
+    pub const FRAMES_MAX: u64 = 1_000_000;
+
+    /// A set of these ranges; `None` when it would be empty, above [`Self::FRAMES_MAX`], or a frame stands
+    /// in it twice.
+    #[must_use]
+    pub fn new(ranges: Vec<FrameRange>) -> Option<Self> {
+        let len: u64 = ranges.iter().map(FrameRange::len).sum();
+        if len == 0 || len > Self::FRAMES_MAX {
+            return None;
+        }
+        let set = Self { ranges };
+        let mut frames: Vec<i32> = set.iter().collect();
+        frames.sort_unstable();
+        frames.windows(2).all(|pair| pair[0] < pair[1]).then_some(set)
+    }
+
+    /// Number of frames.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.ranges.iter().map(FrameRange::len).sum()
+    }
+
+    /// Always false; there for the sake of `len`.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        false
+    }
+
+    /// The ranges, in order.
+    #[must_use]
+    pub fn ranges(&self) -> &[FrameRange] {
+        &self.ranges
+    }
+
+    /// The frames, in order.
+    pub fn iter(&self) -> impl Iterator<Item = i32> {
+        self.ranges.iter().flat_map(FrameRange::iter)
+    }
+
+    /// A cursor that walks the frames in order, a step at a time at constant cost.
+    #[must_use]
+    pub fn cursor(&self) -> FrameCursor {
+        FrameCursor::default()
+    }
+}
+
+/// A place in a [`FrameSet`].
+#[derive(Clone, Copy, Debug, Default)]
+pub struct FrameCursor {
+    range: usize,
+    within: u64,
+}
+
+impl FrameCursor {
+    /// The frame here; the cursor moves on. `None` at the end.
+    pub fn next(&mut self, set: &FrameSet) -> Option<i32> {
+        let range = set.ranges.get(self.range)?;
+        let frame = range.nth(self.within);
+        self.within += 1;
+        if self.within == range.len() {
+            *self = Self { range: self.range + 1, within: 0 };
+        }
+        Some(frame)
+    }
+}
+
+/// What a person submitted, checked.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct JobSpec {
+    /// For people.
+    pub name: String,
+    /// The .blend and all it needs.
+    pub project: Project,
+    /// What to render.
+    pub frames: FrameSet,
+    /// What to override.
+    pub settings: RenderSettings,
+    /// -100 to 100; higher goes first.
+    pub priority: i32,
+    /// Tags a node must bear.
+    pub tags: Vec<String>,
+}
+
+/// A .blend and the files it needs.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Project {
+    /// Which of `files` to open.
+    pub blend_path: String,
+    /// All of them.
+    pub files: Vec<ProjectFile>,
+}
+
+/// One file of a project.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ProjectFile {
+    /// Relative path, `/` between its parts, no `..`.
+    pub path: String,
+    /// Its content.
+    pub digest: Digest,
+    /// Its size in bytes.
+    pub size_bytes: u64,
+}
+
+/// Overrides of the file's render settings. The orchestrator only carries them: numbers of enums are those
+/// of the protocol.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct RenderSettings {
+    /// Scene, or empty.
+    pub scene: String,
+    /// Camera, or empty.
+    pub camera: String,
+    /// `RenderEngine`.
+    pub engine: i32,
+    /// Samples per pixel.
+    pub samples: Option<u32>,
+    /// Resolution percentage.
+    pub scale_percent: Option<u32>,
+    /// `ImageFormat`.
+    pub format: i32,
+    /// Whether to denoise.
+    pub denoise: Option<bool>,
+    /// Version wanted.
+    pub blender: Option<BlenderVersion>,
+}
+
+/// A version of Blender: of a file (two numbers), wanted (two or three), or installed (three).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct BlenderVersion {
+    /// As in 4 of 4.5.15.
+    pub major: u16,
+    /// As in 5 of 4.5.15.
+    pub minor: u16,
+    /// As in 15 of 4.5.15.
+    pub patch: Option<u16>,
+}
+
+impl BlenderVersion {
+    /// Whether a file saved by `file` opens here: not older, patch levels aside.
+    #[must_use]
+    pub fn opens(&self, file: Self) -> bool {
+        (self.major, self.minor) >= (file.major, file.minor)
+    }
+
+    /// Whether this is the version `wanted`: equal as far as that one says.
+    #[must_use]
+    pub fn is(&self, wanted: Self) -> bool {
+        (self.major, self.minor) == (wanted.major, wanted.minor)
+            && (wanted.patch.is_none() || wanted.patch == self.patch)
+    }
+}
+
+impl fmt::Display for BlenderVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.major, self.minor)?;
+        match self.patch {
+            Some(patch) => write!(f, ".{patch}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::str::FromStr for BlenderVersion {
+    type Err = std::num::ParseIntError;
+
+    /// Reads `4.5`, `4.5.15`, and what Blender appends to it (`4.5.15 LTS`).
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let number = text.split_whitespace().next().unwrap_or_default();
+        let mut parts = number.splitn(3, '.');
+        let mut part = || parts.next().map(str::parse);
+        Ok(Self {
+            major: part().unwrap_or_else(|| "".parse())?,
+            minor: part().unwrap_or_else(|| "".parse())?,
+            patch: part().transpose()?,
+        })
+    }
+}
+
+/// What a job asks of a node.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Requirements {
+    /// Version that saved the file: no older Blender can open it.
+    pub file_version: BlenderVersion,
+    /// Version asked for.
+    pub blender: Option<BlenderVersion>,
+    /// Tags a node must bear.
+    pub tags: Vec<String>,
+}
+
+impl fmt::Display for Requirements {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.blender {
+            Some(wanted) => write!(f, "Blender {wanted}")?,
+            None => write!(f, "Blender {} or newer", self.file_version)?,
+        }
+        if !self.tags.is_empty() {
+            write!(f, " and the tags {}", self.tags.join(", "))?;
+        }
+        Ok(())
+    }
+}
+
+/// What a node is and has.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct NodeDescription {
+    /// Operating system and architecture.
+    pub platform: String,
+    /// Logical processors.
+    pub cores: u32,
+    /// Memory in bytes.
+    pub memory_bytes: u64,
+    /// Slices it renders at a time, 1 or more.
+    pub slots: u32,
+    /// Blenders it has.
+    pub blenders: Vec<Blender>,
+    /// Tags it bears.
+    pub tags: Vec<String>,
+    /// Version of its program.
+    pub version: String,
+}
+
+/// A Blender on a node.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Blender {
+    /// Its version; `None` for the synthetic renderer, which draws any file.
+    pub version: Option<BlenderVersion>,
+    /// `BlenderKind` of the protocol.
+    pub kind: i32,
+    /// Where it is on the node.
+    pub path: String,
+}
+
+impl NodeDescription {
+    /// Whether the node can render such a job.
+    #[must_use]
+    pub fn meets(&self, requirements: &Requirements) -> bool {
+        let Requirements { file_version, blender, tags } = requirements;
+        tags.iter().all(|tag| self.tags.contains(tag))
+            && self.blenders.iter().any(|have| match have.version {
+                None => true,
+                Some(version) => {
+                    version.opens(*file_version) && blender.is_none_or(|wanted| version.is(wanted))
+                }
+            })
+    }
+}
+
+/// A file that a slice produced.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Output {
+    /// File name.
+    pub name: String,
+    /// Its content.
+    pub digest: Digest,
+    /// Its size in bytes.
+    pub size_bytes: u64,
+    /// In pixels.
+    pub width: u32,
+    /// In pixels.
+    pub height: u32,
+}
+
+/// What rendering a slice came to.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Rendered {
+    /// At least one.
+    pub outputs: Vec<Output>,
+    /// Seconds in the renderer.
+    pub render_seconds: f64,
+    /// Peak memory of the renderer in bytes; 0: unknown.
+    pub peak_memory_bytes: u64,
+}
+
+/// Why a try failed.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Failure {
+    /// What kind it was: decides what happens next.
+    pub reason: FailureReason,
+    /// One sentence.
+    pub message: String,
+    /// Last lines of the renderer.
+    pub log_tail: Vec<String>,
+}
+
+/// Kinds of failure.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum FailureReason {
+    /// Blender crashed, reported an error, or drew nothing.
+    Renderer,
+    /// The output is missing, does not decode or has the wrong size.
+    InvalidOutput,
+    /// The renderer went silent.
+    Timeout,
+    /// Out of memory.
+    OutOfMemory,
+    /// The node was lost under it.
+    NodeLost,
+    /// Something around the renderer failed.
+    Infrastructure,
+    /// No try can succeed.
+    Permanent,
+}
+
+/// Where a job stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum JobState {
+    /// No frame was given to a node yet.
+    Queued,
+    /// A frame was given to a node.
+    Rendering,
+    /// Every frame is finished.
+    Finished,
+    /// No frame is open and at least one failed.
+    Failed,
+    /// Cancelled.
+    Cancelled,
+}
+
+impl JobState {
+    /// Whether it stays for ever.
+    #[must_use]
+    pub fn is_final(self) -> bool {
+        matches!(self, Self::Finished | Self::Failed | Self::Cancelled)
+    }
+}
+
+/// Frames of a job by state; the sum never changes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct FrameCounts {
+    /// Waiting or being rendered.
+    pub open: u64,
+    /// With every output stored.
+    pub finished: u64,
+    /// Given up.
+    pub failed: u64,
+    /// Open when the job was cancelled.
+    pub cancelled: u64,
+}
+
+/// Where a frame stands, as far as it is durable.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum FrameState {
+    /// Waiting or being rendered.
+    Open,
+    /// Every output is stored.
+    Finished,
+    /// Given up.
+    Failed,
+    /// Open when the job was cancelled.
+    Cancelled,
+}
+
+/// Tries that ended without a frame, by whose fault: the budgets are separate.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Attempts {
+    /// The renderer's fault.
+    pub renderer: u32,
+    /// The node was lost.
+    pub node_lost: u32,
+    /// Out of memory.
+    pub out_of_memory: u32,
+    /// Neither counts against the frame: infrastructure.
+    pub infrastructure: u32,
+    /// Nodes that failed it, so that others are tried first.
+    pub failed_on: Vec<NodeName>,
+}
+
+impl Attempts {
+    /// All of them.
+    #[must_use]
+    pub fn total(&self) -> u32 {
+        self.renderer + self.node_lost + self.out_of_memory + self.infrastructure
+    }
+}
+
+/// A frame as it is stored and shown.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Frame {
+    /// Its number.
+    pub frame: i32,
+    /// Where it stands.
+    pub state: FrameState,
+    /// When it last changed.
+    pub revision: Revision,
+    /// Tries behind it.
+    pub attempts: Attempts,
+    /// What it produced, once finished.
+    pub rendered: Option<Rendered>,
+    /// Why the latest try failed.
+    pub failure: Option<Failure>,
+    /// Node that finished or last failed it.
+    pub node: Option<NodeName>,
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn range(first: i32, last: i32, step: u32) -> FrameRange {
+        FrameRange { first, last, step }
+    }
+
+    #[test]
+    fn interleaved_ranges_are_walked_in_the_order_given() {
+        let set = FrameSet::new(vec![range(1, 6, 2), range(2, 6, 2)]).unwrap();
+        assert_eq!(set.iter().collect::<Vec<_>>(), [1, 3, 5, 2, 4, 6]);
+        let mut cursor = set.cursor();
+        let walked: Vec<_> = std::iter::from_fn(|| cursor.next(&set)).collect();
+        assert_eq!(walked, [1, 3, 5, 2, 4, 6]);
+    }
+
+    #[test]
+    fn a_frame_set_holds_no_frame_twice_and_is_never_empty() {
+        assert_eq!(FrameSet::new(vec![range(1, 9, 2), range(5, 5, 1)]), None);
+        assert_eq!(FrameSet::new(vec![]), None);
+        assert_eq!(FrameSet::new(vec![range(i32::MIN, i32::MAX, 1)]), None);
+        assert!(FrameSet::new(vec![range(i32::MIN, i32::MAX, 5000)]).is_some());
+    }
+
+    #[test]
+    fn versions_are_read_as_blender_writes_them() {
+        let version = |text: &str| text.parse::<BlenderVersion>().unwrap();
+        assert!(version("4.5.15 LTS").is(version("4.5")));
+        assert!(!version("4.5.15").is(version("4.5.1")));
+        assert!(version("3.4.1").opens(version("3.4")));
+        assert!(!version("3.4.1").opens(version("3.6")));
+        assert!("banana".parse::<BlenderVersion>().is_err());
+        assert!("4".parse::<BlenderVersion>().is_err());
+    }
+
+    #[test]
+    fn a_batch_id_of_a_later_epoch_is_higher() {
+        let mut batch = BatchId::first(Epoch(1));
+        for _ in 0..1000 {
+            batch = batch.next();
+        }
+        assert!(BatchId::first(Epoch(2)) > batch);
+    }
+}
