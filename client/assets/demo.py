@@ -7,7 +7,7 @@ as a toy. Run it with Blender 3.4, so that 3.4 and everything newer opens the re
 
 The scene has to look good without a denoiser (some builds have none) after a second or two of rendering. So one sun
 lights it, which is free of noise but for the rims of its shadows, and a plain sky, which is not sampled but found by
-bouncing; nothing glows; most materials are purely matte; and the picture on the wall is an image instead of shader nodes.
+bouncing; nothing glows; most materials are purely matte; and the picture on the wall is an image, not shader nodes.
 """
 
 import sys
