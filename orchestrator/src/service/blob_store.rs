@@ -1,1 +1,400 @@
-//! The `BlobStore` service.
+//! The `BlobStore` service: blobs in, blobs out.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use framecrew_blobs::Digest;
+use framecrew_proto::v1::{
+    DownloadRequest, DownloadResponse, FindMissingRequest, FindMissingResponse, UploadHeader,
+    UploadRequest, UploadResponse,
+    blob_store_server::{BlobStore, BlobStoreServer},
+    download_request::Source,
+    upload_request::Part,
+};
+use futures::stream::{self, BoxStream};
+use tokio::{sync::Semaphore, time::timeout};
+use tonic::{Code, Request, Response, Status, Streaming};
+use tonic_types::{ErrorDetails, StatusExt as _};
+
+use crate::blobs::{BlobError, Blobs, Incoming};
+
+/// Digests in one `FindMissing` request.
+const DIGESTS_MAX: usize = 10_000;
+
+/// Faults told of one request. More would not fit the headers that carry them.
+const VIOLATIONS_MAX: usize = 20;
+
+/// Bytes in one chunk of an upload.
+const UPLOAD_CHUNK_BYTES_MAX: usize = 1024 * 1024;
+
+/// Bytes in one chunk of a download: what a slow reader holds on the server.
+const DOWNLOAD_CHUNK_BYTES: u64 = 256 * 1024;
+
+/// Bytes in a request message. Well above a chunk, so that one that is too large is told so in words.
+const REQUEST_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Bytes in a response message: a chunk or a list of digests, and the fields around them.
+const RESPONSE_BYTES_MAX: usize = 1024 * 1024;
+
+/// Bytes in a blob: more than any project or frame, less than an overflow.
+const BLOB_BYTES_MAX: u64 = 1 << 40;
+
+/// Uploads that run at once; each holds about 3 MiB. More would only share the same disk.
+const UPLOADS_MAX: usize = 32;
+
+/// How long an upload waits for its turn before it is told to come back.
+const UPLOAD_TURN: Duration = Duration::from_secs(10);
+
+/// How long an upload may send nothing: its turn belongs to others then.
+const UPLOAD_IDLE: Duration = Duration::from_secs(60);
+
+/// When one who found all turns taken, or the disk full, should try again.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
+
+/// Finds the blob of a frame's output.
+#[tonic::async_trait]
+pub(crate) trait OutputLookup: Send + Sync + 'static {
+    /// The blob of the output `name` of a frame; of the frame's first output when `name` is empty.
+    async fn find_output(&self, job_id: u64, frame: i32, name: &str)
+    -> Result<Digest, LookupError>;
+}
+
+/// Why a frame's output cannot be had.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum LookupError {
+    /// There is no such job.
+    #[error("there is no such job")]
+    UnknownJob,
+    /// The job has no such frame.
+    #[error("the job has no such frame")]
+    UnknownFrame,
+    /// The frame has no outputs yet.
+    #[error("the frame is not finished yet")]
+    NotFinished,
+    /// The frame has other outputs.
+    #[error("the frame has no output of that name")]
+    UnknownOutput,
+    /// The store could not be read; says why.
+    #[error("the job could not be looked up: {0}")]
+    Failed(String),
+}
+
+/// The service, with the limits that its messages need.
+pub(crate) fn server(
+    blobs: Blobs,
+    outputs: Arc<dyn OutputLookup>,
+) -> BlobStoreServer<BlobStoreService> {
+    let service = BlobStoreService { blobs, outputs, turns: Arc::new(Semaphore::new(UPLOADS_MAX)) };
+    BlobStoreServer::new(service)
+        .max_decoding_message_size(REQUEST_BYTES_MAX)
+        .max_encoding_message_size(RESPONSE_BYTES_MAX)
+}
+
+/// Implements `BlobStore`.
+pub(crate) struct BlobStoreService {
+    blobs: Blobs,
+    outputs: Arc<dyn OutputLookup>,
+    turns: Arc<Semaphore>,
+}
+
+#[tonic::async_trait]
+impl BlobStore for BlobStoreService {
+    async fn find_missing(
+        &self,
+        request: Request<FindMissingRequest>,
+    ) -> Result<Response<FindMissingResponse>, Status> {
+        let digests = request.into_inner().digests;
+        let mut faults = Faults::default();
+        if digests.len() > DIGESTS_MAX {
+            faults.add("digests", format!("more than {DIGESTS_MAX} are asked for"));
+        }
+        let parsed: Vec<_> = (digests.iter().take(DIGESTS_MAX).enumerate())
+            .filter_map(|(i, text)| faults.digest(format!("digests[{i}]"), text))
+            .collect();
+        faults.check()?;
+
+        let mut missing = Vec::new();
+        for digest in parsed {
+            if !self.blobs.contains(digest).await? {
+                missing.push(digest.to_string());
+            }
+        }
+        Ok(Response::new(FindMissingResponse { missing }))
+    }
+
+    async fn upload(
+        &self,
+        request: Request<Streaming<UploadRequest>>,
+    ) -> Result<Response<UploadResponse>, Status> {
+        let _turn = match timeout(UPLOAD_TURN, self.turns.acquire()).await {
+            Ok(Ok(turn)) => turn,
+            Ok(Err(_)) => return Err(Status::unavailable("the blob store is closing")),
+            Err(_) => return Err(exhausted("UPLOADS", "too many uploads run at once")),
+        };
+        let mut parts = Parts(request.into_inner());
+        let (digest, size_bytes) = match parts.next().await? {
+            Some(Part::Header(header)) => parse_header(&header)?,
+            Some(_) => return Err(invalid("header", "the first message must be the header")),
+            None => return Err(not_committed()),
+        };
+        if self.blobs.contains(digest).await? {
+            return match self.blobs.size_bytes(digest).await? {
+                Some(stored) if stored != size_bytes => Err(invalid(
+                    "header.size_bytes",
+                    format!("the blob of that digest has {stored} bytes, not {size_bytes}"),
+                )),
+                _ => Ok(Response::new(UploadResponse { existed: true })),
+            };
+        }
+        let mut incoming = self.blobs.receive(digest).await?;
+        if let Err(status) = fill(&mut incoming, size_bytes, &mut parts).await {
+            incoming.abort().await;
+            return Err(status);
+        }
+        incoming.commit().await?;
+        Ok(Response::new(UploadResponse { existed: false }))
+    }
+
+    type DownloadStream = BoxStream<'static, Result<DownloadResponse, Status>>;
+
+    async fn download(
+        &self,
+        request: Request<DownloadRequest>,
+    ) -> Result<Response<Self::DownloadStream>, Status> {
+        let DownloadRequest { source, offset } = request.into_inner();
+        let digest = match source {
+            Some(Source::Digest(text)) => {
+                let mut faults = Faults::default();
+                let digest = faults.digest("digest", &text);
+                faults.check()?;
+                digest.ok_or_else(|| Status::internal("a digest without faults did not parse"))?
+            }
+            Some(Source::Output(output)) => {
+                self.outputs.find_output(output.job_id, output.frame, &output.name).await?
+            }
+            None => return Err(invalid("source", "names no blob")),
+        };
+        let size_bytes = self.blobs.size_bytes(digest).await?;
+        let size_bytes = size_bytes.ok_or(BlobError::Missing(digest))?;
+        if offset > size_bytes {
+            return Err(Status::out_of_range(format!(
+                "offset {offset} lies beyond the blob's {size_bytes} bytes"
+            )));
+        }
+        let outgoing = Outgoing {
+            blobs: self.blobs.clone(),
+            digest,
+            size_bytes,
+            sent_to: None,
+            offset,
+            hasher: (offset == 0).then(blake3::Hasher::new),
+        };
+        Ok(Response::new(Box::pin(stream::try_unfold(outgoing, Outgoing::next))))
+    }
+}
+
+/// The messages of an upload.
+struct Parts(Streaming<UploadRequest>);
+
+impl Parts {
+    async fn next(&mut self) -> Result<Option<Part>, Status> {
+        let message = timeout(UPLOAD_IDLE, self.0.message()).await.map_err(|_| {
+            Status::deadline_exceeded(format!(
+                "the upload sent nothing for {} seconds",
+                UPLOAD_IDLE.as_secs()
+            ))
+        })?;
+        match message {
+            Ok(Some(UploadRequest { part: Some(part) })) => Ok(Some(part)),
+            Ok(Some(UploadRequest { part: None })) => {
+                Err(invalid("part", "neither header, chunk nor commit"))
+            }
+            Ok(None) => Ok(None),
+            // tonic's decoder, which knows the message's size but not what it means.
+            Err(status) if status.code() == Code::OutOfRange => Err(chunk_too_large()),
+            Err(status) if status.code() == Code::Cancelled => Err(not_committed()),
+            Err(status) => Err(status),
+        }
+    }
+}
+
+fn parse_header(header: &UploadHeader) -> Result<(Digest, u64), Status> {
+    let mut faults = Faults::default();
+    let digest = faults.digest("header.digest", &header.digest);
+    if header.size_bytes > BLOB_BYTES_MAX {
+        let fault = format!("a blob has {BLOB_BYTES_MAX} bytes at most");
+        faults.add("header.size_bytes", fault);
+    }
+    faults.check()?;
+    let digest = digest.ok_or_else(|| Status::internal("a digest without faults did not parse"))?;
+    Ok((digest, header.size_bytes))
+}
+
+/// Takes the chunks up to the commit. The end of the stream does not count as one: a cancelled upload ends
+/// just like it.
+async fn fill(incoming: &mut Incoming, size_bytes: u64, parts: &mut Parts) -> Result<(), Status> {
+    loop {
+        let received = incoming.received_bytes();
+        match parts.next().await? {
+            Some(Part::Chunk(chunk)) => {
+                if chunk.data.len() > UPLOAD_CHUNK_BYTES_MAX {
+                    return Err(chunk_too_large());
+                }
+                if chunk.offset != received {
+                    let fault = format!("is {}, but the next byte is {received}", chunk.offset);
+                    return Err(invalid("chunk.offset", fault));
+                }
+                if chunk.data.len() as u64 > size_bytes - received {
+                    let fault = format!("more than the {size_bytes} bytes that were declared");
+                    return Err(invalid("chunk.data", fault));
+                }
+                incoming.write(&chunk.data).await?;
+            }
+            Some(Part::Commit(_)) if received < size_bytes => {
+                let fault = format!("after {received} of the {size_bytes} bytes declared");
+                return Err(invalid("commit", fault));
+            }
+            Some(Part::Commit(_)) => return Ok(()),
+            Some(Part::Header(_)) => return Err(invalid("header", "comes once, and first")),
+            None => return Err(not_committed()),
+        }
+    }
+}
+
+/// A blob on its way out. Holds no file open, so that a reader that stalls costs the server next to nothing.
+struct Outgoing {
+    blobs: Blobs,
+    digest: Digest,
+    size_bytes: u64,
+    offset: u64,
+    sent_to: Option<u64>,
+    /// Only a download of the whole blob can be checked.
+    hasher: Option<blake3::Hasher>,
+}
+
+impl Outgoing {
+    async fn next(mut self) -> Result<Option<(DownloadResponse, Self)>, Status> {
+        if self.sent_to == Some(self.size_bytes) {
+            return Ok(None);
+        }
+        let start = self.sent_to.unwrap_or(self.offset);
+        let end = self.size_bytes.min(start + DOWNLOAD_CHUNK_BYTES);
+        let data = if start == end {
+            bytes::Bytes::new()
+        } else {
+            self.blobs.read_range(self.digest, start..end).await?
+        };
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(&data);
+            // Before the last chunk leaves: whoever has the whole has the right bytes.
+            if end == self.size_bytes && Digest::from(hasher.finalize()) != self.digest {
+                return Err(self.blobs.damaged(self.digest).into());
+            }
+        }
+        let size_bytes = match self.sent_to {
+            None => self.size_bytes,
+            Some(_) => 0,
+        };
+        self.sent_to = Some(end);
+        Ok(Some((DownloadResponse { size_bytes, data }, self)))
+    }
+}
+
+/// All that is wrong with a request.
+#[derive(Default)]
+struct Faults {
+    details: ErrorDetails,
+    count: usize,
+}
+
+impl Faults {
+    fn add(&mut self, field: impl Into<String>, fault: impl Into<String>) {
+        self.count += 1;
+        if self.count <= VIOLATIONS_MAX {
+            self.details.add_bad_request_violation(field, fault);
+        }
+    }
+
+    fn digest(&mut self, field: impl Into<String>, text: &str) -> Option<Digest> {
+        match text.parse() {
+            Ok(digest) => Some(digest),
+            Err(error) => {
+                self.add(field, format!("{error}"));
+                None
+            }
+        }
+    }
+
+    fn check(self) -> Result<(), Status> {
+        let Some(bad_request) = self.details.bad_request() else {
+            return Ok(());
+        };
+        let Some(first) = bad_request.field_violations.first() else {
+            return Ok(());
+        };
+        let mut message = format!("{}: {}", first.field, first.description);
+        if self.count > 1 {
+            message += &format!(" (and {} more)", self.count - 1);
+        }
+        Err(Status::with_error_details(Code::InvalidArgument, message, self.details))
+    }
+}
+
+fn invalid(field: &str, fault: impl Into<String>) -> Status {
+    let fault = fault.into();
+    Status::with_error_details(
+        Code::InvalidArgument,
+        format!("{field}: {fault}"),
+        ErrorDetails::with_bad_request_violation(field, fault),
+    )
+}
+
+fn chunk_too_large() -> Status {
+    let fault = format!("larger than {UPLOAD_CHUNK_BYTES_MAX} bytes");
+    invalid("chunk.data", fault)
+}
+
+fn not_committed() -> Status {
+    Status::aborted("the upload ended without a commit; nothing was stored")
+}
+
+fn exhausted(reason: &str, message: &str) -> Status {
+    let mut details = ErrorDetails::with_retry_info(Some(RETRY_AFTER));
+    details.set_error_info(reason, "framecrew", HashMap::default());
+    Status::with_error_details(Code::ResourceExhausted, message, details)
+}
+
+impl From<BlobError> for Status {
+    fn from(error: BlobError) -> Self {
+        let message = error.to_string();
+        match error {
+            BlobError::Full(_) => exhausted("DISK", &message),
+            BlobError::Missing(_) => Self::not_found(message),
+            BlobError::Damaged(_) => Self::data_loss(message),
+            BlobError::WrongDigest { .. } => invalid("header.digest", message),
+            BlobError::Store(_) => {
+                // May name the server's folders, which are none of a client's business.
+                tracing::error!(%message, "blob store");
+                Self::internal("the blob store failed; its log says why")
+            }
+        }
+    }
+}
+
+impl From<LookupError> for Status {
+    fn from(error: LookupError) -> Self {
+        let message = error.to_string();
+        match error {
+            LookupError::NotFinished => Self::failed_precondition(message),
+            LookupError::UnknownJob | LookupError::UnknownFrame | LookupError::UnknownOutput => {
+                Self::not_found(message)
+            }
+            LookupError::Failed(_) => {
+                tracing::error!(%message, "output lookup");
+                Self::internal("the job could not be looked up; the orchestrator's log says why")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -37,9 +37,7 @@ impl BlobClient {
     /// Talks over `channel`.
     #[must_use]
     pub fn new(channel: Channel) -> Self {
-        Self {
-            rpc: BlobStoreClient::new(channel),
-        }
+        Self { rpc: BlobStoreClient::new(channel) }
     }
 
     /// Which of `digests` the store does not have, in the order given. Any number may be asked for.
@@ -50,9 +48,8 @@ impl BlobClient {
         const ACTION: &str = "ask which blobs are missing";
         let mut missing = Vec::new();
         for page in digests.chunks(DIGESTS_PER_REQUEST) {
-            let request = FindMissingRequest {
-                digests: page.iter().map(Digest::to_string).collect(),
-            };
+            let request =
+                FindMissingRequest { digests: page.iter().map(Digest::to_string).collect() };
             let answer = self.rpc.clone().find_missing(request).await;
             let answer = answer.map_err(|status| TransferError::store(ACTION, status))?;
             for digest in answer.into_inner().missing {
@@ -78,9 +75,7 @@ impl BlobClient {
         size_bytes: u64,
         on_bytes: impl FnMut(u64) + Send,
     ) -> Result<(), TransferError> {
-        let file = File::open(path)
-            .await
-            .map_err(TransferError::file("read", path))?;
+        let file = File::open(path).await.map_err(TransferError::file("read", path))?;
         self.upload(digest, size_bytes, file, path, on_bytes).await
     }
 
@@ -184,10 +179,7 @@ impl BlobClient {
                 .map_err(|status| TransferError::store(format!("upload blob {digest}"), status))
         };
         let pumped = async {
-            let header = UploadHeader {
-                digest: digest.to_string(),
-                size_bytes,
-            };
+            let header = UploadHeader { digest: digest.to_string(), size_bytes };
             if parts.send(part(Part::Header(header))).await.is_err() {
                 return Ok(());
             }

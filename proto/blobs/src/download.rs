@@ -56,11 +56,7 @@ pub(crate) async fn to_file(
                 return Err(TransferError::Damaged { digest });
             }
             Err(error) if error.is_transient() => {
-                broken = if part.len_bytes > before {
-                    1
-                } else {
-                    broken + 1
-                };
+                broken = if part.len_bytes > before { 1 } else { broken + 1 };
                 if broken > RESUMES_MAX {
                     part.keep().await?;
                     return Err(error);
@@ -94,12 +90,7 @@ async fn receive(
         source: Some(Source::Digest(digest.to_string())),
         offset: part.len_bytes,
     };
-    let mut chunks = rpc
-        .clone()
-        .download(request)
-        .await
-        .map_err(failed)?
-        .into_inner();
+    let mut chunks = rpc.clone().download(request).await.map_err(failed)?.into_inner();
     let mut first = true;
     while let Some(chunk) = chunks.message().await.map_err(failed)? {
         if std::mem::take(&mut first) && chunk.size_bytes != size_bytes {
@@ -116,9 +107,7 @@ async fn receive(
         on_bytes(part.len_bytes);
     }
     if part.len_bytes < size_bytes {
-        return Err(failed(tonic::Status::unavailable(
-            "the download ended before the last byte",
-        )));
+        return Err(failed(tonic::Status::unavailable("the download ended before the last byte")));
     }
     Ok(())
 }
@@ -154,31 +143,17 @@ impl Partial {
             }
         }
         let mut hasher = blake3::Hasher::new();
-        let found_bytes = file
-            .metadata()
-            .map_err(TransferError::file("read", &path))?
-            .len();
+        let found_bytes = file.metadata().map_err(TransferError::file("read", &path))?.len();
         if found_bytes > size_bytes {
-            file.set_len(0)
-                .map_err(TransferError::file("write", &path))?;
+            file.set_len(0).map_err(TransferError::file("write", &path))?;
         }
         // Leaves the file's position at its end, where appending goes on.
-        hasher
-            .update_reader(&file)
-            .map_err(TransferError::file("read", &path))?;
-        Ok(Self {
-            len_bytes: hasher.count(),
-            file: File::from_std(file),
-            path,
-            hasher,
-        })
+        hasher.update_reader(&file).map_err(TransferError::file("read", &path))?;
+        Ok(Self { len_bytes: hasher.count(), file: File::from_std(file), path, hasher })
     }
 
     async fn append(&mut self, data: &[u8]) -> Result<(), TransferError> {
-        self.file
-            .write_all(data)
-            .await
-            .map_err(TransferError::file("write", &self.path))?;
+        self.file.write_all(data).await.map_err(TransferError::file("write", &self.path))?;
         self.hasher.update(data);
         self.len_bytes += data.len() as u64;
         Ok(())
@@ -201,10 +176,7 @@ impl Partial {
 
     /// Leaves the bytes for a later call to continue.
     async fn keep(mut self) -> Result<(), TransferError> {
-        self.file
-            .flush()
-            .await
-            .map_err(TransferError::file("write", &self.path))
+        self.file.flush().await.map_err(TransferError::file("write", &self.path))
     }
 
     async fn discard(self) {
@@ -214,19 +186,11 @@ impl Partial {
 
     /// Makes the bytes durable, then gives them their name.
     async fn publish(mut self, to: &Path) -> Result<(), TransferError> {
-        self.file
-            .flush()
-            .await
-            .map_err(TransferError::file("write", &self.path))?;
-        self.file
-            .sync_all()
-            .await
-            .map_err(TransferError::file("write", &self.path))?;
+        self.file.flush().await.map_err(TransferError::file("write", &self.path))?;
+        self.file.sync_all().await.map_err(TransferError::file("write", &self.path))?;
         // Windows does not rename a file that is locked open.
         drop(self.file.into_std().await);
-        tokio::fs::rename(&self.path, to)
-            .await
-            .map_err(TransferError::file("create", to))?;
+        tokio::fs::rename(&self.path, to).await.map_err(TransferError::file("create", to))?;
         let folder = folder_of(to).to_owned();
         blocking(move || sync_folder(&folder)).await
     }

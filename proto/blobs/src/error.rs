@@ -54,7 +54,7 @@ pub enum TransferError {
         action: String,
         /// The answer, or what became of the connection.
         #[source]
-        status: Box<Status>,
+        status: Status,
     },
 }
 
@@ -83,10 +83,7 @@ impl TransferError {
     }
 
     pub(crate) fn store(action: impl Into<String>, status: Status) -> Self {
-        Self::Store {
-            action: action.into(),
-            status: Box::new(status),
-        }
+        Self::Store { action: action.into(), status }
     }
 
     pub(crate) fn file(
@@ -94,11 +91,7 @@ impl TransferError {
         path: impl Into<PathBuf>,
     ) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
-        move |source| Self::File {
-            action,
-            path,
-            source,
-        }
+        move |source| Self::File { action, path, source }
     }
 }
 
