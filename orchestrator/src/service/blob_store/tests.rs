@@ -86,7 +86,7 @@ impl Fixture {
     async fn refuses(&self, field: &str, parts: impl IntoIterator<Item = Part>) {
         let status = self.upload(parts).await.unwrap_err();
         assert_violation(&status, field);
-        assert_eq!(self.files(), [PathBuf::new(); 0]);
+        assert!(self.files().is_empty(), "{:?}", self.files());
     }
 
     async fn download(&self, source: Source, offset: u64) -> Result<Vec<DownloadResponse>, Status> {
@@ -265,7 +265,7 @@ async fn an_upload_that_ends_without_a_commit_is_aborted_and_leaves_nothing() {
     {
         let status = fixture.upload(parts).await.unwrap_err();
         assert_eq!(status.code(), Code::Aborted, "{status}");
-        assert_eq!(fixture.files(), [PathBuf::new(); 0]);
+        assert!(fixture.files().is_empty(), "{:?}", fixture.files());
     }
 }
 
