@@ -157,6 +157,29 @@ impl FrameSet {
         self.ranges.iter().flat_map(FrameRange::iter)
     }
 
+    /// Up to `limit` frames above `after`, by number. Costs a look at every range.
+    #[must_use]
+    pub fn above(&self, after: i64, limit: usize) -> Vec<i32> {
+        let mut frames: Vec<i32> = self
+            .ranges
+            .iter()
+            .flat_map(|range| {
+                let behind = (after - i64::from(range.first)).div_euclid(i64::from(range.step)) + 1;
+                let skipped = u64::try_from(behind).unwrap_or(0);
+                (skipped..range.len()).map(|n| range.nth(n)).take(limit)
+            })
+            .collect();
+        frames.sort_unstable();
+        frames.truncate(limit);
+        frames
+    }
+
+    /// Whether a frame is among them.
+    #[must_use]
+    pub fn contains(&self, frame: i32) -> bool {
+        self.above(i64::from(frame) - 1, 1).first() == Some(&frame)
+    }
+
     /// A cursor that walks the frames in order, a step at a time at constant cost.
     #[must_use]
     pub fn cursor(&self) -> FrameCursor {
@@ -527,6 +550,16 @@ mod tests {
         let mut cursor = set.cursor();
         let walked: Vec<_> = std::iter::from_fn(|| cursor.next(&set)).collect();
         assert_eq!(walked, [1, 3, 5, 2, 4, 6]);
+    }
+
+    #[test]
+    fn frames_above_a_number_come_sorted_and_limited() {
+        let set = FrameSet::new(vec![range(10, 20, 5), range(-3, 1, 2)]).unwrap();
+        assert_eq!(set.above(i64::MIN / 2, 9), [-3, -1, 1, 10, 15, 20]);
+        assert_eq!(set.above(-3, 2), [-1, 1]);
+        assert_eq!(set.above(10, 9), [15, 20]);
+        assert!(set.above(20, 9).is_empty());
+        assert!(set.contains(15) && !set.contains(16));
     }
 
     #[test]

@@ -4,6 +4,14 @@
 //! `feed` tells watchers, `service` answers.
 
 mod blobs;
+mod convert;
+mod dispatch;
 pub mod domain;
+mod driver;
+mod feed;
 pub mod scheduler;
+mod serve;
 mod service;
+mod store;
+
+pub use serve::{Config, ServeError, serve};

@@ -1,6 +1,6 @@
 //! An open job: which of its slices wait, and what a failed try means.
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 
 use crate::domain::{
     Attempts, BatchId, FailureReason, FrameCounts, FrameCursor, FrameSet, JobState, NodeName,
@@ -13,10 +13,6 @@ const RENDERER_TRIES: u32 = 3;
 const MEMORY_TRIES: u32 = 2;
 /// Nodes that may be lost under a frame; the last of them has nothing but this frame to lose.
 const NODE_LOSSES: u32 = 3;
-/// Returned slices looked at for one batch, so that a long list of them that must wait for another node
-/// does not make every batch cost as much as the list is long.
-const RETURNED_LOOKED_AT: usize = 64;
-
 /// A job with open frames.
 #[derive(Debug)]
 pub(super) struct Job {
@@ -35,10 +31,34 @@ pub(super) struct Job {
     passed_over: HashSet<i32>,
     /// Frames the cursor has yet to give.
     ahead: u64,
-    /// Slices to be tried again.
-    returned: VecDeque<Slice>,
+    /// Slices to be tried again, by what is held against them: a look for one that suits a node costs as much
+    /// as there are different blames, however many slices wait. Those without blame go first.
+    returned: BTreeMap<Blame, VecDeque<Slice>>,
+    returned_len: u64,
     /// Tries behind slices that have any.
     attempts: HashMap<Slice, Attempts>,
+}
+
+/// What is held against a slice that waits for another try.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
+struct Blame {
+    /// It took nodes or memory with it: nothing else may be on its node, so that nothing else suffers.
+    alone: bool,
+    /// Nodes that failed it, sorted.
+    failed_on: Vec<NodeName>,
+}
+
+/// What a job has for a node.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Taken {
+    /// Slices for one batch, at least one.
+    Batch(Vec<Slice>),
+    /// A slice that must have the node for itself.
+    Alone(Slice),
+    /// A slice that must have the node for itself, as soon as the node has run empty.
+    OnceEmpty,
+    /// Nothing that the node should render.
+    Nothing,
 }
 
 /// What becomes of a slice after a failed try.
@@ -62,7 +82,8 @@ impl Job {
             passed_over: HashSet::new(),
             ahead: frames.len(),
             frames,
-            returned: VecDeque::new(),
+            returned: BTreeMap::new(),
+            returned_len: 0,
             attempts: HashMap::new(),
         }
     }
@@ -84,9 +105,21 @@ impl Job {
         self.attempts.insert(slice, attempts);
     }
 
+    /// Last step of taking a job up: what waits and was tried before is returned.
+    pub(super) fn restore_returned(&mut self) {
+        let mut tried: Vec<Slice> = self.attempts.keys().copied().collect();
+        tried.sort_unstable();
+        for slice in tried {
+            if self.passed_over.insert(slice.frame) {
+                self.ahead -= 1;
+                self.put_back(slice);
+            }
+        }
+    }
+
     /// Slices that no node has.
     pub(super) fn waiting(&self) -> u64 {
-        self.ahead + self.returned.len() as u64
+        self.ahead + self.returned_len
     }
 
     pub(super) fn next_revision(&mut self) -> Revision {
@@ -98,53 +131,63 @@ impl Job {
         self.attempts.get(&slice).cloned().unwrap_or_default()
     }
 
-    /// Up to `size` slices for `node`. `other_could` tells whether some other live node, not among those
-    /// given, could render this job: then slices that failed here are left for it.
+    /// Whether a slice must have its node for itself.
+    pub(super) fn must_be_alone(&self, slice: Slice) -> bool {
+        self.attempts.get(&slice).is_some_and(must_be_alone)
+    }
+
+    /// Up to `size` slices for `node`, which has nothing to do when it is `empty`. `other_could` tells whether
+    /// some other live node, not among those given, could render this job: then slices that failed here are
+    /// left for it. Slices that were tried before come last, so that a bad frame cannot starve the rest.
     pub(super) fn take(
         &mut self,
         size: u64,
         node: &NodeName,
+        empty: bool,
         other_could: impl Fn(&[NodeName]) -> bool,
-    ) -> Vec<Slice> {
+    ) -> Taken {
         let mut slices = Vec::new();
         while (slices.len() as u64) < size && self.ahead > 0 {
             let Some(frame) = self.cursor.next(&self.frames) else { break };
-            if self.passed_over.remove(&frame) {
-                continue;
-            }
-            self.ahead -= 1;
-            let slice = Slice::whole(frame);
-            if self.attempts.contains_key(&slice) {
-                self.returned.push_back(slice);
-            } else {
-                slices.push(slice);
+            if !self.passed_over.remove(&frame) {
+                self.ahead -= 1;
+                slices.push(Slice::whole(frame));
             }
         }
-        // Slices that were tried before come last, so that a bad frame cannot starve the rest.
-        for _ in 0..self.returned.len().min(RETURNED_LOOKED_AT) {
+        let mut taken = None;
+        for (blame, returned) in &mut self.returned {
             if slices.len() as u64 >= size {
                 break;
             }
-            let Some(slice) = self.returned.pop_front() else { break };
-            let attempts = self.attempts.get(&slice);
-            let elsewhere =
-                attempts.is_some_and(|a| a.failed_on.contains(node) && other_could(&a.failed_on));
-            let alone = attempts.is_some_and(must_be_alone);
-            if elsewhere || (alone && !slices.is_empty()) {
-                self.returned.push_back(slice);
+            if blame.failed_on.contains(node) && other_could(&blame.failed_on) {
                 continue;
             }
-            slices.push(slice);
-            if alone {
+            if !blame.alone {
+                let room = (size - slices.len() as u64) as usize;
+                slices.extend(returned.drain(..room.min(returned.len())));
+            } else if slices.is_empty() {
+                taken = Some(match returned.pop_front_if(|_| empty) {
+                    Some(slice) => Taken::Alone(slice),
+                    None => Taken::OnceEmpty,
+                });
                 break;
             }
         }
-        slices
+        self.returned.retain(|_, returned| !returned.is_empty());
+        self.returned_len = self.returned.values().map(|returned| returned.len() as u64).sum();
+        taken.unwrap_or(if slices.is_empty() { Taken::Nothing } else { Taken::Batch(slices) })
     }
 
-    /// Puts a slice back without blame.
+    /// Puts a slice back; what is held against it stays.
     pub(super) fn put_back(&mut self, slice: Slice) {
-        self.returned.push_back(slice);
+        let mut blame = Blame::default();
+        if let Some(attempts) = self.attempts.get(&slice) {
+            blame.alone = must_be_alone(attempts);
+            blame.failed_on.clone_from(&attempts.failed_on);
+            blame.failed_on.sort_unstable();
+        }
+        self.returned.entry(blame).or_default().push_back(slice);
+        self.returned_len += 1;
     }
 
     /// Records a failed try and decides. The slice is put back when it is to be tried again.
@@ -171,7 +214,7 @@ impl Job {
         let verdict = if *tries >= tries_max { Verdict::GiveUp } else { Verdict::Retry };
         let attempts = attempts.clone();
         if verdict == Verdict::Retry {
-            self.returned.push_back(slice);
+            self.put_back(slice);
         }
         (verdict, attempts)
     }
@@ -192,9 +235,23 @@ impl Job {
         }
     }
 
+    /// Whether [`Self::take`] would give this node something; `None` when it is to run empty first.
     #[cfg(test)]
-    pub(super) fn has_untried(&self) -> bool {
-        self.ahead > 0
+    pub(super) fn would_give(
+        &self,
+        node: &NodeName,
+        empty: bool,
+        other_could: impl Fn(&[NodeName]) -> bool,
+    ) -> Option<bool> {
+        let suits =
+            |blame: &&Blame| !(blame.failed_on.contains(node) && other_could(&blame.failed_on));
+        if self.ahead > 0 {
+            return Some(true);
+        }
+        match self.returned.keys().find(suits) {
+            Some(blame) if blame.alone && !empty => None,
+            found => Some(found.is_some()),
+        }
     }
 
     #[cfg(test)]
@@ -205,12 +262,20 @@ impl Job {
             "open frames = waiting + with a node"
         );
         assert!(!self.state.is_final(), "only open jobs are kept");
-        let returned: HashSet<_> = self.returned.iter().collect();
-        assert_eq!(returned.len(), self.returned.len(), "no slice is put back twice");
+        let returned: HashSet<_> = self.returned.values().flatten().collect();
+        assert_eq!(returned.len() as u64, self.returned_len, "no slice is put back twice");
+        assert!(self.returned.values().all(|slices| !slices.is_empty()), "no blame without slices");
+        let mut cursor = self.cursor;
+        let ahead = std::iter::from_fn(|| cursor.next(&self.frames))
+            .filter(|frame| !self.passed_over.contains(frame))
+            .inspect(|frame| {
+                assert!(!returned.contains(&Slice::whole(*frame)), "returned is not ahead");
+            })
+            .count() as u64;
+        assert_eq!(ahead, self.ahead, "what is ahead is counted");
     }
 }
 
-/// A slice that took nodes or memory with it goes in a batch of its own, so that nothing else suffers.
 fn must_be_alone(attempts: &Attempts) -> bool {
     attempts.node_lost >= NODE_LOSSES - 1 || attempts.out_of_memory > 0
 }

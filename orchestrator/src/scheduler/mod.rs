@@ -10,6 +10,8 @@
 
 mod job;
 mod node;
+#[cfg(test)]
+mod simulation;
 
 use std::{
     cmp::Reverse,
@@ -21,7 +23,7 @@ use crate::domain::{
     Attempts, BatchId, Epoch, Failure, FailureReason, FrameCounts, FrameSet, Incarnation, JobId,
     JobState, NodeDescription, NodeName, Now, Rendered, Requirements, Revision, Slice,
 };
-use job::{Job, Verdict};
+use job::{Job, Taken, Verdict};
 use node::Node;
 
 /// Slices in one batch: bounds a message, what a node keeps for a broken stream, and what its loss costs.
@@ -360,6 +362,7 @@ impl Scheduler {
                 job.batches.insert(batch);
                 for slice in slices {
                     job.restore_rendering(slice);
+                    holder.alone |= job.must_be_alone(slice);
                     // Taken as begun: if the node is lost, the frame may have been its death.
                     open.insert(slice, true);
                 }
@@ -368,6 +371,7 @@ impl Scheduler {
             }
             this.batches.insert(batch, Batch { job: job_id, node, open });
         }
+        this.jobs.values_mut().for_each(Job::restore_returned);
         let ids: Vec<JobId> = this.jobs.keys().copied().collect();
         for job in ids {
             this.requeue(job);
@@ -387,7 +391,7 @@ impl Scheduler {
             }
             Event::JobCancelled { job } => {
                 self.cancel(job, &mut actions);
-                BTreeSet::new()
+                self.roomy.clone()
             }
             Event::NodeRegistered { node, incarnation, description } => {
                 self.register(now, node, incarnation, description, &mut actions)
@@ -410,7 +414,9 @@ impl Scheduler {
                     return actions;
                 };
                 self.pause(now, &holder);
-                self.end_batch(batch, &mut actions)
+                let mut looked_at = self.end_batch(batch, &mut actions);
+                looked_at.extend(self.roomy.iter().cloned());
+                looked_at
             }
             Event::SliceStarted { batch, slice } => {
                 match self.batches.get_mut(&batch).and_then(|b| b.open.get_mut(&slice)) {
@@ -550,10 +556,10 @@ impl Scheduler {
     }
 
     fn pause(&mut self, now: Now, name: &NodeName) {
-        if let Some(node) = self.nodes.get_mut(name) {
-            if let Some(until) = node.paused_until {
-                self.pauses.remove(&(until, name.clone()));
-            }
+        // Troubles during a pause are of one piece with what it was paused for.
+        if let Some(node) = self.nodes.get_mut(name)
+            && node.paused_until.is_none()
+        {
             self.pauses.insert((node.pause(now), name.clone()));
             self.roomy.remove(name);
         }
@@ -589,6 +595,7 @@ impl Scheduler {
         let Batch { job, node: name, open } = self.batches.remove(&batch_id)?;
         if let Some(node) = self.nodes.get_mut(&name) {
             node.batches.remove(&batch_id);
+            node.alone = false;
             node.unsettled -= open.len();
             actions.push(Action::NodeChanged { node: name.clone() });
         }
@@ -809,19 +816,19 @@ impl Scheduler {
     /// Gives work to those of `looked_at` that have room: free slots of all of them first, then batches
     /// ahead of time.
     fn assign(&mut self, looked_at: BTreeSet<NodeName>, actions: &mut Vec<Action>) {
-        let mut by_load: BTreeSet<(usize, NodeName)> = looked_at
-            .into_iter()
-            .filter_map(|name| Some((self.nodes.get(&name)?.batches.len(), name)))
-            .collect();
+        let load = |this: &Self, name: NodeName| Some((this.nodes.get(&name)?.batches.len(), name));
+        let mut by_load: BTreeSet<(usize, NodeName)> =
+            looked_at.into_iter().filter_map(|name| load(self, name)).collect();
         while let Some((_, name)) = by_load.pop_first() {
-            if let Some(load) = self.assign_one(&name, actions) {
-                by_load.insert((load, name));
-            }
+            let Some(alone) = self.assign_one(&name, actions) else { continue };
+            // Others may have kept slots free for the slice that has now found a node for itself.
+            let again = if alone { self.roomy.clone() } else { BTreeSet::from([name]) };
+            by_load.extend(again.into_iter().filter_map(|name| load(self, name)));
         }
     }
 
-    /// Sends one batch to a node if it has room and there is work for it; returns its batches then.
-    fn assign_one(&mut self, name: &NodeName, actions: &mut Vec<Action>) -> Option<usize> {
+    /// Sends one batch to a node if it has room and there is work for it; returns whether it is alone then.
+    fn assign_one(&mut self, name: &NodeName, actions: &mut Vec<Action>) -> Option<bool> {
         let node = self.nodes.get(name)?;
         let free_slot = node.has_free_slot();
         if free_slot {
@@ -839,18 +846,29 @@ impl Scheduler {
                 continue;
             }
             let size = self.batch_size(job);
-            let requirements = job.requirements.clone();
+            let job_requirements = job.requirements.clone();
             let Some(job) = self.jobs.get_mut(&job_id) else { continue };
             let nodes = &self.nodes;
-            let slices = job.take(size, name, |failed_on| {
-                nodes.iter().any(|(other, node)| {
-                    !failed_on.contains(other)
-                        && node.paused_until.is_none()
-                        && node.description.meets(&requirements)
-                })
+            let empty = node.batches.is_empty();
+            let taken = job.take(size, name, empty, |failed_on| {
+                other_could(nodes, failed_on, &job_requirements)
             });
-            if !slices.is_empty() {
-                return Some(self.start_batch(job_id, name, slices, actions));
+            match taken {
+                Taken::Batch(slices) => {
+                    self.start_batch(job_id, name, slices, actions);
+                    return Some(false);
+                }
+                Taken::Alone(slice) => {
+                    self.start_batch(job_id, name, vec![slice], actions);
+                    if let Some(node) = self.nodes.get_mut(name) {
+                        node.alone = true;
+                    }
+                    self.roomy.remove(name);
+                    return Some(true);
+                }
+                // What comes after it in the queue does not keep the node busy.
+                Taken::OnceEmpty => return None,
+                Taken::Nothing => {}
             }
         }
         None
@@ -873,16 +891,14 @@ impl Scheduler {
         name: &NodeName,
         slices: Vec<Slice>,
         actions: &mut Vec<Action>,
-    ) -> usize {
+    ) {
         let batch = self.next_batch;
         self.next_batch = batch.next();
         let mut incarnation = Incarnation(0);
-        let mut load = 0;
         if let Some(node) = self.nodes.get_mut(name) {
             node.batches.insert(batch);
             node.unsettled += slices.len();
             incarnation = node.incarnation;
-            load = node.batches.len();
         }
         if let Some(job) = self.jobs.get_mut(&job_id) {
             job.batches.insert(batch);
@@ -902,7 +918,6 @@ impl Scheduler {
         });
         self.update_job(job_id, actions);
         actions.push(Action::NodeChanged { node: name.clone() });
-        load
     }
 
     /// Panics where the books do not agree; each relation in both directions.
@@ -955,18 +970,37 @@ impl Scheduler {
             );
         }
         assert!(self.queue.iter().all(|(_, id)| self.jobs.contains_key(id)), "queued jobs live");
-        // Work is never left lying while a free slot could take it (what failed there may wait for another).
-        for (_, job_id) in &self.queue {
-            let job = &self.jobs[job_id];
-            if !job.has_untried() {
-                continue;
+        for (name, node) in &self.nodes {
+            let empty = node.batches.is_empty();
+            assert!(!node.alone || node.batches.len() == 1, "what must be alone is");
+            if node.has_free_slot() {
+                for (_, id) in &self.queue {
+                    let job = &self.jobs[id];
+                    if !node.description.meets(&job.requirements) {
+                        continue;
+                    }
+                    let other_could =
+                        |failed_on: &[_]| other_could(&self.nodes, failed_on, &job.requirements);
+                    match job.would_give(name, empty, other_could) {
+                        Some(true) => panic!("node {name} has a free slot while job {id} waits"),
+                        Some(false) => {}
+                        None => break,
+                    }
+                }
             }
-            let idle = self.nodes.iter().find(|(_, node)| {
-                node.batches.is_empty()
-                    && node.paused_until.is_none()
-                    && node.description.meets(&job.requirements)
-            });
-            assert!(idle.is_none(), "node {idle:?} idles while job {job_id} waits");
         }
     }
+}
+
+/// Whether a live node that is none of `failed_on` could render such a job now.
+fn other_could(
+    nodes: &BTreeMap<NodeName, Node>,
+    failed_on: &[NodeName],
+    requirements: &Requirements,
+) -> bool {
+    nodes.iter().any(|(name, node)| {
+        !failed_on.contains(name)
+            && node.paused_until.is_none()
+            && node.description.meets(requirements)
+    })
 }

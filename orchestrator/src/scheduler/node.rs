@@ -18,6 +18,8 @@ pub(super) struct Node {
     troubles_in_a_row: u32,
     /// Batches it was sent and has not ended: rendering or waiting on the node.
     pub(super) batches: BTreeSet<BatchId>,
+    /// Whether its one batch must stay the only one.
+    pub(super) alone: bool,
     /// Slices of those batches that are not settled.
     pub(super) unsettled: usize,
     pub(super) finished: u64,
@@ -36,6 +38,7 @@ impl Node {
             paused_until: None,
             troubles_in_a_row: 0,
             batches: BTreeSet::new(),
+            alone: false,
             unsettled: 0,
             finished: 0,
         }
@@ -45,9 +48,13 @@ impl Node {
         self.description.slots as usize
     }
 
+    fn may_be_sent_more(&self) -> bool {
+        self.paused_until.is_none() && !self.alone
+    }
+
     /// Whether a slot is free.
     pub(super) fn has_free_slot(&self) -> bool {
-        self.paused_until.is_none() && self.batches.len() < self.slots()
+        self.may_be_sent_more() && self.batches.len() < self.slots()
     }
 
     /// Whether it may be sent a batch ahead of time, so that it does not run dry while the next one travels:
@@ -56,7 +63,7 @@ impl Node {
         // A dispatch takes milliseconds; this leaves room for a busy orchestrator.
         const AHEAD_SECONDS: f64 = 0.5;
         let slots = self.slots();
-        self.paused_until.is_none()
+        self.may_be_sent_more()
             && self.batches.len() < 2 * slots
             && (self.unsettled <= slots
                 || self.unsettled as f64 * seconds_a_slice / slots as f64 <= AHEAD_SECONDS)

@@ -1,6 +1,6 @@
 //! The `BlobStore` service: blobs in, blobs out.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use framecrew_blobs::Digest;
 use framecrew_proto::v1::{
@@ -13,15 +13,12 @@ use framecrew_proto::v1::{
 use futures::stream::{self, BoxStream};
 use tokio::{sync::Semaphore, time::timeout};
 use tonic::{Code, Request, Response, Status, Streaming};
-use tonic_types::{ErrorDetails, StatusExt as _};
 
+use super::faults::{Faults, exhausted, invalid};
 use crate::blobs::{BlobError, Blobs, Incoming};
 
 /// Digests in one `FindMissing` request.
 const DIGESTS_MAX: usize = 10_000;
-
-/// Faults told of one request. More would not fit the headers that carry them.
-const VIOLATIONS_MAX: usize = 20;
 
 /// Bytes in one chunk of an upload.
 const UPLOAD_CHUNK_BYTES_MAX: usize = 1024 * 1024;
@@ -46,9 +43,6 @@ const UPLOAD_TURN: Duration = Duration::from_secs(10);
 
 /// How long an upload may send nothing: its turn belongs to others then.
 const UPLOAD_IDLE: Duration = Duration::from_secs(60);
-
-/// When one who found all turns taken, or the disk full, should try again.
-const RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// Finds the blob of a frame's output.
 #[tonic::async_trait]
@@ -299,55 +293,6 @@ impl Outgoing {
     }
 }
 
-/// All that is wrong with a request.
-#[derive(Default)]
-struct Faults {
-    details: ErrorDetails,
-    count: usize,
-}
-
-impl Faults {
-    fn add(&mut self, field: impl Into<String>, fault: impl Into<String>) {
-        self.count += 1;
-        if self.count <= VIOLATIONS_MAX {
-            self.details.add_bad_request_violation(field, fault);
-        }
-    }
-
-    fn digest(&mut self, field: impl Into<String>, text: &str) -> Option<Digest> {
-        match text.parse() {
-            Ok(digest) => Some(digest),
-            Err(error) => {
-                self.add(field, format!("{error}"));
-                None
-            }
-        }
-    }
-
-    fn check(self) -> Result<(), Status> {
-        let Some(bad_request) = self.details.bad_request() else {
-            return Ok(());
-        };
-        let Some(first) = bad_request.field_violations.first() else {
-            return Ok(());
-        };
-        let mut message = format!("{}: {}", first.field, first.description);
-        if self.count > 1 {
-            message += &format!(" (and {} more)", self.count - 1);
-        }
-        Err(Status::with_error_details(Code::InvalidArgument, message, self.details))
-    }
-}
-
-fn invalid(field: &str, fault: impl Into<String>) -> Status {
-    let fault = fault.into();
-    Status::with_error_details(
-        Code::InvalidArgument,
-        format!("{field}: {fault}"),
-        ErrorDetails::with_bad_request_violation(field, fault),
-    )
-}
-
 fn chunk_too_large() -> Status {
     let fault = format!("larger than {UPLOAD_CHUNK_BYTES_MAX} bytes");
     invalid("chunk.data", fault)
@@ -355,12 +300,6 @@ fn chunk_too_large() -> Status {
 
 fn not_committed() -> Status {
     Status::aborted("the upload ended without a commit; nothing was stored")
-}
-
-fn exhausted(reason: &str, message: &str) -> Status {
-    let mut details = ErrorDetails::with_retry_info(Some(RETRY_AFTER));
-    details.set_error_info(reason, "framecrew", HashMap::default());
-    Status::with_error_details(Code::ResourceExhausted, message, details)
 }
 
 impl From<BlobError> for Status {

@@ -12,7 +12,9 @@ use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle};
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::transport::{Channel, Server};
 
-use super::*;
+use tonic_types::StatusExt as _;
+
+use super::{super::faults::RETRY_AFTER, *};
 
 /// The service on a loopback socket.
 struct Fixture {

@@ -1,0 +1,552 @@
+//! Between the protocol and the domain. What comes in is checked here, all faults of a request at once, and
+//! nowhere else.
+
+use std::{collections::HashSet, sync::Arc};
+
+use framecrew_blobs::Digest;
+use framecrew_proto::v1 as wire;
+
+use crate::{
+    domain::{
+        Blender, BlenderVersion, Failure, FailureReason, Frame, FrameCounts, FrameRange, FrameSet,
+        FrameState, JobSpec, JobState, NodeDescription, Output, Project, ProjectFile,
+        RenderSettings, Rendered, Slice,
+    },
+    driver::BatchNews,
+    feed::{ActiveSlice, NodeState, NodeView, Progress},
+    service::faults::Faults,
+    store::{JobRecord, JobStanding, LogRecord},
+};
+
+/// Characters in a job's name.
+const NAME_MAX: usize = 200;
+/// Characters in the names of scenes, cameras and tags; Blender's own names have 63 bytes.
+const SHORT_NAME_MAX: usize = 100;
+/// Characters in a request's id.
+const REQUEST_ID_MAX: usize = 64;
+/// Files in a project.
+const FILES_MAX: usize = 100_000;
+/// Bytes in a path.
+const PATH_MAX: usize = 1_024;
+/// Ranges in a job's frames: enough for any list that a person makes.
+const RANGES_MAX: usize = 10_000;
+/// Tags of a job or a node.
+const TAGS_MAX: usize = 32;
+/// Slots of a node; the protocol says so.
+const SLOTS_MAX: u32 = 64;
+/// Blenders of a node.
+const BLENDERS_MAX: usize = 64;
+
+impl Faults {
+    fn text(&mut self, field: &str, text: &str, max: usize) {
+        let chars = text.chars().count();
+        if chars == 0 || chars > max {
+            self.add(field, format!("must have 1 to {max} characters, has {chars}"));
+        } else if text.chars().any(char::is_control) {
+            self.add(field, "must not have control characters");
+        }
+    }
+
+    fn tags(&mut self, field: &str, tags: &[String]) {
+        if tags.len() > TAGS_MAX {
+            self.add(field, format!("has {} tags, {TAGS_MAX} at most", tags.len()));
+        }
+        for (n, tag) in tags.iter().take(TAGS_MAX).enumerate() {
+            self.text(&format!("{field}[{n}]"), tag, SHORT_NAME_MAX);
+        }
+    }
+}
+
+/// A job as submitted. `None` only with faults; the request is good only without any.
+pub(crate) fn job_spec(spec: wire::JobSpec, faults: &mut Faults) -> Option<JobSpec> {
+    faults.text("spec.name", &spec.name, NAME_MAX);
+    if !(-100..=100).contains(&spec.priority) {
+        faults.add("spec.priority", format!("must be -100 to 100, is {}", spec.priority));
+    }
+    faults.tags("spec.tags", &spec.tags);
+    let frames = frame_set(&spec.frames, faults);
+    let project = match spec.project {
+        Some(project) => parse_project(project, faults),
+        None => {
+            faults.add("spec.project", "is missing");
+            None
+        }
+    };
+    let settings = parse_settings(spec.settings.unwrap_or_default(), faults);
+    Some(JobSpec {
+        name: spec.name,
+        project: project?,
+        frames: frames?,
+        settings,
+        priority: spec.priority,
+        tags: spec.tags,
+    })
+}
+
+fn frame_set(ranges: &[wire::FrameRange], faults: &mut Faults) -> Option<FrameSet> {
+    const FIELD: &str = "spec.frames";
+    if ranges.is_empty() {
+        faults.add(FIELD, "is empty: name at least one frame");
+        return None;
+    }
+    if ranges.len() > RANGES_MAX {
+        faults.add(FIELD, format!("has {} ranges, {RANGES_MAX} at most", ranges.len()));
+        return None;
+    }
+    let mut checked = Vec::with_capacity(ranges.len());
+    for (n, &wire::FrameRange { first, last, step }) in ranges.iter().enumerate() {
+        if first > last {
+            let message = format!("is reversed: {first} lies after {last}");
+            faults.add(format!("{FIELD}[{n}]"), message);
+        } else if step == 0 {
+            faults.add(format!("{FIELD}[{n}].step"), "must be 1 or more, is 0");
+        } else {
+            checked.push(FrameRange { first, last, step });
+        }
+    }
+    if checked.len() < ranges.len() {
+        return None;
+    }
+    let frames: u64 = checked.iter().map(FrameRange::len).sum();
+    if frames > FrameSet::FRAMES_MAX {
+        faults.add(FIELD, format!("has {frames} frames, {} at most", FrameSet::FRAMES_MAX));
+        return None;
+    }
+    let set = FrameSet::new(checked);
+    if set.is_none() {
+        faults.add(FIELD, "names a frame twice");
+    }
+    set
+}
+
+fn parse_project(project: wire::Project, faults: &mut Faults) -> Option<Project> {
+    const FIELD: &str = "spec.project.files";
+    if project.files.is_empty() || project.files.len() > FILES_MAX {
+        let message = format!("must have 1 to {FILES_MAX} files, has {}", project.files.len());
+        faults.add(FIELD, message);
+        return None;
+    }
+    let mut paths = HashSet::new();
+    let mut files = Vec::with_capacity(project.files.len());
+    for (n, file) in project.files.iter().enumerate() {
+        if let Err(why) = check_path(&file.path) {
+            faults.add(format!("{FIELD}[{n}].path"), why);
+        }
+        if !paths.insert(&*file.path) {
+            faults.add(format!("{FIELD}[{n}].path"), "stands in the project twice");
+        }
+        if let Some(digest) = faults.digest(format!("{FIELD}[{n}].digest"), &file.digest) {
+            let (path, size_bytes) = (file.path.clone(), file.size_bytes);
+            files.push(ProjectFile { path, digest, size_bytes });
+        }
+    }
+    if !paths.contains(&*project.blend_path) {
+        faults.add("spec.project.blend_path", "is not one of the project's files");
+        return None;
+    }
+    Some(Project { blend_path: project.blend_path, files })
+}
+
+/// A path that stays inside the project on every system that a node may run.
+fn check_path(path: &str) -> Result<(), &'static str> {
+    if path.is_empty() || path.len() > PATH_MAX {
+        return Err("must have 1 to 1,024 bytes");
+    }
+    if path.starts_with('/') || path.starts_with('\\') {
+        return Err("must be relative to the project");
+    }
+    if path.contains('\\') {
+        return Err("must have / between its parts");
+    }
+    if path.chars().any(char::is_control) {
+        return Err("must not have control characters");
+    }
+    if path.as_bytes().get(1) == Some(&b':') {
+        return Err("must not name a drive");
+    }
+    if path.split('/').any(|part| matches!(part, "" | "." | "..")) {
+        return Err("must not leave the project or have empty parts");
+    }
+    Ok(())
+}
+
+fn parse_settings(settings: wire::RenderSettings, faults: &mut Faults) -> RenderSettings {
+    const FIELD: &str = "spec.settings";
+    for (field, text) in [("scene", &settings.scene), ("camera", &settings.camera)] {
+        if !text.is_empty() {
+            faults.text(&format!("{FIELD}.{field}"), text, SHORT_NAME_MAX);
+        }
+    }
+    if wire::RenderEngine::try_from(settings.engine).is_err() {
+        faults.add(format!("{FIELD}.engine"), format!("{} is no engine", settings.engine));
+    }
+    if wire::ImageFormat::try_from(settings.format).is_err() {
+        faults.add(format!("{FIELD}.format"), format!("{} is no image format", settings.format));
+    }
+    if let Some(samples) = settings.samples
+        && !(1..=1_000_000).contains(&samples)
+    {
+        faults.add(format!("{FIELD}.samples"), format!("must be 1 to 1,000,000, is {samples}"));
+    }
+    if let Some(percent) = settings.scale_percent
+        && !(1..=1_000).contains(&percent)
+    {
+        faults.add(format!("{FIELD}.scale_percent"), format!("must be 1 to 1,000, is {percent}"));
+    }
+    let blender = if settings.blender.is_empty() {
+        None
+    } else {
+        let version = settings.blender.parse::<BlenderVersion>().ok();
+        if version.is_none() {
+            let message = format!("\"{}\" is no version; write 4.5 or 4.5.15", settings.blender);
+            faults.add(format!("{FIELD}.blender"), message);
+        }
+        version
+    };
+    RenderSettings {
+        scene: settings.scene,
+        camera: settings.camera,
+        engine: settings.engine,
+        samples: settings.samples,
+        scale_percent: settings.scale_percent,
+        format: settings.format,
+        denoise: settings.denoise,
+        blender,
+    }
+}
+
+/// Checks a node's name.
+pub(crate) fn node_name(name: &str, faults: &mut Faults) {
+    faults.text("name", name, SHORT_NAME_MAX);
+}
+
+/// Checks a request's id.
+pub(crate) fn request_id(request_id: &str, faults: &mut Faults) {
+    faults.text("request_id", request_id, REQUEST_ID_MAX);
+}
+
+pub(crate) fn node_description(
+    description: Option<wire::NodeDescription>,
+    faults: &mut Faults,
+) -> Option<NodeDescription> {
+    let Some(description) = description else {
+        faults.add("description", "is missing");
+        return None;
+    };
+    if !(1..=SLOTS_MAX).contains(&description.slots) {
+        let message = format!("must be 1 to {SLOTS_MAX}, is {}", description.slots);
+        faults.add("description.slots", message);
+    }
+    if description.blenders.is_empty() || description.blenders.len() > BLENDERS_MAX {
+        let message = format!("must be 1 to {BLENDERS_MAX}, are {}", description.blenders.len());
+        faults.add("description.blenders", message);
+    }
+    faults.tags("description.tags", &description.tags);
+    let mut blenders = Vec::new();
+    for (n, blender) in description.blenders.into_iter().enumerate().take(BLENDERS_MAX) {
+        let version = match wire::BlenderKind::try_from(blender.kind) {
+            Ok(wire::BlenderKind::Synthetic) => None,
+            _ => match blender.version.parse() {
+                Ok(version) => Some(version),
+                Err(_) => {
+                    let message = format!("\"{}\" is no version", blender.version);
+                    faults.add(format!("description.blenders[{n}].version"), message);
+                    continue;
+                }
+            },
+        };
+        blenders.push(Blender { version, kind: blender.kind, path: blender.path });
+    }
+    Some(NodeDescription {
+        platform: description.platform,
+        cores: description.cores,
+        memory_bytes: description.memory_bytes,
+        slots: description.slots,
+        blenders,
+        tags: description.tags,
+        version: description.version,
+    })
+}
+
+/// An event of a node that makes no sense.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum InvalidEvent {
+    #[error("{0} is missing")]
+    Missing(&'static str),
+    #[error("an output's digest is malformed")]
+    Digest(#[from] framecrew_blobs::InvalidDigest),
+}
+
+/// What a node says; `None` for what a later version of it may say.
+pub(crate) fn batch_news(event: wire::BatchEvent) -> Result<Option<BatchNews>, InvalidEvent> {
+    use wire::batch_event::Event;
+    let slice = |slice: Option<wire::Slice>| {
+        let slice = slice.ok_or(InvalidEvent::Missing("a slice"))?;
+        Ok::<_, InvalidEvent>(Slice { frame: slice.frame, index: slice.index })
+    };
+    let Some(event) = event.event else { return Ok(None) };
+    Ok(Some(match event {
+        Event::Started(started) => BatchNews::Started(slice(started.slice)?),
+        Event::Progress(progress) => BatchNews::Progress(
+            slice(progress.slice)?,
+            Progress {
+                samples_done: progress.samples_done,
+                samples_total: progress.samples_total,
+                fraction: progress.fraction.filter(|fraction| (0.0..=1.0).contains(fraction)),
+                remaining_seconds: progress.remaining_seconds.filter(|seconds| *seconds >= 0.0),
+                memory_bytes: progress.memory_bytes,
+            },
+        ),
+        Event::Finished(finished) => {
+            let slice = slice(finished.slice)?;
+            let outputs = finished.outputs.into_iter().map(|output| {
+                Ok(Output {
+                    digest: output.digest.parse::<Digest>()?,
+                    name: output.name,
+                    size_bytes: output.size_bytes,
+                    width: output.width,
+                    height: output.height,
+                })
+            });
+            let outputs = outputs.collect::<Result<Vec<_>, InvalidEvent>>()?;
+            if outputs.is_empty() {
+                return Err(InvalidEvent::Missing("a finished slice's output"));
+            }
+            BatchNews::Finished(
+                slice,
+                Rendered {
+                    outputs,
+                    render_seconds: finished.render_seconds,
+                    peak_memory_bytes: finished.peak_memory_bytes,
+                },
+            )
+        }
+        Event::Failed(failed) => {
+            let slice = slice(failed.slice)?;
+            let failure = failed.failure.ok_or(InvalidEvent::Missing("a failure"))?;
+            BatchNews::Failed(
+                slice,
+                Failure {
+                    reason: failure_reason(failure.reason()),
+                    message: failure.message,
+                    log_tail: failure.log_tail,
+                },
+            )
+        }
+        Event::Log(log) => BatchNews::Log {
+            lines: log.lines.into_iter().map(|line| (line.frame, line.text)).collect(),
+            dropped: log.dropped,
+        },
+        Event::Ended(_) => BatchNews::Ended,
+    }))
+}
+
+fn failure_reason(reason: wire::FailureReason) -> FailureReason {
+    use wire::FailureReason as Wire;
+    match reason {
+        Wire::Renderer | Wire::Unspecified => FailureReason::Renderer,
+        Wire::InvalidOutput => FailureReason::InvalidOutput,
+        Wire::Timeout => FailureReason::Timeout,
+        Wire::OutOfMemory => FailureReason::OutOfMemory,
+        Wire::NodeLost => FailureReason::NodeLost,
+        Wire::Infrastructure => FailureReason::Infrastructure,
+        Wire::Permanent => FailureReason::Permanent,
+    }
+}
+
+fn failure_to_wire(failure: &Failure) -> wire::Failure {
+    use wire::FailureReason as Wire;
+    let reason = match failure.reason {
+        FailureReason::Renderer => Wire::Renderer,
+        FailureReason::InvalidOutput => Wire::InvalidOutput,
+        FailureReason::Timeout => Wire::Timeout,
+        FailureReason::OutOfMemory => Wire::OutOfMemory,
+        FailureReason::NodeLost => Wire::NodeLost,
+        FailureReason::Infrastructure => Wire::Infrastructure,
+        FailureReason::Permanent => Wire::Permanent,
+    };
+    wire::Failure {
+        reason: reason.into(),
+        message: failure.message.clone(),
+        log_tail: failure.log_tail.clone(),
+    }
+}
+
+pub(crate) fn project_to_wire(project: &Project) -> wire::Project {
+    wire::Project {
+        blend_path: project.blend_path.clone(),
+        files: project
+            .files
+            .iter()
+            .map(|file| wire::ProjectFile {
+                path: file.path.clone(),
+                digest: file.digest.to_string(),
+                size_bytes: file.size_bytes,
+            })
+            .collect(),
+    }
+}
+
+pub(crate) fn settings_to_wire(settings: &RenderSettings) -> wire::RenderSettings {
+    wire::RenderSettings {
+        scene: settings.scene.clone(),
+        camera: settings.camera.clone(),
+        engine: settings.engine,
+        samples: settings.samples,
+        scale_percent: settings.scale_percent,
+        format: settings.format,
+        denoise: settings.denoise,
+        blender: settings.blender.map(|version| version.to_string()).unwrap_or_default(),
+    }
+}
+
+fn spec_to_wire(spec: &JobSpec, with_project: bool) -> wire::JobSpec {
+    wire::JobSpec {
+        name: spec.name.clone(),
+        project: with_project.then(|| project_to_wire(&spec.project)),
+        frames: spec.frames.ranges().iter().map(range_to_wire).collect(),
+        settings: Some(settings_to_wire(&spec.settings)),
+        priority: spec.priority,
+        tags: spec.tags.clone(),
+    }
+}
+
+pub(crate) fn range_to_wire(range: &FrameRange) -> wire::FrameRange {
+    wire::FrameRange { first: range.first, last: range.last, step: range.step }
+}
+
+/// How much of a job's spec a message carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SpecDetail {
+    Whole,
+    WithoutProject,
+    Nothing,
+}
+
+pub(crate) fn job_to_wire(
+    record: &JobRecord,
+    detail: SpecDetail,
+    waiting_reason: String,
+) -> wire::Job {
+    let JobStanding { state, counts, revision, started_at_ms, ended_at_ms } = record.standing;
+    let FrameCounts { open, finished, failed, cancelled } = counts;
+    wire::Job {
+        job_id: record.job.0,
+        spec: match detail {
+            SpecDetail::Whole => Some(spec_to_wire(&record.spec, true)),
+            SpecDetail::WithoutProject => Some(spec_to_wire(&record.spec, false)),
+            SpecDetail::Nothing => None,
+        },
+        state: match state {
+            JobState::Queued => wire::JobState::Queued,
+            JobState::Rendering => wire::JobState::Rendering,
+            JobState::Finished => wire::JobState::Finished,
+            JobState::Failed => wire::JobState::Failed,
+            JobState::Cancelled => wire::JobState::Cancelled,
+        }
+        .into(),
+        counts: Some(wire::FrameCounts { open, finished, failed, cancelled }),
+        revision,
+        submitted_at_ms: record.submitted_at_ms,
+        started_at_ms,
+        ended_at_ms,
+        file_version: record.file_version.to_string(),
+        waiting_reason,
+    }
+}
+
+pub(crate) fn frame_state_to_wire(state: FrameState) -> wire::FrameState {
+    match state {
+        FrameState::Open => wire::FrameState::Open,
+        FrameState::Finished => wire::FrameState::Finished,
+        FrameState::Failed => wire::FrameState::Failed,
+        FrameState::Cancelled => wire::FrameState::Cancelled,
+    }
+}
+
+pub(crate) fn frame_to_wire(frame: &Frame) -> wire::Frame {
+    let rendered = frame.rendered.as_ref();
+    wire::Frame {
+        frame: frame.frame,
+        state: frame_state_to_wire(frame.state).into(),
+        revision: frame.revision,
+        failed_attempts: frame.attempts.total(),
+        outputs: rendered.map_or_else(Vec::new, |rendered| {
+            let outputs = rendered.outputs.iter().map(|output| wire::Output {
+                name: output.name.clone(),
+                digest: output.digest.to_string(),
+                size_bytes: output.size_bytes,
+                width: output.width,
+                height: output.height,
+            });
+            outputs.collect()
+        }),
+        failure: frame.failure.as_ref().map(failure_to_wire),
+        node: frame.node.as_ref().map(Arc::<str>::to_string).unwrap_or_default(),
+        render_seconds: rendered.map_or(0.0, |rendered| rendered.render_seconds),
+        peak_memory_bytes: rendered.map_or(0, |rendered| rendered.peak_memory_bytes),
+    }
+}
+
+pub(crate) fn active_to_wire(active: &ActiveSlice) -> wire::ActiveSlice {
+    let slice = wire::Slice { frame: active.slice.frame, index: active.slice.index };
+    wire::ActiveSlice {
+        slice: Some(slice),
+        node: active.node.to_string(),
+        started_at_ms: active.started_at_ms,
+        progress: Some(wire::SliceProgress {
+            slice: Some(slice),
+            samples_done: active.progress.samples_done,
+            samples_total: active.progress.samples_total,
+            fraction: active.progress.fraction,
+            remaining_seconds: active.progress.remaining_seconds,
+            memory_bytes: active.progress.memory_bytes,
+        }),
+    }
+}
+
+pub(crate) fn node_to_wire(node: &NodeView) -> wire::Node {
+    let description = &node.description;
+    wire::Node {
+        name: node.name.to_string(),
+        incarnation: node.incarnation.0,
+        address: node.address.clone(),
+        state: match node.state {
+            NodeState::Idle => wire::NodeState::Idle,
+            NodeState::Rendering => wire::NodeState::Rendering,
+            NodeState::Paused => wire::NodeState::Paused,
+            NodeState::Lost => wire::NodeState::Lost,
+            NodeState::Left => wire::NodeState::Left,
+        }
+        .into(),
+        description: Some(wire::NodeDescription {
+            platform: description.platform.clone(),
+            cores: description.cores,
+            memory_bytes: description.memory_bytes,
+            slots: description.slots,
+            blenders: description
+                .blenders
+                .iter()
+                .map(|blender| wire::Blender {
+                    version: blender.version.map(|v| v.to_string()).unwrap_or_default(),
+                    kind: blender.kind,
+                    path: blender.path.clone(),
+                })
+                .collect(),
+            tags: description.tags.clone(),
+            version: description.version.clone(),
+        }),
+        unsettled_slices: node.unsettled_slices,
+        finished_slices: node.finished_slices,
+        seen_at_ms: node.seen_at_ms,
+    }
+}
+
+pub(crate) fn line_to_wire(record: &LogRecord) -> wire::LogLine {
+    wire::LogLine {
+        frame: record.frame,
+        node: record.node.to_string(),
+        at_ms: record.at_ms,
+        text: record.text.clone(),
+    }
+}

@@ -1,0 +1,383 @@
+//! Talks to nodes: one task per live batch calls RenderBatch (or AttachBatch, after a restart or a broken
+//! link) and forwards what the node says to the driver. A stream that ends without its end event is broken,
+//! not finished: the task attaches again, until the scheduler ends the batch.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use framecrew_proto::v1::{
+    AttachBatchRequest, BatchEvent, CancelBatchRequest, RenderBatchRequest, Slice as WireSlice,
+    render_node_client::RenderNodeClient,
+};
+use tokio_stream::StreamExt as _;
+use tokio_util::sync::CancellationToken;
+use tonic::{
+    Code, Status, Streaming,
+    transport::{Channel, Endpoint},
+};
+use tracing::{debug, warn};
+
+use crate::{
+    blobs::Blobs,
+    convert,
+    domain::{
+        BatchId, BlenderVersion, Epoch, Failure, FailureReason, JobId, JobSpec, NodeName, Rendered,
+        Slice,
+    },
+    driver::{BatchNews, DriverHandle},
+};
+
+/// How long a connection to a node may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// A link that says nothing is asked this often whether it is alive, and given up after as long again: well
+/// within a lease, so that a partition is noticed before it matters.
+const KEEPALIVE: Duration = Duration::from_secs(4);
+/// How long a node may take to answer a call; the streams themselves are not bounded by it.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Pause between two tries to reach a node; doubles up to the maximum.
+const RETRY_MIN: Duration = Duration::from_millis(100);
+/// Longest such pause.
+const RETRY_MAX: Duration = Duration::from_secs(2);
+/// Ended batches remembered for one node until its next batch tells it; a heartbeat tells it of the others.
+const SETTLED_MAX: usize = 1_024;
+/// A message of a node: 512 events with their outputs and log tails.
+const MESSAGE_MAX: usize = 16 << 20;
+
+/// A batch to be rendered, and where.
+#[derive(Debug)]
+pub(crate) struct Assignment {
+    pub(crate) batch: BatchId,
+    pub(crate) job: JobId,
+    pub(crate) node: NodeName,
+    pub(crate) address: String,
+    pub(crate) spec: Arc<JobSpec>,
+    pub(crate) file_version: BlenderVersion,
+    pub(crate) slices: Vec<Slice>,
+}
+
+#[derive(Debug)]
+struct Link {
+    address: String,
+    client: RenderNodeClient<Channel>,
+    settled: Vec<u64>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    links: HashMap<NodeName, Link>,
+    /// Live batches: cancelled when the scheduler has ended them.
+    batches: HashMap<BatchId, CancellationToken>,
+}
+
+/// The driver's arm to the nodes. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Dispatch {
+    driver: DriverHandle,
+    blobs: Blobs,
+    epoch: Epoch,
+    state: Arc<Mutex<State>>,
+    shutdown: CancellationToken,
+}
+
+impl Dispatch {
+    pub(crate) fn new(
+        driver: DriverHandle,
+        blobs: Blobs,
+        epoch: Epoch,
+        shutdown: CancellationToken,
+    ) -> Self {
+        Self { driver, blobs, epoch, state: Arc::default(), shutdown }
+    }
+
+    /// Sends a batch and follows it.
+    pub(crate) fn start(&self, assignment: Assignment) {
+        let Assignment { batch, job, node, address, spec, file_version, slices } = assignment;
+        let Some((client, settled)) = self.link(&node, &address) else {
+            return self.refuse(batch);
+        };
+        let request = RenderBatchRequest {
+            batch_id: batch.0,
+            epoch: u64::from(self.epoch.0),
+            job_id: job.0,
+            project: Some(convert::project_to_wire(&spec.project)),
+            settings: Some(convert::settings_to_wire(&spec.settings)),
+            slices: slices
+                .iter()
+                .map(|slice| WireSlice { frame: slice.frame, index: slice.index })
+                .collect(),
+            file_version: file_version.to_string(),
+            settled_batch_ids: settled,
+        };
+        self.spawn(batch, node, client, Some(request));
+    }
+
+    /// Follows a batch that a former life sent.
+    pub(crate) fn attach(&self, batch: BatchId, node: &NodeName, address: &str) {
+        match self.link(node, address) {
+            Some((client, _)) => self.spawn(batch, node.clone(), client, None),
+            None => self.refuse(batch),
+        }
+    }
+
+    /// Tells a node to end a batch, until it says that it has or the scheduler gives the batch up.
+    pub(crate) fn cancel(&self, batch: BatchId, node: &NodeName) {
+        let (client, ended) = {
+            let state = self.lock();
+            let (Some(link), Some(ended)) = (state.links.get(node), state.batches.get(&batch))
+            else {
+                return;
+            };
+            (link.client.clone(), ended.clone())
+        };
+        let this = self.clone();
+        tokio::spawn(async move {
+            let mut retry = Retry::default();
+            let cancel = async {
+                loop {
+                    let request = CancelBatchRequest { batch_id: batch.0 };
+                    let mut client = client.clone();
+                    match within(ANSWER_TIMEOUT, client.cancel_batch(request)).await {
+                        Ok(_) => return,
+                        Err(status) if status.code() == Code::NotFound => return,
+                        Err(status) => debug!(%batch, %status, "cancel not confirmed"),
+                    }
+                    retry.pause().await;
+                }
+            };
+            tokio::select! {
+                () = cancel => this.driver.report(batch, vec![BatchNews::Ended]).await,
+                () = ended.cancelled() => {}
+            }
+        });
+    }
+
+    /// Stops following a batch that the scheduler has ended, and lets the node forget it.
+    pub(crate) fn end(&self, batch: BatchId, node: &NodeName) {
+        let mut state = self.lock();
+        if let Some(token) = state.batches.remove(&batch) {
+            token.cancel();
+        }
+        if let Some(link) = state.links.get_mut(node)
+            && link.settled.len() < SETTLED_MAX
+        {
+            link.settled.push(batch.0);
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        // No holder panics, so a poisoned state is still whole.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The client for a node, and the batches to tell it of; `None` for an address that is none.
+    fn link(
+        &self,
+        node: &NodeName,
+        address: &str,
+    ) -> Option<(RenderNodeClient<Channel>, Vec<u64>)> {
+        let mut state = self.lock();
+        if state.links.get(node).is_none_or(|link| link.address != address) {
+            let endpoint = Endpoint::from_shared(address.to_owned()).ok()?;
+            let channel = endpoint
+                .connect_timeout(CONNECT_TIMEOUT)
+                .http2_keep_alive_interval(KEEPALIVE)
+                .keep_alive_timeout(KEEPALIVE)
+                .keep_alive_while_idle(true)
+                .tcp_nodelay(true)
+                .connect_lazy();
+            let client = RenderNodeClient::new(channel).max_decoding_message_size(MESSAGE_MAX);
+            let link = Link { address: address.to_owned(), client, settled: Vec::new() };
+            state.links.insert(node.clone(), link);
+        }
+        let link = state.links.get_mut(node)?;
+        Some((link.client.clone(), std::mem::take(&mut link.settled)))
+    }
+
+    fn refuse(&self, batch: BatchId) {
+        let driver = self.driver.clone();
+        tokio::spawn(async move { driver.report(batch, vec![BatchNews::Refused]).await });
+    }
+
+    fn spawn(
+        &self,
+        batch: BatchId,
+        node: NodeName,
+        client: RenderNodeClient<Channel>,
+        request: Option<RenderBatchRequest>,
+    ) {
+        let ended = self.shutdown.child_token();
+        self.lock().batches.insert(batch, ended.clone());
+        let follower = Follower {
+            driver: self.driver.clone(),
+            blobs: self.blobs.clone(),
+            epoch: self.epoch,
+            batch,
+            node,
+            client,
+            sequence: 0,
+        };
+        tokio::spawn(async move {
+            tokio::select! {
+                () = follower.follow(request) => {}
+                () = ended.cancelled() => {}
+            }
+        });
+    }
+}
+
+/// Follows one batch.
+struct Follower {
+    driver: DriverHandle,
+    blobs: Blobs,
+    epoch: Epoch,
+    batch: BatchId,
+    node: NodeName,
+    client: RenderNodeClient<Channel>,
+    /// Sequence of the last event that the driver has.
+    sequence: u64,
+}
+
+impl Follower {
+    async fn follow(mut self, request: Option<RenderBatchRequest>) {
+        let (batch, node) = (self.batch, self.node.clone());
+        let mut retry = Retry::default();
+        if let Some(request) = request {
+            match within(ANSWER_TIMEOUT, self.client.render_batch(request)).await {
+                Ok(response) => {
+                    let events = response.into_inner();
+                    if self.forward(events, |message| message.events).await.is_ok() {
+                        return;
+                    }
+                }
+                // An earlier try got through after all.
+                Err(status) if status.code() == Code::AlreadyExists => {}
+                // The link broke: whether the batch arrived is found out by attaching to it.
+                Err(status) if is_of_the_link(&status) => {
+                    debug!(%batch, %node, %status, "batch may not have arrived");
+                }
+                Err(status) => {
+                    warn!(%batch, %node, code = ?status.code(), message = status.message(), "batch refused");
+                    return self.driver.report(batch, vec![BatchNews::Refused]).await;
+                }
+            }
+        }
+        loop {
+            let request = AttachBatchRequest {
+                batch_id: batch.0,
+                after_sequence: self.sequence,
+                epoch: u64::from(self.epoch.0),
+            };
+            match within(ANSWER_TIMEOUT, self.client.attach_batch(request)).await {
+                Ok(response) => {
+                    let before = self.sequence;
+                    let events = response.into_inner();
+                    match self.forward(events, |message| message.events).await {
+                        Ok(()) => return,
+                        Err(status) => debug!(%batch, %node, ?status, "stream broke"),
+                    }
+                    if self.sequence > before {
+                        retry = Retry::default();
+                    }
+                }
+                Err(status) if status.code() == Code::NotFound => {
+                    warn!(%batch, %node, "the node does not know the batch");
+                    return self.driver.report(batch, vec![BatchNews::Refused]).await;
+                }
+                Err(status) => debug!(%batch, %node, %status, "cannot attach"),
+            }
+            retry.pause().await;
+        }
+    }
+
+    /// Forwards a stream to the driver. An error when it stops before its end event.
+    async fn forward<M>(
+        &mut self,
+        mut stream: Streaming<M>,
+        events: impl Fn(M) -> Vec<BatchEvent>,
+    ) -> Result<(), Option<Status>> {
+        loop {
+            let message = match stream.next().await {
+                Some(Ok(message)) => message,
+                Some(Err(status)) => return Err(Some(status)),
+                None => return Err(None),
+            };
+            let mut report = Vec::new();
+            let mut has_ended = false;
+            for event in events(message) {
+                // Replayed ones are known; what was skipped in between is progress.
+                if event.sequence <= self.sequence {
+                    continue;
+                }
+                self.sequence = event.sequence;
+                match convert::batch_news(event) {
+                    Ok(Some(news)) => {
+                        has_ended = matches!(news, BatchNews::Ended);
+                        report.push(self.verified(news).await);
+                    }
+                    Ok(None) => {}
+                    Err(error) => {
+                        warn!(batch = %self.batch, node = %self.node, %error, "event ignored");
+                    }
+                }
+            }
+            if !report.is_empty() {
+                self.driver.report(self.batch, report).await;
+            }
+            if has_ended {
+                return Ok(());
+            }
+        }
+    }
+
+    /// A frame is finished only when its outputs are in the store: the node's word is not enough.
+    async fn verified(&self, news: BatchNews) -> BatchNews {
+        let BatchNews::Finished(slice, rendered) = news else { return news };
+        for output in &rendered.outputs {
+            let trouble = match self.blobs.contains(output.digest).await {
+                Ok(true) => continue,
+                Ok(false) => "is not in the blob store".to_owned(),
+                Err(error) => format!("cannot be checked: {error}"),
+            };
+            let message = format!("output {} {trouble}", output.name);
+            let failure =
+                Failure { reason: FailureReason::Infrastructure, message, log_tail: Vec::new() };
+            return BatchNews::Failed(slice, failure);
+        }
+        let Rendered { outputs, .. } = &rendered;
+        debug_assert!(!outputs.is_empty(), "the edge refuses a frame without outputs");
+        BatchNews::Finished(slice, rendered)
+    }
+}
+
+/// Whether the link said so, and not the node.
+fn is_of_the_link(status: &Status) -> bool {
+    std::error::Error::source(status).is_some()
+        || matches!(status.code(), Code::Unknown | Code::DeadlineExceeded | Code::Cancelled)
+}
+
+async fn within<T>(
+    limit: Duration,
+    call: impl Future<Output = Result<T, Status>>,
+) -> Result<T, Status> {
+    tokio::time::timeout(limit, call)
+        .await
+        .unwrap_or_else(|_| Err(Status::deadline_exceeded("the node did not answer")))
+}
+
+struct Retry(Duration);
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self(RETRY_MIN)
+    }
+}
+
+impl Retry {
+    async fn pause(&mut self) {
+        tokio::time::sleep(self.0).await;
+        self.0 = (self.0 * 2).min(RETRY_MAX);
+    }
+}

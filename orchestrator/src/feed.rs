@@ -1,0 +1,549 @@
+//! Watchers follow a job, or the whole cluster, at their own pace.
+//!
+//! A watcher pulls: what it gets next is computed when it is ready to take it, from the recent changes kept
+//! here or, when it is further behind, from the store. So a slow one skips intermediate states, costs
+//! nothing while it sleeps, and slows nobody. The driver publishes only what is committed.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::sync::watch;
+
+use crate::{
+    domain::{Frame, Incarnation, JobId, NodeDescription, NodeName, Requirements, Revision, Slice},
+    store::{Identity, JobRecord, JobStanding, LogRecord, NodeRecord, Snapshot, Store, StoreError},
+};
+
+/// Changes kept of one job for watchers that keep up: some tens of milliseconds at the highest rate, and
+/// about a megabyte. Others read the store.
+const RECENT_MAX: usize = 4_096;
+/// Frames in one message: well under its size limit (about 300 bytes each).
+const FRAMES_IN_MESSAGE: usize = 1_000;
+/// Frames with failed tries in a snapshot; the protocol says so.
+const TROUBLED_MAX: u32 = 1_000;
+/// Jobs that are over but stay in the cluster's view, for watchers that have yet to hear of it.
+const CLOSED_JOBS_MAX: usize = 100;
+/// Nodes that are gone stay in view for this long; the protocol says so.
+const GONE_NODES_FOR_MS: i64 = 3_600_000;
+/// Pause between two messages of a cluster watch: ten a second, faster than people look.
+const CLUSTER_PAUSE: Duration = Duration::from_millis(100);
+/// Log lines in one message; a line has 2,000 bytes at most.
+const LINES_IN_MESSAGE: u32 = 500;
+
+/// What a node is doing to a slice. Not durable.
+#[derive(Debug, Clone)]
+pub(crate) struct ActiveSlice {
+    pub(crate) slice: Slice,
+    pub(crate) node: NodeName,
+    pub(crate) started_at_ms: i64,
+    pub(crate) progress: Progress,
+}
+
+/// How far a slice is, as far as the renderer tells.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Progress {
+    pub(crate) samples_done: u32,
+    pub(crate) samples_total: u32,
+    pub(crate) fraction: Option<f64>,
+    pub(crate) remaining_seconds: Option<f64>,
+    pub(crate) memory_bytes: u64,
+}
+
+/// What happened to a job in one commit.
+#[derive(Debug)]
+pub(crate) struct JobNews {
+    pub(crate) standing: JobStanding,
+    /// By revision, rising.
+    pub(crate) frames: Vec<Arc<Frame>>,
+    pub(crate) active: Vec<ActiveSlice>,
+}
+
+/// A node as people see it.
+#[derive(Debug, Clone)]
+pub(crate) struct NodeView {
+    pub(crate) name: NodeName,
+    pub(crate) incarnation: Incarnation,
+    pub(crate) address: String,
+    pub(crate) description: NodeDescription,
+    pub(crate) state: NodeState,
+    pub(crate) unsettled_slices: u32,
+    pub(crate) finished_slices: u64,
+    pub(crate) seen_at_ms: i64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NodeState {
+    Idle,
+    Rendering,
+    Paused,
+    Lost,
+    Left,
+}
+
+impl NodeView {
+    pub(crate) fn new(
+        name: NodeName,
+        record: &NodeRecord,
+        state: NodeState,
+        seen_at_ms: i64,
+    ) -> Self {
+        Self {
+            name,
+            incarnation: record.incarnation,
+            address: record.address.clone(),
+            description: record.description.clone(),
+            state,
+            unsettled_slices: 0,
+            finished_slices: 0,
+            seen_at_ms,
+        }
+    }
+}
+
+impl NodeState {
+    pub(crate) fn is_live(self) -> bool {
+        matches!(self, Self::Idle | Self::Rendering | Self::Paused)
+    }
+}
+
+#[derive(Debug)]
+struct JobFeed {
+    now: Mutex<JobNow>,
+    changed: watch::Sender<()>,
+}
+
+#[derive(Debug)]
+struct JobNow {
+    standing: JobStanding,
+    recent: VecDeque<Arc<Frame>>,
+    /// Every change of a frame above this revision is in `recent`.
+    recent_above: Revision,
+    active: HashMap<Slice, (u64, ActiveSlice)>,
+    /// Rises with each change of `active`.
+    active_version: u64,
+}
+
+#[derive(Debug, Default)]
+struct ClusterNow {
+    version: u64,
+    jobs: BTreeMap<JobId, (u64, JobRecord)>,
+    nodes: BTreeMap<NodeName, (u64, NodeView)>,
+}
+
+/// Where the driver publishes and watchers read. Cheap to share.
+#[derive(Debug)]
+pub(crate) struct Feed {
+    store: Arc<dyn Store>,
+    identity: Identity,
+    jobs: Mutex<HashMap<JobId, Arc<JobFeed>>>,
+    cluster: Mutex<ClusterNow>,
+    cluster_changed: watch::Sender<()>,
+}
+
+/// What keeps a watch from beginning.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum WatchError {
+    #[error("there is no such job")]
+    UnknownJob,
+    #[error("revision {after} lies ahead of the job, which is at {current}: watch from revision 0")]
+    FutureRevision { after: Revision, current: Revision },
+    #[error("these revisions are of another store: watch from revision 0")]
+    OtherStore,
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// The next thing that a watcher of a job gets.
+#[derive(Debug)]
+pub(crate) enum Update {
+    Snapshot { snapshot: Snapshot, active: Vec<ActiveSlice> },
+    Changes { standing: JobStanding, frames: Vec<Arc<Frame>>, active: Vec<ActiveSlice> },
+    Ended(JobStanding),
+}
+
+/// No holder of these locks panics, so a poisoned one is still whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Feed {
+    pub(crate) fn new(store: Arc<dyn Store>, identity: Identity) -> Self {
+        Self {
+            store,
+            identity,
+            jobs: Mutex::default(),
+            cluster: Mutex::default(),
+            cluster_changed: watch::Sender::new(()),
+        }
+    }
+
+    pub(crate) fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    // The driver's side.
+
+    pub(crate) fn open_job(&self, record: &JobRecord) {
+        let now = JobNow {
+            standing: record.standing,
+            recent: VecDeque::new(),
+            recent_above: record.standing.revision,
+            active: HashMap::new(),
+            active_version: 0,
+        };
+        let feed = JobFeed { now: Mutex::new(now), changed: watch::Sender::new(()) };
+        lock(&self.jobs).insert(record.job, Arc::new(feed));
+        self.publish_record(record.clone());
+    }
+
+    /// Shows what happened to a job, and lets it go when it is over.
+    pub(crate) fn publish_job(&self, record: &JobRecord, news: JobNews) {
+        let is_final = news.standing.state.is_final();
+        let feed = {
+            let mut jobs = lock(&self.jobs);
+            if is_final { jobs.remove(&record.job) } else { jobs.get(&record.job).cloned() }
+        };
+        if let Some(feed) = feed {
+            let mut now = lock(&feed.now);
+            let standing_changed = now.standing != news.standing;
+            now.standing = news.standing;
+            for frame in news.frames {
+                now.active.remove(&Slice::whole(frame.frame));
+                now.recent.push_back(frame);
+            }
+            while now.recent.len() > RECENT_MAX {
+                if let Some(frame) = now.recent.pop_front() {
+                    now.recent_above = frame.revision;
+                }
+            }
+            for active in news.active {
+                now.active_version += 1;
+                let version = now.active_version;
+                now.active.insert(active.slice, (version, active));
+            }
+            if is_final {
+                now.active.clear();
+            }
+            drop(now);
+            feed.changed.send_replace(());
+            if !standing_changed {
+                return;
+            }
+        }
+        self.publish_record(JobRecord { standing: news.standing, ..record.clone() });
+    }
+
+    fn publish_record(&self, record: JobRecord) {
+        let mut cluster = lock(&self.cluster);
+        cluster.version += 1;
+        let version = cluster.version;
+        cluster.jobs.insert(record.job, (version, record));
+        let closed = |cluster: &ClusterNow| {
+            cluster.jobs.values().filter(|(_, job)| job.standing.state.is_final()).count()
+        };
+        if cluster.jobs.len() > CLOSED_JOBS_MAX && closed(&cluster) > CLOSED_JOBS_MAX {
+            let oldest = cluster.jobs.iter().find(|(_, (_, job))| job.standing.state.is_final());
+            if let Some(job) = oldest.map(|(job, _)| *job) {
+                cluster.jobs.remove(&job);
+            }
+        }
+        drop(cluster);
+        self.cluster_changed.send_replace(());
+    }
+
+    pub(crate) fn publish_node(&self, view: NodeView) {
+        let mut cluster = lock(&self.cluster);
+        cluster.version += 1;
+        let version = cluster.version;
+        let expired = view.seen_at_ms - GONE_NODES_FOR_MS;
+        cluster.nodes.insert(view.name.clone(), (version, view));
+        cluster.nodes.retain(|_, (_, node)| node.state.is_live() || node.seen_at_ms > expired);
+        drop(cluster);
+        self.cluster_changed.send_replace(());
+    }
+
+    /// What a node was last seen to do to a slice.
+    pub(crate) fn active(&self, job: JobId, slice: Slice) -> Option<ActiveSlice> {
+        let feed = lock(&self.jobs).get(&job).cloned()?;
+        let now = lock(&feed.now);
+        now.active.get(&slice).map(|(_, active)| active.clone())
+    }
+
+    /// Notes that a node was heard of; not worth a message to watchers.
+    pub(crate) fn note_seen(&self, node: &NodeName, seen_at_ms: i64) {
+        if let Some((_, view)) = lock(&self.cluster).nodes.get_mut(node) {
+            view.seen_at_ms = seen_at_ms;
+        }
+    }
+
+    // The watchers' side.
+
+    pub(crate) fn nodes(&self) -> Vec<NodeView> {
+        lock(&self.cluster).nodes.values().map(|(_, node)| node.clone()).collect()
+    }
+
+    /// Why an open job does not proceed; empty while it does.
+    pub(crate) fn waiting_reason(&self, requirements: &Requirements) -> String {
+        let cluster = lock(&self.cluster);
+        let mut live = cluster.nodes.values().filter(|(_, node)| node.state.is_live()).peekable();
+        if live.peek().is_none() {
+            return "no node is registered".to_owned();
+        }
+        if live.any(|(_, node)| node.description.meets(requirements)) {
+            return String::new();
+        }
+        format!("no registered node has {requirements}")
+    }
+
+    pub(crate) async fn watch(
+        self: &Arc<Self>,
+        job: JobId,
+        after: Revision,
+        store_id: &str,
+    ) -> Result<JobWatch, WatchError> {
+        if !store_id.is_empty() && *store_id != *self.identity.store_id {
+            return Err(WatchError::OtherStore);
+        }
+        // The feed is looked up first: a job that ends in between is then seen to end through it.
+        let feed = lock(&self.jobs).get(&job).cloned();
+        let record = self.store.job(job).await?.ok_or(WatchError::UnknownJob)?;
+        let current = record.standing.revision;
+        if after > current {
+            return Err(WatchError::FutureRevision { after, current });
+        }
+        let changed = feed.as_ref().map(|feed| feed.changed.subscribe());
+        Ok(JobWatch {
+            store: self.store.clone(),
+            job,
+            feed,
+            changed,
+            revision: after,
+            active_version: 0,
+            phase: if after == 0 { Phase::Snapshot } else { Phase::Resume },
+        })
+    }
+
+    pub(crate) fn watch_cluster(self: &Arc<Self>) -> ClusterWatch {
+        ClusterWatch {
+            feed: self.clone(),
+            changed: self.cluster_changed.subscribe(),
+            version: None,
+        }
+    }
+
+    pub(crate) async fn read_log(
+        self: &Arc<Self>,
+        job: JobId,
+        frame: Option<i32>,
+        follow: bool,
+    ) -> Result<LogReader, WatchError> {
+        let feed = lock(&self.jobs).get(&job).cloned();
+        self.store.job(job).await?.ok_or(WatchError::UnknownJob)?;
+        let feed = feed.filter(|_| follow);
+        let changed = feed.as_ref().map(|feed| feed.changed.subscribe());
+        Ok(LogReader { store: self.store.clone(), job, frame, next: 1, feed, changed })
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Snapshot,
+    /// The first message after a resume has what nodes are doing even when nothing durable changed.
+    Resume,
+    Follow,
+    Over,
+}
+
+/// One watcher of a job.
+#[derive(Debug)]
+pub(crate) struct JobWatch {
+    store: Arc<dyn Store>,
+    job: JobId,
+    /// `None` for a job that was over when the watch began.
+    feed: Option<Arc<JobFeed>>,
+    changed: Option<watch::Receiver<()>>,
+    /// The watcher has everything up to here.
+    revision: Revision,
+    active_version: u64,
+    phase: Phase,
+}
+
+impl JobWatch {
+    /// The next update and the revision that the watcher is at then; `None` after the last. Waits for it.
+    pub(crate) async fn next(&mut self) -> Result<Option<(Revision, Update)>, StoreError> {
+        match self.phase {
+            Phase::Over => Ok(None),
+            Phase::Snapshot => self.snapshot().await.map(Some),
+            Phase::Resume | Phase::Follow => self.changes().await.map(Some),
+        }
+    }
+
+    async fn snapshot(&mut self) -> Result<(Revision, Update), StoreError> {
+        let snapshot = self.store.snapshot(self.job, TROUBLED_MAX).await?.ok_or_else(|| {
+            StoreError::Unreadable { what: "a job", detail: "it vanished".to_owned() }
+        })?;
+        self.revision = snapshot.job.standing.revision;
+        // A commit is readable a moment before it is published. What nodes were doing before it must not be
+        // shown after it.
+        self.published(self.revision).await;
+        let active = self.new_active();
+        self.phase = Phase::Follow;
+        Ok((self.revision, Update::Snapshot { snapshot, active }))
+    }
+
+    async fn changes(&mut self) -> Result<(Revision, Update), StoreError> {
+        if self.phase == Phase::Resume {
+            self.published(self.revision).await;
+        }
+        loop {
+            if let Some(changed) = &mut self.changed {
+                changed.borrow_and_update();
+            }
+            let (standing, mut frames) = self.frames().await?;
+            let is_cut = frames.len() > FRAMES_IN_MESSAGE;
+            frames.truncate(FRAMES_IN_MESSAGE);
+            let revision = match frames.last() {
+                Some(frame) if is_cut => frame.revision,
+                _ => standing.revision.max(self.revision),
+            };
+            let active = self.new_active();
+            if revision > self.revision || !active.is_empty() || self.phase == Phase::Resume {
+                self.phase = Phase::Follow;
+                self.revision = revision;
+                return Ok((revision, Update::Changes { standing, frames, active }));
+            }
+            if standing.state.is_final() {
+                self.phase = Phase::Over;
+                return Ok((self.revision, Update::Ended(standing)));
+            }
+            self.wait().await;
+        }
+    }
+
+    /// How the job stands, and the frames that changed since, one more than a message takes at most.
+    async fn frames(&self) -> Result<(JobStanding, Vec<Arc<Frame>>), StoreError> {
+        let limit = FRAMES_IN_MESSAGE + 1;
+        let standing = match &self.feed {
+            Some(feed) => {
+                let now = lock(&feed.now);
+                if now.recent_above <= self.revision {
+                    let from = now.recent.partition_point(|frame| frame.revision <= self.revision);
+                    let frames = now.recent.range(from..).take(limit).cloned().collect();
+                    return Ok((now.standing, frames));
+                }
+                now.standing
+            }
+            None => {
+                let record = self.store.job(self.job).await?;
+                record.map(|record| record.standing).ok_or_else(|| StoreError::Unreadable {
+                    what: "a job",
+                    detail: "it vanished".to_owned(),
+                })?
+            }
+        };
+        let frames = self.store.frames_changed(self.job, self.revision, limit as u32).await?;
+        Ok((standing, frames.into_iter().map(Arc::new).collect()))
+    }
+
+    fn new_active(&mut self) -> Vec<ActiveSlice> {
+        let Some(feed) = &self.feed else { return Vec::new() };
+        let now = lock(&feed.now);
+        let seen = std::mem::replace(&mut self.active_version, now.active_version);
+        if seen == now.active_version {
+            return Vec::new();
+        }
+        now.active
+            .values()
+            .filter(|(version, _)| *version > seen)
+            .map(|(_, active)| active.clone())
+            .collect()
+    }
+
+    /// Waits until the driver has published at least `revision`.
+    async fn published(&mut self, revision: Revision) {
+        while let Some(feed) = &self.feed {
+            if lock(&feed.now).standing.revision >= revision {
+                return;
+            }
+            self.wait().await;
+        }
+    }
+
+    async fn wait(&mut self) {
+        if let Some(changed) = &mut self.changed {
+            // The sender lives as long as `feed` does, so this cannot fail.
+            let _ = changed.changed().await;
+        }
+    }
+}
+
+/// One watcher of the cluster.
+#[derive(Debug)]
+pub(crate) struct ClusterWatch {
+    feed: Arc<Feed>,
+    changed: watch::Receiver<()>,
+    /// `None` before the first message.
+    version: Option<u64>,
+}
+
+impl ClusterWatch {
+    /// Jobs and nodes that are new or changed. Waits for some.
+    pub(crate) async fn next(&mut self) -> (Vec<JobRecord>, Vec<NodeView>) {
+        if self.version.is_some() {
+            tokio::time::sleep(CLUSTER_PAUSE).await;
+            let _ = self.changed.changed().await;
+        }
+        let cluster = lock(&self.feed.cluster);
+        let is_first = self.version.is_none();
+        let seen = self.version.replace(cluster.version).unwrap_or(0);
+        let jobs = cluster.jobs.values().filter(|(version, job)| {
+            *version > seen && !(is_first && job.standing.state.is_final())
+        });
+        let nodes = cluster.nodes.values().filter(|(version, _)| *version > seen);
+        (jobs.map(|(_, j)| j.clone()).collect(), nodes.map(|(_, n)| n.clone()).collect())
+    }
+}
+
+/// One reader of a job's log.
+#[derive(Debug)]
+pub(crate) struct LogReader {
+    store: Arc<dyn Store>,
+    job: JobId,
+    frame: Option<i32>,
+    /// Number of the next line.
+    next: u64,
+    /// `None`: ends when it has read what is there.
+    feed: Option<Arc<JobFeed>>,
+    changed: Option<watch::Receiver<()>>,
+}
+
+impl LogReader {
+    /// The next lines, and how many were lost before them; `None` after the last.
+    pub(crate) async fn next(&mut self) -> Result<Option<(Vec<LogRecord>, u64)>, StoreError> {
+        loop {
+            if let Some(changed) = &mut self.changed {
+                changed.borrow_and_update();
+            }
+            // Asked before reading: lines of a job that is over by now are all there.
+            let is_over =
+                self.feed.as_ref().is_none_or(|feed| lock(&feed.now).standing.state.is_final());
+            let lines = self.store.log(self.job, self.frame, self.next, LINES_IN_MESSAGE).await?;
+            if let (Some(first), Some(last)) = (lines.first(), lines.last()) {
+                // Numbers rise by one, so a gap is what was lost. One frame's lines always have gaps.
+                let spread = last.line - first.line + 1 - lines.len() as u64;
+                let lost = if self.frame.is_none() { first.line - self.next + spread } else { 0 };
+                self.next = last.line + 1;
+                return Ok(Some((lines, lost)));
+            }
+            if is_over {
+                return Ok(None);
+            }
+            if let Some(changed) = &mut self.changed {
+                let _ = changed.changed().await;
+            }
+        }
+    }
+}

@@ -1,0 +1,310 @@
+//! The invariants, by number, checked on the history of what became visible: the scheduler's actions as they
+//! were committed, and what nodes really rendered. Every ring of tests tells its history to this one checker,
+//! which panics at the first record that breaks one.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use crate::{
+    domain::{
+        Attempts, BatchId, Failure, FailureReason, FrameCounts, FrameSet, FrameState, Incarnation,
+        JobId, JobState, NodeName, Revision, Slice,
+    },
+    scheduler::{Action, BATCH_SLICES_MAX},
+};
+
+/// What has become visible so far.
+#[derive(Debug, Default)]
+pub(crate) struct Invariants {
+    jobs: BTreeMap<JobId, Job>,
+    nodes: BTreeMap<NodeName, Node>,
+    batches: BTreeMap<BatchId, Batch>,
+    last_batch: Option<BatchId>,
+    rendering: HashMap<(JobId, Slice), BatchId>,
+    renders: HashMap<(JobId, Slice), u32>,
+    /// Whether events arrive late or overtake each other, so that the orchestrator may believe more slices
+    /// begun than a node has slots, and blame its loss on all of them.
+    pub(crate) disorder: bool,
+}
+
+#[derive(Debug)]
+struct Job {
+    frames: BTreeMap<i32, Frame>,
+    state: JobState,
+    revision: Revision,
+}
+
+#[derive(Debug)]
+struct Frame {
+    state: FrameState,
+    attempts: Attempts,
+}
+
+#[derive(Debug)]
+struct Node {
+    incarnation: Incarnation,
+    slots: u32,
+    /// Frames that this life of it was blamed for losing.
+    lost: u32,
+}
+
+#[derive(Debug)]
+struct Batch {
+    job: JobId,
+    node: NodeName,
+    open: BTreeSet<Slice>,
+    /// Whether the orchestrator restarted under it: then what the node had begun is not known.
+    survived_restart: bool,
+}
+
+impl Invariants {
+    /// A submission was acknowledged.
+    pub(crate) fn submitted(&mut self, job: JobId, frames: &FrameSet) {
+        let open = || Frame { state: FrameState::Open, attempts: Attempts::default() };
+        let frames = frames.iter().map(|frame| (frame, open())).collect();
+        let job_record = Job { frames, state: JobState::Queued, revision: 1 };
+        assert!(self.jobs.insert(job, job_record).is_none(), "I4: job {job} was made twice");
+    }
+
+    /// A registration was acknowledged.
+    pub(crate) fn joined(&mut self, name: &NodeName, incarnation: Incarnation, slots: u32) {
+        if let Some(known) = self.nodes.get(name) {
+            assert_eq!(known.incarnation, incarnation, "I5: node {name} was not let go first");
+        } else {
+            self.nodes.insert(name.clone(), Node { incarnation, slots, lost: 0 });
+        }
+    }
+
+    /// The orchestrator came back on what was durable.
+    pub(crate) fn restarted(&mut self) {
+        for batch in self.batches.values_mut() {
+            batch.survived_restart = true;
+        }
+    }
+
+    /// The scheduler decided, and it is durable.
+    #[track_caller]
+    pub(crate) fn acted(&mut self, action: &Action) {
+        match action {
+            Action::StartBatch { batch, job, node, incarnation, slices } => {
+                self.batch_started(*batch, *job, node, *incarnation, slices);
+            }
+            Action::EndBatch { batch, .. } => {
+                assert!(self.batches.remove(batch).is_some(), "I5: batch {batch} ended twice");
+            }
+            Action::CancelBatch { batch, node } => {
+                let known = self.batches.get(batch).expect("I5: only a live batch is cancelled");
+                assert_eq!(known.node, *node, "I5: batch {batch} is cancelled where it is");
+            }
+            Action::FinishSlice { job, slice, node, attempts, rendered, revision } => {
+                assert!(!rendered.outputs.is_empty(), "I2: a finished slice has an output");
+                self.leave_batch(*job, *slice, node, None);
+                self.change(*job, *slice, FrameState::Finished, attempts, None, *revision);
+            }
+            Action::ReopenSlice { job, slice, node, attempts, failure, revision } => {
+                self.leave_batch(*job, *slice, node, failure.as_ref());
+                self.change(*job, *slice, FrameState::Open, attempts, failure.as_ref(), *revision);
+            }
+            Action::FailSlice { job, slice, node, attempts, failure, revision } => {
+                self.leave_batch(*job, *slice, node, Some(failure));
+                self.change(*job, *slice, FrameState::Failed, attempts, Some(failure), *revision);
+            }
+            Action::UpdateJob { job, state, counts, revision } => {
+                self.job_updated(*job, *state, *counts, *revision);
+            }
+            Action::NodeChanged { .. } => {}
+            Action::NodeGone { node, .. } => {
+                let gone = self.nodes.remove(node);
+                let gone = gone.unwrap_or_else(|| panic!("I5: node {node} went twice"));
+                assert!(
+                    gone.lost <= gone.slots || self.disorder,
+                    "I22: {} slices were lost with the {} slots of {node}",
+                    gone.lost,
+                    gone.slots
+                );
+                assert!(
+                    self.batches.values().all(|batch| batch.node != *node),
+                    "I20: a node that is gone has no batch"
+                );
+            }
+        }
+    }
+
+    fn batch_started(
+        &mut self,
+        id: BatchId,
+        job_id: JobId,
+        node: &NodeName,
+        incarnation: Incarnation,
+        slices: &[Slice],
+    ) {
+        assert!(self.last_batch < Some(id), "I6: batch {id} after {:?}", self.last_batch);
+        self.last_batch = Some(id);
+        let known = self.nodes.get(node).expect("I5: a batch goes to a node that is there");
+        assert_eq!(known.incarnation, incarnation, "I5: a batch goes to the node's present life");
+        let job = &self.jobs[&job_id];
+        assert!(!job.state.is_final(), "I11: job {job_id} is over and gets a batch");
+        assert!((1..=BATCH_SLICES_MAX).contains(&(slices.len() as u64)), "I19: a batch is bounded");
+        let mut alone = false;
+        for slice in slices {
+            let frame = &job.frames[&slice.frame];
+            assert_eq!(frame.state, FrameState::Open, "I1: {slice:?} is settled, and rendered again");
+            let held =
+                self.batches.iter().find(|(_, b)| b.job == job_id && b.open.contains(slice));
+            assert!(held.is_none(), "I7: {slice:?} is also in batch {held:?}");
+            alone |= frame.attempts.node_lost >= 2 || frame.attempts.out_of_memory >= 1;
+        }
+        let others = || self.batches.values().filter(|batch| batch.node == *node);
+        let suspects = |batch: &Batch| {
+            batch.open.iter().any(|slice| {
+                let attempts = &self.jobs[&batch.job].frames[&slice.frame].attempts;
+                attempts.node_lost >= 2 || attempts.out_of_memory >= 1
+            })
+        };
+        assert!(!others().any(suspects), "I14: node {node} holds a suspect, and gets more");
+        if alone {
+            assert!(slices.len() == 1 && others().count() == 0, "I13: a suspect is alone");
+        }
+        let open: BTreeSet<Slice> = slices.iter().copied().collect();
+        assert_eq!(open.len(), slices.len(), "I7: a batch names a slice once");
+        let batch = Batch { job: job_id, node: node.clone(), open, survived_restart: false };
+        self.batches.insert(id, batch);
+    }
+
+    /// What changes a slice must come from the batch that holds it.
+    #[track_caller]
+    fn leave_batch(&mut self, job: JobId, slice: Slice, name: &NodeName, failure: Option<&Failure>) {
+        let left = self
+            .batches
+            .values_mut()
+            .filter(|batch| batch.job == job && batch.node == *name)
+            .find_map(|batch| batch.open.remove(&slice).then_some(batch.survived_restart));
+        let Some(survived_restart) = left else {
+            panic!("I5: {slice:?} of job {job} changed, and no live batch on {name} holds it");
+        };
+        let lost = failure.is_some_and(|failure| failure.reason == FailureReason::NodeLost);
+        if let (true, false, Some(node)) = (lost, survived_restart, self.nodes.get_mut(name)) {
+            node.lost += 1;
+        }
+    }
+
+    #[track_caller]
+    fn change(
+        &mut self,
+        job_id: JobId,
+        slice: Slice,
+        state: FrameState,
+        attempts: &Attempts,
+        failure: Option<&Failure>,
+        revision: Revision,
+    ) {
+        let job = self.jobs.get_mut(&job_id).expect("I4: jobs are durable before their frames");
+        assert!(!job.state.is_final(), "I11: {slice:?} of job {job_id} changed after its end");
+        assert!(revision > job.revision, "I9: every change has a revision of its own");
+        job.revision = revision;
+        let frame = job.frames.get_mut(&slice.frame).expect("I3: only frames asked for");
+        assert_eq!(frame.state, FrameState::Open, "I1: {slice:?} is settled once");
+        let tries = |attempts: &Attempts| {
+            let Attempts { renderer, node_lost, out_of_memory, infrastructure, .. } = *attempts;
+            [renderer, node_lost, out_of_memory, infrastructure]
+        };
+        let mut expected = tries(&frame.attempts);
+        if let Some(failure) = failure {
+            let (class, most) = match failure.reason {
+                FailureReason::Permanent => (0, 1),
+                FailureReason::NodeLost => (1, 3),
+                FailureReason::OutOfMemory => (2, 2),
+                FailureReason::Infrastructure => (3, u32::MAX),
+                _ => (0, 3),
+            };
+            expected[class] += 1;
+            let over = expected[class] >= most;
+            assert_eq!(
+                over,
+                state == FrameState::Failed,
+                "I13: {:?} with {attempts:?}",
+                failure.reason
+            );
+        }
+        assert_eq!(tries(attempts), expected, "I6: attempts rise one by one, in their own budget");
+        frame.attempts = attempts.clone();
+        frame.state = state;
+    }
+
+    fn job_updated(&mut self, id: JobId, state: JobState, counts: FrameCounts, revision: Revision) {
+        let job = self.jobs.get_mut(&id).expect("I4: a job is durable before it changes");
+        assert!(!job.state.is_final(), "I8: job {id} was over, and changed");
+        assert!(revision >= job.revision, "I9: revisions of job {id} rise");
+        job.revision = revision;
+        if state == JobState::Cancelled {
+            for frame in job.frames.values_mut().filter(|frame| frame.state == FrameState::Open) {
+                frame.state = FrameState::Cancelled;
+            }
+        }
+        let count =
+            |state| job.frames.values().filter(|frame| frame.state == state).count() as u64;
+        let tally = FrameCounts {
+            open: count(FrameState::Open),
+            finished: count(FrameState::Finished),
+            failed: count(FrameState::Failed),
+            cancelled: count(FrameState::Cancelled),
+        };
+        assert_eq!(counts, tally, "I3: frames of job {id} are counted");
+        match state {
+            JobState::Queued => assert_eq!(job.state, JobState::Queued, "I8: job {id} went back"),
+            JobState::Rendering => assert!(tally.open > 0, "I8: job {id} renders nothing"),
+            JobState::Finished => assert_eq!(
+                tally.finished,
+                job.frames.len() as u64,
+                "I3: a finished job has every frame"
+            ),
+            JobState::Failed => {
+                assert!(tally.failed > 0 && tally.open == 0, "I8: job {id} did not fail");
+            }
+            JobState::Cancelled => {}
+        }
+        job.state = state;
+    }
+
+    /// A node's renderer began a slice.
+    #[track_caller]
+    pub(crate) fn render_began(&mut self, job: JobId, slice: Slice, batch: BatchId) {
+        let other = self.rendering.insert((job, slice), batch);
+        assert_eq!(other, None, "I7: {slice:?} of job {job} is rendered twice at once, in {batch}");
+        *self.renders.entry((job, slice)).or_default() += 1;
+    }
+
+    /// A node's renderer is through with a slice, or dead.
+    pub(crate) fn render_ended(&mut self, job: JobId, slice: Slice) {
+        self.rendering.remove(&(job, slice));
+    }
+
+    /// How often a slice was begun.
+    pub(crate) fn renders(&self, job: JobId, slice: Slice) -> u32 {
+        self.renders.get(&(job, slice)).copied().unwrap_or_default()
+    }
+
+    /// How a job stands.
+    pub(crate) fn state(&self, job: JobId) -> JobState {
+        self.jobs[&job].state
+    }
+
+    /// Frames of a job in that state.
+    pub(crate) fn frames(&self, job: JobId, state: FrameState) -> Vec<i32> {
+        let frames = self.jobs[&job].frames.iter();
+        frames.filter(|(_, frame)| frame.state == state).map(|(number, _)| *number).collect()
+    }
+
+    /// Whether every job is over.
+    pub(crate) fn all_over(&self) -> bool {
+        self.jobs.values().all(|job| job.state.is_final())
+    }
+
+    /// Faults have ended, and time enough has passed.
+    pub(crate) fn assert_all_over(&self) {
+        let open: Vec<_> =
+            self.jobs.iter().filter(|(_, job)| !job.state.is_final()).map(|(id, _)| id).collect();
+        assert!(open.is_empty(), "I20: jobs {open:?} do not end");
+        assert!(self.batches.is_empty(), "I20: batches never end: {:?}", self.batches);
+        assert!(self.rendering.is_empty(), "I15: renders outlive their jobs: {:?}", self.rendering);
+    }
+}

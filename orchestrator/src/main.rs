@@ -1,0 +1,73 @@
+//! The command `framecrew-orchestrator`.
+
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
+
+use clap::Parser;
+use framecrew_orchestrator::{Config, serve};
+use tokio::net::TcpListener;
+use tracing_subscriber::EnvFilter;
+
+/// Accepts jobs, gives their frames to render nodes, and shows every frame as it happens.
+///
+/// Nodes join by themselves: start `framecrew-node --orchestrator URL` on each machine that is to render.
+/// Everything acknowledged survives a crash: start it again on the same --data and it goes on.
+#[derive(Debug, Parser)]
+#[command(name = "framecrew-orchestrator", version, max_term_width = 100)]
+struct Args {
+    /// Address to serve on; 0.0.0.0:4000 to be reached from other machines.
+    #[arg(
+        long,
+        env = "FRAMECREW_LISTEN",
+        default_value = "127.0.0.1:4000",
+        value_name = "ADDRESS"
+    )]
+    listen: SocketAddr,
+    /// Folder of the database and the blobs; made where it is not.
+    #[arg(long, env = "FRAMECREW_DATA", default_value = "framecrew-data", value_name = "DIR")]
+    data: PathBuf,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let args = Args::parse();
+    let filter = EnvFilter::try_from_env("FRAMECREW_LOG").unwrap_or_else(|_| "info".into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    match run(args).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("framecrew-orchestrator: {error:#}");
+            // 2, as for wrong usage: each of these is mended by other flags.
+            ExitCode::from(2)
+        }
+    }
+}
+
+async fn run(args: Args) -> anyhow::Result<()> {
+    let listener = TcpListener::bind(args.listen).await.map_err(|error| match error.kind() {
+        std::io::ErrorKind::AddrInUse => anyhow::anyhow!(
+            "{} is in use: another orchestrator may be running; choose another with --listen",
+            args.listen
+        ),
+        _ => anyhow::anyhow!(
+            "cannot listen on {}: {error}; choose another with --listen",
+            args.listen
+        ),
+    })?;
+    Ok(serve(listener, Config::new(args.data), shutdown_signal()).await?)
+}
+
+/// Ends at Ctrl-C and, where there is such a thing, at SIGTERM.
+async fn shutdown_signal() {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        if let Ok(mut terminate) = signal(SignalKind::terminate()) {
+            tokio::select! {
+                _ = tokio::signal::ctrl_c() => {}
+                _ = terminate.recv() => {}
+            }
+            return;
+        }
+    }
+    let _ = tokio::signal::ctrl_c().await;
+}

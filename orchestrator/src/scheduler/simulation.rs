@@ -1,0 +1,438 @@
+//! The scheduler in a simulated cluster: virtual time, a seeded dice, machines that render, crash, fall silent
+//! and come back too late, messages that are lost, repeated and overtaken, an orchestrator that restarts from
+//! what was durable. Every event is followed by a check of the scheduler's books, every action and every
+//! render is told to the invariant checker.
+//!
+//! `FRAMECREW_SIM_SEED=7` repeats one cluster; `FRAMECREW_SIM_RUNS=100000` tries more of them.
+
+#![allow(clippy::unwrap_used)]
+
+mod durable;
+mod machine;
+mod random;
+mod sentences;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    time::Duration,
+};
+
+use super::{Action, Event, Scheduler};
+use crate::{
+    domain::{
+        BatchId, Epoch, FrameRange, FrameSet, Incarnation, JobId, NodeDescription, NodeName, Now,
+        Output, Rendered, Requirements, Slice,
+    },
+    invariants::Invariants,
+};
+use durable::Durable;
+use machine::{Call, Machine, NodeEvent, Timer};
+
+/// A node's lease, from the moment it sent the heartbeat.
+const TTL: Duration = Duration::from_secs(15);
+/// What the orchestrator waits from the moment it received the heartbeat.
+const LEASE: Duration = Duration::from_secs(17);
+const HEARTBEAT: Duration = Duration::from_secs(5);
+
+/// What is to happen.
+#[derive(Debug, Clone)]
+enum Happening {
+    Submit(Plan),
+    CancelJob(usize),
+    /// The scheduler's deadline.
+    Wake,
+    CrashOrchestrator(Duration),
+    /// The next decision is written, and the process dies before it does anything about it.
+    CrashAfterCommit(Duration),
+    StartOrchestrator,
+    ToOrchestrator(Message),
+    Call(usize, Call),
+    Timer(usize, Incarnation, Timer),
+    Fault(usize, Fault),
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Fault {
+    /// Dead at once; another life after a while, or none.
+    Crash(Option<Duration>),
+    /// Nothing it sends arrives.
+    Mute(Duration),
+    /// Nothing sent to it arrives.
+    Deaf(Duration),
+    /// It says goodbye, and starts again after a while.
+    Leave(Duration),
+    Boot,
+}
+
+/// What reaches the orchestrator. What belongs to a stream dies with the process that had opened it.
+#[derive(Debug, Clone)]
+enum Message {
+    Register { machine: usize, incarnation: Incarnation, sent: Now, holds: Vec<BatchId> },
+    Heartbeat { machine: usize, incarnation: Incarnation, sent: Now, holds: Vec<BatchId> },
+    Leave { machine: usize, incarnation: Incarnation },
+    Batch { epoch: Epoch, batch: BatchId, event: NodeEvent },
+    Refused { epoch: Epoch, batch: BatchId },
+}
+
+/// A job to submit.
+#[derive(Debug, Clone)]
+struct Plan {
+    frames: FrameSet,
+    requirements: Requirements,
+    priority: i32,
+    /// Median seconds of a frame, and how far they spread (0: not at all).
+    seconds: f64,
+    spread: f64,
+    /// Frames that kill the node that renders them.
+    poison: BTreeSet<i32>,
+}
+
+/// How likely what goes wrong is, each time.
+#[derive(Debug, Clone, Default)]
+struct Odds {
+    call_lost: f64,
+    event_again: f64,
+    event_overtakes: f64,
+    slow_message: f64,
+    refused: f64,
+    failed: f64,
+}
+
+struct World {
+    dice: fastrand::Rng,
+    odds: Odds,
+    now: Now,
+    agenda: BTreeMap<(Now, u64), Happening>,
+    happenings: u64,
+    machines: Vec<Machine>,
+    by_name: HashMap<NodeName, usize>,
+    plans: BTreeMap<JobId, Plan>,
+    scheduler: Option<Scheduler>,
+    /// When the orchestrator's present life began.
+    started: Now,
+    epoch: Epoch,
+    crash_after_commit: Option<Duration>,
+    next_wake: Option<Now>,
+    durable: Durable,
+    invariants: Invariants,
+    /// When a job of which every frame was settled was seen to be over, for makespans.
+    over_at: Now,
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        Self {
+            dice: fastrand::Rng::with_seed(seed),
+            odds: Odds::default(),
+            now: Now::ZERO,
+            agenda: BTreeMap::new(),
+            happenings: 0,
+            machines: Vec::new(),
+            by_name: HashMap::new(),
+            plans: BTreeMap::new(),
+            scheduler: Some(Scheduler::new(Epoch(1), LEASE)),
+            started: Now::ZERO,
+            epoch: Epoch(1),
+            crash_after_commit: None,
+            next_wake: None,
+            durable: Durable::default(),
+            invariants: Invariants::default(),
+            over_at: Now::ZERO,
+        }
+    }
+
+    fn add_machine(&mut self, name: &str, description: NodeDescription) -> usize {
+        let machine = self.machines.len();
+        self.by_name.insert(name.into(), machine);
+        self.machines.push(Machine::new(name.into(), description));
+        self.plan(Duration::ZERO, Happening::Fault(machine, Fault::Boot));
+        machine
+    }
+
+    fn plan(&mut self, after: Duration, happening: Happening) {
+        self.happenings += 1;
+        self.agenda.insert((self.now + after, self.happenings), happening);
+    }
+
+    fn plan_at(&mut self, at: Now, happening: Happening) {
+        self.plan(at.saturating_sub(self.now), happening);
+    }
+
+    fn chance(&mut self, odds: f64) -> bool {
+        odds > 0.0 && self.dice.f64() < odds
+    }
+
+    /// How long a message takes.
+    fn delay(&mut self) -> Duration {
+        let slow = self.chance(self.odds.slow_message);
+        Duration::from_micros(self.dice.u64(if slow { 100_000..5_000_000 } else { 200..5_000 }))
+    }
+
+    /// Lets the next thing happen.
+    fn step(&mut self) {
+        let ((at, _), happening) = self.agenda.pop_first().expect("heartbeats never end");
+        self.now = at;
+        match happening {
+            Happening::Submit(plan) => self.submit(plan),
+            Happening::CancelJob(which) => {
+                let Some(job) = self.plans.keys().nth(which).copied() else { return };
+                if !self.invariants.state(job).is_final() {
+                    self.decide(Event::JobCancelled { job });
+                }
+            }
+            Happening::Wake => {
+                self.next_wake = None;
+                self.decide(Event::TimePassed);
+            }
+            Happening::CrashOrchestrator(down) => self.crash_orchestrator(down),
+            Happening::CrashAfterCommit(down) => self.crash_after_commit = Some(down),
+            Happening::StartOrchestrator => self.start_orchestrator(),
+            Happening::ToOrchestrator(message) => self.receive(message),
+            Happening::Call(machine, call) => self.call(machine, call),
+            Happening::Timer(machine, incarnation, timer) => {
+                if self.machines[machine].lives(incarnation) {
+                    self.timer(machine, timer);
+                }
+            }
+            Happening::Fault(machine, fault) => self.fault(machine, fault),
+        }
+    }
+
+    /// Goes on until something holds.
+    #[track_caller]
+    fn run_until(&mut self, what: &str, holds: impl Fn(&Self) -> bool) {
+        const STEPS_MAX: u64 = 2_000_000;
+        for _ in 0..STEPS_MAX {
+            if holds(self) {
+                return;
+            }
+            self.step();
+        }
+        panic!("I20: {what} does not come about by {:?}: {:#?}", self.now, self.scheduler);
+    }
+
+    /// Every job ends, every batch too, and the books are empty.
+    #[track_caller]
+    fn run_until_all_over(&mut self) {
+        self.run_until("the end of every job", |world| {
+            world.invariants.all_over()
+                && !world.agenda.values().any(|happening| matches!(happening, Happening::Submit(_)))
+        });
+        self.over_at = self.now;
+        self.run_until("the end of every batch", |world| {
+            let loads = |scheduler: &Scheduler| {
+                world
+                    .machines
+                    .iter()
+                    .all(|node| scheduler.load(&node.name).is_none_or(|load| !load.has_work))
+            };
+            world.scheduler.as_ref().is_some_and(loads)
+        });
+        self.invariants.assert_all_over();
+    }
+
+    // The orchestrator.
+
+    fn submit(&mut self, plan: Plan) {
+        if self.scheduler.is_none() {
+            // A client whose orchestrator does not answer tries again.
+            return self.plan(Duration::from_secs(1), Happening::Submit(plan));
+        }
+        let job = JobId(self.plans.len() as u64 + 1);
+        let Plan { frames, requirements, priority, .. } = plan.clone();
+        self.plans.insert(job, plan);
+        self.invariants.submitted(job, &frames);
+        self.durable.submit(job, frames.clone(), requirements.clone(), priority);
+        self.decide(Event::JobSubmitted { job, frames, requirements, priority });
+    }
+
+    fn decide(&mut self, event: Event) {
+        let Some(scheduler) = &mut self.scheduler else { return };
+        let stale = match &event {
+            Event::BatchRefused { batch }
+            | Event::SliceStarted { batch, .. }
+            | Event::SliceFinished { batch, .. }
+            | Event::SliceFailed { batch, .. }
+            | Event::BatchEnded { batch } => scheduler.batch(*batch).is_none(),
+            _ => false,
+        };
+        let joining = match &event {
+            Event::NodeRegistered { node, incarnation, description } => {
+                Some((node.clone(), *incarnation, description.clone()))
+            }
+            _ => None,
+        };
+        let ignored = scheduler.ignored_events();
+        let actions = scheduler.handle(self.now - self.started, event);
+        scheduler.check_invariants();
+        if stale {
+            assert!(actions.is_empty(), "I5: a stale event led to {actions:?}");
+            assert_eq!(scheduler.ignored_events(), ignored + 1, "I5: a stale event is counted");
+        }
+        self.commit(&actions, joining);
+        match self.crash_after_commit.take() {
+            Some(down) => self.crash_orchestrator(down),
+            None => self.perform(actions),
+        }
+    }
+
+    fn commit(
+        &mut self,
+        actions: &[Action],
+        joining: Option<(NodeName, Incarnation, NodeDescription)>,
+    ) {
+        for action in actions {
+            if let (Action::NodeChanged { node }, Some((name, incarnation, description))) =
+                (action, &joining)
+                && node == name
+            {
+                self.invariants.joined(node, *incarnation, description.slots);
+                self.durable.join(node, *incarnation, description);
+            }
+            self.invariants.acted(action);
+            self.durable.commit(action);
+        }
+    }
+
+    fn perform(&mut self, actions: Vec<Action>) {
+        let epoch = self.epoch;
+        for action in actions {
+            match action {
+                Action::StartBatch { batch, job, node, slices, .. } => {
+                    let machine = self.by_name[&node];
+                    if self.chance(self.odds.call_lost) {
+                        self.send(machine, Duration::from_secs(2), Call::Attach { epoch, batch });
+                    } else {
+                        let call = Call::Render { epoch, batch, job, slices };
+                        self.send(machine, Duration::ZERO, call);
+                    }
+                }
+                Action::CancelBatch { batch, node } => {
+                    let call = Call::Cancel { epoch, batch };
+                    self.send(self.by_name[&node], Duration::ZERO, call);
+                }
+                _ => {}
+            }
+        }
+        let deadline = self.scheduler.as_ref().and_then(Scheduler::next_deadline);
+        if let Some(deadline) = deadline.map(|at| self.started + at)
+            && self.next_wake.is_none_or(|at| deadline < at)
+        {
+            self.next_wake = Some(deadline);
+            self.plan_at(deadline, Happening::Wake);
+        }
+    }
+
+    fn crash_orchestrator(&mut self, down: Duration) {
+        if self.scheduler.take().is_some() {
+            self.crash_after_commit = None;
+            self.plan(down, Happening::StartOrchestrator);
+        }
+    }
+
+    fn start_orchestrator(&mut self) {
+        self.epoch = Epoch(self.epoch.0 + 1);
+        self.started = self.now;
+        self.next_wake = None;
+        self.invariants.restarted();
+        let (jobs, nodes, batches) = self.durable.restore();
+        let live: Vec<(BatchId, NodeName)> =
+            batches.iter().map(|batch| (batch.batch, batch.node.clone())).collect();
+        let (scheduler, actions) = Scheduler::restore(self.epoch, LEASE, jobs, nodes, batches);
+        scheduler.check_invariants();
+        self.scheduler = Some(scheduler);
+        self.commit(&actions, None);
+        let epoch = self.epoch;
+        for (batch, node) in live {
+            self.send(self.by_name[&node], Duration::ZERO, Call::Attach { epoch, batch });
+        }
+        self.perform(actions);
+    }
+
+    fn receive(&mut self, message: Message) {
+        let Some(scheduler) = &self.scheduler else { return };
+        match message {
+            Message::Register { machine, incarnation, sent, holds } => {
+                let node = self.machines[machine].name.clone();
+                let description = self.machines[machine].description.clone();
+                // Batches sent before this registration are void: they may still be on their way.
+                let void_below = self.durable.next_batch(self.epoch);
+                self.decide(Event::NodeRegistered { node: node.clone(), incarnation, description });
+                self.answer(machine, incarnation, sent, holds, void_below);
+            }
+            Message::Heartbeat { machine, incarnation, sent, holds } => {
+                let node = self.machines[machine].name.clone();
+                if scheduler.incarnation(&node) == Some(incarnation) {
+                    self.decide(Event::LeaseRenewed { node, incarnation });
+                }
+                self.answer(machine, incarnation, sent, holds, BatchId(0));
+            }
+            Message::Leave { machine, incarnation } => {
+                let node = self.machines[machine].name.clone();
+                self.decide(Event::NodeLeft { node, incarnation });
+            }
+            Message::Batch { epoch, batch, event } if epoch == self.epoch => {
+                self.decide(match event {
+                    NodeEvent::Started(slice) => Event::SliceStarted { batch, slice },
+                    NodeEvent::Finished(slice, seconds) => {
+                        Event::SliceFinished { batch, slice, rendered: rendered(slice, seconds) }
+                    }
+                    NodeEvent::Failed(slice, failure) => {
+                        Event::SliceFailed { batch, slice, failure }
+                    }
+                    NodeEvent::Ended => Event::BatchEnded { batch },
+                });
+            }
+            Message::Refused { epoch, batch } if epoch == self.epoch => {
+                self.decide(Event::BatchRefused { batch });
+            }
+            Message::Batch { .. } | Message::Refused { .. } => {}
+        }
+    }
+
+    /// Answers a registration or a heartbeat, when it came from the node that is registered.
+    fn answer(
+        &mut self,
+        machine: usize,
+        incarnation: Incarnation,
+        sent: Now,
+        holds: Vec<BatchId>,
+        void_below: BatchId,
+    ) {
+        let Some(scheduler) = &self.scheduler else { return };
+        let name = &self.machines[machine].name;
+        let granted = scheduler.incarnation(name) == Some(incarnation);
+        let abandon =
+            holds.into_iter().filter(|batch| !scheduler.holds(name, *batch)).collect::<Vec<_>>();
+        if self.now >= self.machines[machine].deaf_until {
+            let delay = self.delay();
+            let answer = Timer::Answer { sent, granted, abandon, void_below };
+            self.plan(delay, Happening::Timer(machine, incarnation, answer));
+        }
+    }
+
+    /// Calls a node. A call does not arrive before the node hears again.
+    fn send(&mut self, machine: usize, after: Duration, call: Call) {
+        let delay = self.delay();
+        let heard = self.machines[machine].deaf_until.max(self.now + after) + delay;
+        self.plan_at(heard, Happening::Call(machine, call));
+    }
+}
+
+fn rendered(slice: Slice, seconds: f64) -> Rendered {
+    Rendered {
+        outputs: vec![Output {
+            name: format!("{:04}.png", slice.frame),
+            digest: framecrew_blobs::Digest::of(&slice.frame.to_le_bytes()),
+            size_bytes: 4,
+            width: 1,
+            height: 1,
+        }],
+        render_seconds: seconds,
+        peak_memory_bytes: 0,
+    }
+}
+
+fn frames(range: std::ops::RangeInclusive<i32>) -> FrameSet {
+    FrameSet::new(vec![FrameRange { first: *range.start(), last: *range.end(), step: 1 }]).unwrap()
+}

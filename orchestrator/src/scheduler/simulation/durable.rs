@@ -1,0 +1,134 @@
+//! What survives the simulated orchestrator.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::{
+    domain::{
+        Attempts, BatchId, Epoch, FrameCounts, FrameSet, Incarnation, JobId, JobState,
+        NodeDescription, NodeName, Requirements, Revision, Slice,
+    },
+    scheduler::{Action, RestoredBatch, RestoredJob, RestoredNode},
+};
+
+#[derive(Default)]
+pub(super) struct Durable {
+    jobs: BTreeMap<JobId, Job>,
+    nodes: BTreeMap<NodeName, (Incarnation, NodeDescription)>,
+    batches: BTreeMap<BatchId, (JobId, NodeName, BTreeSet<Slice>)>,
+    last_batch: Option<BatchId>,
+}
+
+struct Job {
+    frames: FrameSet,
+    requirements: Requirements,
+    priority: i32,
+    state: JobState,
+    counts: FrameCounts,
+    revision: Revision,
+    settled: BTreeSet<i32>,
+    attempts: BTreeMap<Slice, Attempts>,
+}
+
+impl Durable {
+    pub(super) fn submit(
+        &mut self,
+        job: JobId,
+        frames: FrameSet,
+        requirements: Requirements,
+        priority: i32,
+    ) {
+        let record = Job {
+            counts: FrameCounts { open: frames.len(), ..FrameCounts::default() },
+            frames,
+            requirements,
+            priority,
+            state: JobState::Queued,
+            revision: 1,
+            settled: BTreeSet::new(),
+            attempts: BTreeMap::new(),
+        };
+        self.jobs.insert(job, record);
+    }
+
+    pub(super) fn join(
+        &mut self,
+        node: &NodeName,
+        incarnation: Incarnation,
+        description: &NodeDescription,
+    ) {
+        self.nodes.insert(node.clone(), (incarnation, description.clone()));
+    }
+
+    /// The number the next batch will have at least.
+    pub(super) fn next_batch(&self, epoch: Epoch) -> BatchId {
+        self.last_batch.map_or(BatchId::first(epoch), BatchId::next)
+    }
+
+    pub(super) fn commit(&mut self, action: &Action) {
+        match action {
+            Action::StartBatch { batch, job, node, slices, .. } => {
+                let slices = slices.iter().copied().collect();
+                self.batches.insert(*batch, (*job, node.clone(), slices));
+                self.last_batch = Some(*batch);
+            }
+            Action::EndBatch { batch, .. } => {
+                self.batches.remove(batch);
+            }
+            Action::FinishSlice { job, slice, .. } | Action::FailSlice { job, slice, .. } => {
+                self.take_from_batch(*job, *slice);
+                self.job(*job).settled.insert(slice.frame);
+                self.job(*job).attempts.remove(slice);
+            }
+            Action::ReopenSlice { job, slice, attempts, .. } => {
+                self.take_from_batch(*job, *slice);
+                self.job(*job).attempts.insert(*slice, attempts.clone());
+            }
+            Action::UpdateJob { job, state, counts, revision } => {
+                let job = self.job(*job);
+                (job.state, job.counts, job.revision) = (*state, *counts, *revision);
+            }
+            Action::NodeGone { node, .. } => {
+                self.nodes.remove(node);
+            }
+            Action::CancelBatch { .. } | Action::NodeChanged { .. } => {}
+        }
+    }
+
+    fn job(&mut self, job: JobId) -> &mut Job {
+        self.jobs.get_mut(&job).unwrap()
+    }
+
+    /// A slice that failed in a live batch is no longer in it.
+    fn take_from_batch(&mut self, job: JobId, slice: Slice) {
+        for (_, _, slices) in self.batches.values_mut().filter(|(of, ..)| *of == job) {
+            slices.remove(&slice);
+        }
+    }
+
+    pub(super) fn restore(&self) -> (Vec<RestoredJob>, Vec<RestoredNode>, Vec<RestoredBatch>) {
+        let open = self.jobs.iter().filter(|(_, job)| !job.state.is_final());
+        let jobs = open.map(|(id, job)| RestoredJob {
+            job: *id,
+            frames: job.frames.clone(),
+            requirements: job.requirements.clone(),
+            priority: job.priority,
+            state: job.state,
+            counts: job.counts,
+            revision: job.revision,
+            settled: job.settled.iter().copied().collect(),
+            attempts: job.attempts.iter().map(|(slice, a)| (*slice, a.clone())).collect(),
+        });
+        let nodes = self.nodes.iter().map(|(node, (incarnation, description))| RestoredNode {
+            node: node.clone(),
+            incarnation: *incarnation,
+            description: description.clone(),
+        });
+        let batches = self.batches.iter().map(|(batch, (job, node, slices))| RestoredBatch {
+            batch: *batch,
+            job: *job,
+            node: node.clone(),
+            slices: slices.iter().copied().collect(),
+        });
+        (jobs.collect(), nodes.collect(), batches.collect())
+    }
+}

@@ -1,0 +1,403 @@
+//! A machine that renders, as a node of the real cluster does: it keeps its own, earlier deadline of the lease,
+//! keeps the events of its batches until it is told to forget them, and resumes their stream for whoever
+//! attaches.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    time::Duration,
+};
+
+use super::{Fault, HEARTBEAT, Happening, Message, TTL, World};
+use crate::domain::{
+    BatchId, Epoch, Failure, FailureReason, Incarnation, JobId, NodeDescription, NodeName, Now,
+    Slice,
+};
+
+#[derive(Debug)]
+pub(super) struct Machine {
+    pub(super) name: NodeName,
+    pub(super) description: NodeDescription,
+    pub(super) deaf_until: Now,
+    mute_until: Now,
+    incarnation: Incarnation,
+    up: bool,
+    registered: bool,
+    /// Its own deadline: from the moment it *sent* what was answered.
+    lease_until: Now,
+    /// Batches with a lower number were sent before its registration, and are refused.
+    void_below: BatchId,
+    /// Batches it said it does not know: it will not take them any more.
+    disowned: BTreeSet<BatchId>,
+    /// Batches it knows, ended ones included.
+    held: BTreeMap<BatchId, Held>,
+    waiting: VecDeque<BatchId>,
+    slots: Vec<Option<Render>>,
+    renders: u64,
+}
+
+#[derive(Debug)]
+struct Held {
+    job: JobId,
+    slices: VecDeque<Slice>,
+    events: Vec<NodeEvent>,
+    ended: bool,
+    /// Life of the orchestrator that reads its stream.
+    reader: Epoch,
+    /// When the last event sent arrives.
+    arrives: Now,
+}
+
+#[derive(Debug)]
+struct Render {
+    batch: BatchId,
+    slice: Slice,
+    number: u64,
+}
+
+/// What a machine says of a batch.
+#[derive(Debug, Clone)]
+pub(super) enum NodeEvent {
+    Started(Slice),
+    Finished(Slice, f64),
+    Failed(Slice, Failure),
+    Ended,
+}
+
+/// What the orchestrator asks of a machine.
+#[derive(Debug, Clone)]
+pub(super) enum Call {
+    Render { epoch: Epoch, batch: BatchId, job: JobId, slices: Vec<Slice> },
+    Attach { epoch: Epoch, batch: BatchId },
+    Cancel { epoch: Epoch, batch: BatchId },
+}
+
+/// What concerns one life of a machine.
+#[derive(Debug, Clone)]
+pub(super) enum Timer {
+    Beat,
+    LeaseOver,
+    RenderOver {
+        slot: usize,
+        number: u64,
+        seconds: f64,
+        failure: Option<Failure>,
+    },
+    /// The frame kills the node.
+    Poisoned {
+        slot: usize,
+        number: u64,
+    },
+    Answer {
+        sent: Now,
+        granted: bool,
+        abandon: Vec<BatchId>,
+        void_below: BatchId,
+    },
+}
+
+impl Machine {
+    pub(super) fn new(name: NodeName, description: NodeDescription) -> Self {
+        Self {
+            name,
+            slots: (0..description.slots).map(|_| None).collect(),
+            description,
+            deaf_until: Now::ZERO,
+            mute_until: Now::ZERO,
+            incarnation: Incarnation(0),
+            up: false,
+            registered: false,
+            lease_until: Now::ZERO,
+            void_below: BatchId(0),
+            disowned: BTreeSet::new(),
+            held: BTreeMap::new(),
+            waiting: VecDeque::new(),
+            renders: 0,
+        }
+    }
+
+    pub(super) fn lives(&self, incarnation: Incarnation) -> bool {
+        self.up && self.incarnation == incarnation
+    }
+
+    pub(super) fn is_up(&self) -> bool {
+        self.up
+    }
+
+    pub(super) fn hear_and_speak(&mut self) {
+        (self.deaf_until, self.mute_until) = (Now::ZERO, Now::ZERO);
+    }
+
+    /// Slices being rendered.
+    pub(super) fn rendering(&self) -> Vec<Slice> {
+        self.slots.iter().flatten().map(|render| render.slice).collect()
+    }
+}
+
+impl World {
+    pub(super) fn fault(&mut self, i: usize, fault: Fault) {
+        let now = self.now;
+        let machine = &mut self.machines[i];
+        match fault {
+            Fault::Boot if !machine.up => {
+                let fresh = Machine::new(machine.name.clone(), machine.description.clone());
+                let incarnation = Incarnation(machine.incarnation.0 + 1);
+                let (deaf_until, mute_until) = (machine.deaf_until, machine.mute_until);
+                *machine = Machine { incarnation, up: true, deaf_until, mute_until, ..fresh };
+                self.timer(i, Timer::Beat);
+            }
+            Fault::Boot => {}
+            Fault::Crash(boot_after) => {
+                if std::mem::take(&mut machine.up) {
+                    self.drop_renders(i);
+                    if let Some(after) = boot_after {
+                        self.plan(after, Happening::Fault(i, Fault::Boot));
+                    }
+                }
+            }
+            Fault::Leave(boot_after) => {
+                if machine.up {
+                    let incarnation = machine.incarnation;
+                    let leave = Message::Leave { machine: i, incarnation };
+                    self.fault(i, Fault::Crash(Some(boot_after)));
+                    self.tell(i, leave);
+                }
+            }
+            Fault::Mute(time) => machine.mute_until = now + time,
+            Fault::Deaf(time) => machine.deaf_until = now + time,
+        }
+    }
+
+    fn drop_renders(&mut self, i: usize) {
+        for slot in 0..self.machines[i].slots.len() {
+            if let Some(render) = self.machines[i].slots[slot].take() {
+                let job = self.machines[i].held[&render.batch].job;
+                self.invariants.render_ended(job, render.slice);
+            }
+        }
+    }
+
+    pub(super) fn timer(&mut self, i: usize, timer: Timer) {
+        let now = self.now;
+        let machine = &mut self.machines[i];
+        let incarnation = machine.incarnation;
+        match timer {
+            Timer::Beat => {
+                let holds = machine.held.keys().copied().collect();
+                let registered = machine.registered;
+                let message = if registered {
+                    Message::Heartbeat { machine: i, incarnation, sent: now, holds }
+                } else {
+                    Message::Register { machine: i, incarnation, sent: now, holds }
+                };
+                self.tell(i, message);
+                let again = if registered { HEARTBEAT } else { Duration::from_secs(1) };
+                self.plan(again, Happening::Timer(i, incarnation, Timer::Beat));
+            }
+            Timer::Answer { sent, granted, abandon, void_below } => {
+                machine.registered = granted;
+                if granted {
+                    machine.lease_until = machine.lease_until.max(sent + TTL);
+                    machine.void_below = machine.void_below.max(void_below);
+                    let until = machine.lease_until;
+                    self.plan_at(until, Happening::Timer(i, incarnation, Timer::LeaseOver));
+                }
+                for batch in abandon {
+                    self.end(i, batch);
+                    self.machines[i].held.remove(&batch);
+                }
+            }
+            Timer::LeaseOver if machine.lease_until <= now => {
+                machine.registered = false;
+                let held: Vec<BatchId> = machine.held.keys().copied().collect();
+                held.into_iter().for_each(|batch| self.end(i, batch));
+            }
+            Timer::LeaseOver => {}
+            Timer::Poisoned { slot, number } => {
+                if machine.slots[slot].as_ref().is_some_and(|render| render.number == number) {
+                    let boot_after = Duration::from_millis(self.dice.u64(10..3_000));
+                    self.fault(i, Fault::Crash(Some(boot_after)));
+                }
+            }
+            Timer::RenderOver { slot, number, seconds, failure } => {
+                let current = machine.slots[slot].take_if(|render| render.number == number);
+                let Some(Render { batch, slice, .. }) = current else { return };
+                self.invariants.render_ended(machine.held[&batch].job, slice);
+                let event = match failure {
+                    Some(failure) => NodeEvent::Failed(slice, failure),
+                    None => NodeEvent::Finished(slice, seconds),
+                };
+                self.say(i, batch, event);
+                self.go_on(i, slot, batch);
+            }
+        }
+    }
+
+    pub(super) fn call(&mut self, i: usize, call: Call) {
+        let refuses = self.chance(self.odds.refused);
+        let now = self.now;
+        let machine = &mut self.machines[i];
+        if !machine.up {
+            return;
+        }
+        match call {
+            Call::Render { epoch, batch, job, slices } => {
+                if machine.held.contains_key(&batch) {
+                    return;
+                }
+                let void = batch < machine.void_below || machine.disowned.contains(&batch);
+                let full = machine.waiting.len() >= machine.slots.len();
+                if refuses || void || full || now >= machine.lease_until {
+                    machine.disowned.insert(batch);
+                    return self.tell(i, Message::Refused { epoch, batch });
+                }
+                let (reader, slices, ended) = (epoch, slices.into(), false);
+                let held = Held { job, slices, events: Vec::new(), ended, reader, arrives: now };
+                machine.held.insert(batch, held);
+                machine.waiting.push_back(batch);
+                for slot in 0..self.machines[i].slots.len() {
+                    self.fill(i, slot);
+                }
+            }
+            Call::Attach { epoch, batch } => match machine.held.get_mut(&batch) {
+                Some(held) => {
+                    held.reader = epoch;
+                    self.replay(i, batch, 0);
+                }
+                None => {
+                    machine.disowned.insert(batch);
+                    self.tell(i, Message::Refused { epoch, batch });
+                }
+            },
+            Call::Cancel { epoch, batch } => {
+                if machine.held.contains_key(&batch) {
+                    self.end(i, batch);
+                } else {
+                    machine.disowned.insert(batch);
+                    self.tell(i, Message::Refused { epoch, batch });
+                }
+            }
+        }
+    }
+
+    /// Ends a batch: its renderer is dead before anything is said.
+    fn end(&mut self, i: usize, batch: BatchId) {
+        let machine = &mut self.machines[i];
+        let Some(held) = machine.held.get_mut(&batch) else { return };
+        if std::mem::replace(&mut held.ended, true) {
+            return;
+        }
+        let job = held.job;
+        machine.waiting.retain(|waiting| *waiting != batch);
+        let slot = machine
+            .slots
+            .iter_mut()
+            .position(|slot| slot.as_ref().is_some_and(|render| render.batch == batch));
+        let render = slot.and_then(|slot| machine.slots[slot].take());
+        if let Some(render) = render {
+            self.invariants.render_ended(job, render.slice);
+        }
+        self.say(i, batch, NodeEvent::Ended);
+        if let Some(slot) = slot {
+            self.fill(i, slot);
+        }
+    }
+
+    /// Gives a free slot the next batch.
+    fn fill(&mut self, i: usize, slot: usize) {
+        let machine = &mut self.machines[i];
+        if machine.slots[slot].is_none()
+            && let Some(batch) = machine.waiting.pop_front()
+        {
+            self.go_on(i, slot, batch);
+        }
+    }
+
+    /// Begins the next slice of a batch, or ends it.
+    fn go_on(&mut self, i: usize, slot: usize, batch: BatchId) {
+        let held = self.machines[i].held.get_mut(&batch).unwrap();
+        let job = held.job;
+        let Some(slice) = held.slices.pop_front() else {
+            held.ended = true;
+            self.say(i, batch, NodeEvent::Ended);
+            return self.fill(i, slot);
+        };
+        self.invariants.render_began(job, slice, batch);
+        self.say(i, batch, NodeEvent::Started(slice));
+        let seconds = self.seconds(job, slice);
+        let failed = self.chance(self.odds.failed);
+        let failure = failed.then(|| self.random_failure());
+        let machine = &mut self.machines[i];
+        machine.renders += 1;
+        let number = machine.renders;
+        machine.slots[slot] = Some(Render { batch, slice, number });
+        let incarnation = machine.incarnation;
+        let after = Duration::from_secs_f64(seconds);
+        if self.plans[&job].poison.contains(&slice.frame) {
+            self.plan(
+                after / 2,
+                Happening::Timer(i, incarnation, Timer::Poisoned { slot, number }),
+            );
+        }
+        let over = Timer::RenderOver { slot, number, seconds, failure };
+        self.plan(after, Happening::Timer(i, incarnation, over));
+    }
+
+    /// The same frame takes the same time wherever it is rendered.
+    pub(super) fn seconds(&self, job: JobId, slice: Slice) -> f64 {
+        let plan = &self.plans[&job];
+        let mut dice = fastrand::Rng::with_seed(job.0 << 32 ^ u64::from(slice.frame as u32));
+        let bell: f64 = (0..12).map(|_| dice.f64()).sum::<f64>() - 6.0;
+        plan.seconds * (bell * plan.spread).exp()
+    }
+
+    fn random_failure(&mut self) -> Failure {
+        let reasons = [
+            FailureReason::Renderer,
+            FailureReason::InvalidOutput,
+            FailureReason::Timeout,
+            FailureReason::OutOfMemory,
+            FailureReason::Infrastructure,
+            FailureReason::Permanent,
+        ];
+        // Some kinds are rarer, or hardly a job would finish.
+        let reason = reasons[self.dice.usize(0..reasons.len()).min(self.dice.usize(0..6))];
+        Failure { reason, message: format!("{reason:?}"), log_tail: Vec::new() }
+    }
+
+    // What is sent.
+
+    /// Sends what is lost when it cannot arrive.
+    fn tell(&mut self, i: usize, message: Message) {
+        let mute_until = self.machines[i].mute_until;
+        let tries_again = !matches!(message, Message::Register { .. } | Message::Heartbeat { .. });
+        if self.now >= mute_until || tries_again {
+            let at = mute_until.max(self.now) + self.delay();
+            self.plan_at(at, Happening::ToOrchestrator(message));
+        }
+    }
+
+    /// Keeps an event, and sends it to whoever reads the batch's stream.
+    fn say(&mut self, i: usize, batch: BatchId, event: NodeEvent) {
+        let again = self.chance(self.odds.event_again);
+        let held = self.machines[i].held.get_mut(&batch).unwrap();
+        held.events.push(event);
+        let last = held.events.len() - 1;
+        let from = if again { self.dice.usize(0..=last) } else { last };
+        self.replay(i, batch, from);
+    }
+
+    /// Sends the events of a batch from a certain one on, in order unless the dice will have it otherwise.
+    fn replay(&mut self, i: usize, batch: BatchId, from: usize) {
+        let mute_until = self.machines[i].mute_until;
+        let events = self.machines[i].held[&batch].events[from..].to_vec();
+        for event in events {
+            let sent_at = mute_until.max(self.now) + self.delay();
+            let overtakes = self.chance(self.odds.event_overtakes);
+            let held = self.machines[i].held.get_mut(&batch).unwrap();
+            let at = if overtakes { sent_at } else { sent_at.max(held.arrives) };
+            held.arrives = held.arrives.max(at);
+            let message = Message::Batch { epoch: held.reader, batch, event };
+            self.plan_at(at, Happening::ToOrchestrator(message));
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! Puts the parts together and serves them on one port until told to stop.
+
+use std::{
+    fs::{File, TryLockError},
+    io,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::{Server, server::TcpIncoming};
+use tracing::{info, warn};
+
+use crate::{
+    blobs::Blobs,
+    dispatch::Dispatch,
+    driver::{self, Driver},
+    feed::Feed,
+    service::{blob_store, orchestrator::OrchestratorService},
+    store::{Store, sqlite::SqliteStore},
+};
+
+/// A node's lease: long enough for a link that flaps, short enough that a lost node's frames do not wait long.
+const LEASE: Duration = Duration::from_secs(15);
+/// How much longer than a lease the orchestrator waits before it gives work away: clocks that run at
+/// different rates, and renderers that take a moment to die.
+const LEASE_MARGIN: Duration = Duration::from_secs(2);
+/// A client that says nothing is asked this often whether it is alive, and dropped after as long again.
+const KEEPALIVE: Duration = Duration::from_secs(20);
+/// Streams that one connection may have open at once.
+const STREAMS_MAX: u32 = 1_000;
+/// How long open calls get to end when the orchestrator stops.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
+
+/// What an orchestrator needs to know.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Folder of its database and blobs; made where it is not.
+    pub data: PathBuf,
+    /// A node's lease; 15 s unless a test wants to see one run out.
+    pub lease: Duration,
+}
+
+impl Config {
+    /// Everything but the folder as it is by default.
+    #[must_use]
+    pub fn new(data: PathBuf) -> Self {
+        Self { data, lease: LEASE }
+    }
+}
+
+/// What keeps an orchestrator from serving.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The data folder cannot be used.
+    #[error("cannot use the data folder {}: {source}; choose another with --data", path.display())]
+    Data {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Another orchestrator has it.
+    #[error("another orchestrator uses the data folder {}; stop it, or choose another with --data", .0.display())]
+    InUse(PathBuf),
+    /// The database cannot be used.
+    #[error("cannot use the database in {}: {reason}", path.display())]
+    Store {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// The server failed.
+    #[error("the server failed: {0}")]
+    Server(#[from] tonic::transport::Error),
+}
+
+/// Serves `Orchestrator` and `BlobStore`, health and reflection on `listener` until `shutdown`.
+///
+/// # Errors
+/// When the data folder or the database cannot be used, or the server fails.
+pub async fn serve(
+    listener: TcpListener,
+    config: Config,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), ServeError> {
+    let Config { data, lease } = config;
+    let data_error = |source| ServeError::Data { path: data.clone(), source };
+    let store_error = |error: crate::store::StoreError| ServeError::Store {
+        path: data.clone(),
+        reason: error.to_string(),
+    };
+    std::fs::create_dir_all(&data).map_err(data_error)?;
+    // Held until this function returns: two orchestrators on one store would both give work away.
+    let lock = File::create(data.join("lock")).map_err(data_error)?;
+    match lock.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Err(ServeError::InUse(data)),
+        Err(TryLockError::Error(source)) => return Err(data_error(source)),
+    }
+    let (store, identity) =
+        SqliteStore::open(&data.join("framecrew.db")).await.map_err(store_error)?;
+    let store: Arc<dyn Store> = Arc::new(store);
+    let blobs = Blobs::open(&data.join("blobs")).map_err(|error| ServeError::Data {
+        path: data.clone(),
+        source: io::Error::other(error),
+    })?;
+
+    // Streams end by this; the driver goes on until they have.
+    let streams = CancellationToken::new();
+    let stop = CancellationToken::new();
+    let epoch = identity.epoch;
+    let feed = Arc::new(Feed::new(store.clone(), identity));
+    let (driver, mailbox) = driver::mailbox();
+    let dispatch = Dispatch::new(driver.clone(), blobs.clone(), epoch, streams.clone());
+    let restored =
+        Driver::restore(store.clone(), feed.clone(), dispatch, mailbox, lease + LEASE_MARGIN)
+            .await
+            .map_err(store_error)?;
+    let mut driving = tokio::spawn(restored.run(stop.clone()));
+
+    let service =
+        OrchestratorService::new(driver, store, feed, blobs.clone(), lease, streams.clone());
+    let (health_reporter, health) = tonic_health::server::health_reporter();
+    let outputs = Arc::new(service.clone());
+    let orchestrator = service.server();
+    let blob_store = blob_store::server(blobs, outputs);
+    for name in ["", "framecrew.v1.Orchestrator", "framecrew.v1.BlobStore"] {
+        health_reporter.set_service_status(name, tonic_health::ServingStatus::Serving).await;
+    }
+
+    let address = listener.local_addr().map_err(data_error)?;
+    info!(%address, data = %data.display(), "orchestrator serves");
+    let stopping = streams.clone();
+    let serving = Server::builder()
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_timeout(Some(KEEPALIVE))
+        .max_concurrent_streams(STREAMS_MAX)
+        .add_service(health)
+        .add_service(reflection().build_v1().map_err(reflection_error)?)
+        .add_service(reflection().build_v1alpha().map_err(reflection_error)?)
+        .add_service(orchestrator)
+        .add_service(blob_store)
+        .serve_with_incoming_shutdown(
+            TcpIncoming::from(listener).with_nodelay(Some(true)),
+            async move {
+                shutdown.await;
+                info!("orchestrator stops; nodes render on, and are found again at the next start");
+                for name in ["", "framecrew.v1.Orchestrator", "framecrew.v1.BlobStore"] {
+                    let status = tonic_health::ServingStatus::NotServing;
+                    health_reporter.set_service_status(name, status).await;
+                }
+                stopping.cancel();
+            },
+        );
+    let result = tokio::select! {
+        result = serving => result,
+        // Only a bug ends the driver first; serving on without it would answer nobody.
+        _ = &mut driving => Ok(()),
+        () = async {
+            streams.cancelled().await;
+            tokio::time::sleep(SHUTDOWN_GRACE).await;
+        } => {
+            warn!("some calls did not end in time");
+            Ok(())
+        }
+    };
+    streams.cancel();
+    stop.cancel();
+    // A commit that keeps failing is given up here: nobody was told of it.
+    if tokio::time::timeout(SHUTDOWN_GRACE, &mut driving).await.is_err() {
+        driving.abort();
+    }
+    drop(lock);
+    Ok(result?)
+}
+
+fn reflection() -> tonic_reflection::server::Builder<'static> {
+    tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(framecrew_proto::DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
+}
+
+fn reflection_error(error: tonic_reflection::server::Error) -> ServeError {
+    ServeError::Data {
+        path: PathBuf::from("the protocol's descriptors"),
+        source: io::Error::other(error),
+    }
+}

@@ -1,0 +1,525 @@
+//! Jobs are submitted, shown, watched and cancelled.
+
+use std::sync::Arc;
+
+use framecrew_blobs::Digest;
+use framecrew_proto::v1::{
+    FrameRun, Job, JobChanges, JobEnded, JobSnapshot, ListFramesRequest, ListFramesResponse,
+    ListJobsRequest, ListJobsResponse, ReadLogRequest, ReadLogResponse, SubmitJobRequest,
+    SubmitJobResponse, WatchClusterResponse, WatchJobRequest, WatchJobResponse,
+    watch_job_response::Update as WireUpdate,
+};
+use futures::stream;
+use prost::Message as _;
+use tonic::Status;
+
+use super::{
+    blob_store::{LookupError, OutputLookup},
+    faults::{Faults, exhausted, invalid, unmet},
+    orchestrator::{Answers, OrchestratorService},
+};
+use crate::{
+    convert::{self, SpecDetail},
+    domain::{
+        Attempts, BlenderVersion, Frame, FrameRange, FrameState, JobId, JobSpec, JobState,
+        Requirements,
+    },
+    driver::{NewJob, SubmitError},
+    feed::{Update, WatchError},
+    store::{JobRecord, JobStanding, Request, Snapshot, StoreError},
+};
+
+/// Items on a page when the caller does not say.
+const PAGE_DEFAULT: u32 = 100;
+/// Items on a page.
+const PAGE_MAX: u32 = 1_000;
+/// Bytes of a .blend read to learn its version: its header, also behind a compressed stream's beginning.
+const HEADER_BYTES: u64 = 64 * 1024;
+
+impl OrchestratorService {
+    pub(super) async fn submit(
+        &self,
+        request: SubmitJobRequest,
+    ) -> Result<SubmitJobResponse, Status> {
+        let mut faults = Faults::default();
+        convert::request_id(&request.request_id, &mut faults);
+        let Some(spec) = request.spec else {
+            faults.add("spec", "is missing");
+            faults.check()?;
+            return Err(Status::internal("a missing job passed as good"));
+        };
+        let fingerprint = Digest::of(&spec.encode_to_vec()).to_string();
+        let spec = convert::job_spec(spec, &mut faults);
+        faults.check()?;
+        let spec = spec.ok_or_else(|| Status::internal("a job without faults did not parse"))?;
+        self.check_uploaded(&spec).await?;
+        let file_version = self.file_version(&spec).await?;
+        let requirements =
+            Requirements { file_version, blender: spec.settings.blender, tags: spec.tags.clone() };
+        self.check_renderable(&requirements)?;
+        let new = NewJob {
+            request: Request { request_id: request.request_id, fingerprint },
+            spec: Arc::new(spec),
+            file_version,
+        };
+        let (record, existed) = self.driver.submit(new).await?;
+        Ok(SubmitJobResponse { job: Some(self.job_to_wire(&record, SpecDetail::Whole)), existed })
+    }
+
+    async fn check_uploaded(&self, spec: &JobSpec) -> Result<(), Status> {
+        let mut missing = Vec::new();
+        for file in &spec.project.files {
+            match self.blobs.size_bytes(file.digest).await? {
+                Some(stored) if stored == file.size_bytes => {}
+                Some(stored) => {
+                    let message = format!("{} has {stored} bytes as uploaded", file.path);
+                    return Err(invalid("spec.project.files.size_bytes", message));
+                }
+                None => missing.push((
+                    file.digest.to_string(),
+                    format!("{} is not uploaded: send it with BlobStore.Upload", file.path),
+                )),
+            }
+        }
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let files = missing.len();
+        let message = match &*missing {
+            [(_, only)] => only.clone(),
+            _ => format!(
+                "{files} files of the project are not uploaded; BlobStore.FindMissing tells which"
+            ),
+        };
+        Err(unmet(message, "BLOB", missing))
+    }
+
+    async fn file_version(&self, spec: &JobSpec) -> Result<BlenderVersion, Status> {
+        const FIELD: &str = "spec.project.blend_path";
+        let blend = spec
+            .project
+            .files
+            .iter()
+            .find(|file| file.path == spec.project.blend_path)
+            .ok_or_else(|| invalid(FIELD, "is not one of the project's files"))?;
+        let range = 0..blend.size_bytes.min(HEADER_BYTES);
+        let bytes = if range.is_empty() {
+            bytes::Bytes::new()
+        } else {
+            self.blobs.read_range(blend.digest, range).await?
+        };
+        let version = framecrew_blend::read_version(&*bytes)
+            .map_err(|error| invalid(FIELD, format!("{}: {error}", blend.path)))?;
+        Ok(BlenderVersion { major: version.major, minor: version.minor, patch: None })
+    }
+
+    /// Refuses what no node can render; where there is no node yet, the job waits for one.
+    fn check_renderable(&self, requirements: &Requirements) -> Result<(), Status> {
+        let nodes: Vec<_> =
+            self.feed.nodes().into_iter().filter(|node| node.state.is_live()).collect();
+        if nodes.is_empty() || nodes.iter().any(|node| node.description.meets(requirements)) {
+            return Ok(());
+        }
+        let have = |node: &crate::feed::NodeView| {
+            let versions = node.description.blenders.iter().filter_map(|blender| blender.version);
+            let mut have = versions.map(|v| v.to_string()).collect::<Vec<_>>().join(", ");
+            if !node.description.tags.is_empty() {
+                have += &format!(" (tags {})", node.description.tags.join(", "));
+            }
+            (node.name.to_string(), format!("has Blender {have}"))
+        };
+        let mut versions: Vec<BlenderVersion> = nodes
+            .iter()
+            .flat_map(|node| node.description.blenders.iter().filter_map(|b| b.version))
+            .collect();
+        versions.sort_unstable();
+        versions.dedup();
+        let versions = versions.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let message = format!(
+            "the job needs {requirements} (the file was saved by {}), and the nodes have Blender {versions}; \
+             start a node that has it",
+            requirements.file_version
+        );
+        Err(unmet(message, "NODE", nodes.iter().map(have)))
+    }
+
+    pub(super) async fn job(&self, job_id: u64) -> Result<Job, Status> {
+        let record = self.store.job(parse_job_id(job_id)?).await?.ok_or_else(unknown_job)?;
+        Ok(self.job_to_wire(&record, SpecDetail::Whole))
+    }
+
+    fn job_to_wire(&self, record: &JobRecord, detail: SpecDetail) -> Job {
+        let waiting_reason = if record.standing.state.is_final() {
+            String::new()
+        } else {
+            self.feed.waiting_reason(&record.requirements())
+        };
+        convert::job_to_wire(record, detail, waiting_reason)
+    }
+
+    pub(super) async fn page_of_jobs(
+        &self,
+        request: ListJobsRequest,
+    ) -> Result<ListJobsResponse, Status> {
+        let size = page_size(request.page_size)?;
+        let before = match &*request.page_token {
+            "" => JobId(u64::MAX),
+            token => JobId(token.parse().map_err(|_| bad_token())?),
+        };
+        let mut records = self.store.jobs_before(before, size + 1).await?;
+        let is_more = records.len() > size as usize;
+        records.truncate(size as usize);
+        let next = records.last().filter(|_| is_more).map(|record| record.job.to_string());
+        Ok(ListJobsResponse {
+            jobs: records
+                .iter()
+                .map(|record| self.job_to_wire(record, SpecDetail::WithoutProject))
+                .collect(),
+            next_page_token: next.unwrap_or_default(),
+        })
+    }
+
+    pub(super) async fn page_of_frames(
+        &self,
+        request: ListFramesRequest,
+    ) -> Result<ListFramesResponse, Status> {
+        let job = parse_job_id(request.job_id)?;
+        let size = page_size(request.page_size)?;
+        let after = match &*request.page_token {
+            "" => i64::from(i32::MIN) - 1,
+            token => i64::from(token.parse::<i32>().map_err(|_| bad_token())?),
+        };
+        let record = self.store.job(job).await?.ok_or_else(unknown_job)?;
+        let mut numbers = record.spec.frames.above(after, size as usize + 1);
+        let is_more = numbers.len() > size as usize;
+        numbers.truncate(size as usize);
+        let stored = self.store.frames_after(job, after, size).await?;
+        let mut stored = stored.iter().peekable();
+        let frames = numbers.iter().map(|&number| {
+            let known = stored.next_if(|frame| frame.frame == number);
+            let mut frame = known.cloned().unwrap_or_else(|| untouched(number));
+            frame.state = shown(frame.state, record.standing.state);
+            convert::frame_to_wire(&frame)
+        });
+        let frames = frames.collect();
+        let next = numbers.last().filter(|_| is_more).map(i32::to_string);
+        Ok(ListFramesResponse { frames, next_page_token: next.unwrap_or_default() })
+    }
+
+    pub(super) async fn cancel(&self, job_id: u64) -> Result<Job, Status> {
+        let job = parse_job_id(job_id)?;
+        self.driver
+            .cancel(job)
+            .await
+            .ok_or_else(|| Status::unavailable("the orchestrator is shutting down"))?;
+        self.job(job_id).await
+    }
+
+    pub(super) async fn watch(
+        &self,
+        request: WatchJobRequest,
+    ) -> Result<Answers<WatchJobResponse>, Status> {
+        let job = parse_job_id(request.job_id)?;
+        let watch = self.feed.watch(job, request.after_revision, &request.store_id).await?;
+        let record = self.store.job(job).await?.ok_or_else(unknown_job)?;
+        let this = self.clone();
+        Ok(Box::pin(stream::unfold(Some(watch), move |watch| {
+            let (this, record) = (this.clone(), record.clone());
+            async move {
+                let mut watch = watch?;
+                let next = tokio::select! {
+                    next = watch.next() => next,
+                    () = this.shutdown.cancelled() => return Some((Err(shutting_down()), None)),
+                };
+                match next {
+                    Ok(Some((revision, update))) => {
+                        let update = this.update_to_wire(&record, update);
+                        let store_id = this.feed.identity().store_id.to_string();
+                        let message = WatchJobResponse { revision, store_id, update: Some(update) };
+                        Some((Ok(message), Some(watch)))
+                    }
+                    Ok(None) => None,
+                    Err(error) => Some((Err(error.into()), None)),
+                }
+            }
+        })))
+    }
+
+    fn update_to_wire(&self, record: &JobRecord, update: Update) -> WireUpdate {
+        let standing_to_wire = |standing: JobStanding| {
+            Some(self.job_to_wire(&JobRecord { standing, ..record.clone() }, SpecDetail::Nothing))
+        };
+        match update {
+            Update::Snapshot { snapshot, active } => {
+                let runs = runs(&snapshot);
+                let troubled = snapshot.troubled.iter().map(|frame| {
+                    let state = shown(frame.state, snapshot.job.standing.state);
+                    convert::frame_to_wire(&Frame { state, ..frame.clone() })
+                });
+                WireUpdate::Snapshot(JobSnapshot {
+                    job: Some(self.job_to_wire(&snapshot.job, SpecDetail::Whole)),
+                    runs,
+                    troubled: troubled.collect(),
+                    active: active.iter().map(convert::active_to_wire).collect(),
+                })
+            }
+            Update::Changes { standing, frames, active } => WireUpdate::Changes(JobChanges {
+                job: standing_to_wire(standing),
+                frames: frames.iter().map(|frame| convert::frame_to_wire(frame)).collect(),
+                active: active.iter().map(convert::active_to_wire).collect(),
+            }),
+            Update::Ended(standing) => {
+                WireUpdate::Ended(JobEnded { job: standing_to_wire(standing) })
+            }
+        }
+    }
+
+    pub(super) fn watch_all(&self) -> Answers<WatchClusterResponse> {
+        let this = self.clone();
+        Box::pin(stream::unfold(Some(self.feed.watch_cluster()), move |watch| {
+            let this = this.clone();
+            async move {
+                let mut watch = watch?;
+                let (jobs, nodes) = tokio::select! {
+                    next = watch.next() => next,
+                    () = this.shutdown.cancelled() => return Some((Err(shutting_down()), None)),
+                };
+                let message = WatchClusterResponse {
+                    jobs: jobs
+                        .iter()
+                        .map(|job| this.job_to_wire(job, SpecDetail::WithoutProject))
+                        .collect(),
+                    nodes: nodes.iter().map(convert::node_to_wire).collect(),
+                };
+                Some((Ok(message), Some(watch)))
+            }
+        }))
+    }
+
+    pub(super) async fn log(
+        &self,
+        request: ReadLogRequest,
+    ) -> Result<Answers<ReadLogResponse>, Status> {
+        let job = parse_job_id(request.job_id)?;
+        let reader = self.feed.read_log(job, request.frame, request.follow).await?;
+        let shutdown = self.shutdown.clone();
+        Ok(Box::pin(stream::unfold(Some(reader), move |reader| {
+            let shutdown = shutdown.clone();
+            async move {
+                let mut reader = reader?;
+                let next = tokio::select! {
+                    next = reader.next() => next,
+                    () = shutdown.cancelled() => return Some((Err(shutting_down()), None)),
+                };
+                match next {
+                    Ok(Some((lines, dropped))) => {
+                        let lines = lines.iter().map(convert::line_to_wire).collect();
+                        Some((Ok(ReadLogResponse { lines, dropped }), Some(reader)))
+                    }
+                    Ok(None) => None,
+                    Err(error) => Some((Err(error.into()), None)),
+                }
+            }
+        })))
+    }
+}
+
+#[tonic::async_trait]
+impl OutputLookup for OrchestratorService {
+    async fn find_output(
+        &self,
+        job_id: u64,
+        frame: i32,
+        name: &str,
+    ) -> Result<Digest, LookupError> {
+        let failed = |error: StoreError| LookupError::Failed(error.to_string());
+        let job = JobId(job_id);
+        let record = self.store.job(job).await.map_err(failed)?.ok_or(LookupError::UnknownJob)?;
+        if !record.spec.frames.contains(frame) {
+            return Err(LookupError::UnknownFrame);
+        }
+        let frames = self.store.frames_after(job, i64::from(frame) - 1, 1).await.map_err(failed)?;
+        let rendered = frames
+            .into_iter()
+            .find(|stored| stored.frame == frame)
+            .and_then(|stored| stored.rendered)
+            .ok_or(LookupError::NotFinished)?;
+        let mut outputs = rendered.outputs.iter();
+        outputs
+            .find(|output| name.is_empty() || output.name == name)
+            .map(|output| output.digest)
+            .ok_or(LookupError::UnknownOutput)
+    }
+}
+
+/// A frame to which nothing has happened.
+fn untouched(frame: i32) -> Frame {
+    Frame {
+        frame,
+        state: FrameState::Open,
+        revision: 0,
+        attempts: Attempts::default(),
+        rendered: None,
+        failure: None,
+        node: None,
+    }
+}
+
+/// Cancelling a job changes its open frames at once, without writing each of them.
+fn shown(frame: FrameState, job: JobState) -> FrameState {
+    match (frame, job) {
+        (FrameState::Open, JobState::Cancelled) => FrameState::Cancelled,
+        _ => frame,
+    }
+}
+
+/// Every frame's state, in as few runs as reading them by number gives.
+fn runs(snapshot: &Snapshot) -> Vec<FrameRun> {
+    let JobRecord { spec, standing, .. } = &snapshot.job;
+    let mut frames: Vec<i32> = spec.frames.iter().collect();
+    frames.sort_unstable();
+    let mut states = snapshot.states.iter().peekable();
+    let mut runs: Vec<(FrameRange, FrameState)> = Vec::new();
+    for frame in frames {
+        let stored = states.next_if(|(number, _)| *number == frame);
+        let state = shown(stored.map_or(FrameState::Open, |(_, state)| *state), standing.state);
+        if let Some((run, of)) = runs.last_mut()
+            && *of == state
+        {
+            let gap = frame.abs_diff(run.last);
+            if run.first == run.last {
+                (run.step, run.last) = (gap, frame);
+                continue;
+            }
+            if run.step == gap {
+                run.last = frame;
+                continue;
+            }
+        }
+        runs.push((FrameRange { first: frame, last: frame, step: 1 }, state));
+    }
+    let to_wire = |(range, state): &(FrameRange, FrameState)| FrameRun {
+        frames: Some(convert::range_to_wire(range)),
+        state: convert::frame_state_to_wire(*state).into(),
+    };
+    runs.iter().map(to_wire).collect()
+}
+
+fn parse_job_id(job_id: u64) -> Result<JobId, Status> {
+    match i64::try_from(job_id) {
+        Ok(1..) => Ok(JobId(job_id)),
+        _ => Err(invalid("job_id", "must be 1 or more")),
+    }
+}
+
+fn page_size(asked: u32) -> Result<u32, Status> {
+    match asked {
+        0 => Ok(PAGE_DEFAULT),
+        1..=PAGE_MAX => Ok(asked),
+        _ => Err(invalid("page_size", format!("must be 1 to {PAGE_MAX}, is {asked}"))),
+    }
+}
+
+fn bad_token() -> Status {
+    invalid("page_token", "is not one that an answer gave")
+}
+
+fn unknown_job() -> Status {
+    Status::not_found("there is no such job; ListJobs tells which there are")
+}
+
+fn shutting_down() -> Status {
+    Status::unavailable("the orchestrator is shutting down; resume at your last revision")
+}
+
+impl From<SubmitError> for Status {
+    fn from(error: SubmitError) -> Self {
+        let message = error.to_string();
+        match error {
+            SubmitError::RequestIdTaken(_) => Self::already_exists(message),
+            SubmitError::Store(_) | SubmitError::StoreFailing => exhausted("STORE", &message),
+            SubmitError::ShuttingDown => Self::unavailable(message),
+        }
+    }
+}
+
+impl From<WatchError> for Status {
+    fn from(error: WatchError) -> Self {
+        let message = error.to_string();
+        match error {
+            WatchError::UnknownJob => unknown_job(),
+            WatchError::FutureRevision { .. } | WatchError::OtherStore => {
+                unmet(message.clone(), "REVISION", [("after_revision".to_owned(), message)])
+            }
+            WatchError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<StoreError> for Status {
+    fn from(error: StoreError) -> Self {
+        // May name the server's files, which are none of a client's business.
+        tracing::error!(%error, "store");
+        Self::internal("the orchestrator's store failed; its log says why")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::domain::{FrameSet, Project, RenderSettings};
+
+    fn snapshot(ranges: Vec<FrameRange>, states: Vec<(i32, FrameState)>) -> Snapshot {
+        let spec = JobSpec {
+            name: "shot".to_owned(),
+            project: Project { blend_path: String::new(), files: Vec::new() },
+            frames: FrameSet::new(ranges).unwrap(),
+            settings: RenderSettings::default(),
+            priority: 0,
+            tags: Vec::new(),
+        };
+        let version = "3.4".parse().unwrap();
+        let job = JobRecord::submitted(JobId(1), Arc::new(spec), version, 0);
+        Snapshot { job, states, troubled: Vec::new() }
+    }
+
+    fn flat(snapshot: &Snapshot) -> Vec<(i32, i32, u32, i32)> {
+        let flat = runs(snapshot).into_iter().map(|run| {
+            let range = run.frames.unwrap();
+            (range.first, range.last, range.step, run.state)
+        });
+        flat.collect()
+    }
+
+    const OPEN: i32 = 1;
+    const FINISHED: i32 = 2;
+    const CANCELLED: i32 = 4;
+
+    #[test]
+    fn a_job_that_nothing_happened_to_is_one_run() {
+        let whole = FrameRange { first: -5, last: 1_000, step: 5 };
+        assert_eq!(flat(&snapshot(vec![whole], vec![])), [(-5, 1_000, 5, OPEN)]);
+    }
+
+    #[test]
+    fn a_finished_stretch_parts_the_open_ones() {
+        let whole = FrameRange { first: 1, last: 9, step: 1 };
+        let states = vec![(4, FrameState::Finished), (5, FrameState::Finished)];
+        assert_eq!(
+            flat(&snapshot(vec![whole], states)),
+            [(1, 3, 1, OPEN), (4, 5, 1, FINISHED), (6, 9, 1, OPEN)]
+        );
+    }
+
+    #[test]
+    fn open_frames_of_a_cancelled_job_show_as_cancelled() {
+        let whole = FrameRange { first: 1, last: 3, step: 1 };
+        let mut snapshot = snapshot(vec![whole], vec![(2, FrameState::Finished)]);
+        snapshot.job.standing.state = JobState::Cancelled;
+        assert_eq!(
+            flat(&snapshot),
+            [(1, 1, 1, CANCELLED), (2, 2, 1, FINISHED), (3, 3, 1, CANCELLED)]
+        );
+    }
+}

@@ -1,0 +1,111 @@
+//! Nodes come, stay and go.
+
+use std::net::SocketAddr;
+
+use framecrew_proto::v1::{
+    HeartbeatRequest, HeartbeatResponse, ListNodesResponse, RegisterNodeRequest,
+    RegisterNodeResponse, UnregisterNodeRequest, UnregisterNodeResponse,
+};
+use tonic::{Status, transport::Endpoint};
+
+use super::{faults::Faults, orchestrator::OrchestratorService};
+use crate::{
+    convert,
+    domain::{BatchId, Incarnation},
+    driver::{MembershipError, Registration},
+};
+
+/// Heartbeats in one lease: two may be lost before it runs out.
+const HEARTBEATS_A_LEASE: u32 = 3;
+
+impl OrchestratorService {
+    pub(super) async fn register(
+        &self,
+        request: RegisterNodeRequest,
+        peer: Option<SocketAddr>,
+    ) -> Result<RegisterNodeResponse, Status> {
+        let mut faults = Faults::default();
+        convert::node_name(&request.name, &mut faults);
+        if request.incarnation == 0 {
+            faults.add("incarnation", "must be 1 or more");
+        }
+        let address = if request.address.is_empty() {
+            let port = u16::try_from(request.port).ok().filter(|port| *port > 0);
+            match (peer, port) {
+                (Some(peer), Some(port)) => format!("http://{}", SocketAddr::new(peer.ip(), port)),
+                _ => {
+                    faults.add("port", "must be 1 to 65535 where address is empty");
+                    String::new()
+                }
+            }
+        } else {
+            request.address
+        };
+        if !address.is_empty() && Endpoint::from_shared(address.clone()).is_err() {
+            faults.add("address", "must be a URL like http://10.0.0.7:3000");
+        }
+        let description = convert::node_description(request.description, &mut faults);
+        faults.check()?;
+        let Some(description) = description else {
+            return Err(Status::internal("a description without faults did not parse"));
+        };
+        let registration = Registration {
+            node: request.name.into(),
+            incarnation: Incarnation(request.incarnation),
+            address,
+            description,
+            batches: request.batch_ids.into_iter().map(BatchId).collect(),
+        };
+        let abandoned = self.driver.register(registration).await?;
+        Ok(RegisterNodeResponse {
+            lease_ttl_ms: self.lease.as_millis() as u64,
+            heartbeat_interval_ms: (self.lease / HEARTBEATS_A_LEASE).as_millis() as u64,
+            epoch: u64::from(self.feed.identity().epoch.0),
+            abandon_batch_ids: abandoned.into_iter().map(|batch| batch.0).collect(),
+        })
+    }
+
+    pub(super) async fn renew_lease(
+        &self,
+        request: HeartbeatRequest,
+    ) -> Result<HeartbeatResponse, Status> {
+        let batches = request.batch_ids.into_iter().map(BatchId).collect();
+        let abandoned = self
+            .driver
+            .heartbeat(request.name.into(), Incarnation(request.incarnation), batches)
+            .await?;
+        Ok(HeartbeatResponse {
+            lease_ttl_ms: self.lease.as_millis() as u64,
+            epoch: u64::from(self.feed.identity().epoch.0),
+            abandon_batch_ids: abandoned.into_iter().map(|batch| batch.0).collect(),
+        })
+    }
+
+    pub(super) async fn unregister(
+        &self,
+        request: UnregisterNodeRequest,
+    ) -> Result<UnregisterNodeResponse, Status> {
+        let incarnation = Incarnation(request.incarnation);
+        self.driver
+            .unregister(request.name.into(), incarnation)
+            .await
+            .ok_or_else(|| Status::unavailable("the orchestrator is shutting down"))?;
+        Ok(UnregisterNodeResponse {})
+    }
+
+    pub(super) fn nodes(&self) -> ListNodesResponse {
+        ListNodesResponse { nodes: self.feed.nodes().iter().map(convert::node_to_wire).collect() }
+    }
+}
+
+impl From<MembershipError> for Status {
+    fn from(error: MembershipError) -> Self {
+        let message = error.to_string();
+        match error {
+            MembershipError::NotRegistered(_) => Self::not_found(message),
+            MembershipError::NewerIncarnation(_) => Self::aborted(message),
+            MembershipError::NameTaken { .. } => Self::already_exists(message),
+            MembershipError::ShuttingDown => Self::unavailable(message),
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! The `Orchestrator` service: which RPC goes where.
+
+use std::{pin::Pin, sync::Arc, time::Duration};
+
+use framecrew_proto::v1::{
+    CancelJobRequest, CancelJobResponse, GetJobRequest, GetJobResponse, HeartbeatRequest,
+    HeartbeatResponse, ListFramesRequest, ListFramesResponse, ListJobsRequest, ListJobsResponse,
+    ListNodesRequest, ListNodesResponse, ReadLogRequest, ReadLogResponse, RegisterNodeRequest,
+    RegisterNodeResponse, SubmitJobRequest, SubmitJobResponse, UnregisterNodeRequest,
+    UnregisterNodeResponse, WatchClusterRequest, WatchClusterResponse, WatchJobRequest,
+    WatchJobResponse,
+    orchestrator_server::{Orchestrator, OrchestratorServer},
+};
+use futures::Stream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status};
+
+use crate::{blobs::Blobs, driver::DriverHandle, feed::Feed, store::Store};
+
+/// A job with a project of 100,000 files, at about 150 bytes each.
+const REQUEST_BYTES_MAX: usize = 32 << 20;
+/// The same job shown, or the snapshot of a million frames in runs.
+const RESPONSE_BYTES_MAX: usize = 32 << 20;
+
+/// Implements `Orchestrator`. `jobs` and `members` have what its methods do.
+#[derive(Debug, Clone)]
+pub(crate) struct OrchestratorService {
+    pub(super) driver: DriverHandle,
+    pub(super) store: Arc<dyn Store>,
+    pub(super) feed: Arc<Feed>,
+    pub(super) blobs: Blobs,
+    pub(super) lease: Duration,
+    /// Ends the streams, which would otherwise keep the server from stopping.
+    pub(super) shutdown: CancellationToken,
+}
+
+impl OrchestratorService {
+    /// A service whose nodes' leases last `lease`.
+    pub(crate) fn new(
+        driver: DriverHandle,
+        store: Arc<dyn Store>,
+        feed: Arc<Feed>,
+        blobs: Blobs,
+        lease: Duration,
+        shutdown: CancellationToken,
+    ) -> Self {
+        Self { driver, store, feed, blobs, lease, shutdown }
+    }
+
+    /// The service, with the limits that its messages need.
+    pub(crate) fn server(self) -> OrchestratorServer<Self> {
+        OrchestratorServer::new(self)
+            .max_decoding_message_size(REQUEST_BYTES_MAX)
+            .max_encoding_message_size(RESPONSE_BYTES_MAX)
+    }
+}
+
+/// A stream of answers.
+pub(super) type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl Orchestrator for OrchestratorService {
+    async fn submit_job(
+        &self,
+        request: Request<SubmitJobRequest>,
+    ) -> Result<Response<SubmitJobResponse>, Status> {
+        self.submit(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn get_job(
+        &self,
+        request: Request<GetJobRequest>,
+    ) -> Result<Response<GetJobResponse>, Status> {
+        let job = self.job(request.into_inner().job_id).await?;
+        Ok(Response::new(GetJobResponse { job: Some(job) }))
+    }
+
+    async fn list_jobs(
+        &self,
+        request: Request<ListJobsRequest>,
+    ) -> Result<Response<ListJobsResponse>, Status> {
+        self.page_of_jobs(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn list_frames(
+        &self,
+        request: Request<ListFramesRequest>,
+    ) -> Result<Response<ListFramesResponse>, Status> {
+        self.page_of_frames(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn cancel_job(
+        &self,
+        request: Request<CancelJobRequest>,
+    ) -> Result<Response<CancelJobResponse>, Status> {
+        let job = self.cancel(request.into_inner().job_id).await?;
+        Ok(Response::new(CancelJobResponse { job: Some(job) }))
+    }
+
+    type WatchJobStream = Answers<WatchJobResponse>;
+
+    async fn watch_job(
+        &self,
+        request: Request<WatchJobRequest>,
+    ) -> Result<Response<Self::WatchJobStream>, Status> {
+        self.watch(request.into_inner()).await.map(Response::new)
+    }
+
+    type WatchClusterStream = Answers<WatchClusterResponse>;
+
+    async fn watch_cluster(
+        &self,
+        _: Request<WatchClusterRequest>,
+    ) -> Result<Response<Self::WatchClusterStream>, Status> {
+        Ok(Response::new(self.watch_all()))
+    }
+
+    type ReadLogStream = Answers<ReadLogResponse>;
+
+    async fn read_log(
+        &self,
+        request: Request<ReadLogRequest>,
+    ) -> Result<Response<Self::ReadLogStream>, Status> {
+        self.log(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn register_node(
+        &self,
+        request: Request<RegisterNodeRequest>,
+    ) -> Result<Response<RegisterNodeResponse>, Status> {
+        let peer = request.remote_addr();
+        self.register(request.into_inner(), peer).await.map(Response::new)
+    }
+
+    async fn heartbeat(
+        &self,
+        request: Request<HeartbeatRequest>,
+    ) -> Result<Response<HeartbeatResponse>, Status> {
+        self.renew_lease(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn unregister_node(
+        &self,
+        request: Request<UnregisterNodeRequest>,
+    ) -> Result<Response<UnregisterNodeResponse>, Status> {
+        self.unregister(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn list_nodes(
+        &self,
+        _: Request<ListNodesRequest>,
+    ) -> Result<Response<ListNodesResponse>, Status> {
+        Ok(Response::new(self.nodes()))
+    }
+}

@@ -1,0 +1,229 @@
+//! What must survive: the records, and what a database has to offer.
+
+pub(crate) mod sqlite;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Debug,
+    sync::Arc,
+};
+
+use futures::future::BoxFuture;
+
+use crate::domain::{
+    BatchId, BlenderVersion, Frame, FrameCounts, FrameState, Incarnation, JobId, JobSpec, JobState,
+    NodeDescription, NodeName, Requirements, Revision, Slice,
+};
+
+/// Log lines kept of one job; older ones are dropped, and a reader is told how many.
+pub(crate) const LOG_LINES_MAX: u64 = 10_000;
+
+/// A job as it is remembered.
+#[derive(Debug, Clone)]
+pub(crate) struct JobRecord {
+    pub(crate) job: JobId,
+    pub(crate) spec: Arc<JobSpec>,
+    pub(crate) file_version: BlenderVersion,
+    pub(crate) submitted_at_ms: i64,
+    pub(crate) standing: JobStanding,
+}
+
+/// The part of a job that changes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct JobStanding {
+    pub(crate) state: JobState,
+    pub(crate) counts: FrameCounts,
+    pub(crate) revision: Revision,
+    /// Milliseconds since 1970; 0: not yet.
+    pub(crate) started_at_ms: i64,
+    /// Milliseconds since 1970; 0: not yet.
+    pub(crate) ended_at_ms: i64,
+}
+
+impl JobRecord {
+    /// A job as it begins.
+    pub(crate) fn submitted(
+        job: JobId,
+        spec: Arc<JobSpec>,
+        file_version: BlenderVersion,
+        submitted_at_ms: i64,
+    ) -> Self {
+        let counts = FrameCounts { open: spec.frames.len(), ..FrameCounts::default() };
+        let standing = JobStanding {
+            state: JobState::Queued,
+            counts,
+            revision: 1,
+            started_at_ms: 0,
+            ended_at_ms: 0,
+        };
+        Self { job, spec, file_version, submitted_at_ms, standing }
+    }
+
+    pub(crate) fn requirements(&self) -> Requirements {
+        Requirements {
+            file_version: self.file_version,
+            blender: self.spec.settings.blender,
+            tags: self.spec.tags.clone(),
+        }
+    }
+}
+
+/// The request that made a job: makes submitting it again safe.
+#[derive(Debug, Clone)]
+pub(crate) struct Request {
+    pub(crate) request_id: String,
+    pub(crate) fingerprint: String,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct BatchRecord {
+    pub(crate) job: JobId,
+    pub(crate) node: NodeName,
+    pub(crate) slices: Vec<Slice>,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct NodeRecord {
+    pub(crate) incarnation: Incarnation,
+    pub(crate) address: String,
+    pub(crate) description: NodeDescription,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct LogRecord {
+    pub(crate) line: u64,
+    pub(crate) frame: Option<i32>,
+    pub(crate) node: NodeName,
+    pub(crate) at_ms: i64,
+    pub(crate) text: String,
+}
+
+/// What one commit writes. Later states of the same thing replace earlier ones.
+#[derive(Debug, Default)]
+pub(crate) struct Group {
+    pub(crate) new_jobs: Vec<(Request, JobRecord)>,
+    pub(crate) jobs: BTreeMap<JobId, JobStanding>,
+    pub(crate) frames: BTreeMap<(JobId, Slice), Arc<Frame>>,
+    pub(crate) started_batches: BTreeMap<BatchId, BatchRecord>,
+    pub(crate) ended_batches: BTreeSet<BatchId>,
+    pub(crate) nodes: BTreeMap<NodeName, Option<NodeRecord>>,
+    pub(crate) log: BTreeMap<JobId, Vec<LogRecord>>,
+}
+
+impl Group {
+    pub(crate) fn is_empty(&self) -> bool {
+        let Self { new_jobs, jobs, frames, started_batches, ended_batches, nodes, log } = self;
+        new_jobs.is_empty()
+            && jobs.is_empty()
+            && frames.is_empty()
+            && started_batches.is_empty()
+            && ended_batches.is_empty()
+            && nodes.is_empty()
+            && log.is_empty()
+    }
+
+    pub(crate) fn end_batch(&mut self, batch: BatchId) {
+        if self.started_batches.remove(&batch).is_none() {
+            self.ended_batches.insert(batch);
+        }
+    }
+}
+
+/// Which life of which store this is.
+#[derive(Debug, Clone)]
+pub(crate) struct Identity {
+    pub(crate) store_id: Arc<str>,
+    pub(crate) epoch: crate::domain::Epoch,
+}
+
+/// Everything that a new life goes on from.
+#[derive(Debug, Default)]
+pub(crate) struct Remembered {
+    /// Open jobs, with their frames that have rows.
+    pub(crate) open_jobs: Vec<(JobRecord, Vec<Frame>)>,
+    pub(crate) batches: Vec<(BatchId, BatchRecord)>,
+    pub(crate) nodes: Vec<(NodeName, NodeRecord)>,
+    /// The highest job number ever given.
+    pub(crate) last_job: u64,
+}
+
+/// What the store could not do.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StoreError {
+    #[error("the disk that holds the database is full")]
+    Full,
+    #[error("the database failed: {0}")]
+    Database(#[source] sqlx::Error),
+    #[error("the database holds something unreadable in {what}: {detail}")]
+    Unreadable { what: &'static str, detail: String },
+}
+
+/// A database. Reads see what was committed and nothing else.
+pub(crate) trait Store: Debug + Send + Sync + 'static {
+    /// Writes a group, whole and durable, or not at all.
+    fn commit<'a>(&'a self, group: &'a Group) -> BoxFuture<'a, Result<(), StoreError>>;
+
+    /// What a new life goes on from.
+    fn remember(&self) -> BoxFuture<'_, Result<Remembered, StoreError>>;
+
+    /// The job that a request made.
+    fn find_request<'a>(
+        &'a self,
+        request_id: &'a str,
+    ) -> BoxFuture<'a, Result<Option<(JobId, Request)>, StoreError>>;
+
+    /// A job.
+    fn job(&self, job: JobId) -> BoxFuture<'_, Result<Option<JobRecord>, StoreError>>;
+
+    /// Jobs below a number, highest first, at most `limit`.
+    fn jobs_before(
+        &self,
+        before: JobId,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<Vec<JobRecord>, StoreError>>;
+
+    /// Frames of a job that have rows, above a number, lowest first, at most `limit`.
+    fn frames_after(
+        &self,
+        job: JobId,
+        after: i64,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<Vec<Frame>, StoreError>>;
+
+    /// Frames of a job that changed after a revision, in that order, at most `limit`.
+    fn frames_changed(
+        &self,
+        job: JobId,
+        after: Revision,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<Vec<Frame>, StoreError>>;
+
+    /// A job, with the state of each of its frames that has a row and the latest `troubled_max` frames with
+    /// failed tries, all of the same moment.
+    fn snapshot(
+        &self,
+        job: JobId,
+        troubled_max: u32,
+    ) -> BoxFuture<'_, Result<Option<Snapshot>, StoreError>>;
+
+    /// Log lines of a job from `line` on, at most `limit`; of one frame, or of all.
+    fn log(
+        &self,
+        job: JobId,
+        frame: Option<i32>,
+        line: u64,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<Vec<LogRecord>, StoreError>>;
+
+    /// The number of the line that a job's log gets next.
+    fn next_log_line(&self, job: JobId) -> BoxFuture<'_, Result<u64, StoreError>>;
+}
+
+/// A job at one moment.
+#[derive(Debug)]
+pub(crate) struct Snapshot {
+    pub(crate) job: JobRecord,
+    /// By frame number.
+    pub(crate) states: Vec<(i32, FrameState)>,
+    pub(crate) troubled: Vec<Frame>,
+}

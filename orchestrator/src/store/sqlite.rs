@@ -1,0 +1,527 @@
+//! The store in SQLite: one writer whose commits are durable (WAL, `synchronous=FULL`), readers beside it.
+//! Statements keep to what PostgreSQL says too (`$1`, `ON CONFLICT`).
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use futures::{FutureExt as _, TryStreamExt as _, future::BoxFuture};
+use serde::{Serialize, de::DeserializeOwned};
+use sqlx::{
+    Connection as _, QueryBuilder, Row as _, Sqlite, SqliteConnection, SqlitePool,
+    sqlite::{
+        SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
+    },
+};
+use tokio::sync::Mutex;
+
+use super::{
+    BatchRecord, Group, Identity, JobRecord, JobStanding, LOG_LINES_MAX, LogRecord, NodeRecord,
+    Remembered, Request, Snapshot, Store, StoreError,
+};
+use crate::domain::{
+    Attempts, BatchId, Epoch, Frame, FrameCounts, FrameState, Incarnation, JobId, NodeName, Output,
+    Rendered, Revision,
+};
+
+/// Connections for readers: more would only wait for the processors.
+const READERS: u32 = 4;
+/// How long a statement waits for another one's lock; only a checkpoint can hold one.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Rows in one INSERT: SQLite takes 32,766 parameters, and a row of the widest table has 11.
+const ROWS_MAX: usize = 1_000;
+
+#[derive(Debug)]
+pub(crate) struct SqliteStore {
+    writer: Mutex<SqliteConnection>,
+    readers: SqlitePool,
+}
+
+impl SqliteStore {
+    /// Opens the database, makes it where it is not, brings its tables up to date, and begins a new epoch.
+    pub(crate) async fn open(path: &Path) -> Result<(Self, Identity), StoreError> {
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .busy_timeout(BUSY_TIMEOUT);
+        let mut writer = SqliteConnection::connect_with(&options).await?;
+        let check: String =
+            sqlx::query_scalar("PRAGMA quick_check(1)").fetch_one(&mut writer).await?;
+        if check != "ok" {
+            return Err(StoreError::Unreadable { what: "the file", detail: check });
+        }
+        sqlx::migrate!("migrations/sqlite")
+            .run(&mut writer)
+            .await
+            .map_err(|error| StoreError::Database(error.into()))?;
+        let identity = begin_epoch(&mut writer).await?;
+        let readers = SqlitePoolOptions::new()
+            .max_connections(READERS)
+            .connect_with(options.read_only(true))
+            .await?;
+        Ok((Self { writer: Mutex::new(writer), readers }, identity))
+    }
+}
+
+async fn begin_epoch(writer: &mut SqliteConnection) -> Result<Identity, StoreError> {
+    let mut tx = writer.begin().await?;
+    let known: Option<(String, i64)> =
+        sqlx::query_as("SELECT store_id, epoch FROM store").fetch_optional(&mut *tx).await?;
+    let (store_id, epoch) = match known {
+        Some((store_id, epoch)) => {
+            sqlx::query("UPDATE store SET epoch = epoch + 1").execute(&mut *tx).await?;
+            (store_id, epoch + 1)
+        }
+        None => {
+            let store_id = uuid::Uuid::new_v4().simple().to_string();
+            sqlx::query("INSERT INTO store (store_id, epoch) VALUES ($1, 1)")
+                .bind(&store_id)
+                .execute(&mut *tx)
+                .await?;
+            (store_id, 1)
+        }
+    };
+    tx.commit().await?;
+    Ok(Identity { store_id: store_id.into(), epoch: Epoch(epoch as u32) })
+}
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        // SQLITE_FULL is 13; SQLITE_IOERR_WRITE (778) is what a full disk under the WAL may give.
+        let full = error
+            .as_database_error()
+            .and_then(|e| e.code())
+            .is_some_and(|code| matches!(&*code, "13" | "778"));
+        if full { Self::Full } else { Self::Database(error) }
+    }
+}
+
+fn to_json<T: Serialize>(value: &T) -> String {
+    // Fails only for maps whose keys are not strings; no record has one.
+    serde_json::to_string(value).unwrap_or_default()
+}
+
+fn from_json<T: DeserializeOwned>(what: &'static str, text: &str) -> Result<T, StoreError> {
+    serde_json::from_str(text)
+        .map_err(|error| StoreError::Unreadable { what, detail: error.to_string() })
+}
+
+/// An enum as the bare word it is in JSON.
+fn to_word<T: Serialize>(value: &T) -> String {
+    to_json(value).trim_matches('"').to_owned()
+}
+
+fn from_word<T: DeserializeOwned>(what: &'static str, word: &str) -> Result<T, StoreError> {
+    from_json(what, &format!("\"{word}\""))
+}
+
+async fn write(connection: &mut SqliteConnection, group: &Group) -> Result<(), StoreError> {
+    let mut tx = connection.begin_with("BEGIN IMMEDIATE").await?;
+    for (request, record) in &group.new_jobs {
+        let JobStanding { state, counts, revision, started_at_ms, ended_at_ms } = record.standing;
+        sqlx::query("INSERT INTO job VALUES ($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13,$14)")
+            .bind(record.job.0 as i64)
+            .bind(&request.request_id)
+            .bind(&request.fingerprint)
+            .bind(to_json(&*record.spec))
+            .bind(record.file_version.to_string())
+            .bind(to_word(&state))
+            .bind(counts.open as i64)
+            .bind(counts.finished as i64)
+            .bind(counts.failed as i64)
+            .bind(counts.cancelled as i64)
+            .bind(revision as i64)
+            .bind(record.submitted_at_ms)
+            .bind(started_at_ms)
+            .bind(ended_at_ms)
+            .execute(&mut *tx)
+            .await?;
+    }
+    for (job, JobStanding { state, counts, revision, started_at_ms, ended_at_ms }) in &group.jobs {
+        sqlx::query(
+            "UPDATE job SET state = $2, open_frames = $3, finished_frames = $4, failed_frames = $5, \
+             cancelled_frames = $6, revision = $7, started_at_ms = $8, ended_at_ms = $9 WHERE job_id = $1",
+        )
+        .bind(job.0 as i64)
+        .bind(to_word(state))
+        .bind(counts.open as i64)
+        .bind(counts.finished as i64)
+        .bind(counts.failed as i64)
+        .bind(counts.cancelled as i64)
+        .bind(*revision as i64)
+        .bind(started_at_ms)
+        .bind(ended_at_ms)
+        .execute(&mut *tx)
+        .await?;
+    }
+    let frames: Vec<_> = group.frames.iter().collect();
+    for chunk in frames.chunks(ROWS_MAX) {
+        let mut insert = QueryBuilder::<Sqlite>::new(
+            "INSERT INTO slice (job_id, frame, slice_index, state, revision, attempts, outputs, \
+             failure, node, render_seconds, peak_memory_bytes) ",
+        );
+        insert.push_values(chunk, |mut row, ((job, slice), frame)| {
+            let rendered = frame.rendered.as_ref();
+            row.push_bind(job.0 as i64)
+                .push_bind(i64::from(slice.frame))
+                .push_bind(i64::from(slice.index))
+                .push_bind(to_word(&frame.state))
+                .push_bind(frame.revision as i64)
+                .push_bind(to_json(&frame.attempts))
+                .push_bind(rendered.map_or_else(|| "[]".to_owned(), |r| to_json(&r.outputs)))
+                .push_bind(frame.failure.as_ref().map(to_json))
+                .push_bind(frame.node.as_deref().map(str::to_owned))
+                .push_bind(rendered.map_or(0.0, |r| r.render_seconds))
+                .push_bind(rendered.map_or(0, |r| r.peak_memory_bytes as i64));
+        });
+        insert.push(
+            " ON CONFLICT (job_id, frame, slice_index) DO UPDATE SET state = excluded.state, \
+             revision = excluded.revision, attempts = excluded.attempts, outputs = excluded.outputs, \
+             failure = excluded.failure, node = excluded.node, \
+             render_seconds = excluded.render_seconds, \
+             peak_memory_bytes = excluded.peak_memory_bytes",
+        );
+        insert.build().execute(&mut *tx).await?;
+    }
+    for (batch, record) in &group.started_batches {
+        sqlx::query("INSERT INTO batch VALUES ($1,$2,$3,$4)")
+            .bind(batch.0 as i64)
+            .bind(record.job.0 as i64)
+            .bind(&*record.node)
+            .bind(to_json(&record.slices))
+            .execute(&mut *tx)
+            .await?;
+    }
+    for batch in &group.ended_batches {
+        sqlx::query("DELETE FROM batch WHERE batch_id = $1")
+            .bind(batch.0 as i64)
+            .execute(&mut *tx)
+            .await?;
+    }
+    for (name, record) in &group.nodes {
+        match record {
+            Some(record) => sqlx::query(
+                "INSERT INTO node VALUES ($1,$2,$3,$4) ON CONFLICT (name) DO UPDATE SET \
+                 incarnation = excluded.incarnation, address = excluded.address, \
+                 description = excluded.description",
+            )
+            .bind(&**name)
+            .bind(record.incarnation.0 as i64)
+            .bind(&record.address)
+            .bind(to_json(&record.description)),
+            None => sqlx::query("DELETE FROM node WHERE name = $1").bind(&**name),
+        }
+        .execute(&mut *tx)
+        .await?;
+    }
+    for (job, lines) in &group.log {
+        for chunk in lines.chunks(ROWS_MAX) {
+            let mut insert = QueryBuilder::<Sqlite>::new("INSERT INTO log_line ");
+            insert.push_values(chunk, |mut row, record| {
+                row.push_bind(job.0 as i64)
+                    .push_bind(record.line as i64)
+                    .push_bind(record.frame.map(i64::from))
+                    .push_bind(record.node.to_string())
+                    .push_bind(record.at_ms)
+                    .push_bind(record.text.clone());
+            });
+            insert.build().execute(&mut *tx).await?;
+        }
+        let last = lines.last().map_or(0, |record| record.line);
+        sqlx::query("DELETE FROM log_line WHERE job_id = $1 AND line <= $2")
+            .bind(job.0 as i64)
+            .bind(last as i64 - LOG_LINES_MAX as i64)
+            .execute(&mut *tx)
+            .await?;
+    }
+    tx.commit().await?;
+    Ok(())
+}
+
+const JOB: &str = "SELECT job_id, spec, file_version, state, open_frames, finished_frames, \
+     failed_frames, cancelled_frames, revision, submitted_at_ms, started_at_ms, ended_at_ms FROM job ";
+
+fn job_of(row: &SqliteRow) -> Result<JobRecord, StoreError> {
+    let count = |column| row.try_get::<i64, _>(column).map(|n| n as u64);
+    let version: String = row.try_get("file_version")?;
+    Ok(JobRecord {
+        job: JobId(count("job_id")?),
+        spec: Arc::new(from_json("a job", row.try_get("spec")?)?),
+        file_version: version.parse().map_err(|error: std::num::ParseIntError| {
+            StoreError::Unreadable { what: "a job's version", detail: error.to_string() }
+        })?,
+        submitted_at_ms: row.try_get("submitted_at_ms")?,
+        standing: JobStanding {
+            state: from_word("a job's state", row.try_get("state")?)?,
+            counts: FrameCounts {
+                open: count("open_frames")?,
+                finished: count("finished_frames")?,
+                failed: count("failed_frames")?,
+                cancelled: count("cancelled_frames")?,
+            },
+            revision: count("revision")?,
+            started_at_ms: row.try_get("started_at_ms")?,
+            ended_at_ms: row.try_get("ended_at_ms")?,
+        },
+    })
+}
+
+const FRAME: &str = "SELECT frame, state, revision, attempts, outputs, failure, node, \
+     render_seconds, peak_memory_bytes FROM slice ";
+
+fn frame_of(row: &SqliteRow) -> Result<Frame, StoreError> {
+    let state: FrameState = from_word("a frame's state", row.try_get("state")?)?;
+    let outputs: Vec<Output> = from_json("a frame's outputs", row.try_get("outputs")?)?;
+    let failure: Option<String> = row.try_get("failure")?;
+    let node: Option<String> = row.try_get("node")?;
+    Ok(Frame {
+        frame: row.try_get("frame")?,
+        state,
+        revision: row.try_get::<i64, _>("revision")? as Revision,
+        attempts: from_json::<Attempts>("a frame's attempts", row.try_get("attempts")?)?,
+        rendered: (state == FrameState::Finished)
+            .then(|| {
+                Ok::<_, StoreError>(Rendered {
+                    outputs,
+                    render_seconds: row.try_get("render_seconds")?,
+                    peak_memory_bytes: row.try_get::<i64, _>("peak_memory_bytes")? as u64,
+                })
+            })
+            .transpose()?,
+        failure: failure.map(|text| from_json("a frame's failure", &text)).transpose()?,
+        node: node.map(NodeName::from),
+    })
+}
+
+fn line_of(row: &SqliteRow) -> Result<LogRecord, StoreError> {
+    Ok(LogRecord {
+        line: row.try_get::<i64, _>("line")? as u64,
+        frame: row.try_get("frame")?,
+        node: NodeName::from(row.try_get::<String, _>("node")?),
+        at_ms: row.try_get("at_ms")?,
+        text: row.try_get("text")?,
+    })
+}
+
+impl Store for SqliteStore {
+    fn commit<'a>(&'a self, group: &'a Group) -> BoxFuture<'a, Result<(), StoreError>> {
+        async move { write(&mut *self.writer.lock().await, group).await }.boxed()
+    }
+
+    fn remember(&self) -> BoxFuture<'_, Result<Remembered, StoreError>> {
+        async move {
+            let mut remembered = Remembered::default();
+            let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
+                "{JOB} WHERE state IN ('Queued', 'Rendering') ORDER BY job_id"
+            )))
+            .fetch_all(&self.readers)
+            .await?;
+            for row in &rows {
+                let record = job_of(row)?;
+                let frames = self.frames_after(record.job, i64::MIN, u32::MAX).await?;
+                remembered.open_jobs.push((record, frames));
+            }
+            for row in
+                &sqlx::query("SELECT batch_id, job_id, node, slices FROM batch ORDER BY batch_id")
+                    .fetch_all(&self.readers)
+                    .await?
+            {
+                let record = BatchRecord {
+                    job: JobId(row.try_get::<i64, _>("job_id")? as u64),
+                    node: NodeName::from(row.try_get::<String, _>("node")?),
+                    slices: from_json("a batch", row.try_get("slices")?)?,
+                };
+                remembered
+                    .batches
+                    .push((BatchId(row.try_get::<i64, _>("batch_id")? as u64), record));
+            }
+            for row in &sqlx::query("SELECT name, incarnation, address, description FROM node")
+                .fetch_all(&self.readers)
+                .await?
+            {
+                let record = NodeRecord {
+                    incarnation: Incarnation(row.try_get::<i64, _>("incarnation")? as u64),
+                    address: row.try_get("address")?,
+                    description: from_json("a node", row.try_get("description")?)?,
+                };
+                remembered.nodes.push((NodeName::from(row.try_get::<String, _>("name")?), record));
+            }
+            let last: Option<i64> =
+                sqlx::query_scalar("SELECT MAX(job_id) FROM job").fetch_one(&self.readers).await?;
+            remembered.last_job = last.unwrap_or(0) as u64;
+            Ok(remembered)
+        }
+        .boxed()
+    }
+
+    fn find_request<'a>(
+        &'a self,
+        request_id: &'a str,
+    ) -> BoxFuture<'a, Result<Option<(JobId, Request)>, StoreError>> {
+        async move {
+            let row: Option<(i64, String)> =
+                sqlx::query_as("SELECT job_id, fingerprint FROM job WHERE request_id = $1")
+                    .bind(request_id)
+                    .fetch_optional(&self.readers)
+                    .await?;
+            Ok(row.map(|(job, fingerprint)| {
+                (JobId(job as u64), Request { request_id: request_id.to_owned(), fingerprint })
+            }))
+        }
+        .boxed()
+    }
+
+    fn job(&self, job: JobId) -> BoxFuture<'_, Result<Option<JobRecord>, StoreError>> {
+        async move {
+            sqlx::query(sqlx::AssertSqlSafe(format!("{JOB} WHERE job_id = $1")))
+                .bind(job.0 as i64)
+                .fetch_optional(&self.readers)
+                .await?
+                .as_ref()
+                .map(job_of)
+                .transpose()
+        }
+        .boxed()
+    }
+
+    fn jobs_before(
+        &self,
+        before: JobId,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<Vec<JobRecord>, StoreError>> {
+        async move {
+            sqlx::query(sqlx::AssertSqlSafe(format!(
+                "{JOB} WHERE job_id < $1 ORDER BY job_id DESC LIMIT $2"
+            )))
+            .bind(i64::try_from(before.0).unwrap_or(i64::MAX))
+            .bind(i64::from(limit))
+            .fetch_all(&self.readers)
+            .await?
+            .iter()
+            .map(job_of)
+            .collect()
+        }
+        .boxed()
+    }
+
+    fn frames_after(
+        &self,
+        job: JobId,
+        after: i64,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<Vec<Frame>, StoreError>> {
+        async move {
+            sqlx::query(sqlx::AssertSqlSafe(format!(
+                "{FRAME} WHERE job_id = $1 AND frame > $2 ORDER BY frame LIMIT $3"
+            )))
+            .bind(job.0 as i64)
+            .bind(after)
+            .bind(i64::from(limit))
+            .fetch_all(&self.readers)
+            .await?
+            .iter()
+            .map(frame_of)
+            .collect()
+        }
+        .boxed()
+    }
+
+    fn frames_changed(
+        &self,
+        job: JobId,
+        after: Revision,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<Vec<Frame>, StoreError>> {
+        async move {
+            sqlx::query(sqlx::AssertSqlSafe(format!(
+                "{FRAME} WHERE job_id = $1 AND revision > $2 ORDER BY revision LIMIT $3"
+            )))
+            .bind(job.0 as i64)
+            .bind(after as i64)
+            .bind(i64::from(limit))
+            .fetch_all(&self.readers)
+            .await?
+            .iter()
+            .map(frame_of)
+            .collect()
+        }
+        .boxed()
+    }
+
+    fn snapshot(
+        &self,
+        job: JobId,
+        troubled_max: u32,
+    ) -> BoxFuture<'_, Result<Option<Snapshot>, StoreError>> {
+        async move {
+            let mut tx = self.readers.begin().await?;
+            let Some(row) = sqlx::query(sqlx::AssertSqlSafe(format!("{JOB} WHERE job_id = $1")))
+                .bind(job.0 as i64)
+                .fetch_optional(&mut *tx)
+                .await?
+            else {
+                return Ok(None);
+            };
+            let mut states = Vec::new();
+            {
+                let mut rows =
+                    sqlx::query("SELECT frame, state FROM slice WHERE job_id = $1 ORDER BY frame")
+                        .bind(job.0 as i64)
+                        .fetch(&mut *tx);
+                while let Some(row) = rows.try_next().await? {
+                    let state = from_word("a frame's state", row.try_get("state")?)?;
+                    states.push((row.try_get("frame")?, state));
+                }
+            }
+            let troubled = sqlx::query(sqlx::AssertSqlSafe(format!(
+                "{FRAME} WHERE job_id = $1 AND failure IS NOT NULL ORDER BY revision DESC LIMIT $2"
+            )))
+            .bind(job.0 as i64)
+            .bind(i64::from(troubled_max))
+            .fetch_all(&mut *tx)
+            .await?
+            .iter()
+            .map(frame_of)
+            .collect::<Result<_, _>>()?;
+            Ok(Some(Snapshot { job: job_of(&row)?, states, troubled }))
+        }
+        .boxed()
+    }
+
+    fn log(
+        &self,
+        job: JobId,
+        frame: Option<i32>,
+        line: u64,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<Vec<LogRecord>, StoreError>> {
+        async move {
+            sqlx::query(
+                "SELECT line, frame, node, at_ms, text FROM log_line WHERE job_id = $1 AND line >= $2 \
+                 AND ($3 IS NULL OR frame = $3) ORDER BY line LIMIT $4",
+            )
+            .bind(job.0 as i64)
+            .bind(line as i64)
+            .bind(frame)
+            .bind(i64::from(limit))
+            .fetch_all(&self.readers)
+            .await?
+            .iter()
+            .map(line_of)
+            .collect()
+        }
+        .boxed()
+    }
+
+    fn next_log_line(&self, job: JobId) -> BoxFuture<'_, Result<u64, StoreError>> {
+        async move {
+            let last: Option<i64> =
+                sqlx::query_scalar("SELECT MAX(line) FROM log_line WHERE job_id = $1")
+                    .bind(job.0 as i64)
+                    .fetch_one(&self.readers)
+                    .await?;
+            Ok(last.unwrap_or(0) as u64 + 1)
+        }
+        .boxed()
+    }
+}
