@@ -5,6 +5,10 @@ use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 use clap::Parser;
 use framecrew_orchestrator::{Config, serve};
 use tokio::net::TcpListener;
+use tonic::transport::Endpoint;
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
 use tracing_subscriber::EnvFilter;
 
 /// Accepts jobs, gives their frames to render nodes, and shows every frame as it happens.
@@ -25,11 +29,17 @@ struct Args {
     /// Folder of the database and the blobs; made where it is not.
     #[arg(long, env = "FRAMECREW_DATA", default_value = "framecrew-data", value_name = "DIR")]
     data: PathBuf,
+    /// Asks the orchestrator on --listen whether it serves, and exits with 0 if it does: a container's health check.
+    #[arg(long)]
+    health: bool,
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let args = Args::parse();
+    if args.health {
+        return if serves(args.listen).await { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
     let filter = EnvFilter::try_from_env("FRAMECREW_LOG").unwrap_or_else(|_| "info".into());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     match run(args).await {
@@ -54,6 +64,14 @@ async fn run(args: Args) -> anyhow::Result<()> {
         ),
     })?;
     Ok(serve(listener, Config::new(args.data), shutdown_signal()).await?)
+}
+
+/// Whether an orchestrator at `address` (also one that stands for all of this machine's) says that it serves.
+async fn serves(address: SocketAddr) -> bool {
+    let Ok(endpoint) = Endpoint::from_shared(format!("http://{address}")) else { return false };
+    let Ok(channel) = endpoint.connect().await else { return false };
+    let answer = HealthClient::new(channel).check(HealthCheckRequest::default()).await;
+    answer.is_ok_and(|answer| answer.into_inner().status() == ServingStatus::Serving)
 }
 
 /// Ends at Ctrl-C and, where there is such a thing, at SIGTERM.
