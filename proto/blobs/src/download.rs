@@ -138,9 +138,12 @@ impl Partial {
         match file.try_lock() {
             Ok(()) => {}
             Err(fs::TryLockError::WouldBlock) => return Err(TransferError::Busy { path: to }),
-            Err(fs::TryLockError::Error(source)) => {
-                return Err(TransferError::file("lock", path)(source));
-            }
+            // Some network file systems know no locks. There the hash alone must do.
+            Err(fs::TryLockError::Error(_)) => {}
+        }
+        // Whoever held the lock has just published the file that was opened here.
+        if !path.exists() {
+            return Err(TransferError::Busy { path: to });
         }
         let mut hasher = blake3::Hasher::new();
         let found_bytes = file.metadata().map_err(TransferError::file("read", &path))?.len();
@@ -180,6 +183,8 @@ impl Partial {
     }
 
     async fn discard(self) {
+        // Windows removes no file that is open.
+        drop(self.file.into_std().await);
         // Best effort: the error that led here says more, and leftovers are hashed before they are trusted.
         let _ = tokio::fs::remove_file(&self.path).await;
     }
@@ -188,11 +193,15 @@ impl Partial {
     async fn publish(mut self, to: &Path) -> Result<(), TransferError> {
         self.file.flush().await.map_err(TransferError::file("write", &self.path))?;
         self.file.sync_all().await.map_err(TransferError::file("write", &self.path))?;
-        // Windows does not rename a file that is locked open.
+        // Nor does it rename one.
         drop(self.file.into_std().await);
         tokio::fs::rename(&self.path, to).await.map_err(TransferError::file("create", to))?;
         let folder = folder_of(to).to_owned();
-        blocking(move || sync_folder(&folder)).await
+        blocking(move || {
+            sync(&folder);
+            Ok(())
+        })
+        .await
     }
 }
 
@@ -206,14 +215,11 @@ async fn blocking<T: Send + 'static>(
     }
 }
 
-/// A rename is durable only when its folder is. Only Unix can sync a folder.
-fn sync_folder(folder: &Path) -> Result<(), TransferError> {
+/// Makes a rename durable. Not every file system can sync a folder, and the file is whole either way.
+fn sync(folder: &Path) {
     if cfg!(unix) {
-        fs::File::open(folder)
-            .and_then(|folder| folder.sync_all())
-            .map_err(TransferError::file("write", folder))?;
+        let _ = fs::File::open(folder).and_then(|folder| folder.sync_all());
     }
-    Ok(())
 }
 
 fn folder_of(path: &Path) -> &Path {

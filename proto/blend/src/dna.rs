@@ -1,0 +1,192 @@
+//! The DNA: names and layouts of all structs of the Blender that saved a file.
+
+use std::collections::HashMap;
+
+use crate::header::Layout;
+
+/// Members on the way from a struct to a value: more than any value that is read here is deep.
+const DEPTH_MAX: usize = 8;
+
+/// The structs by name, as they are in the file. Only looked into for the few that are asked for.
+pub(crate) struct Dna<'a> {
+    layout: Layout,
+    /// `*next`, `name[66]`, `(*draw)()`.
+    names: Vec<&'a [u8]>,
+    /// Name and size in bytes.
+    types: Vec<(&'a [u8], usize)>,
+    /// For each struct, by name: the type and the name of each member, four bytes together.
+    structs: HashMap<&'a [u8], &'a [u8]>,
+}
+
+/// Where a value lies in its struct's bytes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place {
+    layout: Layout,
+    offset: usize,
+    len_bytes: usize,
+    signed: bool,
+}
+
+impl<'a> Dna<'a> {
+    /// None when the bytes contradict themselves.
+    pub(crate) fn parse(bytes: &'a [u8], layout: Layout) -> Option<Self> {
+        let mut cursor = Cursor { bytes, at: 0, layout };
+        cursor.expect(b"SDNA")?;
+        cursor.expect(b"NAME")?;
+        let names = cursor.strings()?;
+        cursor.expect(b"TYPE")?;
+        let type_names = cursor.strings()?;
+        cursor.expect(b"TLEN")?;
+        let types: Option<Vec<_>> =
+            type_names.into_iter().map(|name| Some((name, cursor.short()?))).collect();
+        let types = types?;
+        cursor.expect(b"STRC")?;
+        let count = cursor.count()?;
+        let mut structs = HashMap::new();
+        for _ in 0..count {
+            let (name, _) = types.get(cursor.short()?)?;
+            let members = cursor.short()?;
+            structs.insert(*name, cursor.slice(4 * members)?);
+        }
+        Some(Self { layout, names, types, structs })
+    }
+
+    /// Finds a value by its path of members, like `r.im_format.imtype`. None when this Blender had no such
+    /// member.
+    pub(crate) fn at(&self, structure: &str, path: &str) -> Option<Place> {
+        let mut structure = structure.as_bytes();
+        let mut place = None;
+        for member in path.split('.').take(DEPTH_MAX) {
+            let base = place.map_or(0, |place: Place| place.offset);
+            let (kind, found) = self.member(structure, member.as_bytes())?;
+            structure = kind;
+            place = Some(Place { offset: base.checked_add(found.offset)?, ..found });
+        }
+        place
+    }
+
+    fn member(&self, structure: &[u8], wanted: &[u8]) -> Option<(&'a [u8], Place)> {
+        let mut offset: usize = 0;
+        for pair in self.structs.get(structure)?.chunks_exact(4) {
+            let number = |bytes| usize::try_from(self.layout.unsigned(bytes)).ok();
+            let (kind, kind_bytes) = *self.types.get(number(&pair[..2])?)?;
+            let name = Name::parse(self.names.get(number(&pair[2..])?)?);
+            let item_bytes = if name.is_address { self.layout.address_bytes() } else { kind_bytes };
+            let len_bytes = item_bytes.checked_mul(name.items)?;
+            if name.word == wanted {
+                let place = Place {
+                    layout: self.layout,
+                    offset,
+                    len_bytes,
+                    signed: !name.is_address && !kind.starts_with(b"u"),
+                };
+                return Some((kind, place));
+            }
+            offset = offset.checked_add(len_bytes)?;
+        }
+        None
+    }
+}
+
+impl Place {
+    fn slice(self, bytes: &[u8]) -> Option<&[u8]> {
+        bytes.get(self.offset..self.offset.checked_add(self.len_bytes)?)
+    }
+
+    /// The number there, of any width, whatever its sign.
+    pub(crate) fn unsigned(self, bytes: &[u8]) -> Option<u64> {
+        let bytes = self.slice(bytes)?;
+        (1..=8).contains(&bytes.len()).then(|| self.layout.unsigned(bytes))
+    }
+
+    /// The number there, if it fits.
+    pub(crate) fn int(self, bytes: &[u8]) -> Option<i32> {
+        let number = self.unsigned(bytes)?;
+        let unused_bits = 64 - 8 * u32::try_from(self.len_bytes).ok()?;
+        let number = if self.signed {
+            number.cast_signed() << unused_bits >> unused_bits
+        } else {
+            number.try_into().ok()?
+        };
+        number.try_into().ok()
+    }
+
+    /// The text there, up to its end mark.
+    pub(crate) fn text(self, bytes: &[u8]) -> Option<String> {
+        let bytes = self.slice(bytes)?;
+        let end = bytes.iter().position(|&byte| byte == 0);
+        let text = &bytes[..end.unwrap_or(bytes.len())];
+        Some(String::from_utf8_lossy(text).into_owned())
+    }
+}
+
+/// A member's name taken apart: `*mat[4][4]` is the word `mat`, of 16 addresses.
+struct Name<'a> {
+    word: &'a [u8],
+    is_address: bool,
+    items: usize,
+}
+
+impl<'a> Name<'a> {
+    fn parse(name: &'a [u8]) -> Self {
+        let is_address = matches!(name.first(), Some(b'*' | b'('));
+        let is_word = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_';
+        let start = name.iter().position(is_word).unwrap_or(name.len());
+        let rest = &name[start..];
+        let end = rest.iter().position(|byte| !is_word(byte));
+        let (word, rest) = rest.split_at(end.unwrap_or(rest.len()));
+        let items = rest
+            .split(|&byte| byte == b'[')
+            .skip(1)
+            .filter_map(|part| {
+                let digits = part.strip_suffix(b"]")?;
+                std::str::from_utf8(digits).ok()?.parse().ok()
+            })
+            .fold(1, usize::saturating_mul);
+        Self { word, is_address, items }
+    }
+}
+
+/// Goes through the DNA's four tables, each of which begins at a multiple of four bytes.
+struct Cursor<'a> {
+    bytes: &'a [u8],
+    at: usize,
+    layout: Layout,
+}
+
+impl<'a> Cursor<'a> {
+    fn slice(&mut self, len_bytes: usize) -> Option<&'a [u8]> {
+        let end = self.at.checked_add(len_bytes)?;
+        let slice = self.bytes.get(self.at..end)?;
+        self.at = end;
+        Some(slice)
+    }
+
+    fn expect(&mut self, mark: &[u8; 4]) -> Option<()> {
+        self.at = self.at.next_multiple_of(4);
+        (self.slice(4)? == mark).then_some(())
+    }
+
+    fn short(&mut self) -> Option<usize> {
+        let bytes = self.slice(2)?;
+        usize::try_from(self.layout.unsigned(bytes)).ok()
+    }
+
+    /// A number of things that have at least a byte each: more than there are bytes is not believed.
+    fn count(&mut self) -> Option<usize> {
+        let bytes = self.slice(4)?;
+        let count = usize::try_from(self.layout.unsigned(bytes)).ok()?;
+        (count <= self.bytes.len()).then_some(count)
+    }
+
+    fn strings(&mut self) -> Option<Vec<&'a [u8]>> {
+        (0..self.count()?)
+            .map(|_| {
+                let rest = self.bytes.get(self.at..)?;
+                let len_bytes = rest.iter().position(|&byte| byte == 0)?;
+                self.at += len_bytes + 1;
+                Some(&rest[..len_bytes])
+            })
+            .collect()
+    }
+}

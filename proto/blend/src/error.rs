@@ -1,0 +1,45 @@
+use std::io;
+
+/// Why a file cannot be read as a .blend. Each text is one sentence that says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum BlendError {
+    /// It has no bytes.
+    #[error("the file is empty; save it from Blender again")]
+    Empty,
+    /// It is something else.
+    #[error("the file is not a .blend but {0}; hand in the file that Blender saved")]
+    NotABlend(&'static str),
+    /// It stands for a file that Git keeps elsewhere.
+    #[error("the file is only a Git LFS pointer; run `git lfs pull` to fetch the .blend itself")]
+    LfsPointer,
+    /// It ends too early.
+    #[error(
+        "the file is cut off: its end is missing; save it from Blender again, or copy it again from where it is whole"
+    )]
+    Truncated,
+    /// Its compressed data cannot be decompressed.
+    #[error(
+        "the file's compressed data is damaged ({0}); copy it again from where it is whole, or save it from Blender again"
+    )]
+    DamagedCompression(#[source] io::Error),
+    /// What it contains contradicts itself.
+    #[error("the file is damaged: {0}; open it in Blender and save it again")]
+    Damaged(&'static str),
+    /// It is compressed, and unreasonably large.
+    #[error(
+        "the file decompresses to more than {} GiB; save it from Blender without compression",
+        .limit_bytes >> 30
+    )]
+    TooLarge {
+        /// How far compressed files are followed, in bytes.
+        limit_bytes: u64,
+    },
+    /// Its header has a form that came after this program.
+    #[error(
+        "the file was saved in a form newer than this program knows (header `{0}`); update Framecrew, or save it from an older Blender"
+    )]
+    NewerForm(String),
+    /// The disk refused.
+    #[error("the file cannot be read: {0}; check the disk and the file's permissions")]
+    Unreadable(#[source] io::Error),
+}
