@@ -793,6 +793,9 @@ async fn sleep_until(deadline: Option<Instant>) {
     }
 }
 
+#[cfg(test)]
+mod tests;
+
 /// Milliseconds since 1970, for people: no decision rests on it.
 pub(crate) fn wall_ms() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)

@@ -9,7 +9,7 @@ use std::{
 };
 
 use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tonic::transport::{Server, server::TcpIncoming};
 use tracing::{info, warn};
 
@@ -109,9 +109,10 @@ pub async fn serve(
         source: io::Error::other(error),
     })?;
 
-    // Streams end by this; the driver goes on until they have.
+    // Streams end by this; the driver goes on until they have. All of it ends when this future is dropped.
     let streams = CancellationToken::new();
     let stop = CancellationToken::new();
+    let _streams_end = streams.clone().drop_guard();
     let epoch = identity.epoch;
     let feed = Arc::new(Feed::new(store.clone(), identity));
     let (driver, mailbox) = driver::mailbox();
@@ -120,7 +121,7 @@ pub async fn serve(
         Driver::restore(store.clone(), feed.clone(), dispatch, mailbox, lease + LEASE_MARGIN)
             .await
             .map_err(store_error)?;
-    let mut driving = tokio::spawn(restored.run(stop.clone()));
+    let mut driving = AbortOnDropHandle::new(tokio::spawn(restored.run(stop.clone())));
 
     let service =
         OrchestratorService::new(driver, store, feed, blobs.clone(), lease, streams.clone());
@@ -171,9 +172,7 @@ pub async fn serve(
     streams.cancel();
     stop.cancel();
     // A commit that keeps failing is given up here: nobody was told of it.
-    if tokio::time::timeout(SHUTDOWN_GRACE, &mut driving).await.is_err() {
-        driving.abort();
-    }
+    let _ = tokio::time::timeout(SHUTDOWN_GRACE, &mut driving).await;
     drop(lock);
     Ok(result?)
 }

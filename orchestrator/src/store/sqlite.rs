@@ -6,12 +6,11 @@ use std::{path::Path, sync::Arc, time::Duration};
 use futures::{FutureExt as _, TryStreamExt as _, future::BoxFuture};
 use serde::{Serialize, de::DeserializeOwned};
 use sqlx::{
-    Connection as _, QueryBuilder, Row as _, Sqlite, SqliteConnection, SqlitePool,
+    QueryBuilder, Row as _, Sqlite, SqlitePool,
     sqlite::{
         SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
     },
 };
-use tokio::sync::Mutex;
 
 use super::{
     BatchRecord, Group, Identity, JobRecord, JobStanding, LOG_LINES_MAX, LogRecord, NodeRecord,
@@ -31,7 +30,8 @@ const ROWS_MAX: usize = 1_000;
 
 #[derive(Debug)]
 pub(crate) struct SqliteStore {
-    writer: Mutex<SqliteConnection>,
+    /// One connection: commits take turns.
+    writer: SqlitePool,
     readers: SqlitePool,
 }
 
@@ -44,26 +44,27 @@ impl SqliteStore {
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(BUSY_TIMEOUT);
-        let mut writer = SqliteConnection::connect_with(&options).await?;
-        let check: String =
-            sqlx::query_scalar("PRAGMA quick_check(1)").fetch_one(&mut writer).await?;
+        let writer = pool(1).connect_with(options.clone()).await?;
+        let check: String = sqlx::query_scalar("PRAGMA quick_check(1)").fetch_one(&writer).await?;
         if check != "ok" {
             return Err(StoreError::Unreadable { what: "the file", detail: check });
         }
         sqlx::migrate!("migrations/sqlite")
-            .run(&mut writer)
+            .run(&writer)
             .await
             .map_err(|error| StoreError::Database(error.into()))?;
-        let identity = begin_epoch(&mut writer).await?;
-        let readers = SqlitePoolOptions::new()
-            .max_connections(READERS)
-            .connect_with(options.read_only(true))
-            .await?;
-        Ok((Self { writer: Mutex::new(writer), readers }, identity))
+        let identity = begin_epoch(&writer).await?;
+        let readers = pool(READERS).connect_with(options.read_only(true)).await?;
+        Ok((Self { writer, readers }, identity))
     }
 }
 
-async fn begin_epoch(writer: &mut SqliteConnection) -> Result<Identity, StoreError> {
+fn pool(connections: u32) -> SqlitePoolOptions {
+    // A connection to a local file does not go stale: asking it first would double every read.
+    SqlitePoolOptions::new().max_connections(connections).test_before_acquire(false)
+}
+
+async fn begin_epoch(writer: &SqlitePool) -> Result<Identity, StoreError> {
     let mut tx = writer.begin().await?;
     let known: Option<(String, i64)> =
         sqlx::query_as("SELECT store_id, epoch FROM store").fetch_optional(&mut *tx).await?;
@@ -115,8 +116,8 @@ fn from_word<T: DeserializeOwned>(what: &'static str, word: &str) -> Result<T, S
     from_json(what, &format!("\"{word}\""))
 }
 
-async fn write(connection: &mut SqliteConnection, group: &Group) -> Result<(), StoreError> {
-    let mut tx = connection.begin_with("BEGIN IMMEDIATE").await?;
+async fn write(writer: &SqlitePool, group: &Group) -> Result<(), StoreError> {
+    let mut tx = writer.begin_with("BEGIN IMMEDIATE").await?;
     for (request, record) in &group.new_jobs {
         let JobStanding { state, counts, revision, started_at_ms, ended_at_ms } = record.standing;
         sqlx::query("INSERT INTO job VALUES ($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13,$14)")
@@ -305,7 +306,7 @@ fn line_of(row: &SqliteRow) -> Result<LogRecord, StoreError> {
 
 impl Store for SqliteStore {
     fn commit<'a>(&'a self, group: &'a Group) -> BoxFuture<'a, Result<(), StoreError>> {
-        async move { write(&mut *self.writer.lock().await, group).await }.boxed()
+        write(&self.writer, group).boxed()
     }
 
     fn remember(&self) -> BoxFuture<'_, Result<Remembered, StoreError>> {

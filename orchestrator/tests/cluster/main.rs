@@ -1,0 +1,10 @@
+//! The orchestrator over real sockets, with a client on one side and nodes on the other that do just what a
+//! test tells them.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod harness;
+mod membership;
+mod restart;
+mod scripted_node;
+mod submit;
+mod watch;

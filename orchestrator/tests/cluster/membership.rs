@@ -1,0 +1,190 @@
+//! Nodes come, stay, go, and are told apart.
+
+use std::time::Duration;
+
+use framecrew_orchestrator::Config;
+use framecrew_proto::v1::{
+    FailureReason, HeartbeatRequest, JobState, ListNodesRequest, NodeState, UnregisterNodeRequest,
+};
+use tempfile::tempdir;
+use tonic::Code;
+
+use crate::{
+    harness::Orchestrator,
+    scripted_node::{Asked, ScriptedNode},
+};
+
+fn heartbeat(node: &ScriptedNode, incarnation: u64, batch_ids: Vec<u64>) -> HeartbeatRequest {
+    HeartbeatRequest { name: node.name.clone(), incarnation, batch_ids }
+}
+
+#[tokio::test]
+async fn an_older_incarnation_is_turned_away() {
+    let data = tempdir().unwrap();
+    let orchestrator = Orchestrator::start(data.path()).await;
+    let node = ScriptedNode::join(&orchestrator, "a").await;
+    let mut client = orchestrator.client().await;
+    client.register_node(node.registration(2)).await.unwrap();
+    let status = client.heartbeat(heartbeat(&node, 1, vec![])).await.unwrap_err();
+    assert_eq!(status.code(), Code::Aborted);
+    let status = client.register_node(node.registration(1)).await.unwrap_err();
+    assert_eq!(status.code(), Code::Aborted);
+    client.heartbeat(heartbeat(&node, 2, vec![])).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_name_held_by_a_live_node_elsewhere_is_taken() {
+    let data = tempdir().unwrap();
+    let orchestrator = Orchestrator::start(data.path()).await;
+    let node = ScriptedNode::join(&orchestrator, "a").await;
+    let mut other = node.registration(9);
+    other.address = "http://127.0.0.1:1".to_owned();
+    let status = orchestrator.client().await.register_node(other).await.unwrap_err();
+    assert_eq!(status.code(), Code::AlreadyExists);
+}
+
+#[tokio::test]
+async fn a_stranger_is_told_to_register_and_a_faulty_registration_what_is_wrong() {
+    let data = tempdir().unwrap();
+    let orchestrator = Orchestrator::start(data.path()).await;
+    let node = ScriptedNode::join(&orchestrator, "a").await;
+    let mut client = orchestrator.client().await;
+    let mut stranger = heartbeat(&node, 1, vec![]);
+    stranger.name = "b".to_owned();
+    assert_eq!(client.heartbeat(stranger).await.unwrap_err().code(), Code::NotFound);
+    let mut faulty = node.registration(0);
+    faulty.name.clear();
+    faulty.description = None;
+    faulty.address = "no url at all".to_owned();
+    let status = client.register_node(faulty).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument);
+    let details = tonic_types::StatusExt::get_details_bad_request(&status).unwrap();
+    assert_eq!(details.field_violations.len(), 4, "{details:?}");
+}
+
+#[tokio::test]
+async fn a_heartbeat_names_the_batches_to_abandon() {
+    let data = tempdir().unwrap();
+    let orchestrator = Orchestrator::start(data.path()).await;
+    let mut node = ScriptedNode::join(&orchestrator, "a").await;
+    let spec = orchestrator.spec(1, 1).await;
+    orchestrator.submit(spec).await;
+    let (request, _batch) = node.batch().await;
+    let held = vec![request.batch_id, request.batch_id + 1_000];
+    let answer = orchestrator.client().await.heartbeat(heartbeat(&node, 1, held)).await.unwrap();
+    assert_eq!(answer.into_inner().abandon_batch_ids, [request.batch_id + 1_000]);
+}
+
+#[tokio::test]
+async fn a_node_that_says_goodbye_hands_its_frames_to_another_at_once() {
+    let data = tempdir().unwrap();
+    let orchestrator = Orchestrator::start(data.path()).await;
+    let mut a = ScriptedNode::join(&orchestrator, "a").await;
+    let spec = orchestrator.spec(1, 1).await;
+    let job_id = orchestrator.submit(spec).await;
+    let (_, mut lost) = a.batch().await;
+    lost.start(1);
+    let mut b = ScriptedNode::join(&orchestrator, "b").await;
+    let goodbye = UnregisterNodeRequest { name: "a".to_owned(), incarnation: 1 };
+    orchestrator.client().await.unregister_node(goodbye).await.unwrap();
+    let (request, mut batch) = b.batch().await;
+    assert_eq!(request.slices[0].frame, 1);
+    let png = orchestrator.upload(b"1").await;
+    batch.start(1);
+    batch.finish(1, png);
+    batch.end();
+    let job = orchestrator.until(job_id, |job| job.state() == JobState::Finished).await;
+    assert_eq!(job.counts.unwrap().finished, 1);
+    assert_eq!(orchestrator.frames(job_id).await[0].failed_attempts, 0, "a goodbye is no failure");
+    let nodes = orchestrator.client().await.list_nodes(ListNodesRequest {}).await.unwrap();
+    let states: Vec<_> = nodes.into_inner().nodes.iter().map(|node| node.state()).collect();
+    assert_eq!(states, [NodeState::Left, NodeState::Idle]);
+}
+
+#[tokio::test]
+async fn a_silent_node_loses_its_frames_when_its_lease_is_over() {
+    let data = tempdir().unwrap();
+    let mut config = Config::new(data.path().to_owned());
+    config.lease = Duration::from_millis(200);
+    let orchestrator = Orchestrator::start_with(config).await;
+    let mut a = ScriptedNode::join(&orchestrator, "a").await;
+    let spec = orchestrator.spec(1, 1).await;
+    let job_id = orchestrator.submit(spec).await;
+    let (_, mut batch) = a.batch().await;
+    batch.start(1);
+    orchestrator.until(job_id, |job| job.waiting_reason == "no node is registered").await;
+    let frame = &orchestrator.frames(job_id).await[0];
+    assert_eq!(frame.failed_attempts, 1);
+    assert_eq!(frame.failure.as_ref().unwrap().reason(), FailureReason::NodeLost);
+    // What it says now comes too late.
+    let png = orchestrator.upload(b"1").await;
+    batch.finish(1, png);
+    let mut b = ScriptedNode::join(&orchestrator, "b").await;
+    let (_, mut batch) = b.batch().await;
+    batch.start(1);
+    batch.finish(1, png);
+    batch.end();
+    let job = orchestrator.until(job_id, |job| job.state() == JobState::Finished).await;
+    assert_eq!(job.counts.unwrap().finished, 1);
+    assert_eq!(orchestrator.frames(job_id).await[0].node, "b");
+}
+
+#[tokio::test]
+async fn a_broken_stream_is_attached_to_again_where_it_broke() {
+    let data = tempdir().unwrap();
+    let orchestrator = Orchestrator::start(data.path()).await;
+    let mut node = ScriptedNode::join(&orchestrator, "a").await;
+    let png = orchestrator.upload(b"1").await;
+    let spec = orchestrator.spec(1, 1).await;
+    let job_id = orchestrator.submit(spec).await;
+    let (request, mut batch) = node.batch().await;
+    batch.start(1);
+    drop(batch);
+    let Asked::Attach(attach, batch) = node.asked().await else { panic!("not an attach") };
+    assert_eq!(attach.batch_id, request.batch_id);
+    let mut batch = batch.after(1);
+    batch.finish(1, png);
+    batch.end();
+    orchestrator.until(job_id, |job| job.state() == JobState::Finished).await;
+}
+
+#[tokio::test]
+async fn a_finished_frame_whose_output_is_not_stored_does_not_count() {
+    let data = tempdir().unwrap();
+    let orchestrator = Orchestrator::start(data.path()).await;
+    let mut node = ScriptedNode::join(&orchestrator, "a").await;
+    let spec = orchestrator.spec(1, 1).await;
+    let job_id = orchestrator.submit(spec).await;
+    let (_, mut batch) = node.batch().await;
+    batch.start(1);
+    batch.finish(1, framecrew_blobs::Digest::of(b"never uploaded"));
+    batch.end();
+    // The frame is given out again, and nothing was committed.
+    let (_, _batch) = node.batch().await;
+    let job = orchestrator.job(job_id).await;
+    assert_eq!(job.counts.unwrap().finished, 0);
+    let frame = &orchestrator.frames(job_id).await[0];
+    assert_eq!(frame.failure.as_ref().unwrap().reason(), FailureReason::Infrastructure);
+}
+
+#[tokio::test]
+async fn cancelling_a_job_cancels_its_batches_and_frees_the_node() {
+    let data = tempdir().unwrap();
+    let orchestrator = Orchestrator::start(data.path()).await;
+    let mut node = ScriptedNode::join(&orchestrator, "a").await;
+    let png = orchestrator.upload(b"1").await;
+    let spec = orchestrator.spec(1, 1).await;
+    let job_id = orchestrator.submit(spec.clone()).await;
+    let (request, mut batch) = node.batch().await;
+    batch.start(1);
+    let cancel = framecrew_proto::v1::CancelJobRequest { job_id };
+    orchestrator.client().await.cancel_job(cancel).await.unwrap();
+    let Asked::Cancel(cancelled) = node.asked().await else { panic!("not a cancel") };
+    assert_eq!(cancelled, request.batch_id);
+    batch.finish(1, png);
+    let next = orchestrator.submit(spec).await;
+    let (request, _batch) = node.batch().await;
+    assert_eq!(request.job_id, next, "the node is free for the next job");
+    let frame = &orchestrator.frames(job_id).await[0];
+    assert!(frame.outputs.is_empty(), "nothing is committed after a cancel");
+}

@@ -1,0 +1,235 @@
+//! A node that does just what a test tells it.
+
+use std::{net::SocketAddr, pin::Pin};
+
+use framecrew_blobs::Digest;
+use framecrew_proto::v1::{
+    AttachBatchRequest, AttachBatchResponse, BatchEnd, BatchEnded, BatchEvent, Blender,
+    BlenderKind, CancelBatchRequest, CancelBatchResponse, DescribeNodeRequest,
+    DescribeNodeResponse, Failure, FailureReason, NodeDescription, Output, RegisterNodeRequest,
+    RenderBatchRequest, RenderBatchResponse, Slice, SliceFailed, SliceFinished, SliceProgress,
+    SliceStarted, WatchNodeRequest, WatchNodeResponse,
+    batch_event::Event,
+    render_node_server::{RenderNode, RenderNodeServer},
+};
+use futures::Stream;
+use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle};
+use tokio_stream::wrappers::{TcpListenerStream, UnboundedReceiverStream};
+use tonic::{Request, Response, Status, transport::Server};
+
+use crate::harness::{Orchestrator, patience};
+
+/// What the orchestrator asked of the node.
+#[derive(Debug)]
+pub(crate) enum Asked {
+    Render(RenderBatchRequest, Batch),
+    Attach(AttachBatchRequest, Batch),
+    Cancel(u64),
+}
+
+/// A batch's stream, from the node's end. Dropping it breaks the stream.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    events: mpsc::UnboundedSender<Result<Vec<BatchEvent>, Status>>,
+    sequence: u64,
+}
+
+impl Batch {
+    pub(crate) fn say(&mut self, event: Event) {
+        self.sequence += 1;
+        let event = BatchEvent { sequence: self.sequence, event: Some(event) };
+        // The orchestrator may have hung up.
+        let _ = self.events.send(Ok(vec![event]));
+    }
+
+    /// Goes on numbering after the events of a former stream.
+    pub(crate) fn after(mut self, sequence: u64) -> Self {
+        self.sequence = sequence;
+        self
+    }
+
+    pub(crate) fn start(&mut self, frame: i32) {
+        self.say(Event::Started(SliceStarted { slice: slice(frame) }));
+    }
+
+    pub(crate) fn progress(&mut self, frame: i32, fraction: f64) {
+        self.say(Event::Progress(SliceProgress {
+            slice: slice(frame),
+            fraction: Some(fraction),
+            ..SliceProgress::default()
+        }));
+    }
+
+    pub(crate) fn finish(&mut self, frame: i32, digest: Digest) {
+        self.say(Event::Finished(SliceFinished {
+            slice: slice(frame),
+            outputs: vec![Output {
+                name: format!("{frame:04}.png"),
+                digest: digest.to_string(),
+                size_bytes: 1,
+                width: 1,
+                height: 1,
+            }],
+            render_seconds: 60.0,
+            peak_memory_bytes: 0,
+        }));
+    }
+
+    pub(crate) fn fail(&mut self, frame: i32, reason: FailureReason) {
+        let failure = Failure {
+            reason: reason.into(),
+            message: "it did not work".to_owned(),
+            log_tail: vec!["the last line".to_owned()],
+        };
+        self.say(Event::Failed(SliceFailed { slice: slice(frame), failure: Some(failure) }));
+    }
+
+    pub(crate) fn end(&mut self) {
+        self.say(Event::Ended(BatchEnded { end: BatchEnd::Complete.into() }));
+    }
+}
+
+fn slice(frame: i32) -> Option<Slice> {
+    Some(Slice { frame, index: 0 })
+}
+
+/// A scripted node, serving on loopback and registered.
+#[derive(Debug)]
+pub(crate) struct ScriptedNode {
+    pub(crate) name: String,
+    pub(crate) address: SocketAddr,
+    asked: mpsc::UnboundedReceiver<Asked>,
+    server: JoinHandle<()>,
+}
+
+impl Drop for ScriptedNode {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+impl ScriptedNode {
+    /// A node with Blender 3.4.1 and one slot.
+    pub(crate) async fn join(orchestrator: &Orchestrator, name: &str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (sender, asked) = mpsc::unbounded_channel();
+        let service = RenderNodeServer::new(Service(sender));
+        let server = tokio::spawn(async move {
+            Server::builder()
+                .add_service(service)
+                .serve_with_incoming(TcpListenerStream::new(listener))
+                .await
+                .unwrap();
+        });
+        let node = Self { name: name.to_owned(), address, asked, server };
+        orchestrator.client().await.register_node(node.registration(1)).await.unwrap();
+        node
+    }
+
+    pub(crate) fn registration(&self, incarnation: u64) -> RegisterNodeRequest {
+        RegisterNodeRequest {
+            name: self.name.clone(),
+            incarnation,
+            address: format!("http://{}", self.address),
+            port: 0,
+            description: Some(description("3.4.1")),
+            batch_ids: Vec::new(),
+        }
+    }
+
+    pub(crate) async fn asked(&mut self) -> Asked {
+        patience(self.asked.recv()).await.unwrap()
+    }
+
+    pub(crate) async fn batch(&mut self) -> (RenderBatchRequest, Batch) {
+        match self.asked().await {
+            Asked::Render(request, batch) => (request, batch),
+            other => panic!("not a batch: {other:?}"),
+        }
+    }
+}
+
+pub(crate) fn description(blender: &str) -> NodeDescription {
+    NodeDescription {
+        platform: "linux x86_64".to_owned(),
+        cores: 2,
+        memory_bytes: 1 << 30,
+        slots: 1,
+        blenders: vec![Blender {
+            version: blender.to_owned(),
+            kind: BlenderKind::Executable.into(),
+            path: "/usr/bin/blender".to_owned(),
+        }],
+        tags: Vec::new(),
+        version: "0.1.0".to_owned(),
+    }
+}
+
+struct Service(mpsc::UnboundedSender<Asked>);
+
+impl Service {
+    fn stream(
+        &self,
+        asked: impl FnOnce(Batch) -> Asked,
+    ) -> UnboundedReceiverStream<Result<Vec<BatchEvent>, Status>> {
+        let (events, stream) = mpsc::unbounded_channel();
+        self.0.send(asked(Batch { events, sequence: 0 })).unwrap();
+        UnboundedReceiverStream::new(stream)
+    }
+}
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl RenderNode for Service {
+    type RenderBatchStream = Answers<RenderBatchResponse>;
+
+    async fn render_batch(
+        &self,
+        request: Request<RenderBatchRequest>,
+    ) -> Result<Response<Self::RenderBatchStream>, Status> {
+        use futures::StreamExt as _;
+        let request = request.into_inner();
+        let stream = self.stream(|batch| Asked::Render(request, batch));
+        let stream = stream.map(|events| events.map(|events| RenderBatchResponse { events }));
+        Ok(Response::new(Box::pin(stream)))
+    }
+
+    type AttachBatchStream = Answers<AttachBatchResponse>;
+
+    async fn attach_batch(
+        &self,
+        request: Request<AttachBatchRequest>,
+    ) -> Result<Response<Self::AttachBatchStream>, Status> {
+        use futures::StreamExt as _;
+        let request = request.into_inner();
+        let stream = self.stream(|batch| Asked::Attach(request, batch));
+        let stream = stream.map(|events| events.map(|events| AttachBatchResponse { events }));
+        Ok(Response::new(Box::pin(stream)))
+    }
+
+    async fn cancel_batch(
+        &self,
+        request: Request<CancelBatchRequest>,
+    ) -> Result<Response<CancelBatchResponse>, Status> {
+        self.0.send(Asked::Cancel(request.into_inner().batch_id)).unwrap();
+        Ok(Response::new(CancelBatchResponse {}))
+    }
+
+    async fn describe_node(
+        &self,
+        _: Request<DescribeNodeRequest>,
+    ) -> Result<Response<DescribeNodeResponse>, Status> {
+        Err(Status::unimplemented("not in the script"))
+    }
+
+    type WatchNodeStream = Answers<WatchNodeResponse>;
+
+    async fn watch_node(
+        &self,
+        _: Request<WatchNodeRequest>,
+    ) -> Result<Response<Self::WatchNodeStream>, Status> {
+        Err(Status::unimplemented("not in the script"))
+    }
+}

@@ -1,0 +1,263 @@
+//! What is handed in is checked whole, and accepted once.
+
+use framecrew_proto::v1::{
+    CancelJobRequest, FrameRange, GetJobRequest, JobSpec, JobState, ListJobsRequest, Project,
+    ProjectFile, RenderSettings, SubmitJobRequest,
+};
+use tempfile::tempdir;
+use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
+
+use crate::{harness::Orchestrator, scripted_node::ScriptedNode};
+
+async fn refusal(orchestrator: &Orchestrator, spec: JobSpec) -> Status {
+    let request = SubmitJobRequest { request_id: "r".to_owned(), spec: Some(spec) };
+    let status = orchestrator.client().await.submit_job(request).await.unwrap_err();
+    let jobs = orchestrator.client().await.list_jobs(ListJobsRequest::default()).await.unwrap();
+    assert!(jobs.into_inner().jobs.is_empty(), "a refused job leaves nothing behind");
+    status
+}
+
+fn fields(status: &Status) -> Vec<String> {
+    let bad_request = status.get_details_bad_request().unwrap();
+    bad_request.field_violations.into_iter().map(|violation| violation.field).collect()
+}
+
+#[tokio::test]
+async fn every_faulty_field_is_named_at_once() {
+    let data = tempdir().unwrap();
+    let orchestrator = Orchestrator::start(data.path()).await;
+    let spec = JobSpec {
+        name: String::new(),
+        project: None,
+        frames: vec![
+            FrameRange { first: 9, last: 1, step: 1 },
+            FrameRange { first: 1, last: 9, step: 0 },
+        ],
+        settings: Some(RenderSettings {
+            engine: 99,
+            format: 99,
+            samples: Some(0),
+            scale_percent: Some(2_000),
+            blender: "new".to_owned(),
+            ..RenderSettings::default()
+        }),
+        priority: 101,
+        tags: vec![String::new()],
+    };
+    let status = refusal(&orchestrator, spec).await;
+    assert_eq!(status.code(), Code::InvalidArgument);
+    let mut named = fields(&status);
+    named.sort();
+    assert_eq!(
+        named,
+        [
+            "spec.frames[0]",
+            "spec.frames[1].step",
+            "spec.name",
+            "spec.priority",
+            "spec.project",
+            "spec.settings.blender",
+            "spec.settings.engine",
+            "spec.settings.format",
+            "spec.settings.samples",
+            "spec.settings.scale_percent",
+            "spec.tags[0]",
+        ]
+    );
+}
+
+#[tokio::test]
+async fn frames_that_make_no_sense_are_refused() {
+    let data = tempdir().unwrap();
+    let orchestrator = Orchestrator::start(data.path()).await;
+    let range = |first, last| FrameRange { first, last, step: 1 };
+    for (frames, words) in [
+        (vec![], "empty"),
+        (vec![range(1, 1_000_001)], "1000001 frames"),
+        (vec![range(i32::MIN, i32::MAX)], "4294967296 frames"),
+        (vec![range(1, 5), range(3, 3)], "twice"),
+    ] {
+        let mut spec = orchestrator.spec(1, 1).await;
+        spec.frames = frames;
+        let status = refusal(&orchestrator, spec).await;
+        assert_eq!(
+            (status.code(), fields(&status)),
+            (Code::InvalidArgument, vec!["spec.frames".to_owned()])
+        );
+        assert!(status.message().contains(words), "{}", status.message());
+    }
+}
+
+#[tokio::test]
+async fn a_path_that_could_leave_the_project_is_refused() {
+    let data = tempdir().unwrap();
+    let orchestrator = Orchestrator::start(data.path()).await;
+    for path in [
+        "../shot.blend",
+        "a/../../b",
+        "/etc/passwd",
+        "C:/shot.blend",
+        "\\\\host\\share",
+        "a\\b",
+        "nul\0",
+        "",
+        "a//b",
+        "./a",
+    ] {
+        let mut spec = orchestrator.spec(1, 1).await;
+        let project = spec.project.as_mut().unwrap();
+        project.files[0].path = path.to_owned();
+        project.blend_path = path.to_owned();
+        let status = refusal(&orchestrator, spec).await;
+        assert_eq!(status.code(), Code::InvalidArgument, "{path:?}");
+        assert_eq!(fields(&status), ["spec.project.files[0].path"], "{path:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_blob_that_is_not_uploaded_is_named() {
+    let data = tempdir().unwrap();
+    let orchestrator = Orchestrator::start(data.path()).await;
+    let mut spec = orchestrator.spec(1, 1).await;
+    let digest = "0".repeat(64);
+    spec.project.as_mut().unwrap().files.push(ProjectFile {
+        path: "wood.png".to_owned(),
+        digest: digest.clone(),
+        size_bytes: 5,
+    });
+    let status = refusal(&orchestrator, spec).await;
+    assert_eq!(status.code(), Code::FailedPrecondition);
+    let unmet = status.get_details_precondition_failure().unwrap().violations;
+    assert_eq!(unmet.len(), 1);
+    assert_eq!(unmet[0].subject, digest);
+    assert!(unmet[0].description.contains("wood.png"));
+}
+
+#[tokio::test]
+async fn a_file_that_is_no_blend_is_refused_in_words() {
+    let data = tempdir().unwrap();
+    let orchestrator = Orchestrator::start(data.path()).await;
+    let text: &[u8] = b"version https://git-lfs.github.com/spec/v1\n";
+    let digest = orchestrator.upload(text).await;
+    let mut spec = orchestrator.spec(1, 1).await;
+    spec.project = Some(Project {
+        blend_path: "shot.blend".to_owned(),
+        files: vec![ProjectFile {
+            path: "shot.blend".to_owned(),
+            digest: digest.to_string(),
+            size_bytes: text.len() as u64,
+        }],
+    });
+    let status = refusal(&orchestrator, spec).await;
+    assert_eq!(status.code(), Code::InvalidArgument);
+    assert_eq!(fields(&status), ["spec.project.blend_path"]);
+}
+
+#[tokio::test]
+async fn a_file_newer_than_every_blender_is_refused_naming_what_the_nodes_have() {
+    let data = tempdir().unwrap();
+    let orchestrator = Orchestrator::start(data.path()).await;
+    let _node = ScriptedNode::join(&orchestrator, "a").await;
+    let newer: &[u8] = b"BLENDER-v405 and so on";
+    let digest = orchestrator.upload(newer).await;
+    let mut spec = orchestrator.spec(1, 1).await;
+    let file = &mut spec.project.as_mut().unwrap().files[0];
+    (file.digest, file.size_bytes) = (digest.to_string(), newer.len() as u64);
+    let status = refusal(&orchestrator, spec).await;
+    assert_eq!(status.code(), Code::FailedPrecondition);
+    assert!(status.message().contains("4.5"), "{}", status.message());
+    assert!(status.message().contains("3.4.1"), "{}", status.message());
+}
+
+#[tokio::test]
+async fn the_same_request_makes_one_job_and_another_body_is_refused() {
+    let data = tempdir().unwrap();
+    let orchestrator = Orchestrator::start(data.path()).await;
+    let spec = orchestrator.spec(1, 10).await;
+    let request = SubmitJobRequest { request_id: "once".to_owned(), spec: Some(spec) };
+    let mut client = orchestrator.client().await;
+    let first = client.submit_job(request.clone()).await.unwrap().into_inner();
+    let second = client.submit_job(request.clone()).await.unwrap().into_inner();
+    assert!(!first.existed && second.existed);
+    assert_eq!(first.job.as_ref().unwrap().job_id, second.job.unwrap().job_id);
+
+    let mut other = request.clone();
+    other.spec.as_mut().unwrap().priority = 1;
+    let status = client.submit_job(other).await.unwrap_err();
+    assert_eq!(status.code(), Code::AlreadyExists);
+
+    // Also when the calls race, and after a restart.
+    let mut racing = request.clone();
+    racing.request_id = "race".to_owned();
+    let calls = (0..8).map(|_| {
+        let (mut client, request) = (client.clone(), racing.clone());
+        async move { client.submit_job(request).await.unwrap().into_inner().job.unwrap().job_id }
+    });
+    let made = futures::future::join_all(calls).await;
+    assert!(made.iter().all(|job| *job == made[0]), "{made:?}");
+    orchestrator.kill().await;
+    let orchestrator = Orchestrator::start(data.path()).await;
+    let again = orchestrator.client().await.submit_job(request).await.unwrap().into_inner();
+    assert!(again.existed);
+    assert_eq!(
+        again.job,
+        first.job.map(|job| framecrew_proto::v1::Job {
+            waiting_reason: "no node is registered".to_owned(),
+            ..job
+        })
+    );
+}
+
+#[tokio::test]
+async fn ids_are_malformed_or_unknown() {
+    let data = tempdir().unwrap();
+    let orchestrator = Orchestrator::start(data.path()).await;
+    let mut client = orchestrator.client().await;
+    for (job_id, code) in
+        [(0, Code::InvalidArgument), (u64::MAX, Code::InvalidArgument), (7, Code::NotFound)]
+    {
+        let status = client.get_job(GetJobRequest { job_id }).await.unwrap_err();
+        assert_eq!(status.code(), code, "{job_id}");
+        let status = client.cancel_job(CancelJobRequest { job_id }).await.unwrap_err();
+        assert_eq!(status.code(), code, "{job_id}");
+    }
+}
+
+#[tokio::test]
+async fn cancelling_a_job_that_is_over_tells_the_state_it_is_in() {
+    let data = tempdir().unwrap();
+    let orchestrator = Orchestrator::start(data.path()).await;
+    let spec = orchestrator.spec(1, 10).await;
+    let job_id = orchestrator.submit(spec).await;
+    for _ in 0..2 {
+        let answer =
+            orchestrator.client().await.cancel_job(CancelJobRequest { job_id }).await.unwrap();
+        let job = answer.into_inner().job.unwrap();
+        assert_eq!(job.state(), JobState::Cancelled);
+        assert_eq!(job.counts.unwrap().cancelled, 10);
+    }
+}
+
+#[tokio::test]
+async fn jobs_are_listed_newest_first_a_page_at_a_time() {
+    let data = tempdir().unwrap();
+    let orchestrator = Orchestrator::start(data.path()).await;
+    for _ in 0..5 {
+        let spec = orchestrator.spec(1, 1).await;
+        orchestrator.submit(spec).await;
+    }
+    let mut listed = Vec::new();
+    let mut page_token = String::new();
+    loop {
+        let request = ListJobsRequest { page_size: 2, page_token };
+        let page = orchestrator.client().await.list_jobs(request).await.unwrap().into_inner();
+        assert!(page.jobs.len() <= 2);
+        listed.extend(page.jobs.iter().map(|job| job.job_id));
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(listed, [5, 4, 3, 2, 1]);
+}
