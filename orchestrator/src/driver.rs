@@ -416,41 +416,28 @@ impl Driver {
                 }
             }
         }
-        let committed = if group.is_empty() {
-            Ok(())
-        } else {
-            self.store.commit(&group).await.map_err(Arc::new)
-        };
-        if let Err(error) = &committed {
+        if !group.is_empty()
+            && let Err(error) = self.store.commit(&group).await
+        {
             warn!(%error, "jobs refused");
-        } else {
-            for (_, record) in group.new_jobs {
-                info!(job = %record.job, name = record.spec.name, frames = record.spec.frames.len(), "job accepted");
-                self.feed.open_job(&record);
-                let event = Event::JobSubmitted {
-                    job: record.job,
-                    frames: record.spec.frames.clone(),
-                    requirements: record.requirements(),
-                    priority: record.spec.priority,
-                };
-                self.jobs.insert(record.job, OpenJob { record, next_log_line: 1 });
-                self.decide(event, turn);
-            }
+            group.new_jobs.clear();
         }
+        // Answered from the store: what it does not have was not accepted.
         for (job, existed, reply) in accepted {
-            let answer = match (&committed, existed) {
-                (Err(_), false) => Err(SubmitError::StoreFailing),
-                // One that existed may be over, and then only the store has it.
-                _ => match self.jobs.get(&job) {
-                    Some(open) => Ok((open.record.clone(), existed)),
-                    None => match self.store.job(job).await {
-                        Ok(Some(record)) => Ok((record, existed)),
-                        Ok(None) => Err(SubmitError::StoreFailing),
-                        Err(error) => Err(error.into()),
-                    },
-                },
+            let answer = match self.store.job(job).await {
+                Ok(Some(record)) => Ok((record, existed)),
+                Ok(None) => Err(SubmitError::StoreFailing),
+                Err(error) => Err(error.into()),
             };
             let _ = reply.send(answer);
+        }
+        for (_, record) in group.new_jobs {
+            let (job, frames) = (record.job, record.spec.frames.clone());
+            info!(%job, name = record.spec.name, frames = frames.len(), "job accepted");
+            self.feed.open_job(&record);
+            let (requirements, priority) = (record.requirements(), record.spec.priority);
+            self.jobs.insert(job, OpenJob { record, next_log_line: 1 });
+            self.decide(Event::JobSubmitted { job, frames, requirements, priority }, turn);
         }
     }
 

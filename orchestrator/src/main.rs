@@ -1,6 +1,6 @@
 //! The command `framecrew-orchestrator`.
 
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
+use std::{io::IsTerminal as _, net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use clap::Parser;
 use framecrew_orchestrator::{Config, serve};
@@ -41,7 +41,11 @@ async fn main() -> ExitCode {
         return if serves(args.listen).await { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
     let filter = EnvFilter::try_from_env("FRAMECREW_LOG").unwrap_or_else(|_| "info".into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
     match run(args).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

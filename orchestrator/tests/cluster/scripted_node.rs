@@ -22,7 +22,7 @@ use crate::harness::{Orchestrator, patience};
 /// What the orchestrator asked of the node.
 #[derive(Debug)]
 pub(crate) enum Asked {
-    Render(RenderBatchRequest, Batch),
+    Render(Box<RenderBatchRequest>, Batch),
     Attach(AttachBatchRequest, Batch),
     Cancel(u64),
 }
@@ -144,7 +144,7 @@ impl ScriptedNode {
 
     pub(crate) async fn batch(&mut self) -> (RenderBatchRequest, Batch) {
         match self.asked().await {
-            Asked::Render(request, batch) => (request, batch),
+            Asked::Render(request, batch) => (*request, batch),
             other => panic!("not a batch: {other:?}"),
         }
     }
@@ -191,7 +191,7 @@ impl RenderNode for Service {
     ) -> Result<Response<Self::RenderBatchStream>, Status> {
         use futures::StreamExt as _;
         let request = request.into_inner();
-        let stream = self.stream(|batch| Asked::Render(request, batch));
+        let stream = self.stream(|batch| Asked::Render(Box::new(request), batch));
         let stream = stream.map(|events| events.map(|events| RenderBatchResponse { events }));
         Ok(Response::new(Box::pin(stream)))
     }
