@@ -1,1 +1,23 @@
-//! Renders frames on one machine.
+//! Renders frames on one machine: [`serve`] joins a cluster, takes batches, draws them with Blender and
+//! streams what happens.
+
+// In reading order: what a node is told; how it is put together; what it is; how it belongs to the cluster;
+// what it is asked; what it does about it; with what.
+mod batch;
+pub mod blender;
+mod config;
+mod membership;
+mod node;
+mod output;
+mod platform;
+mod project;
+mod renderer;
+mod request;
+mod serve;
+mod service;
+mod version;
+
+pub use config::{Config, InvalidRenderer, RendererChoice};
+pub use membership::Expelled;
+pub use serve::{ServeError, serve};
+pub use version::{InvalidVersion, Version};

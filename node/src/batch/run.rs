@@ -1,0 +1,166 @@
+//! Takes a batch from waiting for a slot to its end.
+
+use std::{path::PathBuf, sync::Arc};
+
+use framecrew_proto::v1::{
+    BatchEnd, Failure, FailureReason, LogLine, Slice, SliceFailed, SliceFinished, SliceStarted,
+    batch_event::Event,
+};
+use tracing::{info, warn};
+
+use super::{Batch, Work};
+use crate::{
+    node::Node,
+    output::{self, Checked},
+    project::Layout,
+    renderer::{Drawn, Observation, RenderError, Scene, Slot},
+};
+
+/// Renders a batch when a slot is free. Always ends it.
+pub(crate) async fn run(node: Arc<Node>, batch: Arc<Batch>, work: Work) {
+    let end = match batch.cancelled.run_until_cancelled(node.slots.take()).await {
+        None => BatchEnd::Cancelled,
+        Some(mut slot) => {
+            node.changed();
+            let rendering = render_all(&node, &batch, &work, &mut slot);
+            let complete = batch.cancelled.run_until_cancelled(rendering).await;
+            if complete == Some(true) && !batch.cancelled.is_cancelled() {
+                BatchEnd::Complete
+            } else {
+                slot.kill().await;
+                BatchEnd::Cancelled
+            }
+        }
+    };
+    info!(batch = work.batch_id, job = work.job_id, end = end.as_str_name(), "batch ended");
+    batch.end(end);
+    node.changed();
+}
+
+/// Renders the slices, one after the other. False: the lease has run out.
+async fn render_all(node: &Node, batch: &Batch, work: &Work, slot: &mut Slot) -> bool {
+    let layout = match lay_out(node, work, slot).await {
+        Ok(layout) => layout,
+        Err(error) => {
+            for slice in &work.slices {
+                batch.push(started(slice));
+                batch.push(failed(slice, error.clone()));
+            }
+            return true;
+        }
+    };
+    let scene = Scene {
+        blend: layout.as_ref().map(|layout| layout.path(&work.project.blend)).unwrap_or_default(),
+        settings: work.settings.clone(),
+        file_version: work.file_version,
+    };
+    for slice in &work.slices {
+        if !node.lease.holds() {
+            return false;
+        }
+        batch.push(started(slice));
+        let result = render_one(node, batch, slot, &scene, slice).await;
+        // What was drawn while the lease ran out is somebody else's by now.
+        if !node.lease.holds() {
+            return false;
+        }
+        match result {
+            Ok(finished) => batch.push(Event::Finished(finished)),
+            Err(failure) => {
+                warn!(
+                    batch = work.batch_id,
+                    job = work.job_id,
+                    frame = slice.frame,
+                    reason = failure.reason().as_str_name(),
+                    message = failure.message,
+                    "a try at a frame failed",
+                );
+                batch.push(failed(slice, failure));
+            }
+        }
+    }
+    true
+}
+
+/// Lays the project out, where the renderer needs one.
+async fn lay_out(node: &Node, work: &Work, slot: &Slot) -> Result<Option<Arc<Layout>>, Failure> {
+    if !slot.needs_folder() {
+        return Ok(None);
+    }
+    let layout = node.projects.lay_out(&work.project).await;
+    layout.map(Some).map_err(|error| infrastructure(error.to_string()))
+}
+
+async fn render_one(
+    node: &Node,
+    batch: &Batch,
+    slot: &mut Slot,
+    scene: &Scene,
+    slice: &Slice,
+) -> Result<SliceFinished, Failure> {
+    // The frame's own: what is in it afterwards is what the frame produced. Ends with this function.
+    let folder = if slot.needs_folder() {
+        let folder = tempfile::Builder::new().prefix("frame-").tempdir_in(&node.work);
+        Some(folder.map_err(|error| infrastructure(format!("cannot make a folder: {error}")))?)
+    } else {
+        None
+    };
+    let path = folder.as_ref().map_or_else(PathBuf::new, |folder| folder.path().to_owned());
+
+    let observe = |observation| match observation {
+        Observation::Progress(mut progress) => {
+            progress.slice = Some(*slice);
+            batch.progress(progress);
+        }
+        Observation::Line(text) => {
+            batch.log(LogLine { frame: Some(slice.frame), text, ..LogLine::default() })
+        }
+    };
+    let drawing = slot
+        .render(scene, slice.frame, &path, observe)
+        .await
+        .map_err(|error| failure(error, slot))?;
+    let outputs = match drawing.drawn {
+        Drawn::Checked(checked) => vec![checked],
+        Drawn::InFolder(size) => match output::check(path, size).await {
+            Ok(outputs) => outputs,
+            Err(error) => {
+                let error = RenderError::new(FailureReason::InvalidOutput, error.to_string());
+                let failure = failure(error, slot);
+                // What drew nothing good once is not trusted with the next frame.
+                slot.kill().await;
+                return Err(failure);
+            }
+        },
+    };
+    store(node, &outputs).await?;
+    Ok(SliceFinished {
+        slice: Some(*slice),
+        outputs: outputs.into_iter().map(|checked| checked.output).collect(),
+        render_seconds: drawing.render_seconds,
+        peak_memory_bytes: drawing.peak_memory_bytes,
+    })
+}
+
+async fn store(node: &Node, outputs: &[Checked]) -> Result<(), Failure> {
+    for checked in outputs {
+        node.outbox.store(checked).await.map_err(|error| infrastructure(error.to_string()))?;
+    }
+    Ok(())
+}
+
+fn failure(error: RenderError, slot: &Slot) -> Failure {
+    Failure { reason: error.reason.into(), message: error.message, log_tail: slot.log_tail() }
+}
+
+fn infrastructure(message: String) -> Failure {
+    Failure { reason: FailureReason::Infrastructure.into(), message, log_tail: Vec::new() }
+}
+
+fn started(slice: &Slice) -> Event {
+    Event::Started(SliceStarted { slice: Some(*slice) })
+}
+
+fn failed(slice: &Slice, failure: Failure) -> Event {
+    Event::Failed(SliceFailed { slice: Some(*slice), failure: Some(failure) })
+}

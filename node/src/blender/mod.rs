@@ -1,0 +1,63 @@
+//! Finding Blender on this machine, or getting it there.
+
+mod find;
+mod libraries;
+mod provision;
+
+use std::path::PathBuf;
+
+use framecrew_proto::v1::{self, BlenderKind};
+
+pub use self::{
+    find::find,
+    libraries::{InstallError, MissingLibrary, install_libraries, missing_libraries},
+    provision::{ProvisionError, ProvisionProgress, provision},
+};
+use crate::version::Version;
+
+/// A Blender on this machine that has told its version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundBlender {
+    /// What it said.
+    pub version: Version,
+    /// How it is run.
+    pub kind: Kind,
+    /// The program, or the Python interpreter that has the module.
+    pub path: PathBuf,
+}
+
+/// How a Blender is run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// The `blender` program.
+    Executable,
+    /// The `bpy` module in a Python interpreter.
+    Module,
+}
+
+impl FoundBlender {
+    pub(crate) fn describe(&self) -> v1::Blender {
+        let kind = match self.kind {
+            Kind::Executable => BlenderKind::Executable,
+            Kind::Module => BlenderKind::Module,
+        };
+        v1::Blender {
+            version: self.version.to_string(),
+            kind: kind.into(),
+            path: self.path.to_string_lossy().into_owned(),
+        }
+    }
+}
+
+/// Where Blenders are provisioned unless one is told otherwise: `framecrew` in the user's cache folder.
+#[must_use]
+pub fn default_cache() -> PathBuf {
+    let home = std::env::home_dir().unwrap_or_else(std::env::temp_dir);
+    let cache = std::env::var_os(if cfg!(windows) { "LOCALAPPDATA" } else { "XDG_CACHE_HOME" });
+    let cache = cache.map(PathBuf::from).filter(|cache| cache.is_absolute());
+    cache
+        .unwrap_or_else(|| {
+            home.join(if cfg!(target_os = "macos") { "Library/Caches" } else { ".cache" })
+        })
+        .join("framecrew")
+}

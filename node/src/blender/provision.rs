@@ -1,0 +1,315 @@
+//! Gets a Blender where there is none: the `bpy` wheel, in a virtual environment in the cache.
+
+use std::{
+    env, fs, io,
+    io::{BufRead as _, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::mpsc::{self, RecvTimeoutError},
+    thread,
+    time::Duration,
+};
+
+use super::{FoundBlender, Kind, find::answer};
+use crate::version::Version;
+
+/// The version that is provisioned: the last long-term one whose wheels fit CPython 3.11.
+const VERSION: Version = Version { major: 4, minor: 5, patch: 15 };
+
+/// What is downloaded, in bytes: measured, for people and for the progress. The wheel of Linux on x86-64 and
+/// what it depends on.
+const DOWNLOAD_BYTES: u64 = 380_000_000;
+
+/// What is on disk in the end, in bytes; measured likewise.
+const INSTALLED_BYTES: u64 = 1_050_000_000;
+
+/// How often progress is reported.
+const REPORT_INTERVAL: Duration = Duration::from_millis(250);
+
+/// How long a Python may take to say what it has.
+const PYTHON_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Lines of pip's that an error carries.
+const ERROR_LINES: usize = 4;
+
+/// What provisioning is doing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ProvisionProgress {
+    /// It begins.
+    Begin {
+        /// What is made, like `Blender 4.5.15 (the bpy wheel)`.
+        what: String,
+        /// Where.
+        folder: PathBuf,
+        /// About how much is downloaded, in bytes.
+        download_bytes: u64,
+        /// About how much disk it takes in the end, in bytes.
+        installed_bytes: u64,
+    },
+    /// The wheel is coming.
+    Downloading {
+        /// Bytes so far.
+        done_bytes: u64,
+        /// Bytes in all, about.
+        total_bytes: u64,
+    },
+    /// The wheel is being unpacked.
+    Installing {
+        /// Bytes so far.
+        done_bytes: u64,
+        /// Bytes in all, about.
+        total_bytes: u64,
+    },
+}
+
+/// Why there is no Blender now, and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum ProvisionError {
+    /// No interpreter that the wheel fits.
+    #[error(
+        "Blender {VERSION} as a Python module needs CPython 3.11, and there is none on the PATH: install it (Debian 12: `apt-get install python3 python3-venv`), or install Blender itself"
+    )]
+    NoPython,
+    /// The interpreter cannot install anything.
+    #[error(
+        "{} has neither pip nor venv's ensurepip: install them (Debian: `apt-get install python3-venv`)",
+        python.display()
+    )]
+    NoPip {
+        /// The interpreter.
+        python: PathBuf,
+    },
+    /// A step failed.
+    #[error("cannot {action}: {said}")]
+    Failed {
+        /// The step.
+        action: String,
+        /// What the program said.
+        said: String,
+    },
+    /// The cache cannot be written.
+    #[error("the cache {} cannot be used: {source}", path.display())]
+    Cache {
+        /// The folder.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+}
+
+/// Where the provisioned environment is, once it is complete.
+pub(super) fn folder(cache: &Path) -> PathBuf {
+    cache.join(format!("bpy-{VERSION}"))
+}
+
+/// The interpreter of a virtual environment.
+pub(super) fn python_of(venv: &Path) -> PathBuf {
+    if cfg!(windows) {
+        venv.join("Scripts").join("python.exe")
+    } else {
+        venv.join("bin").join("python")
+    }
+}
+
+/// Installs Blender as a Python module into `cache` (about 380 MB to download) and reports what it does. What
+/// is there already is used. The environment gets its name when it is complete, so a half-made one is never
+/// taken for one; only one process provisions at a time, others wait for it. Blocks.
+///
+/// Whether the module can be imported depends on the system's libraries too: ask
+/// [`missing_libraries`](super::missing_libraries).
+///
+/// # Errors
+/// With what to do next.
+pub fn provision(
+    cache: &Path,
+    mut report: impl FnMut(ProvisionProgress),
+) -> Result<FoundBlender, ProvisionError> {
+    let cache_error = |source| ProvisionError::Cache { path: cache.to_owned(), source };
+    fs::create_dir_all(cache).map_err(cache_error)?;
+    let cache = &fs::canonicalize(cache).map_err(cache_error)?;
+    let lock = fs::File::create(cache.join("provision.lock")).map_err(cache_error)?;
+    lock.lock().map_err(cache_error)?;
+
+    let complete = folder(cache);
+    let blender = FoundBlender { version: VERSION, kind: Kind::Module, path: python_of(&complete) };
+    if blender.path.exists() {
+        return Ok(blender);
+    }
+    let python = pythons().into_iter().find_map(Python::ask).ok_or(ProvisionError::NoPython)?;
+    if !python.has_pip && !python.has_ensurepip {
+        return Err(ProvisionError::NoPip { python: python.path });
+    }
+    report(ProvisionProgress::Begin {
+        what: format!("Blender {VERSION} (the bpy wheel)"),
+        folder: complete.clone(),
+        download_bytes: DOWNLOAD_BYTES,
+        installed_bytes: INSTALLED_BYTES,
+    });
+    let unfinished =
+        tempfile::Builder::new().prefix(".unfinished-").tempdir_in(cache).map_err(cache_error)?;
+    // The environment works under any name: its programs that do not are never used.
+    let venv = unfinished.path().join("venv");
+    let temporary = unfinished.path().join("tmp");
+    fs::create_dir(&temporary).map_err(cache_error)?;
+    let pip = python.make_venv(&venv)?;
+    install(pip, &temporary, &venv, &mut report)?;
+    fs::rename(&venv, &complete).map_err(cache_error)?;
+    Ok(blender)
+}
+
+/// An interpreter that the wheel fits.
+#[derive(Debug)]
+struct Python {
+    path: PathBuf,
+    has_pip: bool,
+    has_ensurepip: bool,
+}
+
+impl Python {
+    fn ask(path: PathBuf) -> Option<Self> {
+        const QUESTION: &str = "\
+import sys, importlib.util as util
+print(sys.implementation.name, '%d.%d' % sys.version_info[:2],
+      *(name for name in ('venv', 'pip', 'ensurepip') if util.find_spec(name)))";
+        let said = answer(Command::new(&path).args(["-c", QUESTION]), PYTHON_TIMEOUT)?;
+        let modules = said.trim().strip_prefix("cpython 3.11 ")?;
+        let has = |name| modules.split(' ').any(|module| module == name);
+        has("venv").then_some(Self { has_pip: has("pip"), has_ensurepip: has("ensurepip"), path })
+    }
+
+    /// Makes the environment and returns the command that installs into it.
+    fn make_venv(&self, venv: &Path) -> Result<Command, ProvisionError> {
+        let mut command = Command::new(&self.path);
+        // Debian splits ensurepip off, so the plain way may fail where this one works.
+        run(command.args(["-m", "venv", "--without-pip"]).arg(venv), "make a virtual environment")?;
+        let inside = python_of(venv);
+        if self.has_pip {
+            let mut pip = Command::new(&self.path);
+            pip.args(["-m", "pip", "--python"]).arg(inside);
+            return Ok(pip);
+        }
+        run(
+            Command::new(&inside).args(["-m", "ensurepip"]),
+            "put pip into the virtual environment",
+        )?;
+        let mut pip = Command::new(inside);
+        pip.args(["-m", "pip"]);
+        Ok(pip)
+    }
+}
+
+fn pythons() -> Vec<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let folders: Vec<_> = env::split_paths(&path).collect();
+    ["python3.11", "python3", "python"]
+        .iter()
+        .map(|name| format!("{name}{}", env::consts::EXE_SUFFIX))
+        .flat_map(|name| folders.iter().map(move |folder| folder.join(&name)))
+        .filter(|path| path.is_file())
+        .collect()
+}
+
+fn run(command: &mut Command, action: &str) -> Result<(), ProvisionError> {
+    let failed = |said: String| ProvisionError::Failed { action: action.into(), said };
+    let output =
+        command.stdin(Stdio::null()).output().map_err(|error| failed(error.to_string()))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let mut said = String::from_utf8_lossy(&output.stdout).into_owned();
+    said.push_str(&String::from_utf8_lossy(&output.stderr));
+    Err(failed(last_lines(said.lines())))
+}
+
+fn last_lines<'a>(lines: impl Iterator<Item = &'a str>) -> String {
+    let lines: Vec<_> = lines.map(str::trim).filter(|line| !line.is_empty()).collect();
+    lines[lines.len().saturating_sub(ERROR_LINES)..].join(" / ")
+}
+
+/// Ends pip when we stop caring.
+struct KillOnDrop(Child);
+
+impl Drop for KillOnDrop {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn install(
+    mut pip: Command,
+    temporary: &Path,
+    venv: &Path,
+    report: &mut impl FnMut(ProvisionProgress),
+) -> Result<(), ProvisionError> {
+    let action = format!("install Blender {VERSION} with pip");
+    let failed = |said: String| ProvisionError::Failed { action: action.clone(), said };
+    let package = format!("bpy=={VERSION}");
+    pip.args(["install", "--no-input", "--disable-pip-version-check"])
+        .args(["--progress-bar", "off", "--only-binary", ":all:"])
+        .arg(package)
+        // Everything pip has under way lies here: its size is the progress, with any version of pip.
+        .env("TMPDIR", temporary)
+        .env("PYTHONUNBUFFERED", "1")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = KillOnDrop(pip.spawn().map_err(|error| failed(error.to_string()))?);
+    let (lines, said) = mpsc::channel();
+    let pipes: [Option<Box<dyn io::Read + Send>>; 2] = [
+        child.0.stdout.take().map(|pipe| Box::new(pipe) as _),
+        child.0.stderr.take().map(|pipe| Box::new(pipe) as _),
+    ];
+    for pipe in pipes.into_iter().flatten() {
+        let lines = lines.clone();
+        thread::spawn(move || {
+            for line in BufReader::new(pipe).lines().map_while(Result::ok) {
+                let _ = lines.send(line);
+            }
+        });
+    }
+    drop(lines);
+    let mut installing = false;
+    let mut all = Vec::new();
+    loop {
+        match said.recv_timeout(REPORT_INTERVAL) {
+            Ok(line) => {
+                installing |= line.starts_with("Installing collected");
+                all.push(line);
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                let (folder, total_bytes) =
+                    if installing { (venv, INSTALLED_BYTES) } else { (temporary, DOWNLOAD_BYTES) };
+                let done_bytes = bytes_in(folder).min(total_bytes);
+                report(if installing {
+                    ProvisionProgress::Installing { done_bytes, total_bytes }
+                } else {
+                    ProvisionProgress::Downloading { done_bytes, total_bytes }
+                });
+            }
+            Err(RecvTimeoutError::Disconnected) => break,
+        }
+    }
+    let status = child.0.wait().map_err(|error| failed(error.to_string()))?;
+    if status.success() {
+        return Ok(());
+    }
+    let errors = all.iter().map(String::as_str).filter(|line| line.starts_with("ERROR"));
+    let errors = last_lines(errors);
+    Err(failed(if errors.is_empty() { last_lines(all.iter().map(String::as_str)) } else { errors }))
+}
+
+/// Bytes of the files below a folder. What vanishes meanwhile is not counted.
+fn bytes_in(folder: &Path) -> u64 {
+    let Ok(entries) = fs::read_dir(folder) else {
+        return 0;
+    };
+    entries
+        .flatten()
+        .map(|entry| match entry.metadata() {
+            Ok(file) if file.is_dir() => bytes_in(&entry.path()),
+            Ok(file) => file.len(),
+            Err(_) => 0,
+        })
+        .sum()
+}

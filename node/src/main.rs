@@ -1,0 +1,178 @@
+//! `framecrew-node`: renders frames on this machine for an orchestrator.
+
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
+
+use anyhow::{Context as _, anyhow};
+use clap::Parser;
+use framecrew_node::{
+    Config, RendererChoice,
+    blender::{self, FoundBlender, ProvisionProgress},
+};
+use tokio::{net::TcpListener, signal, task};
+use tracing::{info, warn};
+use tracing_subscriber::EnvFilter;
+
+/// Renders frames on this machine for a Framecrew orchestrator.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Args {
+    /// Where the orchestrator is, like http://10.0.0.1:4000
+    #[arg(long, env = "FRAMECREW_ORCHESTRATOR", value_name = "URL")]
+    orchestrator: String,
+    /// Address to listen on for the orchestrator
+    #[arg(long, env = "FRAMECREW_LISTEN", default_value = "127.0.0.1:3000")]
+    listen: SocketAddr,
+    /// Where the orchestrator reaches this node [default: the address it registers from]
+    #[arg(long, env = "FRAMECREW_ADVERTISE", value_name = "URL")]
+    advertise: Option<String>,
+    /// Name in the cluster [default: the host's name]
+    #[arg(long, env = "FRAMECREW_NAME")]
+    name: Option<String>,
+    /// Frames to render at a time
+    #[arg(long, env = "FRAMECREW_SLOTS", default_value_t = 1)]
+    slots: u32,
+    /// Tag this node bears; jobs can ask for it. May be repeated
+    #[arg(long = "tag", env = "FRAMECREW_TAGS", value_delimiter = ',')]
+    tags: Vec<String>,
+    /// A Blender to use, or a Python with bpy, besides those that are found. May be repeated
+    #[arg(
+        long = "blender",
+        env = "FRAMECREW_BLENDERS",
+        value_delimiter = ',',
+        value_name = "PATH"
+    )]
+    blenders: Vec<PathBuf>,
+    /// Folder for projects and unfinished frames [default: in the cache folder, by the node's name]
+    #[arg(long, env = "FRAMECREW_DATA", value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Folder for a provisioned Blender [default: framecrew in the user's cache folder]
+    #[arg(long, env = "FRAMECREW_CACHE", value_name = "DIR")]
+    cache: Option<PathBuf>,
+    /// Where there is no Blender, install one into the cache, and as root the libraries it lacks
+    #[arg(long, env = "FRAMECREW_PROVISION")]
+    provision: bool,
+    /// What draws: `blender`, or `synthetic:200ms` for load tests (small pictures after that time)
+    #[arg(long, env = "FRAMECREW_RENDERER", default_value = "blender")]
+    renderer: RendererChoice,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    match run(Args::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("framecrew-node: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+async fn run(args: Args) -> anyhow::Result<()> {
+    // The port first: it tells the most common mistake before anything takes long.
+    let listener = TcpListener::bind(args.listen).await.with_context(|| {
+        format!("cannot listen on {}; choose another address with --listen", args.listen)
+    })?;
+    let name = args.name.or_else(sysinfo::System::host_name);
+    let name =
+        name.ok_or_else(|| anyhow!("this host has no name; give the node one with --name"))?;
+    let cache = args.cache.unwrap_or_else(blender::default_cache);
+    let data = args.data.unwrap_or_else(|| cache.join("nodes").join(&name));
+    let renderer = match args.renderer {
+        RendererChoice::Blender(_) => {
+            let (given, provision) = (args.blenders, args.provision);
+            let found = task::spawn_blocking(move || find(&given, &cache, provision)).await??;
+            RendererChoice::Blender(found)
+        }
+        synthetic => synthetic,
+    };
+    let config = Config {
+        name,
+        orchestrator: args.orchestrator,
+        advertise: args.advertise,
+        slots: args.slots,
+        tags: args.tags,
+        renderer,
+        data,
+    };
+    framecrew_node::serve(listener, config, stopped()?).await?;
+    Ok(())
+}
+
+/// The Blenders of this machine; with `provision`, one that is installed now when there is none.
+fn find(
+    given: &[PathBuf],
+    cache: &std::path::Path,
+    provision: bool,
+) -> anyhow::Result<Vec<FoundBlender>> {
+    let mut found = blender::find(given, cache);
+    for path in given {
+        if !found.iter().any(|blender| &blender.path == path) {
+            return Err(anyhow!(
+                "{} is neither a Blender nor a Python that can import bpy",
+                path.display()
+            ));
+        }
+    }
+    if found.is_empty() && provision {
+        let mut percent = None;
+        let blender = blender::provision(cache, |progress| tell(&progress, &mut percent))?;
+        let missing = blender::missing_libraries(&blender);
+        blender::install_libraries(&missing, |command| info!("running: {command}"))?;
+        found = blender::find(given, cache);
+    }
+    if found.is_empty() {
+        return Err(anyhow!(
+            "there is no Blender on this machine; install one, name it with --blender, or let --provision install it"
+        ));
+    }
+    for blender in &found {
+        info!(version = %blender.version, path = %blender.path.display(), "found Blender");
+        for library in blender::missing_libraries(blender) {
+            warn!(library = library.name, "EEVEE and Workbench may not draw: a library is missing");
+        }
+    }
+    Ok(found)
+}
+
+/// Logs provisioning, a line for every ten percent.
+fn tell(progress: &ProvisionProgress, last: &mut Option<u64>) {
+    const MB: u64 = 1_000_000;
+    let (what, done, total) = match progress {
+        ProvisionProgress::Begin { what, folder, download_bytes, installed_bytes } => {
+            let (download, installed) = (download_bytes / MB, installed_bytes / MB);
+            info!(
+                "installing {what} into {}: {download} MB to download, {installed} MB on disk",
+                folder.display()
+            );
+            return;
+        }
+        ProvisionProgress::Downloading { done_bytes, total_bytes } => {
+            ("downloading", done_bytes, total_bytes)
+        }
+        ProvisionProgress::Installing { done_bytes, total_bytes } => {
+            ("installing", done_bytes, total_bytes)
+        }
+    };
+    let percent = done * 10 / total.max(&1) * 10;
+    if last.replace(percent) != Some(percent) {
+        info!("{what}: {} of about {} MB", done / MB, total / MB);
+    }
+}
+
+/// Completes when the process is asked to end.
+fn stopped() -> anyhow::Result<impl Future<Output = ()> + Send + 'static> {
+    #[cfg(unix)]
+    let mut terminate = signal::unix::signal(signal::unix::SignalKind::terminate())
+        .context("cannot listen for signals")?;
+    Ok(async move {
+        #[cfg(unix)]
+        tokio::select! {
+            _ = signal::ctrl_c() => {}
+            _ = terminate.recv() => {}
+        }
+        #[cfg(not(unix))]
+        let _ = signal::ctrl_c().await;
+    })
+}

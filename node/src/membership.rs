@@ -1,0 +1,288 @@
+//! Registers the node, keeps its lease, and fences it when the lease runs out.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use framecrew_proto::v1::{
+    HeartbeatRequest, RegisterNodeRequest, UnregisterNodeRequest,
+    orchestrator_client::OrchestratorClient,
+};
+use tokio::time;
+use tonic::{Code, Status, transport::Channel};
+use tracing::{info, warn};
+
+use crate::{node::Node, platform};
+
+/// How long a call to the orchestrator may take: well below a lease, so that a lost one can be repeated.
+const CALL_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// How long saying goodbye may hold up the end of the process.
+const GOODBYE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// First and longest pause between two tries to register. The longest is what a node may lose of an
+/// orchestrator that has just come up.
+const RETRY_MIN: Duration = Duration::from_millis(100);
+const RETRY_MAX: Duration = Duration::from_secs(3);
+
+/// How often the lease is looked at. The sum of this, the time to kill and the lease must stay below what the
+/// orchestrator waits before it gives the work away (it adds a margin of seconds).
+const LEASE_CHECK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Bounds on what an orchestrator may ask for, so that a wrong value cannot turn into a flood or a dead node.
+const HEARTBEAT_MIN: Duration = Duration::from_millis(50);
+const HEARTBEAT_MAX: Duration = Duration::from_secs(10);
+
+/// The node's time-limited right to work: until the moment its last successful heartbeat was *sent*, plus the
+/// lease's length. Measured by a clock that counts suspend, in nanoseconds of uptime; 0: never had one.
+#[derive(Debug, Default)]
+pub(crate) struct Lease(AtomicU64);
+
+impl Lease {
+    /// Whether the node may work now. Reads the clock, so a process that was stopped knows at once.
+    pub(crate) fn holds(&self) -> bool {
+        nanos(platform::uptime()) < self.0.load(Ordering::Acquire)
+    }
+
+    fn renew(&self, sent: Duration, ttl: Duration) {
+        self.0.fetch_max(nanos(sent + ttl), Ordering::AcqRel);
+    }
+
+    fn end(&self) {
+        self.0.store(0, Ordering::Release);
+    }
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Where the orchestrator reaches the node.
+#[derive(Debug, Clone)]
+pub(crate) struct Reach {
+    /// A full address; empty: where the call comes from.
+    pub(crate) address: String,
+    /// Port, for an empty address.
+    pub(crate) port: u16,
+}
+
+/// Why a node cannot be a member. Trying again does not help.
+#[derive(Debug, thiserror::Error)]
+pub enum Expelled {
+    /// A newer life of this node is registered.
+    #[error(
+        "another process has taken over the name {name}: the orchestrator says: {said}; start this one with another --name"
+    )]
+    Superseded {
+        /// The node.
+        name: String,
+        /// What the orchestrator said.
+        said: String,
+    },
+    /// The orchestrator does not accept what the node says about itself.
+    #[error("the orchestrator refuses this node: {said}")]
+    Refused {
+        /// What the orchestrator said.
+        said: String,
+    },
+}
+
+/// Keeps the node registered. Ends only when that has become impossible.
+pub(crate) async fn keep(node: Arc<Node>, channel: Channel, reach: Reach) -> Expelled {
+    let mut rpc = OrchestratorClient::new(channel);
+    loop {
+        let interval = match register(&node, &mut rpc, &reach).await {
+            Ok(interval) => interval,
+            Err(expelled) => return expelled,
+        };
+        if let Err(expelled) = heartbeats(&node, &mut rpc, interval).await {
+            return expelled;
+        }
+    }
+}
+
+/// Kills all renderers as soon as the lease has run out. Runs beside everything else: nothing may delay it.
+pub(crate) async fn fence(node: Arc<Node>) {
+    let mut leased = false;
+    loop {
+        time::sleep(LEASE_CHECK_INTERVAL).await;
+        let holds = node.lease.holds();
+        if leased && !holds {
+            warn!("lease ran out: killing all renderers");
+            node.fence();
+        }
+        if leased != holds {
+            leased = holds;
+            node.changed();
+        }
+    }
+}
+
+/// Says goodbye, so that the orchestrator need not wait for the lease to run out. The renderers must be dead.
+pub(crate) async fn leave(node: &Node, channel: Channel) {
+    let had_lease = node.lease.holds();
+    node.lease.end();
+    if !had_lease {
+        return;
+    }
+    let request = UnregisterNodeRequest { name: node.name.clone(), incarnation: node.incarnation };
+    let mut rpc = OrchestratorClient::new(channel);
+    match time::timeout(GOODBYE_TIMEOUT, rpc.unregister_node(request)).await {
+        Ok(Ok(_)) => info!("left the cluster"),
+        Ok(Err(status)) => warn!(%status, "could not say goodbye"),
+        Err(_) => warn!("the orchestrator did not answer our goodbye"),
+    }
+}
+
+async fn register(
+    node: &Node,
+    rpc: &mut OrchestratorClient<Channel>,
+    reach: &Reach,
+) -> Result<Duration, Expelled> {
+    let mut pause = RETRY_MIN;
+    let mut said = None;
+    loop {
+        let sent = platform::uptime();
+        let request = RegisterNodeRequest {
+            name: node.name.clone(),
+            incarnation: node.incarnation,
+            address: reach.address.clone(),
+            port: reach.port.into(),
+            description: Some(node.description.clone()),
+            batch_ids: node.batch_ids(),
+        };
+        match in_time(rpc.register_node(request)).await {
+            Ok(answer) => {
+                let ttl = Duration::from_millis(answer.lease_ttl_ms);
+                node.meet_epoch(answer.epoch);
+                node.lease.renew(sent, ttl);
+                node.abandon(&answer.abandon_batch_ids);
+                node.changed();
+                info!(name = %node.name, epoch = answer.epoch, "registered");
+                let interval = Duration::from_millis(answer.heartbeat_interval_ms);
+                return Ok(interval.clamp(HEARTBEAT_MIN, HEARTBEAT_MAX));
+            }
+            Err(status) => match status.code() {
+                Code::Aborted => return Err(superseded(node, &status)),
+                Code::InvalidArgument => {
+                    let said = status.message().to_owned();
+                    return Err(Expelled::Refused { said });
+                }
+                code => {
+                    // Once for each kind of trouble: a node may wait for days.
+                    if said != Some(code) {
+                        said = Some(code);
+                        warn!(reason = reason(&status), "cannot register yet; trying on");
+                    }
+                }
+            },
+        }
+        time::sleep(jittered(pause)).await;
+        pause = (pause * 2).min(RETRY_MAX);
+    }
+}
+
+/// Renews the lease until the orchestrator does not know the node any more.
+async fn heartbeats(
+    node: &Node,
+    rpc: &mut OrchestratorClient<Channel>,
+    interval: Duration,
+) -> Result<(), Expelled> {
+    let mut well = true;
+    let mut pause = interval;
+    loop {
+        time::sleep(pause).await;
+        let sent = platform::uptime();
+        let request = HeartbeatRequest {
+            name: node.name.clone(),
+            incarnation: node.incarnation,
+            batch_ids: node.batch_ids(),
+        };
+        match in_time(rpc.heartbeat(request)).await {
+            Ok(answer) => {
+                node.meet_epoch(answer.epoch);
+                node.lease.renew(sent, Duration::from_millis(answer.lease_ttl_ms));
+                node.abandon(&answer.abandon_batch_ids);
+                if !well {
+                    info!("the orchestrator answers again");
+                }
+                well = true;
+                pause = interval;
+            }
+            Err(status) if status.code() == Code::NotFound => {
+                info!("the orchestrator does not know this node any more: registering again");
+                return Ok(());
+            }
+            Err(status) if status.code() == Code::Aborted => {
+                return Err(superseded(node, &status));
+            }
+            Err(status) => {
+                if well {
+                    warn!(reason = reason(&status), "a heartbeat failed; trying on");
+                }
+                well = false;
+                pause = jittered(interval.min(RETRY_MAX) / 2);
+            }
+        }
+    }
+}
+
+async fn in_time<T>(
+    call: impl Future<Output = Result<tonic::Response<T>, Status>>,
+) -> Result<T, Status> {
+    match time::timeout(CALL_TIMEOUT, call).await {
+        Ok(answer) => answer.map(tonic::Response::into_inner),
+        Err(_) => Err(Status::deadline_exceeded("it did not answer in time")),
+    }
+}
+
+fn superseded(node: &Node, status: &Status) -> Expelled {
+    Expelled::Superseded { name: node.name.clone(), said: status.message().to_owned() }
+}
+
+/// The deepest cause is what a person can act on: "connection refused", not "transport error".
+fn reason(status: &Status) -> String {
+    let mut cause = std::error::Error::source(status);
+    let mut text = status.message().to_owned();
+    while let Some(error) = cause {
+        text = error.to_string();
+        cause = error.source();
+    }
+    text
+}
+
+/// Between half of `pause` and all of it, so that a crew that lost its orchestrator does not return in step.
+fn jittered(pause: Duration) -> Duration {
+    pause.mul_f64(0.5 + fastrand::f64() / 2.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_counts_from_when_the_heartbeat_was_sent() {
+        let lease = Lease::default();
+        assert!(!lease.holds(), "none yet");
+        let now = platform::uptime();
+        lease.renew(now, Duration::from_secs(60));
+        assert!(lease.holds());
+        lease.end();
+        let long_ago = now.saturating_sub(Duration::from_millis(5));
+        lease.renew(long_ago, Duration::from_millis(5));
+        assert!(!lease.holds());
+    }
+
+    #[test]
+    fn a_late_answer_does_not_shorten_a_lease() {
+        let lease = Lease::default();
+        let now = platform::uptime();
+        lease.renew(now, Duration::from_secs(60));
+        lease.renew(now, Duration::ZERO);
+        assert!(lease.holds());
+    }
+}

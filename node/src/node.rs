@@ -1,0 +1,248 @@
+//! The node as its service and its membership see it: the batches it knows, its slots, its right to work.
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use framecrew_proto::v1::{NodeDescription, NodeStatus};
+use tokio::sync::watch;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::info;
+
+use crate::{
+    batch::{self, Batch, Work},
+    membership::Lease,
+    output::Outbox,
+    platform,
+    project::Projects,
+    renderer::Slots,
+};
+
+/// Free space below which no batch is accepted: a few large frames and the parts of a project must fit.
+const FREE_BYTES_MIN: u64 = 1 << 30;
+
+/// Batches that are kept, ended ones included. An orchestrator settles or abandons each within a heartbeat or
+/// two; beyond this it has forgotten them, and the oldest go.
+const KEPT_BATCHES_MAX: usize = 1_024;
+
+/// A machine that renders.
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub(crate) name: String,
+    pub(crate) incarnation: u64,
+    pub(crate) description: NodeDescription,
+    pub(crate) lease: Lease,
+    pub(crate) slots: Slots,
+    pub(crate) projects: Projects,
+    pub(crate) outbox: Outbox,
+    /// Private folders of frames that are being rendered.
+    pub(crate) work: PathBuf,
+    /// Ends when the node shuts down.
+    pub(crate) stopping: CancellationToken,
+    batches: Mutex<BTreeMap<u64, Arc<Batch>>>,
+    /// The highest epoch seen.
+    epoch: AtomicU64,
+    changed: watch::Sender<()>,
+    running: TaskTracker,
+}
+
+/// What a node is made of.
+pub(crate) struct Parts {
+    pub(crate) name: String,
+    pub(crate) incarnation: u64,
+    pub(crate) description: NodeDescription,
+    pub(crate) slots: Slots,
+    pub(crate) projects: Projects,
+    pub(crate) outbox: Outbox,
+    pub(crate) work: PathBuf,
+}
+
+/// Why a batch is not accepted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Refusal {
+    #[error("epoch {given} is older than {seen}, which this node has seen")]
+    StaleEpoch { given: u64, seen: u64 },
+    #[error("batch {0} is known; attach to it instead")]
+    Known(u64),
+    #[error("the node is shutting down")]
+    ShuttingDown,
+    #[error("the node's lease has run out")]
+    NoLease,
+    #[error("every slot has a batch waiting")]
+    SlotsFull,
+    #[error("only {free_bytes} bytes are free on the node's disk")]
+    DiskLow { free_bytes: u64 },
+}
+
+impl Node {
+    pub(crate) fn new(parts: Parts) -> Self {
+        Self {
+            name: parts.name,
+            incarnation: parts.incarnation,
+            description: parts.description,
+            lease: Lease::default(),
+            slots: parts.slots,
+            projects: parts.projects,
+            outbox: parts.outbox,
+            work: parts.work,
+            stopping: CancellationToken::new(),
+            batches: Mutex::default(),
+            epoch: AtomicU64::new(0),
+            changed: watch::Sender::new(()),
+            running: TaskTracker::new(),
+        }
+    }
+
+    /// Takes a batch on, forgetting first what is settled, and starts it as soon as a slot is free.
+    pub(crate) fn accept(
+        self: &Arc<Self>,
+        work: Work,
+        epoch: u64,
+        settled: &[u64],
+    ) -> Result<Arc<Batch>, Refusal> {
+        self.check_epoch(epoch)?;
+        let free_bytes = platform::free_bytes(&self.work);
+        let batch = {
+            let mut batches = self.batches();
+            for id in settled {
+                if batches.get(id).is_some_and(|batch| batch.is_ended()) {
+                    batches.remove(id);
+                }
+            }
+            if batches.contains_key(&work.batch_id) {
+                return Err(Refusal::Known(work.batch_id));
+            }
+            if self.stopping.is_cancelled() {
+                return Err(Refusal::ShuttingDown);
+            }
+            if !self.lease.holds() {
+                return Err(Refusal::NoLease);
+            }
+            // One that renders and one that waits for each slot.
+            let live = batches.values().filter(|batch| !batch.is_ended()).count();
+            if live >= 2 * self.description.slots as usize {
+                return Err(Refusal::SlotsFull);
+            }
+            if let Some(free_bytes) = free_bytes.filter(|free| *free < FREE_BYTES_MIN) {
+                return Err(Refusal::DiskLow { free_bytes });
+            }
+            if batches.len() >= KEPT_BATCHES_MAX
+                && let Some(oldest) = batches.iter().find(|(_, batch)| batch.is_ended())
+            {
+                let oldest = *oldest.0;
+                batches.remove(&oldest);
+            }
+            let batch = Arc::new(Batch::new());
+            batches.insert(work.batch_id, batch.clone());
+            batch
+        };
+        info!(
+            batch = work.batch_id,
+            job = work.job_id,
+            slices = work.slices.len(),
+            "batch accepted"
+        );
+        self.changed();
+        self.running.spawn(batch::run(self.clone(), batch.clone(), work));
+        Ok(batch)
+    }
+
+    /// A batch that is known.
+    pub(crate) fn batch(&self, id: u64) -> Option<Arc<Batch>> {
+        self.batches().get(&id).cloned()
+    }
+
+    /// Every batch that is known, ended ones included.
+    pub(crate) fn batch_ids(&self) -> Vec<u64> {
+        self.batches().keys().copied().collect()
+    }
+
+    /// Ends a batch and returns when its renderer is dead; forgets one that had ended. False: not known.
+    pub(crate) async fn cancel(&self, id: u64) -> bool {
+        let Some(batch) = self.batch(id) else {
+            return false;
+        };
+        if batch.is_ended() {
+            self.batches().remove(&id);
+        } else {
+            info!(batch = id, "cancelling batch");
+            batch.cancel();
+            batch.ended().await;
+        }
+        true
+    }
+
+    /// Cancels and forgets batches that the orchestrator has no use for.
+    pub(crate) fn abandon(&self, ids: &[u64]) {
+        for id in ids {
+            if let Some(batch) = self.batches().remove(id) {
+                info!(batch = id, "abandoning batch");
+                batch.cancel();
+            }
+        }
+    }
+
+    /// Ends every batch and every idle renderer, at once. The batches stay known.
+    pub(crate) fn fence(&self) {
+        for batch in self.batches().values() {
+            batch.cancel();
+        }
+        self.slots.kill_idle();
+    }
+
+    /// Stops taking work and returns when every renderer is dead.
+    pub(crate) async fn stop(&self) {
+        self.stopping.cancel();
+        self.fence();
+        self.running.close();
+        self.running.wait().await;
+        // A batch that ended meanwhile has put its renderer back.
+        self.slots.kill_idle();
+    }
+
+    /// Refuses an epoch older than the highest one seen.
+    pub(crate) fn check_epoch(&self, given: u64) -> Result<(), Refusal> {
+        self.meet_epoch(given);
+        match self.epoch.load(Ordering::Acquire) {
+            seen if given < seen => Err(Refusal::StaleEpoch { given, seen }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Remembers an epoch. With a new one the blob store may be another as well.
+    pub(crate) fn meet_epoch(&self, epoch: u64) {
+        if self.epoch.fetch_max(epoch, Ordering::AcqRel) < epoch {
+            self.outbox.forget();
+        }
+    }
+
+    /// What the node is doing now.
+    pub(crate) fn status(&self) -> NodeStatus {
+        let batches = self.batches();
+        let live = batches.iter().filter(|(_, batch)| !batch.is_ended());
+        NodeStatus {
+            live_batch_ids: live.map(|(id, _)| *id).collect(),
+            busy_slots: self.slots.busy(),
+            leased: self.lease.holds(),
+        }
+    }
+
+    /// Tells whoever watches the node that its status may have changed.
+    pub(crate) fn changed(&self) {
+        self.changed.send_replace(());
+    }
+
+    pub(crate) fn watch(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
+    fn batches(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Batch>>> {
+        // Every change under the lock is complete by itself.
+        self.batches.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,126 @@
+//! What differs between operating systems, in one place, each with a portable fallback.
+
+use std::{fs, io, path::Path, time::Duration};
+
+use tokio::process::Command;
+
+/// Makes the command's process the leader of its own group, so that it can be ended with all it starts.
+pub(crate) fn lead_a_group(command: &mut Command) {
+    #[cfg(unix)]
+    command.process_group(0);
+    command.kill_on_drop(true);
+}
+
+/// Kills the process group that `leader` leads. A group that is gone already is fine.
+pub(crate) fn kill_group(leader: u32) {
+    #[cfg(unix)]
+    if let Some(group) = group_of(leader) {
+        let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+    }
+    #[cfg(not(unix))]
+    let _ = leader; // `kill_on_drop` ends the leader.
+}
+
+/// Whether a process of the group that `leader` leads still exists.
+pub(crate) fn group_exists(leader: u32) -> bool {
+    #[cfg(unix)]
+    return group_of(leader)
+        .is_some_and(|group| rustix::process::test_kill_process_group(group).is_ok());
+    #[cfg(not(unix))]
+    {
+        let _ = leader;
+        false
+    }
+}
+
+#[cfg(unix)]
+fn group_of(leader: u32) -> Option<rustix::process::Pid> {
+    rustix::process::Pid::from_raw(i32::try_from(leader).ok()?)
+}
+
+/// The signal that ended a process, if one did.
+pub(crate) fn signal(status: std::process::ExitStatus) -> Option<i32> {
+    #[cfg(unix)]
+    return std::os::unix::process::ExitStatusExt::signal(&status);
+    #[cfg(not(unix))]
+    {
+        let _ = status;
+        None
+    }
+}
+
+/// Number of the signal that nothing can catch: what the kernel ends a process with that wants too much memory.
+pub(crate) const SIGKILL: i32 = 9;
+
+/// Processes that the kernel has killed for want of memory since it started; 0 where it does not tell.
+pub(crate) fn out_of_memory_kills() -> u64 {
+    let counters = fs::read_to_string("/proc/vmstat").unwrap_or_default();
+    let count = counters.lines().find_map(|l| l.strip_prefix("oom_kill "));
+    count.and_then(|n| n.trim().parse().ok()).unwrap_or(0)
+}
+
+/// Time since a moment in the past that stays the same while the machine runs; sleeping (suspend) counts.
+pub(crate) fn uptime() -> Duration {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    const CLOCK: rustix::time::ClockId = rustix::time::ClockId::Boottime;
+    // On macOS and the BSDs the monotonic clock is the nearest thing; a lease then outlasts a suspend until the
+    // first heartbeat after it is answered.
+    #[cfg(all(unix, not(any(target_os = "linux", target_os = "android"))))]
+    const CLOCK: rustix::time::ClockId = rustix::time::ClockId::Monotonic;
+    #[cfg(unix)]
+    {
+        let now = rustix::time::clock_gettime(CLOCK);
+        Duration::new(
+            u64::try_from(now.tv_sec).unwrap_or(0),
+            u32::try_from(now.tv_nsec).unwrap_or(0),
+        )
+    }
+    #[cfg(not(unix))]
+    {
+        static START: std::sync::OnceLock<tokio::time::Instant> = std::sync::OnceLock::new();
+        START.get_or_init(tokio::time::Instant::now).elapsed()
+    }
+}
+
+/// Gives the file `from` the second name `to`, or copies it where links are not possible.
+pub(crate) fn link_or_copy(from: &Path, to: &Path) -> io::Result<()> {
+    match fs::hard_link(from, to) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(error),
+        Err(_) => fs::copy(from, to).map(drop),
+    }
+}
+
+/// How many names a file has; 1 where that is not told.
+pub(crate) fn names_of_file(file: &fs::Metadata) -> u64 {
+    #[cfg(unix)]
+    return std::os::unix::fs::MetadataExt::nlink(file);
+    #[cfg(not(unix))]
+    {
+        let _ = file;
+        1
+    }
+}
+
+/// Bytes that may still be written to the file system of `path`; `None` where that is unknown.
+pub(crate) fn free_bytes(path: &Path) -> Option<u64> {
+    #[cfg(unix)]
+    return rustix::fs::statvfs(path).ok().map(|disk| disk.f_bavail.saturating_mul(disk.f_frsize));
+    #[cfg(not(unix))]
+    {
+        let disks = sysinfo::Disks::new_with_refreshed_list();
+        let disk = disks
+            .iter()
+            .filter(|disk| path.starts_with(disk.mount_point()))
+            .max_by_key(|disk| disk.mount_point().as_os_str().len());
+        disk.map(sysinfo::Disk::available_space)
+    }
+}
+
+/// Whether this process may change the system.
+pub(crate) fn is_root() -> bool {
+    #[cfg(unix)]
+    return rustix::process::geteuid().is_root();
+    #[cfg(not(unix))]
+    false
+}

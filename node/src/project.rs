@@ -1,0 +1,360 @@
+//! Lays a project out on disk from blobs.
+//!
+//! `blobs/ab/abcd…` holds content by its digest, `layouts/<key>/…` projects whose files are links to it. A
+//! layout appears under its name only when it is complete, so whatever has a name can be used.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs, io,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::SystemTime,
+};
+
+use framecrew_blobs::{BlobClient, Digest, TransferError};
+use tokio::task;
+
+use crate::platform;
+
+/// Bytes of blobs that are kept after their project was last used: a few large projects, and small beside the
+/// disks of machines that render.
+const CACHE_BYTES_MAX: u64 = 20 << 30;
+
+/// A path inside a project: relative, with `/` between its parts, no way out.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct ProjectPath(String);
+
+/// A path that is not one inside a project.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum InvalidPath {
+    #[error("is empty")]
+    Empty,
+    #[error("is longer than 1,024 bytes")]
+    TooLong,
+    #[error("must be relative, without `..`, `.`, empty parts, drives, backslashes or NUL")]
+    Escapes,
+}
+
+impl ProjectPath {
+    pub(crate) const BYTES_MAX: usize = 1_024;
+
+    pub(crate) fn parse(text: &str) -> Result<Self, InvalidPath> {
+        if text.is_empty() {
+            return Err(InvalidPath::Empty);
+        }
+        if text.len() > Self::BYTES_MAX {
+            return Err(InvalidPath::TooLong);
+        }
+        // A colon is a drive or a stream on Windows only, but projects travel.
+        let escapes = text.contains(['\\', '\0', ':'])
+            || text.split('/').any(|part| matches!(part, "" | "." | ".."));
+        if escapes {
+            return Err(InvalidPath::Escapes);
+        }
+        Ok(Self(text.to_owned()))
+    }
+
+    fn under(&self, root: &Path) -> PathBuf {
+        self.0.split('/').fold(root.to_owned(), |at, part| at.join(part))
+    }
+}
+
+/// The files of a project.
+#[derive(Debug, Clone)]
+pub(crate) struct Project {
+    pub(crate) blend: ProjectPath,
+    pub(crate) files: BTreeMap<ProjectPath, Blob>,
+}
+
+/// Content of a project's file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Blob {
+    pub(crate) digest: Digest,
+    pub(crate) size_bytes: u64,
+}
+
+impl Project {
+    /// Names the layout: equal for projects with the same files in the same places.
+    fn key(&self) -> Digest {
+        let mut hasher = blake3::Hasher::new();
+        for (path, blob) in &self.files {
+            // Lengths are fixed or end in a byte that no path holds.
+            hasher.update(path.0.as_bytes());
+            hasher.update(&[0]);
+            hasher.update(blob.digest.as_bytes());
+        }
+        hasher.finalize().into()
+    }
+}
+
+/// A project on disk. Not evicted while this lives.
+#[derive(Debug)]
+pub(crate) struct Layout {
+    root: PathBuf,
+}
+
+impl Layout {
+    /// Where a file of the project is.
+    pub(crate) fn path(&self, file: &ProjectPath) -> PathBuf {
+        file.under(&self.root)
+    }
+}
+
+/// Why a project could not be laid out.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LayoutError {
+    #[error("a file of the project did not arrive: {0}")]
+    Transfer(#[from] TransferError),
+    #[error("the project cannot be written to {}: {source}", path.display())]
+    Disk { path: PathBuf, source: io::Error },
+}
+
+/// The projects of a node.
+#[derive(Debug)]
+pub(crate) struct Projects {
+    folder: PathBuf,
+    blobs: BlobClient,
+    bytes_max: u64,
+    /// Layouts in use, by key.
+    used: Mutex<HashMap<Digest, Weak<Layout>>>,
+    /// One layout is made at a time: two slots with the same new project share one download.
+    making: tokio::sync::Mutex<()>,
+}
+
+impl Projects {
+    /// Keeps projects under `folder`.
+    pub(crate) fn new(folder: PathBuf, blobs: BlobClient) -> Self {
+        Self {
+            folder,
+            blobs,
+            bytes_max: CACHE_BYTES_MAX,
+            used: Mutex::default(),
+            making: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// Lays `project` out, downloading what is missing. Dropping the future leaves nothing but complete blobs
+    /// and resumable parts.
+    pub(crate) async fn lay_out(&self, project: &Project) -> Result<Arc<Layout>, LayoutError> {
+        let key = project.key();
+        if let Some(layout) = self.existing(key) {
+            return Ok(layout);
+        }
+        let _making = self.making.lock().await;
+        if let Some(layout) = self.existing(key) {
+            return Ok(layout);
+        }
+        self.make_room(project).await?;
+        for blob in project.files.values() {
+            self.fetch(*blob).await?;
+        }
+        let files: Vec<_> = project
+            .files
+            .iter()
+            .map(|(path, blob)| (path.clone(), self.blob_path(blob.digest)))
+            .collect();
+        let root = self.layout_path(key);
+        let layouts = self.folder.join("layouts");
+        let at = layouts.clone();
+        blocking(move || link_all(&files, &layouts, &root))
+            .await
+            .map_err(|source| LayoutError::Disk { path: at, source })?;
+        self.existing(key).ok_or_else(|| LayoutError::Disk {
+            path: self.layout_path(key),
+            source: io::ErrorKind::NotFound.into(),
+        })
+    }
+
+    fn existing(&self, key: Digest) -> Option<Arc<Layout>> {
+        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        used.retain(|_, layout| layout.strong_count() > 0);
+        if let Some(layout) = used.get(&key).and_then(Weak::upgrade) {
+            return Some(layout);
+        }
+        let root = self.layout_path(key);
+        // The folder's time is when it was last used.
+        let folder = fs::File::open(&root).ok()?;
+        let _ = folder.set_modified(SystemTime::now());
+        let layout = Arc::new(Layout { root });
+        used.insert(key, Arc::downgrade(&layout));
+        Some(layout)
+    }
+
+    async fn fetch(&self, blob: Blob) -> Result<(), LayoutError> {
+        let path = self.blob_path(blob.digest);
+        if fs::metadata(&path).is_ok_and(|file| file.len() == blob.size_bytes) {
+            return Ok(());
+        }
+        let folder = path.parent().unwrap_or(&self.folder);
+        fs::create_dir_all(folder)
+            .map_err(|source| LayoutError::Disk { path: folder.to_owned(), source })?;
+        self.blobs.download_file(blob.digest, blob.size_bytes, &path, |_| ()).await?;
+        // Scenes can write beside the .blend; what they must not do is to change a blob through its link.
+        if let Ok(file) = fs::metadata(&path) {
+            let mut permissions = file.permissions();
+            permissions.set_readonly(true);
+            let _ = fs::set_permissions(&path, permissions);
+        }
+        Ok(())
+    }
+
+    /// Removes the layouts that were not used for longest, and blobs that no layout uses, until `project` fits.
+    async fn make_room(&self, project: &Project) -> Result<(), LayoutError> {
+        let incoming = project.files.values().map(|blob| blob.size_bytes).sum();
+        let in_use: Vec<_> = {
+            let used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+            used.keys().map(Digest::to_string).collect()
+        };
+        let folder = self.folder.clone();
+        let room = self.bytes_max.saturating_sub(incoming);
+        blocking(move || evict(&folder, &in_use, room))
+            .await
+            .map_err(|source| LayoutError::Disk { path: self.folder.clone(), source })
+    }
+
+    fn layout_path(&self, key: Digest) -> PathBuf {
+        self.folder.join("layouts").join(key.to_string())
+    }
+
+    fn blob_path(&self, digest: Digest) -> PathBuf {
+        let name = digest.to_string();
+        self.folder.join("blobs").join(&name[..2]).join(name)
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    task::spawn_blocking(work).await.unwrap_or_else(|panic| Err(io::Error::other(panic)))
+}
+
+fn link_all(files: &[(ProjectPath, PathBuf)], layouts: &Path, root: &Path) -> io::Result<()> {
+    fs::create_dir_all(layouts)?;
+    let unfinished = tempfile::Builder::new().prefix(".unfinished-").tempdir_in(layouts)?;
+    for (path, blob) in files {
+        let to = path.under(unfinished.path());
+        if let Some(folder) = to.parent() {
+            fs::create_dir_all(folder)?;
+        }
+        platform::link_or_copy(blob, &to)?;
+    }
+    fs::rename(unfinished.path(), root)
+}
+
+/// Removes layouts, the longest unused first, and then blobs that no layout links to, until the blobs take
+/// `room` bytes at most or only what is in use is left.
+fn evict(folder: &Path, in_use: &[String], room: u64) -> io::Result<()> {
+    let mut layouts = Vec::new();
+    for layout in entries(&folder.join("layouts"))? {
+        if !in_use.contains(&layout.file_name().to_string_lossy().into_owned()) {
+            layouts.push((layout.metadata()?.modified()?, layout.path()));
+        }
+    }
+    layouts.sort();
+    let mut oldest = layouts.into_iter();
+    while bytes_of_blobs(folder)? > room {
+        let Some((_, layout)) = oldest.next() else {
+            return Ok(());
+        };
+        fs::remove_dir_all(layout)?;
+        for blob in blobs(folder)? {
+            // Where links were not possible the layouts have copies, and every blob may go.
+            if platform::names_of_file(&blob.metadata()?) == 1 {
+                fs::remove_file(blob.path())?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn bytes_of_blobs(folder: &Path) -> io::Result<u64> {
+    blobs(folder)?.iter().map(|blob| Ok(blob.metadata()?.len())).sum()
+}
+
+fn blobs(folder: &Path) -> io::Result<Vec<fs::DirEntry>> {
+    let mut all = Vec::new();
+    for prefix in entries(&folder.join("blobs"))? {
+        all.extend(entries(&prefix.path())?);
+    }
+    Ok(all)
+}
+
+/// What is in a folder; nothing when it does not exist.
+fn entries(folder: &Path) -> io::Result<Vec<fs::DirEntry>> {
+    match fs::read_dir(folder) {
+        Ok(entries) => entries.collect(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_path_that_leaves_the_project_is_refused() {
+        for path in [
+            "..",
+            "../a",
+            "a/../b",
+            "/etc/passwd",
+            "a//b",
+            "./a",
+            "a/",
+            "C:/a",
+            "c:a",
+            "a\\b",
+            "\\\\host\\a",
+            "a\0b",
+        ] {
+            assert_eq!(ProjectPath::parse(path), Err(InvalidPath::Escapes), "{path:?}");
+        }
+        assert_eq!(ProjectPath::parse(""), Err(InvalidPath::Empty));
+        let long = "a".repeat(ProjectPath::BYTES_MAX + 1);
+        assert_eq!(ProjectPath::parse(&long), Err(InvalidPath::TooLong));
+        assert!(ProjectPath::parse("textures/..wood/a b.png").is_ok());
+    }
+
+    fn store(folder: &Path, content: &[u8]) -> PathBuf {
+        let name = Digest::of(content).to_string();
+        let blob = folder.join("blobs").join(&name[..2]).join(&name);
+        fs::create_dir_all(blob.parent().unwrap()).unwrap();
+        fs::write(&blob, content).unwrap();
+        blob
+    }
+
+    fn layout(folder: &Path, key: &str, blobs: &[&PathBuf]) -> PathBuf {
+        let root = folder.join("layouts").join(key);
+        let files: Vec<_> = blobs
+            .iter()
+            .enumerate()
+            .map(|(n, blob)| (ProjectPath(format!("sub/{n}")), (*blob).clone()))
+            .collect();
+        link_all(&files, &folder.join("layouts"), &root).unwrap();
+        root
+    }
+
+    #[test]
+    fn what_was_not_used_for_longest_goes_first_and_what_is_in_use_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        let (shared, old, new) =
+            (store(folder, &[1; 1_000]), store(folder, &[2; 1_000]), store(folder, &[3; 1_000]));
+        let first = layout(folder, "old", &[&shared, &old]);
+        let second = layout(folder, "new", &[&shared, &new]);
+        let long_ago = SystemTime::UNIX_EPOCH;
+        fs::File::open(&first).unwrap().set_modified(long_ago).unwrap();
+
+        evict(folder, &[], 3_000).unwrap();
+        assert!(first.exists() && second.exists(), "all of it fits");
+        evict(folder, &[], 2_000).unwrap();
+        assert!(!first.exists() && !old.exists());
+        assert!(second.exists() && shared.exists() && new.exists());
+        evict(folder, &["new".into()], 0).unwrap();
+        assert!(second.exists() && shared.exists() && new.exists());
+        evict(folder, &[], 0).unwrap();
+        assert!(!second.exists() && !shared.exists() && !new.exists());
+    }
+}

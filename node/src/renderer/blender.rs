@@ -1,0 +1,201 @@
+//! Which Blender draws a batch, and one warm process of it in the slot.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use framecrew_proto::v1::{Blender, FailureReason};
+use sysinfo::System;
+
+use super::{
+    Drawing, Observation, RenderError, Scene,
+    process::{Renewal, Worker},
+};
+use crate::{
+    blender::FoundBlender,
+    version::{Version, matches_prefix},
+};
+
+/// The Blenders of a node.
+#[derive(Debug)]
+pub(crate) struct Blenders {
+    /// Newest first.
+    found: Vec<FoundBlender>,
+    /// Folder for what they write.
+    work: PathBuf,
+    /// Memory from which on a process is replaced after its frame.
+    memory_bytes_max: u64,
+}
+
+impl Blenders {
+    pub(crate) fn new(mut found: Vec<FoundBlender>, slots: u32, work: PathBuf) -> Self {
+        found.sort_by_key(|blender| std::cmp::Reverse(blender.version));
+        let mut system = System::new();
+        system.refresh_memory();
+        // A process that has grown to half of its slot's share has leaked, or cached for another scene.
+        let memory_bytes_max = system.total_memory() / u64::from(slots.max(1)) / 2;
+        Self { found, work, memory_bytes_max }
+    }
+
+    pub(crate) fn describe(&self) -> Vec<Blender> {
+        self.found.iter().map(FoundBlender::describe).collect()
+    }
+
+    /// The Blender for a file: of those that the job allows, and that are not older than the file, the series
+    /// closest to the file's, because a newer one may draw the scene differently from what its author saw; of
+    /// that series the latest patch. For a file of unknown version the newest.
+    fn choose(&self, file: Option<Version>, wanted: &str) -> Result<&FoundBlender, RenderError> {
+        let allowed = |blender: &&FoundBlender| {
+            (wanted.is_empty() || matches_prefix(blender.version, wanted))
+                && file.is_none_or(|file| blender.version.series() >= file.series())
+        };
+        let allowed = self.found.iter().filter(allowed);
+        let best = match file {
+            // Newest first: the first of those with the lowest series is the latest patch.
+            Some(_) => allowed.min_by_key(|blender| blender.version.series()),
+            None => allowed.into_iter().next(),
+        };
+        best.ok_or_else(|| {
+            let have: Vec<_> = self.found.iter().map(|b| b.version.to_string()).collect();
+            let have = if have.is_empty() { "none".into() } else { have.join(", ") };
+            let wanted = if wanted.is_empty() { "any Blender" } else { wanted };
+            let file = file.map_or(String::new(), |v| format!(" not older than the file's {v}"));
+            RenderError::new(
+                FailureReason::Permanent,
+                format!("the job needs {wanted}{file}, but this node has {have}"),
+            )
+        })
+    }
+}
+
+/// A slot's place for a Blender.
+#[derive(Debug)]
+pub(crate) struct Seat {
+    blenders: Arc<Blenders>,
+    worker: Option<Worker>,
+    log_tail: Vec<String>,
+}
+
+impl Seat {
+    pub(crate) fn new(blenders: Arc<Blenders>) -> Self {
+        Self { blenders, worker: None, log_tail: Vec::new() }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.worker.is_none()
+    }
+
+    /// Takes the best of the idle Blenders for a scene: one that has it loaded, or else the right version.
+    /// Where none is right, the one that is idle for longest makes room.
+    pub(crate) fn choose(
+        &self,
+        idle: &mut Vec<Worker>,
+        scene: &Scene,
+    ) -> Result<Option<Worker>, RenderError> {
+        let wanted = self.blenders.choose(scene.file_version, &scene.settings.blender)?;
+        let right = |worker: &Worker| worker.blender().path == wanted.path;
+        let best = idle
+            .iter()
+            .position(|worker| right(worker) && worker.has_loaded(scene))
+            .or_else(|| idle.iter().position(right));
+        match best {
+            Some(index) => Ok(Some(idle.remove(index))),
+            None if idle.is_empty() => Ok(None),
+            None => {
+                drop(idle.remove(0));
+                Ok(None)
+            }
+        }
+    }
+
+    pub(crate) fn sit(&mut self, worker: Option<Worker>) {
+        self.worker = worker;
+    }
+
+    pub(crate) async fn render(
+        &mut self,
+        scene: &Scene,
+        frame: i32,
+        folder: &Path,
+        observe: impl FnMut(Observation),
+    ) -> Result<Drawing, RenderError> {
+        self.log_tail.clear();
+        let worker = match &mut self.worker {
+            Some(worker) => worker,
+            None => {
+                let blender = self.blenders.choose(scene.file_version, &scene.settings.blender)?;
+                let started = Worker::start(blender.clone(), &self.blenders.work).await?;
+                self.worker.insert(started)
+            }
+        };
+        let drawn = worker.draw(scene, frame, folder, observe).await;
+        let renewal = worker.renewal(self.blenders.memory_bytes_max);
+        self.log_tail = worker.log_tail();
+        if renewal == Renewal::Due {
+            self.kill().await;
+        }
+        drawn
+    }
+
+    pub(crate) fn log_tail(&self) -> Vec<String> {
+        self.log_tail.clone()
+    }
+
+    pub(crate) async fn kill(&mut self) {
+        if let Some(mut worker) = self.worker.take() {
+            worker.kill().await;
+        }
+    }
+
+    /// The process, if it waits for its next frame.
+    pub(crate) fn take_well(&mut self) -> Option<Worker> {
+        self.worker.take().filter(Worker::is_waiting)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::blender::Kind;
+
+    fn blenders(versions: &[&str]) -> Blenders {
+        let found = versions.iter().map(|version| FoundBlender {
+            version: version.parse().unwrap(),
+            kind: Kind::Executable,
+            path: version.into(),
+        });
+        Blenders::new(found.collect(), 1, PathBuf::new())
+    }
+
+    fn chosen(versions: &[&str], file: &str, wanted: &str) -> Option<String> {
+        let blenders = blenders(versions);
+        let chosen = blenders.choose(file.parse().ok(), wanted);
+        chosen.ok().map(|blender| blender.version.to_string())
+    }
+
+    #[test]
+    fn the_series_closest_to_the_file_draws_it() {
+        let have = ["3.4.1", "4.5.15", "4.5.2", "5.0.1"];
+        assert_eq!(chosen(&have, "3.4", "").unwrap(), "3.4.1");
+        assert_eq!(chosen(&have, "3.6", "").unwrap(), "4.5.15");
+        assert_eq!(chosen(&have, "4.5", "").unwrap(), "4.5.15");
+        assert_eq!(chosen(&have, "", "").unwrap(), "5.0.1");
+    }
+
+    #[test]
+    fn the_job_may_ask_for_a_version() {
+        let have = ["3.4.1", "4.5.15", "5.0.1"];
+        assert_eq!(chosen(&have, "3.4", "5").unwrap(), "5.0.1");
+        assert_eq!(chosen(&have, "3.4", "4.5").unwrap(), "4.5.15");
+        assert_eq!(chosen(&have, "3.4", "4.2"), None);
+    }
+
+    #[test]
+    fn a_blender_older_than_the_file_never_opens_it() {
+        assert_eq!(chosen(&["3.4.1"], "4.5", ""), None);
+        assert_eq!(chosen(&["3.4.1", "5.0.1"], "4.5", "3.4"), None);
+        assert_eq!(chosen(&[], "3.4", ""), None);
+    }
+}

@@ -1,0 +1,88 @@
+//! The boundary to whatever draws: Blender, in a warm process for each slot, or a synthetic picture.
+
+mod blender;
+mod lines;
+mod process;
+mod progress;
+mod slots;
+mod synthetic;
+
+use std::path::PathBuf;
+
+use framecrew_proto::v1::{FailureReason, RenderSettings, SliceProgress};
+
+pub(crate) use self::slots::{Slot, Slots};
+use crate::{
+    output::{Checked, Size},
+    version::Version,
+};
+
+/// What all slices of a batch have in common.
+#[derive(Debug, Clone)]
+pub(crate) struct Scene {
+    /// The .blend in its layout.
+    pub(crate) blend: PathBuf,
+    pub(crate) settings: RenderSettings,
+    pub(crate) file_version: Option<Version>,
+}
+
+/// What a renderer tells while it draws.
+#[derive(Debug)]
+pub(crate) enum Observation {
+    /// How far it is; the slice is not filled in.
+    Progress(SliceProgress),
+    /// A line it wrote.
+    Line(String),
+}
+
+/// A frame that a renderer says it has drawn.
+#[derive(Debug)]
+pub(crate) struct Drawing {
+    pub(crate) drawn: Drawn,
+    pub(crate) render_seconds: f64,
+    /// 0: unknown.
+    pub(crate) peak_memory_bytes: u64,
+}
+
+/// Where the drawing is.
+#[derive(Debug)]
+pub(crate) enum Drawn {
+    /// In the frame's folder, unchecked; the scene promised this size.
+    InFolder(Size),
+    /// In memory, known to be good.
+    Checked(Checked),
+}
+
+/// Why nothing was drawn.
+#[derive(Debug)]
+pub(crate) struct RenderError {
+    pub(crate) reason: FailureReason,
+    /// One sentence for people.
+    pub(crate) message: String,
+}
+
+impl RenderError {
+    pub(crate) fn new(reason: FailureReason, message: impl Into<String>) -> Self {
+        Self { reason, message: message.into() }
+    }
+}
+
+/// A frame's name by Blender's `####` convention, without an extension.
+pub(crate) fn frame_name(frame: i32) -> String {
+    let sign = if frame < 0 { "-" } else { "" };
+    format!("{sign}{:04}", frame.unsigned_abs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::frame_name;
+
+    #[test]
+    fn frames_are_named_as_blender_names_them() {
+        assert_eq!(frame_name(42), "0042");
+        assert_eq!(frame_name(0), "0000");
+        assert_eq!(frame_name(-5), "-0005");
+        assert_eq!(frame_name(123_456), "123456");
+        assert_eq!(frame_name(i32::MIN), "-2147483648");
+    }
+}

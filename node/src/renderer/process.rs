@@ -1,0 +1,479 @@
+//! One warm Blender: started, spoken to, and ended with everything it started.
+//!
+//! Requests are lines of JSON on its standard input, which also ties its life to ours: the worker ends itself
+//! when that closes, whatever it is doing. Answers come on standard output, as lines that begin with a token
+//! only the worker knows; everything else there is Blender's own. One pipe for both keeps them in order, works
+//! on every system, and costs nothing to the parsing: an answer is written by a single call, which pipes keep
+//! whole.
+
+use std::{
+    collections::VecDeque,
+    path::Path,
+    process::{ExitStatus, Stdio},
+    time::Duration,
+};
+
+use framecrew_proto::v1::{FailureReason, ImageFormat, RenderEngine, RenderSettings};
+use serde::{Deserialize, Serialize};
+use tempfile::TempDir;
+use tokio::{
+    io::AsyncWriteExt as _,
+    process::{Child, ChildStderr, ChildStdin, ChildStdout, Command},
+    time::{self, Instant, MissedTickBehavior},
+};
+use tracing::{debug, info};
+
+use super::{
+    Drawing, Drawn, Observation, RenderError, Scene, frame_name,
+    lines::Lines,
+    progress::{self, Estimate, Line},
+};
+use crate::{
+    blender::{FoundBlender, Kind},
+    output::Size,
+    platform,
+};
+
+const WORKER: &str = include_str!("worker.py");
+
+/// How long Blender may take to start: 1 second is usual, but the first start from a cold network disk is not.
+const START_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// How long Blender may write nothing at all while it draws. EEVEE's first shaders have been seen to take
+/// nearly a minute in silence, and scenes with large hair systems take several.
+const SILENCE_MAX: Duration = Duration::from_secs(600);
+
+/// How often progress is told when Blender tells none.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long a Blender without work is kept, with its scene in memory.
+const IDLE_MAX: Duration = Duration::from_secs(600);
+
+/// How long to wait for the kernel to clear a killed group away, and how often to look.
+const KILL_TIMEOUT: Duration = Duration::from_secs(5);
+const KILL_CHECK_INTERVAL: Duration = Duration::from_millis(2);
+
+/// Last lines that a failure carries.
+const LOG_TAIL_LINES: usize = 20;
+
+/// A Blender that runs our worker.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    blender: FoundBlender,
+    child: Child,
+    /// Its process group; `None`: dead.
+    group: Option<u32>,
+    requests: ChildStdin,
+    output: Lines<ChildStdout>,
+    errors: Lines<ChildStderr>,
+    errors_ended: bool,
+    mark: String,
+    tail: VecDeque<String>,
+    phase: Phase,
+    loaded: Option<Request>,
+    memory_bytes: u64,
+    idle_since: Instant,
+    oom_kills: u64,
+    /// Holds the script, and whatever Blender writes to its temporary folder.
+    _folder: TempDir,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Waits for a request.
+    Waiting,
+    Loading,
+    Drawing,
+    /// Dead, or in a state that nothing should be built upon.
+    Broken,
+}
+
+/// Whether a worker may go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Renewal {
+    NotDue,
+    Due,
+}
+
+/// What a worker must load. Two equal ones need it once.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct Request {
+    blend: String,
+    scene: String,
+    camera: String,
+    engine: Option<&'static str>,
+    samples: Option<u32>,
+    scale_percent: Option<u32>,
+    format: Option<&'static str>,
+    denoise: Option<bool>,
+}
+
+#[derive(Debug, Serialize)]
+struct DrawRequest<'a> {
+    load: &'a Request,
+    frame: i32,
+    output: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Answer {
+    Ready { version: String },
+    Loading {},
+    Drawing {},
+    Note { text: String },
+    Done { width: u32, height: u32, seconds: f64, peak_memory_bytes: u64, memory_bytes: u64 },
+    Failed { reason: Reason, message: String },
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Reason {
+    Renderer,
+    Permanent,
+    OutOfMemory,
+}
+
+impl Request {
+    fn new(scene: &Scene) -> Self {
+        let settings: &RenderSettings = &scene.settings;
+        Self {
+            blend: scene.blend.to_string_lossy().into_owned(),
+            scene: settings.scene.clone(),
+            camera: settings.camera.clone(),
+            engine: match settings.engine() {
+                RenderEngine::Unspecified => None,
+                RenderEngine::Cycles => Some("CYCLES"),
+                RenderEngine::Eevee => Some("EEVEE"),
+                RenderEngine::Workbench => Some("BLENDER_WORKBENCH"),
+            },
+            samples: settings.samples,
+            scale_percent: settings.scale_percent,
+            format: match settings.format() {
+                ImageFormat::Unspecified => None,
+                ImageFormat::Png => Some("PNG"),
+                ImageFormat::Jpeg => Some("JPEG"),
+                ImageFormat::OpenExr => Some("OPEN_EXR"),
+                ImageFormat::Tiff => Some("TIFF"),
+            },
+            denoise: settings.denoise,
+        }
+    }
+}
+
+impl Worker {
+    /// Starts a Blender and waits until it is ready.
+    pub(crate) async fn start(blender: FoundBlender, work: &Path) -> Result<Self, RenderError> {
+        let cannot = |what: &str, error: &dyn std::fmt::Display| {
+            RenderError::new(
+                FailureReason::Infrastructure,
+                format!("cannot {what} for Blender {}: {error}", blender.version),
+            )
+        };
+        let folder = tempfile::Builder::new()
+            .prefix("blender-")
+            .tempdir_in(work)
+            .map_err(|error| cannot("make a folder", &error))?;
+        let script = folder.path().join("worker.py");
+        std::fs::write(&script, WORKER).map_err(|error| cannot("write the worker", &error))?;
+
+        let mut command = Command::new(&blender.path);
+        if blender.kind == Kind::Executable {
+            command.args(["--background", "--factory-startup", "--disable-autoexec"]);
+            command.args(["--python-exit-code", "1", "--python"]);
+        }
+        command
+            .arg(&script)
+            .current_dir(folder.path())
+            // Crash reports, caches and settings stay in the folder.
+            .env("TMPDIR", folder.path())
+            .env("TEMP", folder.path())
+            .env("BLENDER_USER_RESOURCES", folder.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        platform::lead_a_group(&mut command);
+        let mut child = command.spawn().map_err(|error| cannot("start", &error))?;
+        let (Some(requests), Some(output), Some(errors)) =
+            (child.stdin.take(), child.stdout.take(), child.stderr.take())
+        else {
+            return Err(cannot("open pipes", &"none"));
+        };
+        let token = format!("{:032x}", fastrand::u128(..));
+        let mut worker = Self {
+            group: child.id(),
+            blender,
+            child,
+            requests,
+            output: Lines::new(output),
+            errors: Lines::new(errors),
+            errors_ended: false,
+            mark: format!("@{token} "),
+            tail: VecDeque::new(),
+            phase: Phase::Waiting,
+            loaded: None,
+            memory_bytes: 0,
+            idle_since: Instant::now(),
+            oom_kills: 0,
+            _folder: folder,
+        };
+        worker.begin(&token, Phase::Broken).await?;
+        match time::timeout(START_TIMEOUT, worker.answer(&mut |_| ())).await {
+            Ok(Ok(Answer::Ready { version })) => {
+                info!(%version, path = %worker.blender.path.display(), "Blender started");
+                worker.phase = Phase::Waiting;
+                Ok(worker)
+            }
+            Ok(Ok(_)) => Err(worker.broken("answered out of turn").await),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(worker.broken("did not start in time").await),
+        }
+    }
+
+    pub(crate) fn blender(&self) -> &FoundBlender {
+        &self.blender
+    }
+
+    /// Whether it has a scene in memory already.
+    pub(crate) fn has_loaded(&self, scene: &Scene) -> bool {
+        self.loaded.as_ref() == Some(&Request::new(scene))
+    }
+
+    /// Whether it waits for a request.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.phase == Phase::Waiting
+    }
+
+    /// Whether it has waited for so long that its memory is worth more than its warmth.
+    pub(crate) fn is_idle_for_too_long(&self) -> bool {
+        self.idle_since.elapsed() > IDLE_MAX
+    }
+
+    /// Whether it must not get another frame.
+    pub(crate) fn renewal(&self, memory_bytes_max: u64) -> Renewal {
+        if self.phase == Phase::Waiting && self.memory_bytes <= memory_bytes_max {
+            Renewal::NotDue
+        } else {
+            Renewal::Due
+        }
+    }
+
+    /// The last lines it wrote, oldest first.
+    pub(crate) fn log_tail(&self) -> Vec<String> {
+        self.tail.iter().cloned().collect()
+    }
+
+    /// Draws one frame into `folder`. When this is dropped in between, the worker is of no more use.
+    pub(crate) async fn draw(
+        &mut self,
+        scene: &Scene,
+        frame: i32,
+        folder: &Path,
+        mut observe: impl FnMut(Observation),
+    ) -> Result<Drawing, RenderError> {
+        self.tail.clear();
+        self.oom_kills = platform::out_of_memory_kills();
+        let load = Request::new(scene);
+        let request = DrawRequest {
+            load: &load,
+            frame,
+            output: folder.join(frame_name(frame)).to_string_lossy().into_owned(),
+        };
+        let request = serde_json::to_string(&request)
+            .map_err(|error| RenderError::new(FailureReason::Infrastructure, error.to_string()))?;
+        let begun = Instant::now();
+        // Until it says otherwise, it may be doing anything.
+        self.begin(&request, Phase::Broken).await?;
+        loop {
+            match self.answer(&mut observe).await? {
+                Answer::Loading {} => {
+                    self.loaded = None;
+                    self.phase = Phase::Loading;
+                }
+                Answer::Drawing {} => {
+                    self.loaded = Some(load.clone());
+                    self.phase = Phase::Drawing;
+                }
+                Answer::Note { text } => observe(Observation::Line(text)),
+                Answer::Failed { reason, message } => {
+                    self.phase = Phase::Broken;
+                    let reason = match reason {
+                        Reason::Renderer => FailureReason::Renderer,
+                        Reason::Permanent => FailureReason::Permanent,
+                        Reason::OutOfMemory => FailureReason::OutOfMemory,
+                    };
+                    return Err(RenderError::new(reason, message));
+                }
+                Answer::Done { width, height, seconds, peak_memory_bytes, memory_bytes } => {
+                    self.phase = Phase::Waiting;
+                    self.memory_bytes = memory_bytes;
+                    self.idle_since = Instant::now();
+                    let size: Size = (width, height);
+                    debug!(frame, seconds, whole = ?begun.elapsed(), "frame drawn");
+                    return Ok(Drawing {
+                        drawn: Drawn::InFolder(size),
+                        render_seconds: seconds,
+                        peak_memory_bytes,
+                    });
+                }
+                Answer::Ready { .. } => return Err(self.broken("answered out of turn").await),
+            }
+        }
+    }
+
+    /// Ends the whole process group and returns when it is gone.
+    pub(crate) async fn kill(&mut self) {
+        self.phase = Phase::Broken;
+        let Some(group) = self.group.take() else {
+            return;
+        };
+        platform::kill_group(group);
+        let gone = async {
+            let _ = self.child.wait().await;
+            while platform::group_exists(group) {
+                time::sleep(KILL_CHECK_INTERVAL).await;
+            }
+        };
+        // Only a process that hangs in the kernel outlives this, and no one can end that.
+        let _ = time::timeout(KILL_TIMEOUT, gone).await;
+    }
+
+    async fn begin(&mut self, request: &str, phase: Phase) -> Result<(), RenderError> {
+        self.phase = phase;
+        let line = format!("{request}\n");
+        let written = self.requests.write_all(line.as_bytes()).await;
+        if written.is_err() {
+            return Err(self.died().await);
+        }
+        Ok(())
+    }
+
+    /// The next answer. What comes before it is observed.
+    async fn answer(
+        &mut self,
+        observe: &mut impl FnMut(Observation),
+    ) -> Result<Answer, RenderError> {
+        let mut estimate = Estimate::default();
+        let mut last_line = Instant::now();
+        let mut tick = time::interval_at(last_line + PROGRESS_INTERVAL, PROGRESS_INTERVAL);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let line = tokio::select! {
+                line = self.output.next() => match line {
+                    Some(line) => line,
+                    None => return Err(self.died().await),
+                },
+                line = self.errors.next(), if !self.errors_ended => match line {
+                    Some(line) => line,
+                    None => {
+                        self.errors_ended = true;
+                        continue;
+                    }
+                },
+                now = tick.tick() => {
+                    if now - last_line > SILENCE_MAX {
+                        return Err(self.silent().await);
+                    }
+                    if self.phase == Phase::Drawing || self.phase == Phase::Loading {
+                        observe(Observation::Progress(estimate.at(now)));
+                    }
+                    continue;
+                }
+            };
+            last_line = Instant::now();
+            if let Some(answer) = line.strip_prefix(&self.mark) {
+                return match serde_json::from_str(answer) {
+                    Ok(answer) => Ok(answer),
+                    Err(error) => Err(self.broken(&format!("answered {answer:?}: {error}")).await),
+                };
+            }
+            match progress::parse(&line) {
+                Line::Progress(reading) => {
+                    if estimate.observe(last_line, reading) {
+                        tick.reset();
+                        observe(Observation::Progress(estimate.at(last_line)));
+                    }
+                    self.remember(line);
+                }
+                Line::Routine => {}
+                Line::Other => {
+                    self.remember(line.clone());
+                    observe(Observation::Line(line));
+                }
+            }
+        }
+    }
+
+    fn remember(&mut self, line: String) {
+        if self.tail.len() == LOG_TAIL_LINES {
+            self.tail.pop_front();
+        }
+        self.tail.push_back(line);
+    }
+
+    async fn silent(&mut self) -> RenderError {
+        self.kill().await;
+        let seconds = SILENCE_MAX.as_secs();
+        RenderError::new(
+            FailureReason::Timeout,
+            format!("Blender wrote nothing for {seconds} seconds and was ended"),
+        )
+    }
+
+    async fn broken(&mut self, what: &str) -> RenderError {
+        self.kill().await;
+        RenderError::new(FailureReason::Renderer, format!("Blender {what}"))
+    }
+
+    /// Its output has ended: says why.
+    async fn died(&mut self) -> RenderError {
+        let loading = self.phase == Phase::Loading;
+        self.phase = Phase::Broken;
+        // It has closed its output; what it does after that is of no interest.
+        let status = time::timeout(KILL_TIMEOUT, self.child.wait()).await;
+        while let Ok(Some(line)) = time::timeout(KILL_CHECK_INTERVAL, self.errors.next()).await {
+            self.remember(line);
+        }
+        self.kill().await;
+        let Ok(Ok(status)) = status else {
+            return RenderError::new(FailureReason::Renderer, "Blender closed its output");
+        };
+        let how = describe(status);
+        let version = self.blender.version;
+        if platform::signal(status) == Some(platform::SIGKILL)
+            && platform::out_of_memory_kills() > self.oom_kills
+        {
+            return RenderError::new(
+                FailureReason::OutOfMemory,
+                "the system ran out of memory and killed Blender",
+            );
+        }
+        if loading {
+            return RenderError::new(
+                FailureReason::Permanent,
+                format!(
+                    "Blender {version} {how} while it opened the file: the file is damaged or was saved by a newer Blender"
+                ),
+            );
+        }
+        RenderError::new(FailureReason::Renderer, format!("Blender {version} {how}"))
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        if let Some(group) = self.group {
+            platform::kill_group(group);
+        }
+    }
+}
+
+fn describe(status: ExitStatus) -> String {
+    match (platform::signal(status), status.code()) {
+        (Some(11), _) => "crashed (segmentation fault)".into(),
+        (Some(platform::SIGKILL), _) => "was killed".into(),
+        (Some(signal), _) => format!("crashed (signal {signal})"),
+        (None, Some(code)) => format!("ended with code {code}"),
+        (None, None) => "ended".into(),
+    }
+}

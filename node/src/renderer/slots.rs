@@ -1,0 +1,158 @@
+//! The slots of a node, and the warm Blenders that wait in them.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use framecrew_proto::v1::{Blender, BlenderKind};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::{
+    Drawing, Observation, RenderError, Scene,
+    blender::{Blenders, Seat},
+    synthetic::Synthetic,
+};
+use crate::{config::RendererChoice, renderer::process::Worker};
+
+/// All slots of a node.
+#[derive(Debug)]
+pub(crate) struct Slots {
+    renderer: Renderer,
+    count: u32,
+    free: Arc<Semaphore>,
+    /// Warm Blenders without a batch, the longest idle first; never more than there are free slots.
+    idle: Arc<Mutex<Vec<Worker>>>,
+}
+
+#[derive(Debug)]
+enum Renderer {
+    Blender(Arc<Blenders>),
+    Synthetic(Arc<Synthetic>),
+}
+
+/// One slot, taken. Dropping it gives it back, with its Blender where that is well.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    renderer: Held,
+    idle: Arc<Mutex<Vec<Worker>>>,
+    _permit: OwnedSemaphorePermit,
+}
+
+#[derive(Debug)]
+enum Held {
+    Blender(Box<Seat>),
+    Synthetic(Arc<Synthetic>),
+}
+
+impl Slots {
+    /// `work` is the folder for what the renderers write.
+    pub(crate) fn new(choice: RendererChoice, count: u32, work: &std::path::Path) -> Self {
+        let renderer = match choice {
+            RendererChoice::Blender(found) => {
+                Renderer::Blender(Arc::new(Blenders::new(found, count, work.to_owned())))
+            }
+            RendererChoice::Synthetic(time) => Renderer::Synthetic(Arc::new(Synthetic::new(time))),
+        };
+        Self {
+            renderer,
+            count,
+            free: Arc::new(Semaphore::new(count as usize)),
+            idle: Arc::default(),
+        }
+    }
+
+    /// Waits for a free slot; first come, first served.
+    pub(crate) async fn take(&self) -> Slot {
+        let permit = self.free.clone().acquire_owned().await;
+        let renderer = match &self.renderer {
+            Renderer::Blender(blenders) => Held::Blender(Box::new(Seat::new(blenders.clone()))),
+            Renderer::Synthetic(synthetic) => Held::Synthetic(synthetic.clone()),
+        };
+        Slot {
+            renderer,
+            idle: self.idle.clone(),
+            _permit: permit.expect("the semaphore is never closed"),
+        }
+    }
+
+    /// Slots that are taken.
+    pub(crate) fn busy(&self) -> u32 {
+        let free = u32::try_from(self.free.available_permits()).unwrap_or(u32::MAX);
+        self.count.saturating_sub(free)
+    }
+
+    /// Ends every Blender that waits for work.
+    pub(crate) fn kill_idle(&self) {
+        lock(&self.idle).clear();
+    }
+
+    /// Ends the Blenders that have waited for too long.
+    pub(crate) fn kill_long_idle(&self) {
+        lock(&self.idle).retain(|worker| !worker.is_idle_for_too_long());
+    }
+
+    /// What the node tells the cluster about its Blenders.
+    pub(crate) fn blenders(&self) -> Vec<Blender> {
+        match &self.renderer {
+            Renderer::Blender(blenders) => blenders.describe(),
+            Renderer::Synthetic(_) => vec![Blender {
+                version: String::new(),
+                kind: BlenderKind::Synthetic.into(),
+                path: String::new(),
+            }],
+        }
+    }
+}
+
+impl Slot {
+    /// Draws a frame into `folder`, which is its own.
+    pub(crate) async fn render(
+        &mut self,
+        scene: &Scene,
+        frame: i32,
+        folder: &std::path::Path,
+        observe: impl FnMut(Observation),
+    ) -> Result<Drawing, RenderError> {
+        match &mut self.renderer {
+            Held::Synthetic(synthetic) => synthetic.render(frame, observe).await,
+            Held::Blender(seat) => {
+                if seat.is_empty() {
+                    seat.sit(seat.choose(&mut lock(&self.idle), scene)?);
+                }
+                seat.render(scene, frame, folder, observe).await
+            }
+        }
+    }
+
+    /// Whether frames are drawn into a folder.
+    pub(crate) fn needs_folder(&self) -> bool {
+        matches!(self.renderer, Held::Blender(_))
+    }
+
+    /// The last lines the renderer wrote, oldest first.
+    pub(crate) fn log_tail(&self) -> Vec<String> {
+        match &self.renderer {
+            Held::Blender(seat) => seat.log_tail(),
+            Held::Synthetic(_) => Vec::new(),
+        }
+    }
+
+    /// Ends the renderer and returns when its whole process group is gone.
+    pub(crate) async fn kill(&mut self) {
+        if let Held::Blender(seat) = &mut self.renderer {
+            seat.kill().await;
+        }
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        if let Held::Blender(seat) = &mut self.renderer
+            && let Some(worker) = seat.take_well()
+        {
+            lock(&self.idle).push(worker);
+        }
+    }
+}
+
+fn lock(idle: &Mutex<Vec<Worker>>) -> MutexGuard<'_, Vec<Worker>> {
+    idle.lock().unwrap_or_else(PoisonError::into_inner)
+}

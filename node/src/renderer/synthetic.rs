@@ -1,0 +1,140 @@
+//! Draws small valid PNGs in a given time, to load everything but Blender.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use framecrew_proto::v1::{FailureReason, SliceProgress};
+use image::{ImageFormat, Rgb, RgbImage};
+use tokio::{
+    task,
+    time::{self, Instant},
+};
+
+use super::{Drawing, Drawn, Observation, RenderError, frame_name};
+use crate::output::{self, Checked, Size};
+
+const SIZE: Size = (64, 36);
+
+/// Samples it says to draw.
+const SAMPLES: u32 = 16;
+
+/// Frames from this time on have progress.
+const PROGRESS_FROM: Duration = Duration::from_millis(200);
+
+/// Draws frames that differ, each in `time`; with no time at all every frame has the same picture, so that its
+/// blob travels once and what remains is the path of the frames.
+#[derive(Debug)]
+pub(crate) struct Synthetic {
+    time: Duration,
+    shared: Option<Checked>,
+}
+
+impl Synthetic {
+    pub(crate) fn new(time: Duration) -> Self {
+        let shared = if time.is_zero() { picture(0).ok() } else { None };
+        Self { time, shared }
+    }
+
+    pub(crate) async fn render(
+        &self,
+        frame: i32,
+        mut observe: impl FnMut(Observation),
+    ) -> Result<Drawing, RenderError> {
+        let begun = Instant::now();
+        let mut checked = match &self.shared {
+            Some(shared) => {
+                // Nothing here waits, but cancelling must get its turn.
+                task::consume_budget().await;
+                shared.clone()
+            }
+            None => picture(frame).map_err(|error| {
+                RenderError::new(FailureReason::InvalidOutput, error.to_string())
+            })?,
+        };
+        checked.output.name = format!("{}.png", frame_name(frame));
+        if self.time >= PROGRESS_FROM {
+            for samples_done in 1..=SAMPLES {
+                time::sleep_until(begun + self.time * samples_done / SAMPLES).await;
+                observe(Observation::Progress(self.progress(samples_done)));
+            }
+        } else if !self.time.is_zero() {
+            time::sleep_until(begun + self.time).await;
+        }
+        Ok(Drawing {
+            drawn: Drawn::Checked(checked),
+            render_seconds: begun.elapsed().as_secs_f64(),
+            peak_memory_bytes: 0,
+        })
+    }
+
+    fn progress(&self, samples_done: u32) -> SliceProgress {
+        let fraction = f64::from(samples_done) / f64::from(SAMPLES);
+        SliceProgress {
+            slice: None,
+            samples_done,
+            samples_total: SAMPLES,
+            fraction: Some(fraction),
+            remaining_seconds: Some(self.time.as_secs_f64() * (1.0 - fraction)),
+            memory_bytes: 0,
+        }
+    }
+}
+
+/// A gradient whose colours and a row of its pixels tell the frame.
+fn picture(frame: i32) -> Result<Checked, output::InvalidOutput> {
+    let (width, height) = SIZE;
+    let [a, b, c, d] = frame.to_le_bytes();
+    let image = RgbImage::from_fn(width, height, |x, y| {
+        if y == 0 {
+            Rgb([a, b, c ^ d])
+        } else {
+            Rgb([(x * 4) as u8, (y * 7) as u8, a.wrapping_mul(37)])
+        }
+    });
+    let mut png = std::io::Cursor::new(Vec::new());
+    let written = image.write_to(&mut png, ImageFormat::Png);
+    let content = Bytes::from(png.into_inner());
+    let name = format!("{}.png", frame_name(frame));
+    written.map_err(|error| output::InvalidOutput::Undecodable {
+        name: name.clone(),
+        reason: error.to_string(),
+    })?;
+    output::check_bytes(name, content, SIZE)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    async fn draw(synthetic: &Synthetic, frame: i32) -> (Checked, usize) {
+        let mut observed = 0;
+        let drawing = synthetic.render(frame, |_| observed += 1).await.unwrap();
+        let Drawn::Checked(checked) = drawing.drawn else {
+            panic!("not in memory");
+        };
+        (checked, observed)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn frames_differ_take_their_time_and_tell_their_progress() {
+        let synthetic = Synthetic::new(Duration::from_millis(200));
+        let begun = Instant::now();
+        let (one, observed) = draw(&synthetic, 1).await;
+        assert!(begun.elapsed() >= Duration::from_millis(200));
+        assert_eq!(observed, SAMPLES as usize);
+        let (two, _) = draw(&synthetic, 2).await;
+        assert_ne!(one.output.digest, two.output.digest);
+        assert_eq!(two.output.name, "0002.png");
+    }
+
+    #[tokio::test]
+    async fn frames_without_time_share_one_picture() {
+        let synthetic = Synthetic::new(Duration::ZERO);
+        let (one, observed) = draw(&synthetic, 1).await;
+        let (two, _) = draw(&synthetic, 2).await;
+        assert_eq!(observed, 0);
+        assert_eq!(one.output.digest, two.output.digest);
+        assert_eq!(two.output.name, "0002.png");
+    }
+}

@@ -1,0 +1,262 @@
+//! Parses what the orchestrator asks for, once, naming every fault.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use framecrew_proto::v1::{
+    ImageFormat, Project as ProtoProject, RenderBatchRequest, RenderEngine, RenderSettings,
+};
+use tonic::Status;
+use tonic_types::{ErrorDetails, StatusExt as _};
+
+use crate::{
+    batch::Work,
+    project::{Blob, Project, ProjectPath},
+    version::Version,
+};
+
+/// Slices in one batch.
+const SLICES_MAX: usize = 1_024;
+
+/// Files of one project.
+const FILES_MAX: usize = 100_000;
+
+/// Samples per pixel.
+const SAMPLES_MAX: u32 = 1_000_000;
+
+/// Resolution percentage.
+const SCALE_PERCENT_MAX: u32 = 1_000;
+
+/// Bytes of a scene's or camera's name; Blender allows 63, from 5.0 on 255.
+const NAME_BYTES_MAX: usize = 255;
+
+/// Faults that are named: a request with more of them is not read by people.
+const FAULTS_MAX: usize = 100;
+
+/// Collects the faults of a request.
+#[derive(Debug, Default)]
+struct Faults(Vec<(String, String)>);
+
+impl Faults {
+    fn add(&mut self, field: impl Into<String>, description: impl ToString) {
+        if self.0.len() < FAULTS_MAX {
+            self.0.push((field.into(), description.to_string()));
+        }
+    }
+
+    fn check(&mut self, good: bool, field: &str, description: &str) {
+        if !good {
+            self.add(field, description);
+        }
+    }
+
+    fn into_status(self) -> Option<Status> {
+        if self.0.is_empty() {
+            return None;
+        }
+        let fields: Vec<_> =
+            self.0.iter().map(|(field, text)| format!("{field}: {text}")).collect();
+        let message = fields.join("; ");
+        let mut details = ErrorDetails::new();
+        for (field, description) in self.0 {
+            details.add_bad_request_violation(field, description);
+        }
+        Some(Status::with_error_details(tonic::Code::InvalidArgument, message, details))
+    }
+}
+
+/// Reads a RenderBatch request, or answers with every fault it has.
+pub(crate) fn parse(request: RenderBatchRequest) -> Result<Work, Box<Status>> {
+    let mut faults = Faults::default();
+    faults.check(request.batch_id > 0, "batch_id", "must be 1 or more");
+    faults.check(request.job_id > 0, "job_id", "must be 1 or more");
+
+    let mut seen = BTreeSet::new();
+    let slices = request.slices;
+    faults.check(!slices.is_empty(), "slices", "must name at least one");
+    faults.check(slices.len() <= SLICES_MAX, "slices", "may be 1,024 at most");
+    for (n, slice) in slices.iter().enumerate().take(SLICES_MAX) {
+        if slice.index != 0 {
+            faults.add(format!("slices[{n}].index"), "must be 0: a frame has one slice");
+        }
+        if !seen.insert((slice.frame, slice.index)) {
+            faults.add(format!("slices[{n}]"), "names a slice for the second time");
+        }
+    }
+
+    let settings = request.settings.unwrap_or_default();
+    check_settings(&settings, &mut faults);
+    let file_version = match request.file_version.as_str() {
+        "" => None,
+        text => text.parse::<Version>().map_err(|error| faults.add("file_version", error)).ok(),
+    };
+    let project = match request.project {
+        Some(project) => parse_project(project, &mut faults),
+        None => {
+            faults.add("project", "is missing");
+            None
+        }
+    };
+    match (faults.into_status(), project) {
+        (None, Some(project)) => Ok(Work {
+            batch_id: request.batch_id,
+            job_id: request.job_id,
+            project,
+            settings,
+            slices,
+            file_version,
+        }),
+        (Some(status), _) => Err(Box::new(status)),
+        // No project without a fault.
+        (None, None) => Err(Box::new(Status::internal("a fault was not named"))),
+    }
+}
+
+fn check_settings(settings: &RenderSettings, faults: &mut Faults) {
+    for (field, name) in
+        [("settings.scene", &settings.scene), ("settings.camera", &settings.camera)]
+    {
+        faults.check(name.len() <= NAME_BYTES_MAX, field, "may have 255 bytes at most");
+    }
+    faults.check(
+        RenderEngine::try_from(settings.engine).is_ok(),
+        "settings.engine",
+        "is not an engine",
+    );
+    faults.check(
+        ImageFormat::try_from(settings.format).is_ok(),
+        "settings.format",
+        "is not an image format",
+    );
+    faults.check(
+        settings.samples.is_none_or(|n| (1..=SAMPLES_MAX).contains(&n)),
+        "settings.samples",
+        "must be 1 to 1,000,000",
+    );
+    faults.check(
+        settings.scale_percent.is_none_or(|n| (1..=SCALE_PERCENT_MAX).contains(&n)),
+        "settings.scale_percent",
+        "must be 1 to 1,000",
+    );
+    if !settings.blender.is_empty()
+        && let Err(error) = settings.blender.parse::<Version>()
+    {
+        faults.add("settings.blender", error);
+    }
+}
+
+fn parse_project(project: ProtoProject, faults: &mut Faults) -> Option<Project> {
+    faults.check(project.files.len() <= FILES_MAX, "project.files", "may be 100,000 at most");
+    let mut files = BTreeMap::new();
+    for (n, file) in project.files.iter().enumerate().take(FILES_MAX) {
+        let path = ProjectPath::parse(&file.path)
+            .map_err(|error| faults.add(format!("project.files[{n}].path"), error));
+        let digest = file
+            .digest
+            .parse()
+            .map_err(|error| faults.add(format!("project.files[{n}].digest"), error));
+        if let (Ok(path), Ok(digest)) = (path, digest) {
+            let size_bytes = file.size_bytes;
+            if files.insert(path, Blob { digest, size_bytes }).is_some() {
+                faults.add(format!("project.files[{n}].path"), "appears twice");
+            }
+        }
+    }
+    let blend = match ProjectPath::parse(&project.blend_path) {
+        Ok(path) if files.contains_key(&path) => Some(path),
+        Ok(_) => {
+            faults.add("project.blend_path", "is not one of the files");
+            None
+        }
+        Err(error) => {
+            faults.add("project.blend_path", error);
+            None
+        }
+    };
+    Some(Project { blend: blend?, files })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use framecrew_proto::v1::{ProjectFile, Slice};
+
+    use super::*;
+
+    fn good() -> RenderBatchRequest {
+        RenderBatchRequest {
+            batch_id: 1,
+            job_id: 1,
+            project: Some(ProtoProject {
+                blend_path: "shot.blend".into(),
+                files: vec![ProjectFile {
+                    path: "shot.blend".into(),
+                    digest: "0".repeat(64),
+                    size_bytes: 3,
+                }],
+            }),
+            slices: vec![Slice { frame: 1, index: 0 }],
+            file_version: "3.4".into(),
+            ..RenderBatchRequest::default()
+        }
+    }
+
+    fn fields(request: RenderBatchRequest) -> Vec<String> {
+        let status = parse(request).unwrap_err();
+        assert_eq!(status.code(), tonic::Code::InvalidArgument);
+        let details = status.get_details_bad_request().unwrap();
+        details.field_violations.into_iter().map(|v| v.field).collect()
+    }
+
+    #[test]
+    fn a_good_request_is_read() {
+        let work = parse(good()).unwrap();
+        assert_eq!(work.file_version.unwrap().to_string(), "3.4.0");
+        assert_eq!(work.project.files.len(), 1);
+    }
+
+    #[test]
+    fn every_fault_is_named_at_once() {
+        let mut request = good();
+        request.batch_id = 0;
+        request.slices = vec![Slice { frame: 1, index: 0 }; 2];
+        request.file_version = "new".into();
+        request.settings = Some(RenderSettings {
+            engine: 99,
+            samples: Some(0),
+            scale_percent: Some(5_000),
+            blender: "latest".into(),
+            ..RenderSettings::default()
+        });
+        let project = request.project.as_mut().unwrap();
+        project.files[0].path = "../shot.blend".into();
+        project.files[0].digest = "short".into();
+        assert_eq!(
+            fields(request),
+            [
+                "batch_id",
+                "slices[1]",
+                "settings.engine",
+                "settings.samples",
+                "settings.scale_percent",
+                "settings.blender",
+                "file_version",
+                "project.files[0].path",
+                "project.files[0].digest",
+                "project.blend_path",
+            ]
+        );
+    }
+
+    #[test]
+    fn an_empty_request_is_refused_with_what_it_lacks() {
+        let lacks = fields(RenderBatchRequest::default());
+        assert_eq!(lacks, ["batch_id", "job_id", "slices", "project"]);
+    }
+
+    #[test]
+    fn a_flood_of_faults_is_cut() {
+        let mut request = good();
+        request.project.as_mut().unwrap().files = vec![ProjectFile::default(); 50_000];
+        assert_eq!(fields(request).len(), FAULTS_MAX);
+    }
+}

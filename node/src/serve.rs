@@ -1,0 +1,291 @@
+//! Puts a node together and runs it until it is told to stop.
+
+use std::{
+    fs, io,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use framecrew_blobs::BlobClient;
+use framecrew_proto::v1::{NodeDescription, render_node_server::RenderNodeServer};
+use sysinfo::System;
+use tokio::{net::TcpListener, time};
+use tokio_stream::wrappers::TcpListenerStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{
+    server::NamedService as _,
+    transport::{Channel, Endpoint, Server},
+};
+use tracing::{info, warn};
+
+use crate::{
+    config::Config,
+    membership::{self, Expelled, Reach},
+    node::{Node, Parts},
+    output::Outbox,
+    project::Projects,
+    renderer::Slots,
+    service::Service,
+};
+
+/// Slices a node renders at a time, at most.
+const SLOTS_MAX: u32 = 64;
+
+/// Characters of a node's name, at most.
+const NAME_CHARS_MAX: usize = 100;
+
+/// Bytes of one request: a project of 100,000 files with paths of usual length takes 20 MB, with the longest
+/// ones 120.
+const REQUEST_BYTES_MAX: usize = 128 << 20;
+
+/// When a peer that answers no ping counts as gone: well below a lease.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long connecting to the orchestrator may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How long open streams may hold up the end of the process after everything else is over.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How often Blenders without work are looked at.
+const IDLE_CHECK_INTERVAL: Duration = Duration::from_secs(30);
+
+/// Why a node could not run, or stopped on its own.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The configuration cannot be used.
+    #[error("{0}")]
+    Config(String),
+    /// The data folder cannot be used.
+    #[error("the data folder {} cannot be used: {source}", path.display())]
+    Data {
+        /// The folder.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// Another node uses the data folder.
+    #[error("another node uses the data folder {}; give this one another with --data", path.display())]
+    DataInUse {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The orchestrator does not want this node.
+    #[error(transparent)]
+    Expelled(#[from] Expelled),
+    /// The server failed.
+    #[error("the server failed: {0}")]
+    Server(#[from] tonic::transport::Error),
+    /// The listener failed.
+    #[error("the listener failed: {0}")]
+    Listener(io::Error),
+    /// Reflection could not be set up.
+    #[error("reflection failed: {0}")]
+    Reflection(#[from] tonic_reflection::server::Error),
+}
+
+/// Serves RenderNode on `listener` and works for the orchestrator until `shutdown` completes; then kills the
+/// renderers, says goodbye and returns.
+///
+/// # Errors
+/// When the configuration or the data folder cannot be used, or the orchestrator expels the node.
+pub async fn serve(
+    listener: TcpListener,
+    config: Config,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), ServeError> {
+    check(&config)?;
+    let local = listener.local_addr().map_err(ServeError::Listener)?;
+    let channel = channel(&config.orchestrator)?;
+    let data = |source| ServeError::Data { path: config.data.clone(), source };
+    let work = config.data.join("work");
+    fs::create_dir_all(&config.data).map_err(data)?;
+    let _lock = lock(&config)?;
+    // What an earlier life left half-drawn. Only with the lock is it nobody's.
+    match fs::remove_dir_all(&work) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(data(error)),
+        _ => fs::create_dir_all(&work).map_err(data)?,
+    }
+    // Blender runs in a folder of its own: what it is given must not depend on where we are.
+    let root = fs::canonicalize(&config.data).map_err(data)?;
+    let work = root.join("work");
+
+    let slots = Slots::new(config.renderer, config.slots, &work);
+    let blobs = BlobClient::new(channel.clone());
+    let node = Arc::new(Node::new(Parts {
+        incarnation: incarnation(),
+        description: describe(&slots, config.slots, config.tags),
+        name: config.name,
+        slots,
+        projects: Projects::new(root, blobs.clone()),
+        outbox: Outbox::new(blobs),
+        work,
+    }));
+    let reach = Reach { address: config.advertise.unwrap_or_default(), port: local.port() };
+    info!(name = %node.name, %local, orchestrator = config.orchestrator, "node started");
+
+    let streams_end = CancellationToken::new();
+    let server = tokio::spawn(server(node.clone(), listener, streams_end.clone())?);
+    // No task of ours outlives this function, however it ends.
+    let _tasks = [
+        AbortOnDrop(tokio::spawn(membership::fence(node.clone()))),
+        AbortOnDrop(tokio::spawn(retire_idle(node.clone()))),
+    ];
+    let membership = membership::keep(node.clone(), channel.clone(), reach);
+    let expelled = tokio::select! {
+        expelled = membership => Some(expelled),
+        () = shutdown => None,
+    };
+
+    info!("stopping");
+    node.stop().await;
+    if expelled.is_none() {
+        membership::leave(&node, channel).await;
+    }
+    streams_end.cancel();
+    let abort = server.abort_handle();
+    match time::timeout(SHUTDOWN_TIMEOUT, server).await {
+        Ok(Ok(served)) => served?,
+        Ok(Err(panic)) => warn!(%panic, "the server ended badly"),
+        Err(_) => {
+            abort.abort();
+            warn!("closed streams that nobody read");
+        }
+    }
+    expelled.map_or(Ok(()), |expelled| Err(expelled.into()))
+}
+
+fn server(
+    node: Arc<Node>,
+    listener: TcpListener,
+    end: CancellationToken,
+) -> Result<impl Future<Output = Result<(), tonic::transport::Error>> + Send, ServeError> {
+    let descriptors = [
+        framecrew_proto::DESCRIPTOR_SET,
+        tonic_health::pb::FILE_DESCRIPTOR_SET,
+        tonic_types::pb::FILE_DESCRIPTOR_SET,
+    ];
+    let reflection = || {
+        descriptors
+            .into_iter()
+            .fold(tonic_reflection::server::Builder::configure(), |builder, set| {
+                builder.register_encoded_file_descriptor_set(set)
+            })
+    };
+    let (v1, v1alpha) = (reflection().build_v1()?, reflection().build_v1alpha()?);
+    let (health, health_service) = tonic_health::server::health_reporter();
+    let service = RenderNodeServer::new(Service::new(node.clone()))
+        .max_decoding_message_size(REQUEST_BYTES_MAX);
+    let router = Server::builder()
+        .tcp_nodelay(true)
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .add_service(v1)
+        .add_service(v1alpha)
+        .add_service(health_service)
+        .add_service(service);
+    Ok(async move {
+        let name = RenderNodeServer::<Service>::NAME;
+        health.set_service_status(name, tonic_health::ServingStatus::Serving).await;
+        // Whoever asks while we stop must hear it before the port closes.
+        let goodbye = async move {
+            node.stopping.cancelled().await;
+            for name in ["", name] {
+                let status = tonic_health::ServingStatus::NotServing;
+                health.set_service_status(name, status).await;
+            }
+            end.cancelled().await;
+        };
+        router.serve_with_incoming_shutdown(TcpListenerStream::new(listener), goodbye).await
+    })
+}
+
+async fn retire_idle(node: Arc<Node>) {
+    loop {
+        time::sleep(IDLE_CHECK_INTERVAL).await;
+        node.slots.kill_long_idle();
+    }
+}
+
+fn check(config: &Config) -> Result<(), ServeError> {
+    let wrong = |text: String| Err(ServeError::Config(text));
+    if !(1..=SLOTS_MAX).contains(&config.slots) {
+        return wrong(format!("{} slots: a node has 1 to {SLOTS_MAX}", config.slots));
+    }
+    if !(1..=NAME_CHARS_MAX).contains(&config.name.chars().count()) {
+        return wrong(format!("the node's name must have 1 to {NAME_CHARS_MAX} characters"));
+    }
+    if let Some(address) = &config.advertise {
+        endpoint(address)?;
+    }
+    Ok(())
+}
+
+fn endpoint(url: &str) -> Result<Endpoint, ServeError> {
+    let wrong = || {
+        ServeError::Config(format!(
+            "{url:?} is not an address; it must look like http://10.0.0.1:4000"
+        ))
+    };
+    let endpoint = Endpoint::from_shared(url.to_owned()).map_err(|_| wrong())?;
+    let uri = endpoint.uri();
+    match (uri.scheme_str(), uri.host()) {
+        (Some("http"), Some(_)) => Ok(endpoint),
+        _ => Err(wrong()),
+    }
+}
+
+fn channel(url: &str) -> Result<Channel, ServeError> {
+    let endpoint = endpoint(url)?
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+        .keep_alive_while_idle(true);
+    Ok(endpoint.connect_lazy())
+}
+
+/// Holds the data folder until it is dropped, or the process dies.
+fn lock(config: &Config) -> Result<fs::File, ServeError> {
+    let path = config.data.join("lock");
+    let data = |source| ServeError::Data { path: config.data.clone(), source };
+    let file = fs::File::create(path).map_err(data)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(fs::TryLockError::WouldBlock) => {
+            Err(ServeError::DataInUse { path: config.data.clone() })
+        }
+        Err(fs::TryLockError::Error(error)) => Err(data(error)),
+    }
+}
+
+/// Rises with every life of the node, as long as the machine's clock does.
+fn incarnation() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    u64::try_from(since.unwrap_or_default().as_micros()).unwrap_or(u64::MAX)
+}
+
+fn describe(slots: &Slots, count: u32, tags: Vec<String>) -> NodeDescription {
+    let mut system = System::new();
+    system.refresh_memory();
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    NodeDescription {
+        platform: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
+        cores: u32::try_from(cores).unwrap_or(u32::MAX),
+        memory_bytes: system.total_memory(),
+        slots: count,
+        blenders: slots.blenders(),
+        tags,
+        version: env!("CARGO_PKG_VERSION").into(),
+    }
+}
+
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}

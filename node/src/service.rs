@@ -1,0 +1,149 @@
+//! The RenderNode service: translates, calls the node, translates back.
+
+use std::{pin::Pin, sync::Arc, time::Duration};
+
+use framecrew_proto::v1::{
+    AttachBatchRequest, AttachBatchResponse, CancelBatchRequest, CancelBatchResponse,
+    DescribeNodeRequest, DescribeNodeResponse, RenderBatchRequest, RenderBatchResponse,
+    WatchNodeRequest, WatchNodeResponse, render_node_server::RenderNode,
+};
+use futures::{Stream, StreamExt as _, stream};
+use tokio::time;
+use tonic::{Code, Request, Response, Status};
+use tonic_types::{ErrorDetails, StatusExt as _};
+
+use crate::{
+    batch::Superseded,
+    node::{Node, Refusal},
+    request,
+};
+
+/// Shortest time between two messages of WatchNode: ten a second.
+const WATCH_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Whose reasons the error details carry.
+const ERROR_DOMAIN: &str = "framecrew";
+
+/// RenderNode over tonic.
+#[derive(Debug, Clone)]
+pub(crate) struct Service {
+    node: Arc<Node>,
+}
+
+impl Service {
+    pub(crate) fn new(node: Arc<Node>) -> Self {
+        Self { node }
+    }
+}
+
+type Messages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl RenderNode for Service {
+    type RenderBatchStream = Messages<RenderBatchResponse>;
+    type AttachBatchStream = Messages<AttachBatchResponse>;
+    type WatchNodeStream = Messages<WatchNodeResponse>;
+
+    async fn render_batch(
+        &self,
+        request: Request<RenderBatchRequest>,
+    ) -> Result<Response<Self::RenderBatchStream>, Status> {
+        let request = request.into_inner();
+        let epoch = request.epoch;
+        let settled = request.settled_batch_ids.clone();
+        let work = request::parse(request).map_err(|status| *status)?;
+        let batch = self.node.accept(work, epoch, &settled)?;
+        let messages = batch.attach(0).map(|events| Ok(RenderBatchResponse { events: events? }));
+        Ok(Response::new(messages.boxed()))
+    }
+
+    async fn attach_batch(
+        &self,
+        request: Request<AttachBatchRequest>,
+    ) -> Result<Response<Self::AttachBatchStream>, Status> {
+        let request = request.into_inner();
+        self.node.check_epoch(request.epoch)?;
+        let batch = self.node.batch(request.batch_id);
+        let batch = batch.ok_or_else(|| unknown(request.batch_id))?;
+        let messages = batch
+            .attach(request.after_sequence)
+            .map(|events| Ok(AttachBatchResponse { events: events? }));
+        Ok(Response::new(messages.boxed()))
+    }
+
+    async fn cancel_batch(
+        &self,
+        request: Request<CancelBatchRequest>,
+    ) -> Result<Response<CancelBatchResponse>, Status> {
+        let id = request.into_inner().batch_id;
+        if self.node.cancel(id).await {
+            Ok(Response::new(CancelBatchResponse {}))
+        } else {
+            Err(unknown(id))
+        }
+    }
+
+    async fn describe_node(
+        &self,
+        _: Request<DescribeNodeRequest>,
+    ) -> Result<Response<DescribeNodeResponse>, Status> {
+        Ok(Response::new(DescribeNodeResponse {
+            name: self.node.name.clone(),
+            description: Some(self.node.description.clone()),
+            status: Some(self.node.status()),
+        }))
+    }
+
+    async fn watch_node(
+        &self,
+        _: Request<WatchNodeRequest>,
+    ) -> Result<Response<Self::WatchNodeStream>, Status> {
+        let node = self.node.clone();
+        let mut changed = node.watch();
+        changed.mark_changed();
+        let statuses = stream::unfold((node.clone(), changed, None), async |state| {
+            let (node, mut changed, last) = state;
+            loop {
+                changed.changed().await.ok()?;
+                let status = node.status();
+                if last.as_ref() != Some(&status) {
+                    let response = WatchNodeResponse { status: Some(status.clone()) };
+                    return Some((Ok(response), (node, changed, Some(status))));
+                }
+            }
+        });
+        let paced = statuses.then(async |message| {
+            time::sleep(WATCH_INTERVAL).await;
+            message
+        });
+        let stopped = node.stopping.clone().cancelled_owned();
+        Ok(Response::new(paced.take_until(stopped).boxed()))
+    }
+}
+
+fn unknown(batch_id: u64) -> Status {
+    Status::not_found(format!("batch {batch_id} is not known on this node"))
+}
+
+impl From<Refusal> for Status {
+    fn from(refusal: Refusal) -> Self {
+        let message = refusal.to_string();
+        let exhausted = |reason: &str, message: &str| {
+            let details = ErrorDetails::with_error_info(reason, ERROR_DOMAIN, []);
+            Status::with_error_details(Code::ResourceExhausted, message, details)
+        };
+        match refusal {
+            Refusal::StaleEpoch { .. } => Status::aborted(message),
+            Refusal::Known(_) => Status::already_exists(message),
+            Refusal::ShuttingDown | Refusal::NoLease => Status::unavailable(message),
+            Refusal::SlotsFull => exhausted("SLOTS", &message),
+            Refusal::DiskLow { .. } => exhausted("DISK", &message),
+        }
+    }
+}
+
+impl From<Superseded> for Status {
+    fn from(superseded: Superseded) -> Self {
+        Status::aborted(superseded.to_string())
+    }
+}

@@ -1,0 +1,421 @@
+//! A cluster small enough to see through: an orchestrator that only grants leases and keeps blobs in memory,
+//! and a real node over real sockets.
+#![allow(clippy::unwrap_used, dead_code, unreachable_pub, missing_docs)]
+
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    pin::Pin,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use framecrew_blobs::Digest;
+use framecrew_node::{Config, RendererChoice, ServeError};
+use framecrew_proto::v1::{
+    batch_event::Event, blob_store_server::*, orchestrator_server::*,
+    render_node_client::RenderNodeClient, *,
+};
+use futures::{Stream, StreamExt as _};
+use tokio::{net::TcpListener, task::JoinHandle, time};
+use tokio_stream::wrappers::TcpListenerStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{
+    Request, Response, Status, Streaming,
+    transport::{Channel, Server},
+};
+
+/// Longest wait for anything: a cold Blender on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+#[derive(Debug, Default)]
+pub struct State {
+    pub registered: Vec<RegisterNodeRequest>,
+    pub heartbeats: u64,
+    pub left: Vec<UnregisterNodeRequest>,
+    pub blobs: HashMap<String, Vec<u8>>,
+    pub uploads: u64,
+    pub downloads: u64,
+    /// What heartbeats are answered with instead of a lease.
+    pub refuse: Option<Status>,
+    pub abandon: Vec<u64>,
+    pub ttl: Duration,
+}
+
+#[derive(Clone)]
+pub struct Fake(pub Arc<Mutex<State>>);
+
+type Answer<T> = Result<Response<T>, Status>;
+type Messages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl Orchestrator for Fake {
+    type WatchJobStream = Messages<WatchJobResponse>;
+    type WatchClusterStream = Messages<WatchClusterResponse>;
+    type ReadLogStream = Messages<ReadLogResponse>;
+
+    async fn register_node(
+        &self,
+        request: Request<RegisterNodeRequest>,
+    ) -> Answer<RegisterNodeResponse> {
+        let mut state = self.0.lock().unwrap();
+        if let Some(status) = &state.refuse {
+            return Err(status.clone());
+        }
+        state.registered.push(request.into_inner());
+        Ok(Response::new(RegisterNodeResponse {
+            lease_ttl_ms: state.ttl.as_millis() as u64,
+            heartbeat_interval_ms: 100,
+            epoch: 1,
+            abandon_batch_ids: Vec::new(),
+        }))
+    }
+
+    async fn heartbeat(&self, _: Request<HeartbeatRequest>) -> Answer<HeartbeatResponse> {
+        let mut state = self.0.lock().unwrap();
+        if let Some(status) = &state.refuse {
+            return Err(status.clone());
+        }
+        state.heartbeats += 1;
+        Ok(Response::new(HeartbeatResponse {
+            lease_ttl_ms: state.ttl.as_millis() as u64,
+            epoch: 1,
+            abandon_batch_ids: std::mem::take(&mut state.abandon),
+        }))
+    }
+
+    async fn unregister_node(
+        &self,
+        request: Request<UnregisterNodeRequest>,
+    ) -> Answer<UnregisterNodeResponse> {
+        self.0.lock().unwrap().left.push(request.into_inner());
+        Ok(Response::new(UnregisterNodeResponse {}))
+    }
+
+    async fn submit_job(&self, _: Request<SubmitJobRequest>) -> Answer<SubmitJobResponse> {
+        not_here()
+    }
+    async fn get_job(&self, _: Request<GetJobRequest>) -> Answer<GetJobResponse> {
+        not_here()
+    }
+    async fn list_jobs(&self, _: Request<ListJobsRequest>) -> Answer<ListJobsResponse> {
+        not_here()
+    }
+    async fn list_frames(&self, _: Request<ListFramesRequest>) -> Answer<ListFramesResponse> {
+        not_here()
+    }
+    async fn cancel_job(&self, _: Request<CancelJobRequest>) -> Answer<CancelJobResponse> {
+        not_here()
+    }
+    async fn watch_job(&self, _: Request<WatchJobRequest>) -> Answer<Self::WatchJobStream> {
+        not_here()
+    }
+    async fn watch_cluster(
+        &self,
+        _: Request<WatchClusterRequest>,
+    ) -> Answer<Self::WatchClusterStream> {
+        not_here()
+    }
+    async fn read_log(&self, _: Request<ReadLogRequest>) -> Answer<Self::ReadLogStream> {
+        not_here()
+    }
+    async fn list_nodes(&self, _: Request<ListNodesRequest>) -> Answer<ListNodesResponse> {
+        not_here()
+    }
+}
+
+fn not_here<T>() -> Answer<T> {
+    Err(Status::unimplemented("not in this test"))
+}
+
+#[tonic::async_trait]
+impl BlobStore for Fake {
+    type DownloadStream = Messages<DownloadResponse>;
+
+    async fn find_missing(
+        &self,
+        request: Request<FindMissingRequest>,
+    ) -> Answer<FindMissingResponse> {
+        let state = self.0.lock().unwrap();
+        let mut missing = request.into_inner().digests;
+        missing.retain(|digest| !state.blobs.contains_key(digest));
+        Ok(Response::new(FindMissingResponse { missing }))
+    }
+
+    async fn upload(&self, request: Request<Streaming<UploadRequest>>) -> Answer<UploadResponse> {
+        use upload_request::Part;
+        let mut parts = request.into_inner();
+        let (mut digest, mut content) = (String::new(), Vec::new());
+        while let Some(part) = parts.message().await? {
+            match part.part {
+                Some(Part::Header(header)) => digest = header.digest,
+                Some(Part::Chunk(chunk)) => content.extend_from_slice(&chunk.data),
+                Some(Part::Commit(_)) => {
+                    if Digest::of(&content).to_string() != digest {
+                        return Err(Status::invalid_argument("digest differs"));
+                    }
+                    let mut state = self.0.lock().unwrap();
+                    state.uploads += 1;
+                    let existed = state.blobs.insert(digest, content).is_some();
+                    return Ok(Response::new(UploadResponse { existed }));
+                }
+                None => {}
+            }
+        }
+        Err(Status::aborted("no commit"))
+    }
+
+    async fn download(&self, request: Request<DownloadRequest>) -> Answer<Self::DownloadStream> {
+        let request = request.into_inner();
+        let Some(download_request::Source::Digest(digest)) = request.source else {
+            return Err(Status::unimplemented("by digest only"));
+        };
+        let content = {
+            let mut state = self.0.lock().unwrap();
+            state.downloads += 1;
+            state.blobs.get(&digest).cloned()
+        };
+        let content = content.ok_or_else(|| Status::not_found("no such blob"))?;
+        let size_bytes = content.len() as u64;
+        let rest = content[request.offset as usize..].to_vec();
+        let mut chunks: Vec<_> = rest.chunks(256 * 1024).map(<[u8]>::to_vec).collect();
+        if chunks.is_empty() {
+            chunks.push(Vec::new());
+        }
+        let messages = chunks.into_iter().enumerate().map(move |(n, data)| {
+            Ok(DownloadResponse {
+                size_bytes: if n == 0 { size_bytes } else { 0 },
+                data: data.into(),
+            })
+        });
+        Ok(Response::new(futures::stream::iter(messages.collect::<Vec<_>>()).boxed()))
+    }
+}
+
+/// A node and what it needs. Dropping it ends everything.
+pub struct Crew {
+    pub state: Arc<Mutex<State>>,
+    pub node: RenderNodeClient<Channel>,
+    pub address: String,
+    pub data: tempfile::TempDir,
+    stop: CancellationToken,
+    serving: Option<JoinHandle<Result<(), ServeError>>>,
+    fake: JoinHandle<()>,
+}
+
+impl Crew {
+    /// Starts a node of one slot and waits until it has a lease.
+    pub async fn start(renderer: RendererChoice) -> Self {
+        Self::start_with(renderer, 1, Duration::from_secs(15)).await
+    }
+
+    pub async fn start_with(renderer: RendererChoice, slots: u32, ttl: Duration) -> Self {
+        let state = Arc::new(Mutex::new(State { ttl, ..State::default() }));
+        let fake = Fake(state.clone());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let orchestrator = format!("http://{}", listener.local_addr().unwrap());
+        let fake = tokio::spawn(async move {
+            Server::builder()
+                .add_service(OrchestratorServer::new(fake.clone()))
+                .add_service(BlobStoreServer::new(fake))
+                .serve_with_incoming(TcpListenerStream::new(listener))
+                .await
+                .unwrap();
+        });
+        let data = tempfile::tempdir().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        let config = Config {
+            name: "node".into(),
+            orchestrator,
+            advertise: None,
+            slots,
+            tags: vec!["fast".into()],
+            renderer,
+            data: data.path().to_owned(),
+        };
+        let stop = CancellationToken::new();
+        let shutdown = stop.clone().cancelled_owned();
+        let serving = tokio::spawn(framecrew_node::serve(listener, config, shutdown));
+        let channel = Channel::from_shared(address.clone()).unwrap().connect_lazy();
+        let crew = Self {
+            state,
+            node: RenderNodeClient::new(channel),
+            address,
+            data,
+            stop,
+            serving: Some(serving),
+            fake,
+        };
+        eventually("a lease", async || {
+            let mut node = crew.node.clone();
+            let description = node.describe_node(DescribeNodeRequest {}).await;
+            description.is_ok_and(|it| it.into_inner().status.unwrap().leased)
+        })
+        .await;
+        crew
+    }
+
+    /// Stops the node as a signal would.
+    pub async fn stop(&mut self) -> Result<(), ServeError> {
+        self.stop.cancel();
+        self.ended().await
+    }
+
+    /// Waits for the node to end on its own.
+    pub async fn ended(&mut self) -> Result<(), ServeError> {
+        let serving = self.serving.take().unwrap();
+        time::timeout(PATIENCE, serving).await.unwrap().unwrap()
+    }
+
+    /// Puts a file where the node downloads from.
+    pub fn put(&self, path: &str, content: &[u8]) -> ProjectFile {
+        let digest = Digest::of(content).to_string();
+        let mut state = self.state.lock().unwrap();
+        state.blobs.insert(digest.clone(), content.to_owned());
+        ProjectFile { path: path.into(), digest, size_bytes: content.len() as u64 }
+    }
+
+    /// Starts a batch and gives its events as they come.
+    pub async fn render(&self, request: RenderBatchRequest) -> Result<Events, Status> {
+        let messages = self.node.clone().render_batch(request).await?.into_inner();
+        Ok(Events { messages: messages.map(|m| m.map(|m| m.events)).boxed(), ready: Vec::new() })
+    }
+
+    pub async fn attach(&self, batch_id: u64, after_sequence: u64) -> Result<Events, Status> {
+        let request = AttachBatchRequest { batch_id, after_sequence, epoch: 1 };
+        let messages = self.node.clone().attach_batch(request).await?.into_inner();
+        Ok(Events { messages: messages.map(|m| m.map(|m| m.events)).boxed(), ready: Vec::new() })
+    }
+
+    pub async fn cancel(&self, batch_id: u64) -> Result<(), Status> {
+        let request = CancelBatchRequest { batch_id };
+        self.node.clone().cancel_batch(request).await.map(drop)
+    }
+
+    pub async fn status(&self) -> NodeStatus {
+        let answer = self.node.clone().describe_node(DescribeNodeRequest {}).await;
+        answer.unwrap().into_inner().status.unwrap()
+    }
+}
+
+impl Drop for Crew {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        self.fake.abort();
+    }
+}
+
+/// The events of a stream.
+pub struct Events {
+    messages: Messages<Vec<BatchEvent>>,
+    ready: Vec<BatchEvent>,
+}
+
+impl Events {
+    /// The next event; `None` at the end of the stream.
+    pub async fn next(&mut self) -> Option<Result<BatchEvent, Status>> {
+        while self.ready.is_empty() {
+            let message = time::timeout(PATIENCE, self.messages.next()).await.unwrap();
+            match message? {
+                Ok(events) => self.ready = events,
+                Err(status) => return Some(Err(status)),
+            }
+        }
+        Some(Ok(self.ready.remove(0)))
+    }
+
+    /// Events up to the one that `last` picks.
+    pub async fn until(&mut self, last: impl Fn(&Event) -> bool) -> Vec<BatchEvent> {
+        let mut events = Vec::new();
+        while let Some(event) = self.next().await {
+            let event = event.unwrap();
+            let found = last(event.event.as_ref().unwrap());
+            events.push(event);
+            if found {
+                return events;
+            }
+        }
+        panic!("the stream ended first: {events:#?}");
+    }
+
+    /// All events; the last one must be the end.
+    pub async fn all(mut self) -> Vec<BatchEvent> {
+        let events = self.until(|event| matches!(event, Event::Ended(_))).await;
+        assert!(self.next().await.is_none(), "nothing follows the end");
+        events
+    }
+}
+
+/// How a batch ended.
+pub fn end(events: &[BatchEvent]) -> BatchEnd {
+    match &events.last().unwrap().event {
+        Some(Event::Ended(ended)) => ended.end(),
+        other => panic!("{other:?}"),
+    }
+}
+
+pub fn finished(events: &[BatchEvent]) -> Vec<SliceFinished> {
+    let events = events.iter().filter_map(|event| match &event.event {
+        Some(Event::Finished(finished)) => Some(finished.clone()),
+        _ => None,
+    });
+    events.collect()
+}
+
+pub fn failures(events: &[BatchEvent]) -> Vec<Failure> {
+    let events = events.iter().filter_map(|event| match &event.event {
+        Some(Event::Failed(failed)) => failed.failure.clone(),
+        _ => None,
+    });
+    events.collect()
+}
+
+pub fn log(events: &[BatchEvent]) -> Vec<String> {
+    let lines = events.iter().filter_map(|event| match &event.event {
+        Some(Event::Log(log)) => Some(log.lines.iter().map(|line| line.text.clone())),
+        _ => None,
+    });
+    lines.flatten().collect()
+}
+
+pub fn request(
+    batch_id: u64,
+    file: ProjectFile,
+    frames: impl IntoIterator<Item = i32>,
+) -> RenderBatchRequest {
+    RenderBatchRequest {
+        batch_id,
+        epoch: 1,
+        job_id: 1,
+        project: Some(Project { blend_path: file.path.clone(), files: vec![file] }),
+        settings: None,
+        slices: frames.into_iter().map(|frame| Slice { frame, index: 0 }).collect(),
+        file_version: String::new(),
+        settled_batch_ids: Vec::new(),
+    }
+}
+
+/// Waits for a condition.
+pub async fn eventually(what: &str, condition: impl AsyncFn() -> bool) {
+    let waited = time::timeout(PATIENCE, async {
+        while !condition().await {
+            time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    assert!(waited.await.is_ok(), "waited in vain for {what}");
+}
+
+/// A folder's files, by path.
+pub fn files(folder: &std::path::Path) -> Vec<PathBuf> {
+    let mut all = Vec::new();
+    for entry in std::fs::read_dir(folder).into_iter().flatten() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            all.extend(files(&path));
+        } else {
+            all.push(path);
+        }
+    }
+    all
+}
