@@ -237,3 +237,29 @@ fn hidden_beside(to: &Path, digest: Digest) -> PathBuf {
     let digest = digest.to_string();
     to.with_file_name(format!(".{name}.{}.part", &digest[..16]))
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn the_hidden_name_fits_whatever_the_targets_name_is() {
+        for name in ["ü".repeat(127), "x".repeat(255), "0001.png".into()] {
+            let hidden = hidden_beside(&Path::new("renders").join(name), Digest::of(b"frame"));
+            let name = hidden.file_name().unwrap().to_str().unwrap();
+            assert!(name.starts_with('.') && name.len() <= 255, "{name}");
+            assert_eq!(hidden.parent(), Some(Path::new("renders")));
+        }
+    }
+
+    #[test]
+    fn pauses_grow_and_never_last_longer_than_told() {
+        let mut whole = FIRST_PAUSE;
+        for broken in 1..=RESUMES_MAX {
+            assert!((whole / 2..=whole).contains(&pause(broken)));
+            whole *= 2;
+        }
+    }
+}

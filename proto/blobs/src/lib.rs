@@ -90,3 +90,36 @@ impl<'de> serde::Deserialize<'de> for Digest {
         text.parse().map_err(serde::de::Error::custom)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn a_digest_is_read_only_in_the_form_it_is_shown_in() {
+        let digest = Digest::of(b"frame");
+        let text = digest.to_string();
+        assert_eq!(text.parse(), Ok(digest));
+        for wrong in [
+            "",
+            "abc",
+            &text.to_uppercase(),
+            &text[1..],
+            &format!("{text}0"),
+            &format!(" {}", &text[1..]),
+            &format!("é{}", &text[2..]),
+        ] {
+            assert_eq!(wrong.parse::<Digest>(), Err(InvalidDigest), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_file_and_its_bytes_have_one_digest() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        std::fs::write(&path, b"frame").unwrap();
+        assert_eq!(Digest::of_file(&path).unwrap(), (Digest::of(b"frame"), 5));
+    }
+}
