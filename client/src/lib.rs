@@ -1,1 +1,46 @@
 //! Hands a .blend to a Framecrew cluster and shows its frames as they happen.
+//!
+//! This is the library behind the `framecrew` command; everything the command does, a program can do:
+//!
+//! ```no_run
+//! use framecrew::{Cluster, JobSpec};
+//!
+//! # async fn example() -> Result<(), framecrew::Error> {
+//! let cluster = Cluster::connect("http://127.0.0.1:4000").await?;
+//! let job = cluster.submit(JobSpec::animation("shot.blend").frames(1..=250)).await?;
+//! println!("job {} is durable", job.id());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! [`Cluster`] submits, watches and fetches; [`JobView`] folds a watch into the state of a job; [`view`]
+//! shows that state to people; `LocalCluster` (feature `local`) is a whole cluster in this process.
+
+mod cluster;
+pub mod contact_sheet;
+mod error;
+pub mod fetch;
+mod frames;
+mod live;
+#[cfg(feature = "local")]
+pub mod local;
+mod project;
+mod spec;
+mod state;
+pub mod view;
+mod watch;
+
+pub use cluster::{Cluster, Job, SubmitProgress};
+pub use error::{Error, Violation};
+pub use fetch::{FetchProgress, OutputFolder};
+pub use framecrew_blend::BlenderVersion;
+pub use framecrew_proto::v1 as proto;
+pub use framecrew_proto::v1::{ImageFormat, RenderEngine};
+pub use frames::{FRAMES_MAX, FrameRange, FrameSet, InvalidFrames};
+pub use live::{Lane, Link, Live, Pace};
+#[cfg(feature = "local")]
+pub use local::{LocalCluster, LocalConfig};
+pub use project::Project;
+pub use spec::JobSpec;
+pub use state::{JobView, TROUBLED_MAX};
+pub use watch::{Watch, WatchEvent};

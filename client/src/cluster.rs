@@ -1,0 +1,366 @@
+//! A connection to a cluster, and everything a program can ask of it.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use framecrew_blobs::BlobClient;
+use framecrew_proto::v1::{
+    self as proto, CancelJobRequest, GetJobRequest, ListFramesRequest, ListJobsRequest,
+    ListNodesRequest, ReadLogRequest, ReadLogResponse, SubmitJobRequest, WatchJobRequest,
+    orchestrator_client::OrchestratorClient,
+};
+use futures::{Stream, StreamExt as _, stream};
+use tonic::{
+    Status,
+    transport::{Channel, Endpoint},
+};
+
+use crate::{
+    error::{Error, root_cause},
+    fetch::{self, FetchProgress, OutputFolder},
+    project::Project,
+    spec::JobSpec,
+    watch::{Resume, Watch, backoff},
+};
+
+/// How long a connection may take to come about: far longer than any network of one's own needs.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often an idle connection is probed, and how long a probe may go unanswered: a watch notices within
+/// 15 s that the other side is gone without a word.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Attempts to upload and submit while the orchestrator is away: half a minute with the pauses between.
+const SUBMIT_ATTEMPTS_MAX: u32 = 10;
+/// Items in one page of a listing; the most the orchestrator gives.
+const PAGE_SIZE: u32 = 1_000;
+/// Largest message taken: a snapshot of a job of a million frames in no two equal neighbours is 20 MB.
+const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// A connection to the orchestrator of a cluster. Cheap to clone; clones share one connection, which is
+/// made again by itself when it breaks.
+///
+/// ```no_run
+/// use framecrew::{Cluster, JobSpec, WatchEvent};
+/// use futures::StreamExt as _;
+///
+/// # async fn example() -> Result<(), framecrew::Error> {
+/// let cluster = Cluster::connect("http://127.0.0.1:4000").await?;
+/// let job = cluster.submit(JobSpec::animation("shot.blend").frames(1..=250)).await?;
+///
+/// let mut watch = job.watch();
+/// while let Some(event) = watch.next().await {
+///     if let WatchEvent::Update(update) = event? {
+///         println!("revision {}", update.revision);
+///     }
+/// }
+/// job.fetch("frames").await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Cluster {
+    url: Arc<str>,
+    rpc: OrchestratorClient<Channel>,
+    blobs: BlobClient,
+}
+
+/// How far a submission is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SubmitProgress {
+    /// The .blend is being sent; not reported when the cluster has it already.
+    Uploading {
+        /// Bytes on their way so far.
+        sent_bytes: u64,
+        /// Bytes to send.
+        total_bytes: u64,
+    },
+    /// The orchestrator cannot be reached at the moment; it is tried again.
+    Waiting {
+        /// Attempts so far.
+        attempt: u32,
+    },
+}
+
+impl Cluster {
+    /// Connects to the orchestrator at `url`, like `http://127.0.0.1:4000`.
+    ///
+    /// # Errors
+    /// [`Error::InvalidUrl`], or [`Error::Unreachable`] when nothing answers there within 5 s.
+    pub async fn connect(url: impl Into<String>) -> Result<Self, Error> {
+        let url = url.into();
+        let endpoint = endpoint(&url)?;
+        let channel = endpoint
+            .connect()
+            .await
+            .map_err(|error| Error::Unreachable { url: url.clone(), reason: root_cause(&error) })?;
+        Ok(Self {
+            url: url.into(),
+            rpc: OrchestratorClient::new(channel.clone())
+                .max_decoding_message_size(MESSAGE_BYTES_MAX),
+            blobs: BlobClient::new(channel),
+        })
+    }
+
+    /// Where the orchestrator is.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// The blobs of the cluster.
+    #[must_use]
+    pub fn blobs(&self) -> &BlobClient {
+        &self.blobs
+    }
+
+    /// Reads and uploads the .blend and submits the job. It is durable once this returns; it is submitted
+    /// once, even when the connection breaks on the way and the call is repeated.
+    ///
+    /// # Errors
+    /// When the file or the frames are faulty, or the orchestrator refuses or stays away.
+    pub async fn submit(&self, spec: JobSpec) -> Result<Job, Error> {
+        self.submit_project(&Project::open(spec).await?, |_| {}).await
+    }
+
+    /// As [`submit`](Self::submit), for a project that has been opened before; `on_progress` is told how
+    /// far it is.
+    ///
+    /// # Errors
+    /// When the file has changed since, or the orchestrator refuses or stays away.
+    pub async fn submit_project(
+        &self,
+        project: &Project,
+        mut on_progress: impl FnMut(SubmitProgress) + Send,
+    ) -> Result<Job, Error> {
+        let request = SubmitJobRequest {
+            request_id: uuid::Uuid::new_v4().to_string(),
+            spec: Some(project.spec().clone()),
+        };
+        let mut attempt = 0;
+        loop {
+            match self.try_submit(project, &request, &mut on_progress).await {
+                Err(error) if error.is_transient() && attempt < SUBMIT_ATTEMPTS_MAX => {
+                    attempt += 1;
+                    on_progress(SubmitProgress::Waiting { attempt });
+                    tokio::time::sleep(backoff(attempt)).await;
+                }
+                result => return result,
+            }
+        }
+    }
+
+    async fn try_submit(
+        &self,
+        project: &Project,
+        request: &SubmitJobRequest,
+        on_progress: &mut (impl FnMut(SubmitProgress) + Send),
+    ) -> Result<Job, Error> {
+        project.upload(&self.url, &self.blobs, on_progress).await?;
+        let answer = self.rpc.clone().submit_job(request.clone()).await;
+        let info = answer.map_err(|status| self.error(&status))?.into_inner().job;
+        Ok(Job { cluster: self.clone(), info: info.unwrap_or_default() })
+    }
+
+    /// A job by its number.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchJob`] when there is none, or the orchestrator cannot be reached.
+    pub async fn job(&self, job_id: u64) -> Result<Job, Error> {
+        let answer = self.rpc.clone().get_job(GetJobRequest { job_id }).await;
+        let info = answer.map_err(|status| self.job_error(job_id, &status))?.into_inner().job;
+        Ok(Job { cluster: self.clone(), info: info.unwrap_or_default() })
+    }
+
+    /// The latest jobs, newest first, `max` at most.
+    ///
+    /// # Errors
+    /// When the orchestrator cannot be reached.
+    pub async fn jobs(&self, max: usize) -> Result<Vec<proto::Job>, Error> {
+        let mut jobs = Vec::new();
+        let mut page_token = String::new();
+        loop {
+            let left = u32::try_from(max - jobs.len()).unwrap_or(PAGE_SIZE);
+            let request = ListJobsRequest { page_size: left.min(PAGE_SIZE), page_token };
+            let answer = self.rpc.clone().list_jobs(request).await;
+            let page = answer.map_err(|status| self.error(&status))?.into_inner();
+            jobs.extend(page.jobs);
+            jobs.truncate(max);
+            page_token = page.next_page_token;
+            if page_token.is_empty() || jobs.len() == max {
+                return Ok(jobs);
+            }
+        }
+    }
+
+    /// The nodes, by name.
+    ///
+    /// # Errors
+    /// When the orchestrator cannot be reached.
+    pub async fn nodes(&self) -> Result<Vec<proto::Node>, Error> {
+        let answer = self.rpc.clone().list_nodes(ListNodesRequest {}).await;
+        Ok(answer.map_err(|status| self.error(&status))?.into_inner().nodes)
+    }
+
+    /// A job's frames with their outputs, by number, page by page.
+    pub fn frames(
+        &self,
+        job_id: u64,
+    ) -> impl Stream<Item = Result<Vec<proto::Frame>, Error>> + Send + use<> {
+        let cluster = self.clone();
+        stream::unfold(Some(String::new()), move |page_token| {
+            let cluster = cluster.clone();
+            async move {
+                let request =
+                    ListFramesRequest { job_id, page_size: PAGE_SIZE, page_token: page_token? };
+                match cluster.rpc.clone().list_frames(request).await {
+                    Ok(page) => {
+                        let page = page.into_inner();
+                        let next = Some(page.next_page_token).filter(|token| !token.is_empty());
+                        Some((Ok(page.frames), next))
+                    }
+                    Err(status) => Some((Err(cluster.job_error(job_id, &status)), None)),
+                }
+            }
+        })
+    }
+
+    /// Follows a job: its whole state first, then changes, then its end.
+    #[must_use]
+    pub fn watch(&self, job_id: u64) -> Watch {
+        let rpc = self.rpc.clone();
+        Watch::new(self.url.clone(), job_id, move |resume: Resume| {
+            let mut rpc = rpc.clone();
+            let Resume { after_revision, store_id } = resume;
+            let request = WatchJobRequest { job_id, after_revision, store_id };
+            async move { rpc.watch_job(request).await.map(tonic::Response::into_inner) }
+        })
+    }
+
+    /// Brings what the job has finished so far into the folder `to`, as files. What is there already, with
+    /// the right content, is not fetched again.
+    ///
+    /// # Errors
+    /// When the folder cannot be written to, there is no such job, or the connection breaks for long.
+    pub async fn fetch(&self, job_id: u64, to: impl AsRef<Path>) -> Result<FetchProgress, Error> {
+        let folder = OutputFolder::open(to.as_ref())?;
+        fetch::fetch(self, job_id, &folder, None, |_| {}).await
+    }
+
+    /// Cancels a job; gives it back as it is then. No frame finishes any more once this has returned.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchJob`] when there is none, or the orchestrator cannot be reached.
+    pub async fn cancel(&self, job_id: u64) -> Result<proto::Job, Error> {
+        let answer = self.rpc.clone().cancel_job(CancelJobRequest { job_id }).await;
+        let job = answer.map_err(|status| self.job_error(job_id, &status))?.into_inner().job;
+        Ok(job.unwrap_or_default())
+    }
+
+    /// What the renderers of a job wrote, oldest first: of one frame or of all, and with `follow` what they
+    /// go on to write until the job is over.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchJob`] when there is none, or the orchestrator cannot be reached.
+    pub async fn logs(
+        &self,
+        job_id: u64,
+        frame: Option<i32>,
+        follow: bool,
+    ) -> Result<impl Stream<Item = Result<ReadLogResponse, Error>> + Send + use<>, Error> {
+        let request = ReadLogRequest { job_id, frame, follow };
+        let answer = self.rpc.clone().read_log(request).await;
+        let lines = answer.map_err(|status| self.job_error(job_id, &status))?.into_inner();
+        let url = self.url.clone();
+        Ok(lines.map(move |lines| lines.map_err(|status| Error::from_status(&url, &status))))
+    }
+
+    fn job_error(&self, job_id: u64, status: &Status) -> Error {
+        Error::of_job(&self.url, job_id, status)
+    }
+
+    fn error(&self, status: &Status) -> Error {
+        Error::from_status(&self.url, status)
+    }
+}
+
+/// A submitted job.
+#[derive(Debug, Clone)]
+pub struct Job {
+    cluster: Cluster,
+    info: proto::Job,
+}
+
+impl Job {
+    /// Its number.
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        self.info.job_id
+    }
+
+    /// What the orchestrator said about it when this was made.
+    #[must_use]
+    pub fn info(&self) -> &proto::Job {
+        &self.info
+    }
+
+    /// Follows it; see [`Cluster::watch`].
+    #[must_use]
+    pub fn watch(&self) -> Watch {
+        self.cluster.watch(self.id())
+    }
+
+    /// Brings what it has finished so far into a folder; see [`Cluster::fetch`].
+    ///
+    /// # Errors
+    /// As [`Cluster::fetch`].
+    pub async fn fetch(&self, to: impl AsRef<Path>) -> Result<FetchProgress, Error> {
+        self.cluster.fetch(self.id(), to).await
+    }
+
+    /// Cancels it; see [`Cluster::cancel`].
+    ///
+    /// # Errors
+    /// As [`Cluster::cancel`].
+    pub async fn cancel(&self) -> Result<proto::Job, Error> {
+        self.cluster.cancel(self.id()).await
+    }
+}
+
+fn endpoint(url: &str) -> Result<Endpoint, Error> {
+    let invalid = || Error::InvalidUrl { url: url.into() };
+    let endpoint = Endpoint::from_shared(url.to_owned()).map_err(|_| invalid())?;
+    let uri = endpoint.uri();
+    if uri.scheme_str() != Some("http") || uri.host().is_none_or(str::is_empty) {
+        return Err(invalid());
+    }
+    Ok(endpoint
+        .connect_timeout(CONNECT_TIMEOUT)
+        .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
+        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+        .keep_alive_while_idle(true)
+        .tcp_nodelay(true))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_no_url_is_refused_before_the_network_is_asked() {
+        for url in ["", "127.0.0.1", "localhost:4000", "ftp://a:1", "http://", "http://a b"] {
+            let error = Cluster::connect(url).await.unwrap_err();
+            assert!(matches!(error, Error::InvalidUrl { .. }), "{url}: {error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_orchestrator_that_is_not_there_is_named_with_its_address() {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", free.local_addr().unwrap());
+        drop(free);
+        let error = Cluster::connect(url.clone()).await.unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains(&url) && text.contains("framecrew up"), "{text}");
+    }
+}

@@ -1,0 +1,236 @@
+//! What can go wrong between a program and its cluster.
+
+use std::{error::Error as StdError, fmt, io, path::PathBuf};
+
+use framecrew_blobs::TransferError;
+use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
+
+use crate::frames::InvalidFrames;
+
+/// Why a call did not do what was asked. Its text is a sentence that says what happened and what to do next.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The URL of the cluster cannot be used.
+    #[error("`{url}` is not a URL of a cluster; write it like http://127.0.0.1:4000")]
+    InvalidUrl {
+        /// The URL.
+        url: String,
+    },
+    /// Nothing answers.
+    #[error(
+        "no orchestrator answers at {url} ({reason}); start one with `framecrew up`, or name another with --cluster URL"
+    )]
+    Unreachable {
+        /// Where it was looked for.
+        url: String,
+        /// What the network said.
+        reason: String,
+    },
+    /// The orchestrator does not let this caller do this.
+    #[error("not allowed: {message}")]
+    NotAllowed {
+        /// What it said.
+        message: String,
+    },
+    /// There is no such job.
+    #[error("there is no job {job_id} at {url}; `framecrew jobs` lists those there are")]
+    NoSuchJob {
+        /// Its number.
+        job_id: u64,
+        /// Where it was looked for.
+        url: String,
+    },
+    /// What was asked for does not exist.
+    #[error("{message}")]
+    NotFound {
+        /// What it said.
+        message: String,
+    },
+    /// The orchestrator found fault with the request.
+    #[error("{message}{}", Listed(.violations))]
+    Refused {
+        /// What it said.
+        message: String,
+        /// Every fault it named.
+        violations: Vec<Violation>,
+    },
+    /// The orchestrator or the network failed.
+    #[error("{message}")]
+    Failed {
+        /// What it said.
+        message: String,
+    },
+    /// The frames cannot be rendered as asked.
+    #[error(transparent)]
+    Frames(#[from] InvalidFrames),
+    /// The project cannot be read.
+    #[error("{} {message}", .path.display())]
+    Project {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it and what to do.
+        message: String,
+        /// What the system said.
+        #[source]
+        source: Option<Box<dyn StdError + Send + Sync>>,
+    },
+    /// The output folder cannot be written to.
+    #[error("cannot write to the output folder {}: {source}; free it or name another with -o DIR", .path.display())]
+    OutputFolder {
+        /// The folder.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A blob did not travel.
+    #[error(transparent)]
+    Transfer(TransferError),
+}
+
+/// A fault in one field of a request, or one condition that does not hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation {
+    /// Path of the field, like `spec.frames[0].step`, or what the condition is about.
+    pub subject: String,
+    /// What is wrong.
+    pub description: String,
+}
+
+struct Listed<'a>(&'a [Violation]);
+
+impl fmt::Display for Listed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0
+            .iter()
+            .try_for_each(|fault| write!(f, "\n  {}: {}", fault.subject, fault.description))
+    }
+}
+
+impl Error {
+    /// Whether trying again later may succeed without a change by anyone.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } => true,
+            Self::Transfer(error) => error.is_transient(),
+            _ => false,
+        }
+    }
+
+    /// Makes what became of a blob on its way to or from `url` into what a person can read.
+    pub(crate) fn from_transfer(url: &str, error: TransferError) -> Self {
+        match error.status() {
+            Some(status) => Self::from_status(url, status),
+            None => Self::Transfer(error),
+        }
+    }
+
+    /// Makes a status of a call about a job into what a person can read.
+    pub(crate) fn of_job(url: &str, job_id: u64, status: &Status) -> Self {
+        match Self::from_status(url, status) {
+            Self::NotFound { .. } => Self::NoSuchJob { job_id, url: url.into() },
+            error => error,
+        }
+    }
+
+    /// Makes a status of a call to `url` into what a person can read.
+    pub(crate) fn from_status(url: &str, status: &Status) -> Self {
+        let message = sentence(status);
+        // A link that breaks may bear any code, but only a local failure has a source.
+        if status.source().is_some() {
+            return Self::Unreachable { url: url.into(), reason: root_cause(status) };
+        }
+        match status.code() {
+            Code::Unavailable => Self::Unreachable { url: url.into(), reason: root_cause(status) },
+            Code::Unauthenticated | Code::PermissionDenied => Self::NotAllowed { message },
+            Code::NotFound => Self::NotFound { message },
+            Code::InvalidArgument
+            | Code::FailedPrecondition
+            | Code::AlreadyExists
+            | Code::OutOfRange
+            | Code::ResourceExhausted => Self::Refused { violations: violations(status), message },
+            _ => Self::Failed { message },
+        }
+    }
+}
+
+/// Every fault that the status names.
+fn violations(status: &Status) -> Vec<Violation> {
+    let details = status.get_error_details();
+    let fields = details.bad_request().into_iter().flat_map(|bad| {
+        bad.field_violations.iter().map(|field| Violation {
+            subject: field.field.clone(),
+            description: field.description.clone(),
+        })
+    });
+    let conditions = details.precondition_failure().into_iter().flat_map(|failure| {
+        failure.violations.iter().map(|condition| Violation {
+            subject: condition.subject.clone(),
+            description: condition.description.clone(),
+        })
+    });
+    fields.chain(conditions).collect()
+}
+
+/// What the server said, or the code in words where it said nothing.
+fn sentence(status: &Status) -> String {
+    match status.message().trim() {
+        "" => format!("the orchestrator answered: {}", status.code().description()),
+        message => message.to_owned(),
+    }
+}
+
+/// The innermost error: `Connection refused` rather than `transport error`.
+pub(crate) fn root_cause(error: &(dyn StdError + 'static)) -> String {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    match cause.downcast_ref::<Status>() {
+        Some(status) => sentence(status),
+        None => cause.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic_types::ErrorDetails;
+
+    use super::*;
+
+    #[test]
+    fn every_faulty_field_is_listed_on_its_own_line() {
+        let mut details = ErrorDetails::new();
+        details
+            .add_bad_request_violation("spec.name", "is empty")
+            .add_bad_request_violation("spec.frames[0].step", "is 0");
+        let status =
+            Status::with_error_details(Code::InvalidArgument, "the job is faulty", details);
+        let error = Error::from_status("http://a:4000", &status);
+        assert_eq!(
+            error.to_string(),
+            "the job is faulty\n  spec.name: is empty\n  spec.frames[0].step: is 0"
+        );
+    }
+
+    #[test]
+    fn a_condition_that_does_not_hold_is_listed_too() {
+        let mut details = ErrorDetails::new();
+        details.add_precondition_failure_violation("BLENDER", "4.5", "no node has it");
+        let status = Status::with_error_details(Code::FailedPrecondition, "cannot render", details);
+        let error = Error::from_status("http://a:4000", &status);
+        assert_eq!(error.to_string(), "cannot render\n  4.5: no node has it");
+    }
+
+    #[test]
+    fn no_status_is_shown_as_code() {
+        for code in 1..=16 {
+            let status = Status::new(Code::from(code), "");
+            let text = Error::from_status("http://a:4000", &status).to_string();
+            assert!(!text.contains("Status") && !text.contains("code:"), "{text}");
+            assert!(!text.trim().is_empty());
+        }
+    }
+}

@@ -1,0 +1,331 @@
+//! Brings a job's outputs into a folder: as they finish, several at a time, each under its name only when whole.
+
+use std::{
+    fs,
+    io::{self, Write as _},
+    path::{Component, Path, PathBuf},
+    time::Duration,
+};
+
+use framecrew_blobs::{BlobClient, Digest, TransferError};
+use framecrew_proto::v1::{Frame, FrameState, Output, watch_job_response::Update};
+use futures::StreamExt as _;
+use tokio::task::JoinSet;
+
+use crate::{
+    cluster::Cluster,
+    error::Error,
+    frames::FrameSet,
+    watch::{WatchEvent, backoff},
+};
+
+/// Downloads at a time: enough to hide the latency of small frames, few enough to leave the link to others.
+const DOWNLOADS_MAX: usize = 4;
+/// Attempts at one output while the orchestrator is away: at least five minutes with the pauses between,
+/// beyond those that each download makes itself.
+const ATTEMPTS_MAX: u32 = 100;
+/// What a folder must be able to take before a job is submitted: enough to notice a disk that is full.
+const PROBE_BYTES: usize = 256 * 1024;
+
+/// How far a fetch is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct FetchProgress {
+    /// Files brought.
+    pub fetched: u64,
+    /// Files that were there already, with the right content.
+    pub kept: u64,
+    /// Bytes brought.
+    pub bytes: u64,
+}
+
+/// A folder that has been found fit to take outputs.
+#[derive(Debug, Clone)]
+pub struct OutputFolder {
+    path: PathBuf,
+}
+
+impl OutputFolder {
+    /// Makes the folder where it is missing, and writes a file into it to prove that it can be written to.
+    /// Blocks for a moment.
+    ///
+    /// # Errors
+    /// [`Error::OutputFolder`] when it cannot.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        let probe = || -> io::Result<()> {
+            fs::create_dir_all(path)?;
+            let mut file =
+                tempfile::Builder::new().prefix(".framecrew-probe-").tempfile_in(path)?;
+            file.write_all(&vec![0; PROBE_BYTES])?;
+            file.as_file().sync_all()
+        };
+        probe()
+            .map_err(|source| Error::OutputFolder { path: path.into(), source: plain(source) })?;
+        Ok(Self { path: path.into() })
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where an output goes. Its name comes from elsewhere and must not lead out of the folder.
+    fn place(&self, name: &str) -> Result<PathBuf, Error> {
+        let mut parts = Path::new(name).components();
+        let plain = matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None));
+        if !plain || name.contains(['/', '\\', ':', '\0']) || name.starts_with('.') {
+            return Err(Error::Failed {
+                message: format!(
+                    "the orchestrator names an output {name:?}, which is not a file name; it was not fetched"
+                ),
+            });
+        }
+        Ok(self.path.join(name))
+    }
+}
+
+/// `tempfile` adds a path of its own to the message.
+fn plain(error: io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(code) => io::Error::from_raw_os_error(code),
+        None => match error.get_ref().and_then(|inner| inner.source()) {
+            Some(source) => io::Error::new(error.kind(), source.to_string()),
+            None => error,
+        },
+    }
+}
+
+/// Brings what the job has finished so far; of `frames` only, if given. `on_progress` is told after each file.
+///
+/// # Errors
+/// When the folder cannot take it, there is no such job, or the orchestrator stays away.
+pub async fn fetch(
+    cluster: &Cluster,
+    job_id: u64,
+    folder: &OutputFolder,
+    frames: Option<&FrameSet>,
+    on_progress: impl FnMut(FetchProgress) + Send,
+) -> Result<FetchProgress, Error> {
+    let mut downloads = Downloads::new(cluster, folder, on_progress);
+    downloads.add_finished(cluster, job_id, frames).await?;
+    downloads.finish().await
+}
+
+/// Brings each frame of the job as it finishes, until the job is over. `on_progress` is told after each file.
+///
+/// # Errors
+/// As [`fetch`].
+pub async fn follow(
+    cluster: &Cluster,
+    job_id: u64,
+    folder: &OutputFolder,
+    on_progress: impl FnMut(FetchProgress) + Send,
+) -> Result<FetchProgress, Error> {
+    let mut downloads = Downloads::new(cluster, folder, on_progress);
+    let mut watch = cluster.watch(job_id);
+    loop {
+        let event = tokio::select! {
+            event = watch.next() => event,
+            Some(result) = downloads.tasks.join_next() => {
+                downloads.settle(result)?;
+                continue;
+            }
+        };
+        let Some(event) = event else { break };
+        let WatchEvent::Update(update) = event? else {
+            continue;
+        };
+        match update.update {
+            // A snapshot tells of finished frames only that they are.
+            Some(Update::Snapshot(_)) => downloads.add_finished(cluster, job_id, None).await?,
+            Some(Update::Changes(changes)) => {
+                for frame in changes.frames {
+                    downloads.add_frame(frame).await?;
+                }
+            }
+            Some(Update::Ended(_)) | None => {}
+        }
+    }
+    downloads.finish().await
+}
+
+/// Downloads under way.
+struct Downloads<P> {
+    url: String,
+    blobs: BlobClient,
+    folder: OutputFolder,
+    tasks: JoinSet<Result<Fetched, Error>>,
+    progress: FetchProgress,
+    on_progress: P,
+}
+
+enum Fetched {
+    Brought { bytes: u64 },
+    Kept,
+}
+
+impl<P: FnMut(FetchProgress) + Send> Downloads<P> {
+    fn new(cluster: &Cluster, folder: &OutputFolder, on_progress: P) -> Self {
+        Self {
+            url: cluster.url().into(),
+            blobs: cluster.blobs().clone(),
+            folder: folder.clone(),
+            tasks: JoinSet::new(),
+            progress: FetchProgress::default(),
+            on_progress,
+        }
+    }
+
+    async fn add_finished(
+        &mut self,
+        cluster: &Cluster,
+        job_id: u64,
+        wanted: Option<&FrameSet>,
+    ) -> Result<(), Error> {
+        let mut pages = std::pin::pin!(cluster.frames(job_id));
+        while let Some(page) = pages.next().await {
+            let is_wanted = |frame: &Frame| wanted.is_none_or(|set| set.contains(frame.frame));
+            for frame in page?.into_iter().filter(is_wanted) {
+                self.add_frame(frame).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn add_frame(&mut self, frame: Frame) -> Result<(), Error> {
+        if frame.state() != FrameState::Finished {
+            return Ok(());
+        }
+        for output in frame.outputs {
+            while self.tasks.len() >= DOWNLOADS_MAX {
+                if let Some(result) = self.tasks.join_next().await {
+                    self.settle(result)?;
+                }
+            }
+            let place = self.folder.place(&output.name)?;
+            let (url, blobs) = (self.url.clone(), self.blobs.clone());
+            self.tasks.spawn(async move { bring(&url, &blobs, &output, &place).await });
+        }
+        Ok(())
+    }
+
+    fn settle(
+        &mut self,
+        result: Result<Result<Fetched, Error>, tokio::task::JoinError>,
+    ) -> Result<(), Error> {
+        let fetched = match result {
+            Ok(fetched) => fetched.map_err(|error| self.blame_folder(error))?,
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        };
+        match fetched {
+            Fetched::Brought { bytes } => {
+                self.progress.fetched += 1;
+                self.progress.bytes += bytes;
+            }
+            Fetched::Kept => self.progress.kept += 1,
+        }
+        (self.on_progress)(self.progress);
+        Ok(())
+    }
+
+    async fn finish(mut self) -> Result<FetchProgress, Error> {
+        while let Some(result) = self.tasks.join_next().await {
+            self.settle(result)?;
+        }
+        Ok(self.progress)
+    }
+
+    /// What to do about a full disk is said for the folder, not for each file in it.
+    fn blame_folder(&self, error: Error) -> Error {
+        match error {
+            Error::Transfer(TransferError::File { source, .. }) => {
+                Error::OutputFolder { path: self.folder.path.clone(), source }
+            }
+            error => error,
+        }
+    }
+}
+
+async fn bring(
+    url: &str,
+    blobs: &BlobClient,
+    output: &Output,
+    to: &Path,
+) -> Result<Fetched, Error> {
+    let digest: Digest = output.digest.parse().map_err(|error| Error::Failed {
+        message: format!("the orchestrator names no content for {}: {error}", output.name),
+    })?;
+    let mut attempt = 0;
+    loop {
+        if is_there(to, digest, output.size_bytes).await {
+            return Ok(Fetched::Kept);
+        }
+        match blobs.download_file(digest, output.size_bytes, to, |_| {}).await {
+            Ok(()) => {
+                return Ok(Fetched::Brought { bytes: output.size_bytes });
+            }
+            Err(error) if error.is_transient() && attempt < ATTEMPTS_MAX => {
+                attempt += 1;
+                let pause = backoff(attempt).max(Duration::from_secs(1));
+                tokio::time::sleep(pause).await;
+            }
+            Err(error) => return Err(Error::from_transfer(url, error)),
+        }
+    }
+}
+
+async fn is_there(path: &Path, digest: Digest, size_bytes: u64) -> bool {
+    match tokio::fs::metadata(path).await {
+        Ok(metadata) if metadata.is_file() && metadata.len() == size_bytes => {}
+        _ => return false,
+    }
+    let path = path.to_owned();
+    let hashed = tokio::task::spawn_blocking(move || Digest::of_file(&path)).await;
+    matches!(hashed, Ok(Ok((found, _))) if found == digest)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn a_folder_is_made_and_left_empty_by_the_probe() {
+        let base = tempfile::tempdir().unwrap();
+        let path = base.path().join("a/b");
+        OutputFolder::open(&path).unwrap();
+        assert_eq!(fs::read_dir(&path).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_folder_below_a_file_is_refused_with_its_path() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let path = file.path().join("frames");
+        let text = OutputFolder::open(&path).unwrap_err().to_string();
+        assert!(text.contains(&path.display().to_string()), "{text}");
+        assert!(text.contains("-o DIR"), "{text}");
+    }
+
+    #[test]
+    fn no_output_name_leads_out_of_the_folder() {
+        let base = tempfile::tempdir().unwrap();
+        let folder = OutputFolder::open(base.path()).unwrap();
+        assert!(folder.place("0001.png").is_ok());
+        for name in ["", ".", "..", "../a", "/etc/a", "a/b", "a\\b", "C:a", ".hidden", "a\0b"] {
+            assert!(folder.place(name).is_err(), "{name:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn only_a_file_with_the_right_content_counts_as_there() {
+        let base = tempfile::tempdir().unwrap();
+        let path = base.path().join("0001.png");
+        let digest = Digest::of(b"frame");
+        assert!(!is_there(&path, digest, 5).await);
+        fs::write(&path, b"fr4me").unwrap();
+        assert!(!is_there(&path, digest, 5).await);
+        fs::write(&path, b"frame").unwrap();
+        assert!(is_there(&path, digest, 5).await);
+    }
+}

@@ -1,0 +1,287 @@
+//! A job's updates as a stream that mends itself.
+
+use std::{
+    fmt,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use framecrew_proto::v1::{WatchJobResponse, watch_job_response::Update};
+use futures::{Stream, StreamExt as _, stream};
+use tonic::{Code, Status};
+
+use crate::error::{Error, root_cause};
+
+/// Pause before the first attempt to reconnect; doubles with each further one.
+const BACKOFF_MIN: Duration = Duration::from_millis(200);
+/// Longest pause: an orchestrator that is back is noticed within this time.
+const BACKOFF_MAX: Duration = Duration::from_secs(5);
+
+/// What a watch tells.
+#[derive(Debug, Clone, PartialEq)]
+pub enum WatchEvent {
+    /// The job's whole state (first), then what changes, then its end.
+    Update(Box<WatchJobResponse>),
+    /// The connection broke. Nothing is lost: the watch resumes where it was.
+    Reconnecting {
+        /// Attempts since the last update, from 1.
+        attempt: u32,
+        /// Pause before this attempt.
+        delay: Duration,
+        /// What broke the connection.
+        reason: String,
+    },
+}
+
+/// Follows one job until it is over. Reconnects by itself for as long as it is polled; drop it to stop.
+///
+/// Ends after the update that says `ended`, or after an error that no retry mends.
+pub struct Watch(Pin<Box<dyn Stream<Item = Result<WatchEvent, Error>> + Send>>);
+
+impl fmt::Debug for Watch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Watch").finish_non_exhaustive()
+    }
+}
+
+impl Stream for Watch {
+    type Item = Result<WatchEvent, Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.0.as_mut().poll_next(cx)
+    }
+}
+
+/// Where a watch goes on: the last revision it has, and the store this is a revision of.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Resume {
+    pub(crate) after_revision: u64,
+    pub(crate) store_id: String,
+}
+
+impl Watch {
+    /// Watches a job through `open`, which asks the orchestrator at `url` for the updates after a point.
+    pub(crate) fn new<O, F, S>(url: Arc<str>, job_id: u64, open: O) -> Self
+    where
+        O: FnMut(Resume) -> F + Send + 'static,
+        F: Future<Output = Result<S, Status>> + Send + 'static,
+        S: Stream<Item = Result<WatchJobResponse, Status>> + Send + Unpin + 'static,
+    {
+        let watcher = Watcher {
+            url,
+            job_id,
+            open,
+            updates: None,
+            resume: Resume::default(),
+            attempt: 0,
+            delay: Duration::ZERO,
+            over: false,
+        };
+        let events = stream::unfold(watcher, |mut watcher| async move {
+            let event = watcher.next().await?;
+            Some((event, watcher))
+        });
+        Self(Box::pin(events))
+    }
+}
+
+struct Watcher<O, S> {
+    url: Arc<str>,
+    job_id: u64,
+    open: O,
+    updates: Option<S>,
+    resume: Resume,
+    attempt: u32,
+    delay: Duration,
+    over: bool,
+}
+
+impl<O, F, S> Watcher<O, S>
+where
+    O: FnMut(Resume) -> F,
+    F: Future<Output = Result<S, Status>>,
+    S: Stream<Item = Result<WatchJobResponse, Status>> + Unpin,
+{
+    async fn next(&mut self) -> Option<Result<WatchEvent, Error>> {
+        if self.over {
+            return None;
+        }
+        Some(match self.receive().await {
+            Ok(update) => {
+                self.attempt = 0;
+                self.resume =
+                    Resume { after_revision: update.revision, store_id: update.store_id.clone() };
+                self.over = matches!(update.update, Some(Update::Ended(_)));
+                Ok(WatchEvent::Update(Box::new(update)))
+            }
+            Err(status) => self.broken(&status),
+        })
+    }
+
+    async fn receive(&mut self) -> Result<WatchJobResponse, Status> {
+        tokio::time::sleep(std::mem::take(&mut self.delay)).await;
+        let updates = match &mut self.updates {
+            Some(updates) => updates,
+            None => {
+                let opened = (self.open)(self.resume.clone()).await?;
+                self.updates.insert(opened)
+            }
+        };
+        updates
+            .next()
+            .await
+            .unwrap_or_else(|| Err(Status::unavailable("the stream ended before the job did")))
+    }
+
+    fn broken(&mut self, status: &Status) -> Result<WatchEvent, Error> {
+        self.updates = None;
+        // Our revision is of another life of the store, as after a restore from backup: begin again.
+        if status.code() == Code::FailedPrecondition && self.resume != Resume::default() {
+            self.resume = Resume::default();
+        } else if is_final(status) {
+            self.over = true;
+            return Err(Error::of_job(&self.url, self.job_id, status));
+        }
+        self.attempt = self.attempt.saturating_add(1);
+        self.delay = backoff(self.attempt);
+        Ok(WatchEvent::Reconnecting {
+            attempt: self.attempt,
+            delay: self.delay,
+            reason: root_cause(status),
+        })
+    }
+}
+
+/// Whether the orchestrator itself says no. A broken link has a source and may bear any code.
+fn is_final(status: &Status) -> bool {
+    std::error::Error::source(status).is_none()
+        && matches!(
+            status.code(),
+            Code::NotFound
+                | Code::InvalidArgument
+                | Code::FailedPrecondition
+                | Code::PermissionDenied
+                | Code::Unauthenticated
+                | Code::Unimplemented
+        )
+}
+
+/// Doubles with each attempt; up to half of it is taken off at random, so that the watchers of an
+/// orchestrator that restarts do not all come back at once.
+pub(crate) fn backoff(attempt: u32) -> Duration {
+    let doublings = attempt.saturating_sub(1).min(16);
+    let whole = BACKOFF_MIN.saturating_mul(1 << doublings).min(BACKOFF_MAX);
+    whole.mul_f64(0.5 + fastrand::f64() / 2.0)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::{collections::VecDeque, sync::Mutex};
+
+    use framecrew_proto::v1::{JobChanges, JobEnded, JobSnapshot};
+
+    use super::*;
+
+    type Script = Vec<Result<Vec<Result<WatchJobResponse, Status>>, Status>>;
+
+    fn message(revision: u64, update: Update) -> Result<WatchJobResponse, Status> {
+        Ok(WatchJobResponse { revision, store_id: "s".into(), update: Some(update) })
+    }
+
+    fn snapshot(revision: u64) -> Result<WatchJobResponse, Status> {
+        message(revision, Update::Snapshot(JobSnapshot::default()))
+    }
+
+    fn changes(revision: u64) -> Result<WatchJobResponse, Status> {
+        message(revision, Update::Changes(JobChanges::default()))
+    }
+
+    fn ended(revision: u64) -> Result<WatchJobResponse, Status> {
+        message(revision, Update::Ended(JobEnded::default()))
+    }
+
+    /// Plays a server that answers each open with the next entry of the script. Gives what the watcher saw
+    /// (revisions, or the attempt as a negative number), how it ended, and where it resumed.
+    async fn play(script: Script) -> (Vec<i64>, Option<Error>, Vec<u64>) {
+        let mut script = VecDeque::from(script);
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let opens = asked.clone();
+        let mut watch = Watch::new("http://a:4000".into(), 9, move |resume: Resume| {
+            opens.lock().unwrap().push(resume.after_revision);
+            let answer = script.pop_front().expect("the watcher opens as often as the script says");
+            async move { answer.map(stream::iter) }
+        });
+        let mut seen = Vec::new();
+        let mut error = None;
+        while let Some(event) = watch.next().await {
+            match event {
+                Ok(WatchEvent::Update(update)) => {
+                    seen.push(i64::try_from(update.revision).unwrap())
+                }
+                Ok(WatchEvent::Reconnecting { attempt, .. }) => seen.push(-i64::from(attempt)),
+                Err(fault) => error = Some(fault),
+            }
+        }
+        let asked = asked.lock().unwrap().clone();
+        (seen, error, asked)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_ends_with_the_job() {
+        let (seen, error, asked) = play(vec![Ok(vec![snapshot(1), changes(2), ended(3)])]).await;
+        assert_eq!((seen, asked), (vec![1, 2, 3], vec![0]));
+        assert!(error.is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_broken_watch_resumes_at_its_revision() {
+        let (seen, error, asked) = play(vec![
+            Ok(vec![snapshot(1), changes(2), Err(Status::unknown("h2 reset"))]),
+            Err(Status::unavailable("down")),
+            Ok(vec![changes(7), ended(8)]),
+        ])
+        .await;
+        assert_eq!(seen, [1, 2, -1, -2, 7, 8]);
+        assert_eq!(asked, [0, 2, 2]);
+        assert!(error.is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_that_ends_early_is_broken_not_finished() {
+        let (seen, _, asked) = play(vec![Ok(vec![snapshot(4)]), Ok(vec![ended(5)])]).await;
+        assert_eq!((seen, asked), (vec![4, -1, 5], vec![0, 4]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn another_life_of_the_store_is_watched_from_the_beginning() {
+        let (seen, error, asked) = play(vec![
+            Ok(vec![snapshot(9)]),
+            Err(Status::failed_precondition("another store")),
+            Ok(vec![snapshot(1), ended(2)]),
+        ])
+        .await;
+        assert_eq!((seen, asked), (vec![9, -1, -2, 1, 2], vec![0, 9, 0]));
+        assert!(error.is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_job_that_does_not_exist_is_not_asked_for_twice() {
+        let (seen, error, asked) = play(vec![Err(Status::not_found("no such job"))]).await;
+        assert!(seen.is_empty());
+        assert_eq!(asked, [0]);
+        assert!(matches!(error, Some(Error::NoSuchJob { job_id: 9, .. })), "{error:?}");
+    }
+
+    #[test]
+    fn pauses_grow_and_stay_bounded() {
+        assert!(backoff(1) <= BACKOFF_MIN);
+        assert!(backoff(4) > backoff(1));
+        for attempt in [10, 1_000, u32::MAX] {
+            assert!((BACKOFF_MAX / 2..=BACKOFF_MAX).contains(&backoff(attempt)));
+        }
+    }
+}
