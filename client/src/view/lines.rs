@@ -1,0 +1,227 @@
+use std::{collections::BTreeMap, time::Duration};
+
+use framecrew_proto::v1::{
+    Frame, FrameState, JobChanges, WatchJobResponse, watch_job_response::Update,
+};
+
+use super::{outlook, summary, words};
+use crate::live::{Link, Live};
+
+/// How often a slice that takes long is mentioned.
+const PROGRESS_EVERY: Duration = Duration::from_secs(5);
+
+/// A watch as plain lines, for pipes, files and terminals that can only print.
+#[derive(Debug, Clone, Default)]
+pub struct Lines {
+    told: BTreeMap<(i32, u32), Duration>,
+    down: bool,
+}
+
+impl Lines {
+    /// What there is to say about `message`, which `live` has taken in already.
+    pub fn update(
+        &mut self,
+        live: &Live,
+        now: Duration,
+        message: &WatchJobResponse,
+    ) -> Vec<String> {
+        let mut lines = Vec::new();
+        if std::mem::take(&mut self.down) {
+            lines.push("connected again".into());
+        }
+        match &message.update {
+            Some(Update::Snapshot(_)) => lines.push(summary(live.view())),
+            Some(Update::Changes(changes)) => {
+                self.changes(live, now, changes, &mut lines);
+            }
+            Some(Update::Ended(_)) => lines.push(summary(live.view())),
+            None => {}
+        }
+        lines
+    }
+
+    /// What there is to say about a lost connection: once, not for every attempt.
+    pub fn disconnected(&mut self, live: &Live) -> Option<String> {
+        let Link::Down { reason, .. } = live.link() else {
+            return None;
+        };
+        let first = !std::mem::replace(&mut self.down, true);
+        first.then(|| format!("reconnecting … ({reason})"))
+    }
+
+    fn changes(
+        &mut self,
+        live: &Live,
+        now: Duration,
+        changes: &JobChanges,
+        lines: &mut Vec<String>,
+    ) {
+        let counts = live.view().counts();
+        let total = words::total(&counts);
+        for frame in &changes.frames {
+            if let Some(line) = frame_line(frame) {
+                lines.push(line);
+            }
+        }
+        if let Some(last) = lines.last_mut()
+            && changes.frames.iter().any(|frame| frame.state() == FrameState::Finished)
+        {
+            let percent = words::percent(counts.finished, total);
+            *last += &format!(" · {}/{total} ({percent} %)", counts.finished);
+            let outlook = outlook(live, now);
+            if !outlook.is_empty() {
+                *last += &format!(" · {outlook}");
+            }
+        }
+        let mut told = BTreeMap::new();
+        for slice in live.view().active() {
+            let key = slice.slice.map(|slice| (slice.frame, slice.index)).unwrap_or_default();
+            let elapsed = live.elapsed(now, slice);
+            let since = self.told.get(&key).copied().unwrap_or(now.saturating_sub(elapsed));
+            let progress = slice.progress.as_ref().map(words::progress).unwrap_or_default();
+            if now.saturating_sub(since) < PROGRESS_EVERY || progress.is_empty() {
+                told.insert(key, since);
+                continue;
+            }
+            told.insert(key, now);
+            lines.push(format!(
+                "frame {} on {}: {progress}, {}",
+                key.0,
+                words::printable(&slice.node),
+                words::duration(elapsed)
+            ));
+        }
+        self.told = told;
+    }
+}
+
+fn frame_line(frame: &Frame) -> Option<String> {
+    let (number, node) = (frame.frame, words::printable(&frame.node));
+    match (frame.state(), &frame.failure) {
+        (FrameState::Finished, _) => {
+            let took = Duration::try_from_secs_f64(frame.render_seconds).unwrap_or_default();
+            Some(format!("frame {number} finished on {node} in {}", words::duration(took)))
+        }
+        (FrameState::Failed, failure) => {
+            let failure = failure.clone().unwrap_or_default();
+            Some(format!("frame {number} failed on {node}: {}", words::printable(&failure.message)))
+        }
+        (FrameState::Open, Some(failure)) => Some(format!(
+            "frame {number} did not succeed on {node} and is tried again: {}",
+            words::printable(&failure.message)
+        )),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use framecrew_proto::v1::{
+        ActiveSlice, Failure, FrameCounts, Job, JobSnapshot, Slice, SliceProgress,
+    };
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    struct Watcher {
+        live: Live,
+        lines: Lines,
+    }
+
+    impl Watcher {
+        fn new() -> Self {
+            Self { live: Live::default(), lines: Lines::default() }
+        }
+
+        fn hears(&mut self, now: Duration, update: Update) -> Vec<String> {
+            let message = WatchJobResponse { update: Some(update), ..WatchJobResponse::default() };
+            self.live.apply(now, 0, &message);
+            self.lines.update(&self.live, now, &message)
+        }
+    }
+
+    fn job(finished: u64) -> Option<Job> {
+        let counts = FrameCounts { open: 10 - finished, finished, ..FrameCounts::default() };
+        Some(Job { job_id: 7, counts: Some(counts), ..Job::default() })
+    }
+
+    fn changes(finished: u64, frames: Vec<Frame>, samples: Option<u32>) -> Update {
+        let slice = Some(Slice { frame: 3, index: 0 });
+        let active = samples.map(|samples_done| ActiveSlice {
+            slice,
+            node: "a".into(),
+            progress: Some(SliceProgress {
+                slice,
+                samples_done,
+                samples_total: 64,
+                ..SliceProgress::default()
+            }),
+            ..ActiveSlice::default()
+        });
+        Update::Changes(JobChanges {
+            job: job(finished),
+            frames,
+            active: active.into_iter().collect(),
+        })
+    }
+
+    fn frame(state: FrameState, message: Option<&str>) -> Frame {
+        Frame {
+            frame: 2,
+            state: state.into(),
+            node: "a".into(),
+            render_seconds: 1.5,
+            failure: message
+                .map(|message| Failure { message: message.into(), ..Failure::default() }),
+            ..Frame::default()
+        }
+    }
+
+    #[test]
+    fn frames_are_told_as_they_finish_with_how_far_the_job_is() {
+        let mut watcher = Watcher::new();
+        let snapshot = JobSnapshot { job: job(1), ..JobSnapshot::default() };
+        watcher.hears(SECOND, Update::Snapshot(snapshot));
+        let said =
+            watcher.hears(SECOND * 3, changes(2, vec![frame(FrameState::Finished, None)], None));
+        assert_eq!(
+            said,
+            ["frame 2 finished on a in 1.5 s · 2/10 (20 %) · 30.0 frames/min · 16 s left"]
+        );
+    }
+
+    #[test]
+    fn a_failed_try_is_told_with_its_reason() {
+        let mut watcher = Watcher::new();
+        let said = watcher
+            .hears(SECOND, changes(0, vec![frame(FrameState::Open, Some("no\x1bmemory"))], None));
+        assert_eq!(said, ["frame 2 did not succeed on a and is tried again: no memory"]);
+        let said = watcher
+            .hears(SECOND, changes(0, vec![frame(FrameState::Failed, Some("no memory"))], None));
+        assert_eq!(said, ["frame 2 failed on a: no memory"]);
+    }
+
+    #[test]
+    fn a_long_frame_is_mentioned_every_five_seconds() {
+        let mut watcher = Watcher::new();
+        let mut said = Vec::new();
+        for second in 0..12 {
+            said.extend(watcher.hears(SECOND * second, changes(0, Vec::new(), Some(second))));
+        }
+        assert_eq!(
+            said,
+            ["frame 3 on a: 5/64 samples, 5.0 s", "frame 3 on a: 10/64 samples, 10 s"]
+        );
+    }
+
+    #[test]
+    fn a_lost_connection_is_told_once() {
+        let mut watcher = Watcher::new();
+        watcher.live.disconnected(SECOND, "refused".into());
+        let said = watcher.lines.disconnected(&watcher.live);
+        assert_eq!(said.as_deref(), Some("reconnecting … (refused)"));
+        assert_eq!(watcher.lines.disconnected(&watcher.live), None);
+        assert_eq!(watcher.hears(SECOND, changes(0, Vec::new(), None)), ["connected again"]);
+    }
+}

@@ -1,0 +1,87 @@
+//! Pure: a job as people and programs read it. Nothing here knows a terminal, a clock or a file.
+
+mod lines;
+mod panel;
+mod table;
+pub mod words;
+
+pub use lines::Lines;
+pub use panel::Panel;
+pub use table::Table;
+
+use std::time::Duration;
+
+use framecrew_proto::v1::JobState;
+use serde::Serialize;
+
+use crate::{FrameRange, live::Live, state::JobView};
+
+/// Failed frames that a summary names before it only counts them.
+const FAILED_NAMED_MAX: usize = 10;
+
+/// One message as one line of canonical proto3 JSON, without the line's end.
+///
+/// # Errors
+/// When the message cannot be written as JSON, which no message of the protocol does.
+pub fn json_line(message: &impl Serialize) -> Result<String, serde_json::Error> {
+    serde_json::to_string(message)
+}
+
+/// How the job stands, in one line: what remains of a watch.
+#[must_use]
+pub fn summary(view: &JobView) -> String {
+    let job = view.job();
+    let counts = view.counts();
+    let total = words::total(&counts);
+    let head = format!("job {}", words::title(job));
+    let took_ms = job.ended_at_ms.saturating_sub(job.started_at_ms);
+    let took = u64::try_from(took_ms).ok().filter(|ms| *ms > 0 && job.started_at_ms > 0);
+    let time = took.map(Duration::from_millis).map_or_else(String::new, |took| {
+        let per_minute = counts.finished as f64 * 60.0 / took.as_secs_f64();
+        format!(" in {} ({})", words::duration(took), words::rate(per_minute))
+    });
+    match view.state() {
+        JobState::Finished => format!("{head} finished: {}{time}", words::frames(total)),
+        JobState::Failed => format!(
+            "{head} failed: {} of {} finished; failed: {}",
+            counts.finished,
+            words::frames(total),
+            failed_frames(view)
+        ),
+        JobState::Cancelled => {
+            format!("{head} cancelled: {} of {} finished", counts.finished, words::frames(total))
+        }
+        state => format!(
+            "{head} {}: {} of {} finished",
+            words::job_state(state),
+            counts.finished,
+            words::frames(total)
+        ),
+    }
+}
+
+/// `13, 20-25 and 7 more`.
+fn failed_frames(view: &JobView) -> String {
+    use framecrew_proto::v1::FrameState;
+
+    let runs = view.runs().filter(|(_, _, state)| *state == FrameState::Failed);
+    let mut names: Vec<String> = runs
+        .filter_map(|(first, last, _)| FrameRange::new(first, last, 1).ok())
+        .map(|range| range.to_string())
+        .collect();
+    let more = names.len().saturating_sub(FAILED_NAMED_MAX);
+    names.truncate(FAILED_NAMED_MAX);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("{}{more}", names.join(", "))
+}
+
+/// `24.0 frames/min · 5 min 20 s left`; empty until that is known.
+fn outlook(live: &Live, now: Duration) -> String {
+    let Some(rate) = live.pace().frames_per_minute(now) else {
+        return String::new();
+    };
+    let open = live.view().counts().open;
+    let left = live.pace().time_left(now, open).filter(|_| open > 0);
+    let left = left.map_or_else(String::new, |left| format!(" · {} left", words::duration(left)));
+    format!("{}{left}", words::rate(rate))
+}

@@ -1,0 +1,206 @@
+//! Numbers and states in words.
+
+use std::time::Duration;
+
+use framecrew_proto::v1::{
+    FailureReason, FrameCounts, ImageFormat, Job, JobState, NodeState, RenderEngine, SliceProgress,
+};
+
+/// `7 · shot`: a job's number and name.
+#[must_use]
+pub fn title(job: &Job) -> String {
+    match job.spec.as_ref().map(|spec| spec.name.as_str()) {
+        Some(name) if !name.is_empty() => format!("{} · {}", job.job_id, printable(name)),
+        _ => job.job_id.to_string(),
+    }
+}
+
+/// The text without what would move the cursor or colour the terminal.
+#[must_use]
+pub fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// Frames of the job, whatever their state.
+#[must_use]
+pub fn total(counts: &FrameCounts) -> u64 {
+    [counts.open, counts.finished, counts.failed, counts.cancelled]
+        .into_iter()
+        .fold(0, u64::saturating_add)
+}
+
+/// `1 frame`, `250 frames`.
+#[must_use]
+pub fn frames(count: u64) -> String {
+    plural(count, "frame")
+}
+
+/// `1 thing`, `2 things`.
+#[must_use]
+pub fn plural(count: u64, noun: &str) -> String {
+    let s = if count == 1 { "" } else { "s" };
+    format!("{count} {noun}{s}")
+}
+
+/// Whole percent, rounded down, so that 100 means all.
+#[must_use]
+pub fn percent(part: u64, whole: u64) -> u64 {
+    let percent = u128::from(part) * 100 / u128::from(whole.max(1));
+    u64::try_from(percent).unwrap_or(u64::MAX)
+}
+
+/// `0.3 s`, `42 s`, `5 min 20 s`, `2 h 5 min`, `3 d 4 h`.
+#[must_use]
+pub fn duration(time: Duration) -> String {
+    let seconds = time.as_secs();
+    match seconds {
+        0..10 => format!("{:.1} s", time.as_secs_f64()),
+        10..60 => format!("{seconds} s"),
+        60..3_600 => format!("{} min {} s", seconds / 60, seconds % 60),
+        3_600..86_400 => format!("{} h {} min", seconds / 3_600, seconds / 60 % 60),
+        _ => format!("{} d {} h", seconds / 86_400, seconds / 3_600 % 24),
+    }
+}
+
+/// `24.0 frames/min`, or per hour where that reads better.
+#[must_use]
+pub fn rate(frames_per_minute: f64) -> String {
+    if frames_per_minute < 1.0 {
+        format!("{:.1} frames/h", frames_per_minute * 60.0)
+    } else if frames_per_minute < 100.0 {
+        format!("{frames_per_minute:.1} frames/min")
+    } else {
+        format!("{frames_per_minute:.0} frames/min")
+    }
+}
+
+/// `512 B`, `3.4 MB`.
+#[must_use]
+pub fn bytes(count: u64) -> String {
+    const UNITS: [&str; 5] = ["kB", "MB", "GB", "TB", "PB"];
+    if count < 1_000 {
+        return format!("{count} B");
+    }
+    let mut value = count as f64 / 1_000.0;
+    let mut unit = 0;
+    while value >= 999.95 && unit + 1 < UNITS.len() {
+        value /= 1_000.0;
+        unit += 1;
+    }
+    format!("{value:.1} {}", UNITS[unit])
+}
+
+/// `64/96 samples`, or how far it is where the engine counts none.
+#[must_use]
+pub fn progress(progress: &SliceProgress) -> String {
+    match (progress.samples_total, progress.fraction) {
+        (0, None) => String::new(),
+        (0, Some(fraction)) => format!("{:.0} %", fraction * 100.0),
+        (total, _) => format!("{}/{total} samples", progress.samples_done),
+    }
+}
+
+/// Share of a slice that is done, 0 to 1.
+#[must_use]
+pub fn fraction(progress: &SliceProgress) -> Option<f64> {
+    let by_samples = || {
+        let total = f64::from(progress.samples_total);
+        (progress.samples_total > 0).then(|| f64::from(progress.samples_done) / total)
+    };
+    let fraction = progress.fraction.or_else(by_samples)?;
+    Some(fraction.clamp(0.0, 1.0))
+}
+
+/// A job's state.
+#[must_use]
+pub fn job_state(state: JobState) -> &'static str {
+    match state {
+        JobState::Unspecified => "unknown",
+        JobState::Queued => "queued",
+        JobState::Rendering => "rendering",
+        JobState::Finished => "finished",
+        JobState::Failed => "failed",
+        JobState::Cancelled => "cancelled",
+    }
+}
+
+/// A node's state.
+#[must_use]
+pub fn node_state(state: NodeState) -> &'static str {
+    match state {
+        NodeState::Unspecified => "unknown",
+        NodeState::Idle => "idle",
+        NodeState::Rendering => "rendering",
+        NodeState::Paused => "paused",
+        NodeState::Lost => "lost",
+        NodeState::Left => "left",
+    }
+}
+
+/// Why a try failed, in a word or two.
+#[must_use]
+pub fn failure_reason(reason: FailureReason) -> &'static str {
+    match reason {
+        FailureReason::Unspecified => "unknown",
+        FailureReason::Renderer => "renderer",
+        FailureReason::InvalidOutput => "invalid output",
+        FailureReason::Timeout => "timeout",
+        FailureReason::OutOfMemory => "out of memory",
+        FailureReason::NodeLost => "node lost",
+        FailureReason::Infrastructure => "infrastructure",
+        FailureReason::Permanent => "permanent",
+    }
+}
+
+/// An engine's name; `file's own` where none is asked for.
+#[must_use]
+pub fn engine(engine: RenderEngine) -> &'static str {
+    match engine {
+        RenderEngine::Unspecified => "the file's own",
+        RenderEngine::Cycles => "Cycles",
+        RenderEngine::Eevee => "EEVEE",
+        RenderEngine::Workbench => "Workbench",
+    }
+}
+
+/// An image format's name; `file's own` where none is asked for.
+#[must_use]
+pub fn format(format: ImageFormat) -> &'static str {
+    match format {
+        ImageFormat::Unspecified => "the file's own",
+        ImageFormat::Png => "PNG",
+        ImageFormat::Jpeg => "JPEG",
+        ImageFormat::OpenExr => "OpenEXR",
+        ImageFormat::Tiff => "TIFF",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_as_exact_as_they_are_long() {
+        let text = |seconds: f64| duration(Duration::from_secs_f64(seconds));
+        assert_eq!(text(0.25), "0.2 s");
+        assert_eq!(text(42.9), "42 s");
+        assert_eq!(text(320.0), "5 min 20 s");
+        assert_eq!(text(7_500.0), "2 h 5 min");
+        assert_eq!(text(273_600.0), "3 d 4 h");
+    }
+
+    #[test]
+    fn sizes_and_shares_are_short() {
+        assert_eq!([bytes(999), bytes(3_400_000), bytes(999_999)], ["999 B", "3.4 MB", "1.0 MB"]);
+        assert_eq!([percent(249, 250), percent(250, 250), percent(0, 0)], [99, 100, 0]);
+        assert_eq!(
+            [rate(0.5), rate(24.0), rate(1234.5)],
+            ["30.0 frames/h", "24.0 frames/min", "1234 frames/min"]
+        );
+    }
+
+    #[test]
+    fn a_name_cannot_play_with_the_terminal() {
+        assert_eq!(printable("a\x1b[31mb\r\n"), "a [31mb  ");
+    }
+}
