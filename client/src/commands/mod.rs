@@ -1,0 +1,126 @@
+//! One file per command: what it takes, and what it does.
+
+mod cancel;
+#[cfg(feature = "local")]
+mod demo;
+mod doctor;
+mod fetch;
+mod job;
+mod jobs;
+mod logs;
+mod nodes;
+mod render;
+#[cfg(feature = "local")]
+mod renderer;
+#[cfg(feature = "local")]
+mod up;
+mod watch;
+
+use clap::{Args, Parser, Subcommand};
+use framecrew::Cluster;
+
+use crate::console::{Exit, Failure};
+
+/// Where the orchestrator of this machine listens.
+const CLUSTER_DEFAULT: &str = "http://127.0.0.1:4000";
+
+/// Renders Blender projects on a crew of machines and shows every frame as it happens.
+#[derive(Debug, Parser)]
+#[command(
+    name = "framecrew",
+    version,
+    propagate_version = true,
+    after_help = "\
+Examples:
+  framecrew demo                                    see it work, from nothing
+  framecrew up                                      a cluster on this machine
+  framecrew render shot.blend -f 1-250 -o frames    render on it
+  framecrew watch 7                                 come back to job 7
+
+Exit codes: 0 all frames, 1 the job failed, 2 usage, 3 unreachable, 4 not allowed, 5 cancelled, 130 interrupted."
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every command takes.
+#[derive(Debug, Args)]
+pub(crate) struct Global {
+    /// URL of the orchestrator
+    #[arg(long, global = true, env = "FRAMECREW_CLUSTER", default_value = CLUSTER_DEFAULT, value_name = "URL", help_heading = "Global")]
+    cluster: String,
+    /// One JSON object per line on stdout (canonical proto3 JSON) instead of text for people
+    #[arg(long, global = true, env = "FRAMECREW_JSON", value_parser = clap::builder::FalseyValueParser::new(), help_heading = "Global")]
+    json: bool,
+}
+
+impl Global {
+    async fn connect(&self) -> Result<Cluster, Failure> {
+        Ok(Cluster::connect(self.cluster.as_str()).await?)
+    }
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Render(render::Render),
+    Watch(watch::Watch),
+    Jobs(jobs::Jobs),
+    Job(job::Job),
+    Fetch(fetch::Fetch),
+    Cancel(cancel::Cancel),
+    Logs(logs::Logs),
+    Nodes(nodes::Nodes),
+    Doctor(doctor::Doctor),
+    #[cfg(feature = "local")]
+    Up(up::Up),
+    #[cfg(feature = "local")]
+    Demo(demo::Demo),
+}
+
+/// Does what was asked.
+pub(crate) async fn run(cli: Cli) -> Result<Exit, Failure> {
+    let Cli { global, command } = cli;
+    match command {
+        Command::Render(render) => render.run(&global).await,
+        Command::Watch(watch) => watch.run(&global).await,
+        Command::Jobs(jobs) => jobs.run(&global).await,
+        Command::Job(job) => job.run(&global).await,
+        Command::Fetch(fetch) => fetch.run(&global).await,
+        Command::Cancel(cancel) => cancel.run(&global).await,
+        Command::Logs(logs) => logs.run(&global).await,
+        Command::Nodes(nodes) => nodes.run(&global).await,
+        Command::Doctor(doctor) => doctor.run(&global).await,
+        #[cfg(feature = "local")]
+        Command::Up(up) => up.run(&global).await,
+        #[cfg(feature = "local")]
+        Command::Demo(demo) => demo.run(&global).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_flag_has_an_environment_variable_of_its_own() {
+        let cli = super::Cli::command();
+        for command in cli.get_subcommands() {
+            for flag in command.get_arguments().filter(|arg| !arg.is_positional()) {
+                let name = flag.get_id().as_str();
+                if matches!(name, "help" | "version") {
+                    continue;
+                }
+                let env = flag.get_env().and_then(|env| env.to_str()).unwrap_or_default();
+                assert!(env.starts_with("FRAMECREW_"), "{} --{name}: {env:?}", command.get_name());
+            }
+        }
+    }
+}

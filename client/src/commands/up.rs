@@ -1,0 +1,79 @@
+use std::{net::SocketAddr, path::PathBuf};
+
+use clap::Args;
+use framecrew::BlenderVersion;
+
+use super::{
+    Global,
+    renderer::{Here, Plan, Renderer},
+};
+use crate::console::{Exit, Failure, Interrupts, note, paths, say, say_json};
+
+/// What will be rendered is not known yet.
+const ANY_VERSION: BlenderVersion = BlenderVersion { major: 0, minor: 0 };
+
+/// Run a cluster on this machine: an orchestrator and its nodes, until Ctrl-C
+#[derive(Debug, Args)]
+pub(crate) struct Up {
+    /// Nodes; one makes the best use of a machine, as Blender uses every core
+    #[arg(short, long, env = "FRAMECREW_NODES", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64), value_name = "COUNT")]
+    nodes: u8,
+    /// Folder for jobs and frames; the same one goes on where it was left [default: in the user's data folder]
+    #[arg(short, long, env = "FRAMECREW_DATA", value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Where to listen for clients and further nodes
+    #[arg(
+        short,
+        long,
+        env = "FRAMECREW_LISTEN",
+        default_value = "127.0.0.1:4000",
+        value_name = "ADDRESS"
+    )]
+    listen: SocketAddr,
+    #[command(flatten)]
+    renderer: Renderer,
+}
+
+impl Up {
+    pub(crate) async fn run(self, global: &Global) -> Result<Exit, Failure> {
+        let data = self.data.map_or_else(paths::data, Ok)?;
+        let mut interrupts = Interrupts::listen()?;
+        let plan = Plan {
+            nodes: self.nodes,
+            renderer: &self.renderer,
+            needs: ANY_VERSION,
+            data: data.clone(),
+            listen: self.listen,
+        };
+        let Some(mut here) = Here::start(plan, &mut interrupts).await? else {
+            return Ok(Exit::Interrupted);
+        };
+        let url = here.cluster().url().to_owned();
+        let ready = if global.json {
+            say_json(&serde_json::json!({ "url": url, "nodes": self.nodes, "data": data }))
+        } else {
+            let elsewhere = if url == super::CLUSTER_DEFAULT {
+                String::new()
+            } else {
+                format!(" --cluster {url}")
+            };
+            say(format_args!(
+                "the cluster is up at {url}, with {} and its data in {}\n\
+                 next: framecrew render FILE{elsewhere}\n\
+                 Ctrl-C stops it; what was submitted is kept",
+                framecrew::view::words::plural(self.nodes.into(), "node"),
+                data.display()
+            ))
+        };
+        let ended = match ready {
+            Ok(()) => tokio::select! {
+                () = interrupts.next() => Ok(Exit::Success),
+                failure = here.failed() => Err(failure),
+            },
+            Err(failure) => Err(failure),
+        };
+        note("stopping");
+        here.stop().await;
+        ended
+    }
+}

@@ -1,0 +1,55 @@
+//! Between the commands and the person: what is printed, drawn, interrupted, and how it ends.
+
+mod failure;
+mod follow;
+mod interrupt;
+pub(crate) mod paths;
+mod progress;
+mod screen;
+
+pub(crate) use failure::{Exit, Failure};
+pub(crate) use follow::{Ending, Follow};
+pub(crate) use interrupt::{Interrupts, leave};
+pub(crate) use progress::ProgressLine;
+
+use std::{
+    fmt::Display,
+    io::{self, IsTerminal as _, Write as _},
+};
+
+use framecrew::view;
+use serde::Serialize;
+
+/// Writes a line of what was asked for to stdout.
+pub(crate) fn say(text: impl Display) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    writeln!(stdout, "{text}")?;
+    stdout.flush()?;
+    Ok(())
+}
+
+/// Writes a message as a line of JSON to stdout.
+pub(crate) fn say_json(message: &impl Serialize) -> Result<(), Failure> {
+    let line = view::json_line(message).map_err(|error| Failure {
+        exit: Exit::JobFailed,
+        text: format!("cannot write a message as JSON: {error}"),
+    })?;
+    say(line)
+}
+
+/// Writes a remark to stderr, where it is in nobody's way. A stderr that is gone is no reason to stop.
+pub(crate) fn note(text: impl Display) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+/// Whether stdout is a terminal that can move its cursor.
+pub(crate) fn can_draw() -> bool {
+    let term = std::env::var_os("TERM");
+    let dumb = term.is_none_or(|term| term.is_empty() || term == "dumb");
+    io::stdout().is_terminal() && (!dumb || cfg!(windows))
+}
+
+/// Whether colours are wanted: the NO_COLOR convention.
+pub(crate) fn wants_color() -> bool {
+    std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}

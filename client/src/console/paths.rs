@@ -1,0 +1,38 @@
+//! Where things are kept when nobody says where.
+
+use std::path::PathBuf;
+
+/// Folder for what must survive: `$XDG_DATA_HOME/framecrew`, or below the home folder.
+#[cfg(feature = "local")]
+pub(crate) fn data() -> Result<PathBuf, super::Failure> {
+    let absolute = |path: &PathBuf| path.is_absolute();
+    let base = std::env::var_os("XDG_DATA_HOME").map(PathBuf::from).filter(absolute);
+    let home = || std::env::home_dir().filter(absolute).map(|home| home.join(".local/share"));
+    let base = base.or_else(home);
+    let base = base.ok_or_else(|| {
+        super::Failure::usage("there is no home folder to keep jobs in; name a folder with --data")
+    })?;
+    Ok(base.join("framecrew"))
+}
+
+/// Folder for a job's frames, in the current one: the job's name, made fit for a path, with `-frames`.
+pub(crate) fn frames_of(job_name: &str) -> PathBuf {
+    let keep = |c: char| if c.is_alphanumeric() || "-_. ".contains(c) { c } else { '-' };
+    let name: String = job_name.chars().map(keep).take(100).collect();
+    let name = name.trim_matches(['.', ' ']);
+    let name = if name.is_empty() { "job" } else { name };
+    PathBuf::from(format!("{name}-frames"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_jobs_name_becomes_one_folder() {
+        assert_eq!(frames_of("shot 12"), PathBuf::from("shot 12-frames"));
+        assert_eq!(frames_of("../../etc"), PathBuf::from("-..-etc-frames"));
+        assert_eq!(frames_of(""), PathBuf::from("job-frames"));
+        assert_eq!(frames_of("a/b\\c:d"), PathBuf::from("a-b-c-d-frames"));
+    }
+}

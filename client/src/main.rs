@@ -1,0 +1,33 @@
+//! The `framecrew` command: hands a .blend to a cluster and shows its frames as they happen.
+
+mod commands;
+mod console;
+mod doctor;
+
+use std::{io, process::ExitCode};
+
+use anyhow::Context as _;
+use clap::Parser as _;
+use tracing_subscriber::EnvFilter;
+
+use crate::{commands::Cli, console::note};
+
+fn main() -> anyhow::Result<ExitCode> {
+    let cli = Cli::parse();
+    tracing_subscriber::fmt()
+        .with_env_filter(
+            EnvFilter::try_from_env("FRAMECREW_LOG").unwrap_or_else(|_| EnvFilter::new("error")),
+        )
+        .with_writer(io::stderr)
+        .init();
+    let runtime = tokio::runtime::Runtime::new().context("cannot start the async runtime")?;
+    let exit = runtime.block_on(commands::run(cli)).unwrap_or_else(|failure| {
+        if !failure.text.is_empty() {
+            note(format_args!("error: {}", failure.text));
+        }
+        failure.exit
+    });
+    // What still blocks a thread, like a download that was interrupted, must not keep the person waiting.
+    runtime.shutdown_background();
+    Ok(ExitCode::from(exit as u8))
+}

@@ -1,0 +1,285 @@
+//! What people see who type something wrong: the exit code and the words.
+
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    fs,
+    net::TcpListener,
+    path::{Path, PathBuf},
+};
+
+use assert_cmd::Command;
+
+const DEMO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/demo.blend");
+
+/// What a run said, and how it ended.
+struct Said {
+    code: i32,
+    stdout: String,
+    stderr: String,
+}
+
+impl Said {
+    /// Checks the exit code, that nothing was printed as a result, and that the error has all these words.
+    fn refuses(&self, code: i32, words: &[&str]) {
+        assert_eq!(self.code, code, "{}", self.stderr);
+        assert_eq!(self.stdout, "");
+        for word in words {
+            assert!(self.stderr.contains(word), "{word:?} is not in: {}", self.stderr);
+        }
+        for noise in ["Status {", "code:", "Os {", "panicked", "Error("] {
+            assert!(!self.stderr.contains(noise), "{noise:?} is in: {}", self.stderr);
+        }
+    }
+}
+
+/// Runs `framecrew` in a folder, without the environment's own settings.
+fn framecrew(folder: &Path, args: &[&str]) -> Said {
+    let mut command = Command::cargo_bin("framecrew").unwrap();
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("FRAMECREW_") {
+            command.env_remove(name);
+        }
+    }
+    let output = command.current_dir(folder).args(args).output().unwrap();
+    Said {
+        code: output.status.code().unwrap(),
+        stdout: String::from_utf8(output.stdout).unwrap(),
+        stderr: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+fn folder() -> tempfile::TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+fn write(folder: &Path, name: &str, bytes: &[u8]) -> PathBuf {
+    let path = folder.join(name);
+    fs::write(&path, bytes).unwrap();
+    path
+}
+
+/// A URL at which nothing listens.
+fn nowhere() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    format!("http://{}", listener.local_addr().unwrap())
+}
+
+#[test]
+fn a_file_that_is_not_there_is_named() {
+    let folder = folder();
+    let said = framecrew(folder.path(), &["render", "gone.blend"]);
+    said.refuses(2, &["gone.blend", "does not exist"]);
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "nothing is made");
+}
+
+#[test]
+fn a_file_that_is_no_blend_is_refused() {
+    let folder = folder();
+    write(
+        folder.path(),
+        "notes.blend",
+        b"PK\x03\x04 this is a zip archive, whatever its name says",
+    );
+    let said = framecrew(folder.path(), &["render", "notes.blend"]);
+    said.refuses(2, &["notes.blend", "not a .blend"]);
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is made");
+}
+
+#[test]
+fn a_truncated_blend_is_refused() {
+    let folder = folder();
+    let whole = fs::read(DEMO).unwrap();
+    for share in [3, 2] {
+        write(folder.path(), "cut.blend", &whole[..whole.len() / share]);
+        let said = framecrew(folder.path(), &["render", "cut.blend", "-f", "1"]);
+        said.refuses(2, &["cut.blend"]);
+    }
+    write(folder.path(), "empty.blend", b"");
+    framecrew(folder.path(), &["render", "empty.blend"]).refuses(2, &["empty.blend", "empty"]);
+}
+
+#[test]
+fn a_folder_instead_of_a_file_is_refused() {
+    let folder = folder();
+    framecrew(folder.path(), &["render", "."]).refuses(2, &["is a folder"]);
+}
+
+#[test]
+fn a_reversed_range_is_refused() {
+    let folder = folder();
+    let said = framecrew(folder.path(), &["render", DEMO, "-f", "24-1"]);
+    said.refuses(2, &["runs backwards", "1..24"]);
+}
+
+#[test]
+fn a_colon_is_refused_with_both_of_its_meanings() {
+    let folder = folder();
+    let said = framecrew(folder.path(), &["render", DEMO, "-f", "1:10"]);
+    said.refuses(2, &["from:to", "every n-th", "1-10x2"]);
+}
+
+#[test]
+fn faulty_frames_are_refused_before_the_file_is_looked_at() {
+    let folder = folder();
+    for (frames, word) in
+        [("1-10x0", "step of 0"), ("1-5,3", "twice"), ("1-2000000", "1000000"), ("", "no frames")]
+    {
+        framecrew(folder.path(), &["render", "gone.blend", "-f", frames]).refuses(2, &[word]);
+    }
+}
+
+#[test]
+fn a_scene_that_is_not_in_the_file_is_refused_with_those_that_are() {
+    let folder = folder();
+    let said = framecrew(folder.path(), &["render", DEMO, "--scene", "Nowhere"]);
+    said.refuses(2, &["no scene `Nowhere`", "--scene"]);
+}
+
+#[test]
+fn settings_out_of_range_are_refused_with_the_range() {
+    let folder = folder();
+    for flag in [
+        ["--samples", "0"],
+        ["--scale", "1001"],
+        ["--priority", "101"],
+        ["--engine", "povray"],
+        ["--denoise", "maybe"],
+    ] {
+        framecrew(folder.path(), &["render", DEMO, flag[0], flag[1]])
+            .refuses(2, &[flag[0], flag[1]]);
+    }
+}
+
+#[test]
+fn an_orchestrator_that_is_not_there_is_named_with_how_to_start_one() {
+    let folder = folder();
+    let url = nowhere();
+    let output = folder.path().join("out");
+    let output = output.to_str().unwrap();
+    for args in [
+        vec!["render", DEMO, "-o", output],
+        vec!["watch", "1"],
+        vec!["jobs"],
+        vec!["job", "1"],
+        vec!["nodes"],
+        vec!["cancel", "1"],
+        vec!["fetch", "1"],
+        vec!["logs", "1"],
+    ] {
+        let args = [&args[..], &["--cluster", &url]].concat();
+        framecrew(folder.path(), &args).refuses(3, &[&url, "framecrew up"]);
+    }
+}
+
+#[test]
+fn what_listens_but_is_no_orchestrator_is_unreachable_too() {
+    let folder = folder();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let web_server = std::thread::spawn(move || {
+        use std::io::{Read as _, Write as _};
+        let (mut stream, _) = listener.accept().unwrap();
+        let _ = stream.read(&mut [0; 1024]);
+        let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n");
+    });
+    framecrew(folder.path(), &["jobs", "--cluster", &url]).refuses(3, &[&url]);
+    web_server.join().unwrap();
+}
+
+#[test]
+fn what_is_no_url_is_refused() {
+    let folder = folder();
+    let said = framecrew(folder.path(), &["jobs", "--cluster", "localhost:4000"]);
+    said.refuses(2, &["localhost:4000", "http://127.0.0.1:4000"]);
+}
+
+#[test]
+fn an_output_folder_below_a_file_is_refused_before_anything_is_submitted() {
+    let folder = folder();
+    let file = write(folder.path(), "file", b"");
+    let output = file.join("frames");
+    let output = output.to_str().unwrap();
+    // Nothing listens at the cluster: an attempt to submit would end with 3.
+    let said = framecrew(folder.path(), &["render", DEMO, "-o", output, "--cluster", &nowhere()]);
+    said.refuses(2, &[output, "cannot write", "-o DIR"]);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn an_output_folder_that_takes_no_files_is_refused() {
+    let folder = folder();
+    let said = framecrew(folder.path(), &["render", DEMO, "-o", "/proc/frames"]);
+    said.refuses(2, &["/proc/frames", "cannot write"]);
+}
+
+#[test]
+fn a_job_number_that_is_none_is_refused() {
+    let folder = folder();
+    framecrew(folder.path(), &["watch", "seven"]).refuses(2, &["seven", "JOB"]);
+}
+
+#[test]
+fn an_unknown_command_is_refused() {
+    let folder = folder();
+    framecrew(folder.path(), &["rendr"]).refuses(2, &["rendr"]);
+}
+
+#[test]
+fn help_tells_of_every_command_and_of_the_exit_codes() {
+    let folder = folder();
+    let said = framecrew(folder.path(), &["--help"]);
+    assert_eq!(said.code, 0);
+    for word in [
+        "render",
+        "watch",
+        "jobs",
+        "fetch",
+        "cancel",
+        "nodes",
+        "logs",
+        "doctor",
+        "Exit codes",
+        "130",
+    ] {
+        assert!(said.stdout.contains(word), "{word}");
+    }
+}
+
+#[cfg(feature = "local")]
+mod local {
+    use super::*;
+
+    #[test]
+    fn a_port_in_use_is_named_with_what_to_do() {
+        let folder = folder();
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = taken.local_addr().unwrap().to_string();
+        let data = folder.path().join("data");
+        let args = [
+            "up",
+            "--renderer",
+            "synthetic:1ms",
+            "--listen",
+            &address,
+            "--data",
+            data.to_str().unwrap(),
+        ];
+        framecrew(folder.path(), &args).refuses(2, &[&address, "in use", "--listen"]);
+        assert!(!data.exists(), "nothing is made");
+    }
+
+    #[test]
+    fn a_renderer_that_is_none_is_refused() {
+        let folder = folder();
+        framecrew(folder.path(), &["up", "--renderer", "povray"])
+            .refuses(2, &["povray", "synthetic"]);
+    }
+
+    #[test]
+    fn a_local_render_cannot_be_left_to_a_cluster() {
+        let folder = folder();
+        framecrew(folder.path(), &["render", DEMO, "--local", "--detach"])
+            .refuses(2, &["--detach", "--local"]);
+    }
+}

@@ -1,0 +1,252 @@
+//! The whole length in one process: a .blend goes in, frames come out, through three nodes that draw small
+//! pictures instead of waiting for Blender.
+
+#![cfg(feature = "local")]
+#![allow(clippy::unwrap_used)]
+
+use std::{collections::BTreeMap, fs, path::Path, time::Duration};
+
+use assert_cmd::Command;
+use framecrew::{
+    JobSpec, JobView, LocalCluster, LocalConfig, WatchEvent,
+    proto::{FrameState, JobState, NodeState, WatchJobResponse},
+};
+use framecrew_node::RendererChoice;
+use futures::{Stream, StreamExt as _};
+use tokio::time::timeout;
+
+const DEMO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/demo.blend");
+
+/// Far longer than anything here takes, so that a slow machine fails nothing.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+async fn cluster(data: &Path, nodes: usize, per_frame: Duration) -> LocalCluster {
+    let config = LocalConfig::new(nodes, data, RendererChoice::Synthetic(per_frame));
+    timeout(PATIENCE, LocalCluster::start(config)).await.unwrap().unwrap()
+}
+
+/// Folds a watch until the job is over.
+async fn watched(
+    mut watch: impl Stream<Item = Result<WatchEvent, framecrew::Error>> + Unpin,
+) -> JobView {
+    let mut view = JobView::default();
+    let folding = async {
+        while let Some(event) = watch.next().await {
+            if let WatchEvent::Update(update) = event.unwrap() {
+                view.apply(&update);
+            }
+        }
+    };
+    timeout(PATIENCE, folding).await.unwrap();
+    view
+}
+
+async fn framecrew(args: &[&str], folder: &Path) -> (i32, String, String) {
+    let mut command = Command::cargo_bin("framecrew").unwrap();
+    command.args(args).current_dir(folder).env_remove("FRAMECREW_CLUSTER").timeout(PATIENCE);
+    let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sixty_frames_come_through_three_nodes() {
+    let base = tempfile::tempdir().unwrap();
+    let local = cluster(&base.path().join("data"), 3, Duration::from_millis(50)).await;
+    let cluster = local.cluster();
+
+    let job = cluster.submit(JobSpec::animation(DEMO).frames(1..=60)).await.unwrap();
+    let view = watched(job.watch()).await;
+    assert_eq!(view.state(), JobState::Finished);
+    assert!(view.ended());
+    assert_eq!(view.counts().finished, 60);
+    assert_eq!(view.runs().collect::<Vec<_>>(), [(1, 60, FrameState::Finished)]);
+
+    let mut by_node = BTreeMap::<String, u32>::new();
+    let mut pages = std::pin::pin!(cluster.frames(job.id()));
+    let mut frames = Vec::new();
+    while let Some(page) = pages.next().await {
+        for frame in page.unwrap() {
+            assert_eq!(frame.failed_attempts, 0);
+            *by_node.entry(frame.node).or_default() += 1;
+            frames.push(frame.frame);
+        }
+    }
+    assert_eq!(frames, (1..=60).collect::<Vec<_>>());
+    assert_eq!(by_node.keys().collect::<Vec<_>>(), ["node-1", "node-2", "node-3"], "{by_node:?}");
+
+    let out = base.path().join("frames");
+    let fetched = job.fetch(&out).await.unwrap();
+    assert_eq!((fetched.fetched, fetched.kept), (60, 0));
+    let mut files: Vec<_> =
+        fs::read_dir(&out).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    assert_eq!(files.len(), 60, "nothing but frames is left in the folder: {files:?}");
+    for file in &files {
+        assert!(image::open(file).unwrap().width() > 0);
+    }
+
+    // A second fetch brings only what is damaged.
+    fs::write(&files[7], b"damaged").unwrap();
+    let fetched = job.fetch(&out).await.unwrap();
+    assert_eq!((fetched.fetched, fetched.kept), (1, 59));
+    assert!(image::open(&files[7]).is_ok());
+
+    // Who joins when all is over sees the same as who was there.
+    let afresh = watched(cluster.watch(job.id())).await;
+    let without_spec = |view: &JobView| framecrew::proto::Job { spec: None, ..view.job().clone() };
+    assert_eq!(without_spec(&afresh), without_spec(&view));
+    assert!(afresh.runs().eq(view.runs()));
+    local.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_renders_and_leaves_nothing_but_frames() {
+    let base = tempfile::tempdir().unwrap();
+    let local = cluster(&base.path().join("data"), 2, Duration::from_millis(10)).await;
+    let args = ["render", DEMO, "-f", "1-10,20", "-o", "out", "--cluster", local.url()];
+    let (code, stdout, stderr) = framecrew(&args, base.path()).await;
+    assert_eq!(code, 0, "{stdout}{stderr}");
+    for number in (1..=10).chain([20]) {
+        let finished = format!("frame {number} finished");
+        assert_eq!(stdout.matches(&format!("{finished} ")).count(), 1, "{finished}: {stdout}");
+    }
+    assert!(stdout.contains("11 frames"), "{stdout}");
+    assert_eq!(fs::read_dir(base.path().join("out")).unwrap().count(), 11);
+
+    let (code, stdout, _) = framecrew(&["jobs", "--cluster", local.url()], base.path()).await;
+    assert_eq!(code, 0);
+    assert!(
+        stdout.contains("demo") && stdout.contains("finished") && stdout.contains("11/11"),
+        "{stdout}"
+    );
+    let (code, stdout, _) = framecrew(&["job", "1", "--cluster", local.url()], base.path()).await;
+    assert_eq!(code, 0);
+    assert!(stdout.contains("1-10,20"), "{stdout}");
+    let (code, stdout, _) = framecrew(&["nodes", "--cluster", local.url()], base.path()).await;
+    assert_eq!(code, 0);
+    assert!(stdout.contains("node-1") && stdout.contains("node-2"), "{stdout}");
+    let (code, stdout, _) =
+        framecrew(&["fetch", "1", "-f", "3-4", "-o", "two", "--cluster", local.url()], base.path())
+            .await;
+    assert_eq!(code, 0);
+    assert!(stdout.starts_with("2 files brought"), "{stdout}");
+    local.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn watch_json_tells_a_newcomer_the_same_as_the_library() {
+    let base = tempfile::tempdir().unwrap();
+    let local = cluster(&base.path().join("data"), 2, Duration::from_millis(10)).await;
+    let job = local.cluster().submit(JobSpec::animation(DEMO).frames(1..=12)).await.unwrap();
+    let id = job.id().to_string();
+    let (code, stdout, stderr) =
+        framecrew(&["watch", &id, "--json", "--cluster", local.url()], base.path()).await;
+    assert_eq!(code, 0, "{stderr}");
+    let mut view = JobView::default();
+    for line in stdout.lines() {
+        view.apply(&serde_json::from_str::<WatchJobResponse>(line).unwrap());
+    }
+    assert_eq!(view, watched(job.watch()).await);
+    assert_eq!(view.counts().finished, 12);
+    local.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancelled_job_ends_with_five() {
+    let base = tempfile::tempdir().unwrap();
+    let local = cluster(&base.path().join("data"), 1, Duration::from_secs(30)).await;
+    let args = ["render", DEMO, "-f", "1-100", "--detach", "--json", "--cluster", local.url()];
+    let (code, stdout, stderr) = framecrew(&args, base.path()).await;
+    assert_eq!(code, 0, "{stderr}");
+    let job: framecrew::proto::Job = serde_json::from_str(&stdout).unwrap();
+    assert_eq!(job.counts.unwrap().open, 100);
+
+    let id = job.job_id.to_string();
+    let url = local.url().to_owned();
+    let folder = base.path().to_owned();
+    let watching = {
+        let (id, url) = (id.clone(), url.clone());
+        tokio::spawn(async move { framecrew(&["watch", &id, "--cluster", &url], &folder).await })
+    };
+    let (code, stdout, stderr) = framecrew(&["cancel", &id, "--cluster", &url], base.path()).await;
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stdout.contains("cancelled"), "{stdout}");
+    let (code, stdout, stderr) = watching.await.unwrap();
+    assert_eq!(code, 5, "{stdout}{stderr}");
+    assert!(stdout.contains("cancelled"), "{stdout}");
+    let (code, stdout, _) = framecrew(&["cancel", &id, "--cluster", &url], base.path()).await;
+    assert_eq!(code, 0, "cancelling twice is no error: {stdout}");
+    local.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_does_not_exist_is_refused_in_words() {
+    let base = tempfile::tempdir().unwrap();
+    let local = cluster(&base.path().join("data"), 1, Duration::ZERO).await;
+    for command in ["watch", "job", "cancel", "fetch", "logs"] {
+        let (code, stdout, stderr) =
+            framecrew(&[command, "99", "--cluster", local.url()], base.path()).await;
+        assert_eq!(code, 2, "{command}: {stdout}{stderr}");
+        assert!(stderr.starts_with("error: ") && stderr.contains("99"), "{command}: {stderr}");
+        assert!(!stderr.contains("Status"), "{stderr}");
+    }
+    local.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_outlives_a_restart_of_its_cluster() {
+    let base = tempfile::tempdir().unwrap();
+    let data = base.path().join("data");
+    let local = cluster(&data, 1, Duration::from_secs(30)).await;
+    let job = local.cluster().submit(JobSpec::animation(DEMO).frames(1..=3)).await.unwrap();
+    local.shutdown().await;
+
+    let local = cluster(&data, 2, Duration::from_millis(10)).await;
+    let view = watched(local.cluster().watch(job.id())).await;
+    assert_eq!(view.state(), JobState::Finished);
+    assert_eq!(view.counts().finished, 3);
+    let live = local.cluster().nodes().await.unwrap();
+    let live = live.iter().filter(|node| node.state() != NodeState::Left).count();
+    assert_eq!(live, 2);
+    local.shutdown().await;
+}
+
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread")]
+async fn ctrl_c_leaves_the_job_running_and_a_second_one_cancels_it() {
+    use rustix::process::{Pid, Signal, kill_process};
+    use tokio::io::{AsyncBufReadExt as _, BufReader};
+
+    let base = tempfile::tempdir().unwrap();
+    let local = cluster(&base.path().join("data"), 1, Duration::from_secs(30)).await;
+    for (presses, code, state) in [(1, 130, JobState::Rendering), (2, 5, JobState::Cancelled)] {
+        let job = local.cluster().submit(JobSpec::animation(DEMO).frames(1..=9)).await.unwrap();
+        let mut watch = tokio::process::Command::new(env!("CARGO_BIN_EXE_framecrew"))
+            .args(["watch", &job.id().to_string(), "--cluster", local.url()])
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let pid = Pid::from_raw(watch.id().unwrap().try_into().unwrap()).unwrap();
+        // Its first line says that it is watching, and so listens for Ctrl-C.
+        let mut said = BufReader::new(watch.stdout.take().unwrap()).lines();
+        timeout(PATIENCE, said.next_line()).await.unwrap().unwrap();
+        let mut noted = BufReader::new(watch.stderr.take().unwrap()).lines();
+        for press in 0..presses {
+            kill_process(pid, Signal::INT).unwrap();
+            let line = timeout(PATIENCE, noted.next_line()).await.unwrap().unwrap().unwrap();
+            if press == 0 {
+                assert!(line.contains(&format!("framecrew watch {}", job.id())), "{line}");
+            }
+        }
+        let status = timeout(PATIENCE, watch.wait()).await.unwrap().unwrap();
+        assert_eq!(status.code(), Some(code));
+        let now = local.cluster().job(job.id()).await.unwrap();
+        let is = now.info().state();
+        assert!(is == state || (presses == 1 && is == JobState::Queued), "{is:?}");
+        job.cancel().await.unwrap();
+    }
+    local.shutdown().await;
+}
