@@ -33,8 +33,6 @@ use crate::{
 const PAGE_DEFAULT: u32 = 100;
 /// Items on a page.
 const PAGE_MAX: u32 = 1_000;
-/// Bytes of a .blend read to learn its version: its header, also behind a compressed stream's beginning.
-const HEADER_BYTES: u64 = 64 * 1024;
 
 impl OrchestratorService {
     pub(super) async fn submit(
@@ -102,7 +100,7 @@ impl OrchestratorService {
             .iter()
             .find(|file| file.path == spec.project.blend_path)
             .ok_or_else(|| invalid(FIELD, "is not one of the project's files"))?;
-        let range = 0..blend.size_bytes.min(HEADER_BYTES);
+        let range = 0..blend.size_bytes.min(framecrew_blend::VERSION_PREFIX_BYTES as u64);
         let bytes = if range.is_empty() {
             bytes::Bytes::new()
         } else {
