@@ -15,7 +15,7 @@ pub struct JobId(pub u64);
 
 /// A batch's number: the epoch in the upper 32 bits, a counter in the lower. Rises strictly, also across
 /// restarts, and is never reused: an event that names an ended batch is ignored.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub struct BatchId(pub u64);
 
 /// One life of the orchestrator's process on its store; rises with each start.
@@ -505,6 +505,9 @@ pub struct Attempts {
     pub infrastructure: u32,
     /// Nodes that failed it, so that others are tried first.
     pub failed_on: Vec<NodeName>,
+    /// Batch of the latest of them: neither it nor an earlier one holds the slice any more, also where a
+    /// former life of the orchestrator remembers it in one.
+    pub latest_batch: Option<BatchId>,
 }
 
 impl Attempts {

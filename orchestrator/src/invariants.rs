@@ -147,17 +147,21 @@ impl Invariants {
         let mut alone = false;
         for slice in slices {
             let frame = &job.frames[&slice.frame];
-            assert_eq!(frame.state, FrameState::Open, "I1: {slice:?} is settled, and rendered again");
-            let held =
-                self.batches.iter().find(|(_, b)| b.job == job_id && b.open.contains(slice));
+            assert_eq!(
+                frame.state,
+                FrameState::Open,
+                "I1: {slice:?} is settled, and rendered again"
+            );
+            let held = self.batches.iter().find(|(_, b)| b.job == job_id && b.open.contains(slice));
             assert!(held.is_none(), "I7: {slice:?} is also in batch {held:?}");
-            alone |= frame.attempts.node_lost >= 2 || frame.attempts.out_of_memory >= 1;
+            alone |= is_suspect(&frame.attempts);
         }
         let others = || self.batches.values().filter(|batch| batch.node == *node);
+        // Of a job that is over nothing is open: its renders are being killed.
         let suspects = |batch: &Batch| {
             batch.open.iter().any(|slice| {
-                let attempts = &self.jobs[&batch.job].frames[&slice.frame].attempts;
-                attempts.node_lost >= 2 || attempts.out_of_memory >= 1
+                let frame = &self.jobs[&batch.job].frames[&slice.frame];
+                frame.state == FrameState::Open && is_suspect(&frame.attempts)
             })
         };
         assert!(!others().any(suspects), "I14: node {node} holds a suspect, and gets more");
@@ -172,7 +176,13 @@ impl Invariants {
 
     /// What changes a slice must come from the batch that holds it.
     #[track_caller]
-    fn leave_batch(&mut self, job: JobId, slice: Slice, name: &NodeName, failure: Option<&Failure>) {
+    fn leave_batch(
+        &mut self,
+        job: JobId,
+        slice: Slice,
+        name: &NodeName,
+        failure: Option<&Failure>,
+    ) {
         let left = self
             .batches
             .values_mut()
@@ -240,8 +250,7 @@ impl Invariants {
                 frame.state = FrameState::Cancelled;
             }
         }
-        let count =
-            |state| job.frames.values().filter(|frame| frame.state == state).count() as u64;
+        let count = |state| job.frames.values().filter(|frame| frame.state == state).count() as u64;
         let tally = FrameCounts {
             open: count(FrameState::Open),
             finished: count(FrameState::Finished),
@@ -307,4 +316,8 @@ impl Invariants {
         assert!(self.batches.is_empty(), "I20: batches never end: {:?}", self.batches);
         assert!(self.rendering.is_empty(), "I15: renders outlive their jobs: {:?}", self.rendering);
     }
+}
+
+fn is_suspect(attempts: &Attempts) -> bool {
+    attempts.node_lost >= 2 || attempts.out_of_memory >= 1
 }

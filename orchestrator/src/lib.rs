@@ -9,6 +9,8 @@ mod dispatch;
 pub mod domain;
 mod driver;
 mod feed;
+#[cfg(test)]
+mod invariants;
 pub mod scheduler;
 mod serve;
 mod service;

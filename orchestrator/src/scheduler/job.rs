@@ -94,11 +94,13 @@ impl Job {
         self.ahead = self.counts.open;
     }
 
-    /// A former life had this frame with a node: it is not to be given out until that is settled.
-    pub(super) fn restore_rendering(&mut self, slice: Slice) {
-        if self.passed_over.insert(slice.frame) {
-            self.ahead -= 1;
-        }
+    /// A former life had this frame with a node: it is not to be given out until that is settled. Returns
+    /// false when the slice had left that batch by a failed try, and waits or is in a later batch.
+    pub(super) fn restore_rendering(&mut self, slice: Slice, batch: BatchId) -> bool {
+        let left = self.attempts.get(&slice).and_then(|attempts| attempts.latest_batch);
+        let holds = left < Some(batch) && self.passed_over.insert(slice.frame);
+        self.ahead -= u64::from(holds);
+        holds
     }
 
     pub(super) fn restore_attempts(&mut self, slice: Slice, attempts: Attempts) {
@@ -194,10 +196,12 @@ impl Job {
     pub(super) fn record_failure(
         &mut self,
         slice: Slice,
+        batch: BatchId,
         node: &NodeName,
         reason: FailureReason,
     ) -> (Verdict, Attempts) {
         let attempts = self.attempts.entry(slice).or_default();
+        attempts.latest_batch = Some(batch);
         if !attempts.failed_on.contains(node) && reason != FailureReason::Infrastructure {
             attempts.failed_on.push(node.clone());
         }

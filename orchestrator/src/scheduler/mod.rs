@@ -256,7 +256,7 @@ pub struct RestoredBatch {
     pub job: JobId,
     /// Where it is.
     pub node: NodeName,
-    /// Slices of it that are not settled.
+    /// Slices of it that are not finished and not given up; those that failed in it may be among them.
     pub slices: Vec<Slice>,
 }
 
@@ -358,14 +358,15 @@ impl Scheduler {
             holder.batches.insert(batch);
             let mut open = BTreeMap::new();
             if let Some(job) = this.jobs.get_mut(&job_id) {
-                holder.unsettled += slices.len();
                 job.batches.insert(batch);
                 for slice in slices {
-                    job.restore_rendering(slice);
-                    holder.alone |= job.must_be_alone(slice);
-                    // Taken as begun: if the node is lost, the frame may have been its death.
-                    open.insert(slice, true);
+                    if job.restore_rendering(slice, batch) {
+                        holder.alone |= job.must_be_alone(slice);
+                        // Taken as begun: if the node is lost, the frame may have been its death.
+                        open.insert(slice, true);
+                    }
                 }
+                holder.unsettled += open.len();
             } else {
                 actions.push(Action::CancelBatch { batch, node: node.clone() });
             }
@@ -575,12 +576,16 @@ impl Scheduler {
             actions.push(Action::NodeChanged { node: name.clone() });
             looked_at.insert(name);
         }
+        let mut lost = false;
         while let Some((_, name)) = self.leases.first().cloned().filter(|(at, _)| *at <= now) {
             self.remove_node(&name, false, actions);
             looked_at.remove(&name);
+            lost = true;
+        }
+        // Who could render a slice instead of the nodes that failed it has changed.
+        if lost || !looked_at.is_empty() {
             looked_at.extend(self.roomy.iter().cloned());
         }
-        looked_at.retain(|name| self.nodes.contains_key(name));
         looked_at
     }
 
@@ -632,7 +637,7 @@ impl Scheduler {
                     message: format!("node {node} was lost while it rendered the frame"),
                     log_tail: Vec::new(),
                 };
-                self.settle_failure(job_id, slice, &node, failure, actions);
+                self.settle_failure(job_id, batch, slice, &node, failure, actions);
             } else {
                 self.hand_back(job_id, slice, begun, &node, actions);
             }
@@ -694,7 +699,7 @@ impl Scheduler {
         if failure.reason == FailureReason::Infrastructure {
             self.pause(now, &node);
         }
-        self.settle_failure(job, slice, &node, failure, actions);
+        self.settle_failure(job, batch, slice, &node, failure, actions);
         self.update_job(job, actions);
         actions.push(Action::NodeChanged { node: node.clone() });
         let mut looked_at = self.roomy.clone();
@@ -705,13 +710,14 @@ impl Scheduler {
     fn settle_failure(
         &mut self,
         job_id: JobId,
+        batch: BatchId,
         slice: Slice,
         node: &NodeName,
         failure: Failure,
         actions: &mut Vec<Action>,
     ) {
         let Some(job) = self.jobs.get_mut(&job_id) else { return };
-        let (verdict, attempts) = job.record_failure(slice, node, failure.reason);
+        let (verdict, attempts) = job.record_failure(slice, batch, node, failure.reason);
         let revision = job.next_revision();
         let node = node.clone();
         actions.push(match verdict {
@@ -838,12 +844,16 @@ impl Scheduler {
         }
         for &(_, job_id) in &self.queue {
             let Some(job) = self.jobs.get(&job_id) else { continue };
-            let may_run_ahead = || {
+            if !node.description.meets(&job.requirements) {
+                continue;
+            }
+            let runs_ahead = || {
                 job.waiting() > self.slots as u64
                     && node.runs_dry_soon(job.mean_seconds.unwrap_or(f64::INFINITY))
             };
-            if !node.description.meets(&job.requirements) || !(free_slot || may_run_ahead()) {
-                continue;
+            // The last slices are left for whoever is free first, and nothing less important overtakes them.
+            if !free_slot && !runs_ahead() {
+                return None;
             }
             let size = self.batch_size(job);
             let job_requirements = job.requirements.clone();

@@ -20,8 +20,8 @@ use std::{
 use super::{Action, Event, Scheduler};
 use crate::{
     domain::{
-        BatchId, Epoch, FrameRange, FrameSet, Incarnation, JobId, NodeDescription, NodeName, Now,
-        Output, Rendered, Requirements, Slice,
+        BatchId, Epoch, FailureReason, FrameRange, FrameSet, Incarnation, JobId, NodeDescription,
+        NodeName, Now, Output, Rendered, Requirements, Slice,
     },
     invariants::Invariants,
 };
@@ -94,6 +94,8 @@ struct Odds {
     event_again: f64,
     event_overtakes: f64,
     slow_message: f64,
+    /// Whether messages of different streams overtake each other by milliseconds.
+    jitter: bool,
     refused: f64,
     failed: f64,
 }
@@ -101,6 +103,8 @@ struct Odds {
 struct World {
     dice: fastrand::Rng,
     odds: Odds,
+    /// How every render ends, while it is set.
+    always_fails: Option<FailureReason>,
     now: Now,
     agenda: BTreeMap<(Now, u64), Happening>,
     happenings: u64,
@@ -115,7 +119,8 @@ struct World {
     next_wake: Option<Now>,
     durable: Durable,
     invariants: Invariants,
-    /// When a job of which every frame was settled was seen to be over, for makespans.
+    history: Vec<Action>,
+    /// When the last job was over.
     over_at: Now,
 }
 
@@ -124,6 +129,7 @@ impl World {
         Self {
             dice: fastrand::Rng::with_seed(seed),
             odds: Odds::default(),
+            always_fails: None,
             now: Now::ZERO,
             agenda: BTreeMap::new(),
             happenings: 0,
@@ -137,6 +143,7 @@ impl World {
             next_wake: None,
             durable: Durable::default(),
             invariants: Invariants::default(),
+            history: Vec::new(),
             over_at: Now::ZERO,
         }
     }
@@ -164,8 +171,8 @@ impl World {
 
     /// How long a message takes.
     fn delay(&mut self) -> Duration {
-        let slow = self.chance(self.odds.slow_message);
-        Duration::from_micros(self.dice.u64(if slow { 100_000..5_000_000 } else { 200..5_000 }))
+        let most = if self.chance(self.odds.slow_message) { 5_000_000 } else { 5_000 };
+        Duration::from_micros(if self.odds.jitter { self.dice.u64(200..most) } else { 1_000 })
     }
 
     /// Lets the next thing happen.
@@ -291,6 +298,7 @@ impl World {
             }
             self.invariants.acted(action);
             self.durable.commit(action);
+            self.history.push(action.clone());
         }
     }
 

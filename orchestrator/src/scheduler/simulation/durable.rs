@@ -75,12 +75,10 @@ impl Durable {
                 self.batches.remove(batch);
             }
             Action::FinishSlice { job, slice, .. } | Action::FailSlice { job, slice, .. } => {
-                self.take_from_batch(*job, *slice);
                 self.job(*job).settled.insert(slice.frame);
                 self.job(*job).attempts.remove(slice);
             }
             Action::ReopenSlice { job, slice, attempts, .. } => {
-                self.take_from_batch(*job, *slice);
                 self.job(*job).attempts.insert(*slice, attempts.clone());
             }
             Action::UpdateJob { job, state, counts, revision } => {
@@ -96,13 +94,6 @@ impl Durable {
 
     fn job(&mut self, job: JobId) -> &mut Job {
         self.jobs.get_mut(&job).unwrap()
-    }
-
-    /// A slice that failed in a live batch is no longer in it.
-    fn take_from_batch(&mut self, job: JobId, slice: Slice) {
-        for (_, _, slices) in self.batches.values_mut().filter(|(of, ..)| *of == job) {
-            slices.remove(&slice);
-        }
     }
 
     pub(super) fn restore(&self) -> (Vec<RestoredJob>, Vec<RestoredNode>, Vec<RestoredBatch>) {
@@ -123,11 +114,12 @@ impl Durable {
             incarnation: *incarnation,
             description: description.clone(),
         });
+        let settled = |job, slice: &Slice| self.jobs[job].settled.contains(&slice.frame);
         let batches = self.batches.iter().map(|(batch, (job, node, slices))| RestoredBatch {
             batch: *batch,
             job: *job,
             node: node.clone(),
-            slices: slices.iter().copied().collect(),
+            slices: slices.iter().copied().filter(|slice| !settled(job, slice)).collect(),
         });
         (jobs.collect(), nodes.collect(), batches.collect())
     }

@@ -13,6 +13,9 @@ use crate::domain::{
     Slice,
 };
 
+/// Pause before a call is repeated.
+const CALL_AGAIN: Duration = Duration::from_millis(100);
+
 #[derive(Debug)]
 pub(super) struct Machine {
     pub(super) name: NodeName,
@@ -117,10 +120,6 @@ impl Machine {
 
     pub(super) fn lives(&self, incarnation: Incarnation) -> bool {
         self.up && self.incarnation == incarnation
-    }
-
-    pub(super) fn is_up(&self) -> bool {
-        self.up
     }
 
     pub(super) fn hear_and_speak(&mut self) {
@@ -245,8 +244,18 @@ impl World {
                     return;
                 }
                 let void = batch < machine.void_below || machine.disowned.contains(&batch);
+                if !void && now >= machine.lease_until {
+                    // The answer to its registration may be on its way still: the call is repeated.
+                    let again = Call::Render { epoch, batch, job, slices };
+                    let is_live = self.epoch == epoch
+                        && self.scheduler.as_ref().is_some_and(|it| it.batch(batch).is_some());
+                    if is_live {
+                        self.send(i, CALL_AGAIN, again);
+                    }
+                    return;
+                }
                 let full = machine.waiting.len() >= machine.slots.len();
-                if refuses || void || full || now >= machine.lease_until {
+                if refuses || void || full {
                     machine.disowned.insert(batch);
                     return self.tell(i, Message::Refused { epoch, batch });
                 }
@@ -324,8 +333,15 @@ impl World {
         self.invariants.render_began(job, slice, batch);
         self.say(i, batch, NodeEvent::Started(slice));
         let seconds = self.seconds(job, slice);
-        let failed = self.chance(self.odds.failed);
-        let failure = failed.then(|| self.random_failure());
+        let reason = match self.always_fails {
+            None => self.chance(self.odds.failed).then(|| self.random_reason()),
+            always => always,
+        };
+        let failure = reason.map(|reason| Failure {
+            reason,
+            message: format!("{reason:?}"),
+            log_tail: Vec::new(),
+        });
         let machine = &mut self.machines[i];
         machine.renders += 1;
         let number = machine.renders;
@@ -350,7 +366,7 @@ impl World {
         plan.seconds * (bell * plan.spread).exp()
     }
 
-    fn random_failure(&mut self) -> Failure {
+    fn random_reason(&mut self) -> FailureReason {
         let reasons = [
             FailureReason::Renderer,
             FailureReason::InvalidOutput,
@@ -360,8 +376,7 @@ impl World {
             FailureReason::Permanent,
         ];
         // Some kinds are rarer, or hardly a job would finish.
-        let reason = reasons[self.dice.usize(0..reasons.len()).min(self.dice.usize(0..6))];
-        Failure { reason, message: format!("{reason:?}"), log_tail: Vec::new() }
+        reasons[self.dice.usize(0..reasons.len()).min(self.dice.usize(0..reasons.len()))]
     }
 
     // What is sent.

@@ -1,6 +1,12 @@
 //! Random clusters, one for each seed.
 
-use std::{collections::BTreeSet, env, panic, time::Duration};
+use std::{
+    collections::BTreeSet,
+    env, panic,
+    sync::atomic::{AtomicU64, Ordering},
+    thread,
+    time::Duration,
+};
 
 use super::{Fault, Happening, Odds, Plan, World};
 use crate::domain::{
@@ -117,6 +123,7 @@ fn run(seed: u64) {
     (0..machines).for_each(|number| world.random_machine(number));
     let mut odds = |most: f64| world.pick(&[0.0, most / 10.0, most]);
     world.odds = Odds {
+        jitter: true,
         call_lost: odds(0.3),
         event_again: odds(0.3),
         event_overtakes: odds(0.3),
@@ -139,6 +146,8 @@ fn run(seed: u64) {
             world.plan(at, Happening::CancelJob(job));
         }
     }
+    // Something happens at that time even where every machine is gone.
+    world.plan(FAULTS_END, Happening::Wake);
     world.run_until("the end of faults", |world| world.now >= FAULTS_END);
     world.end_faults();
     world.run_until_all_over();
@@ -156,7 +165,6 @@ fn run(seed: u64) {
     }
 
     // Whatever has happened, whoever is well has room for work again.
-    let up = world.machines.iter().filter(|machine| machine.is_up()).count();
     let frames = FrameSet::new(vec![FrameRange { first: 1, last: 40, step: 1 }]).unwrap();
     let requirements = Requirements { file_version: version("3.4"), blender: None, tags: vec![] };
     let poison = BTreeSet::new();
@@ -164,7 +172,7 @@ fn run(seed: u64) {
     let before = world.now;
     world.submit(Plan { frames, requirements, priority: 0, seconds, spread, poison });
     world.run_until_all_over();
-    assert!(up > 0 && world.now - before < Duration::from_secs(120), "I20: well nodes are used");
+    assert!(world.now - before < Duration::from_secs(120), "I20: well nodes are used");
 }
 
 #[test]
@@ -174,10 +182,20 @@ fn a_thousand_random_clusters_keep_every_invariant() {
         Some(seed) => seed..seed + 1,
         None => 0..number("FRAMECREW_SIM_RUNS").unwrap_or(RUNS),
     };
-    for seed in seeds {
-        if let Err(failure) = panic::catch_unwind(|| run(seed)) {
-            println!("repeat this cluster with FRAMECREW_SIM_SEED={seed}");
-            panic::resume_unwind(failure);
+    let next = AtomicU64::new(seeds.start);
+    let work = || {
+        while let seed = next.fetch_add(1, Ordering::Relaxed)
+            && seed < seeds.end
+        {
+            if let Err(failure) = panic::catch_unwind(|| run(seed)) {
+                println!("repeat this cluster with FRAMECREW_SIM_SEED={seed}");
+                panic::resume_unwind(failure);
+            }
         }
-    }
+    };
+    thread::scope(|scope| {
+        for _ in 0..thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(work);
+        }
+    });
 }

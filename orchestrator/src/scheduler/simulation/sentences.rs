@@ -1,1 +1,479 @@
+//! What the scheduler does, a sentence at a time, in simulated clusters where only what is said goes wrong.
 
+use std::{collections::BTreeSet, ops::RangeInclusive, time::Duration};
+
+use super::{Fault, Happening, Plan, TTL, World, frames, rendered};
+use crate::{
+    domain::{
+        Attempts, Blender, Failure, FailureReason, FrameState, Incarnation, JobId, JobState,
+        NodeDescription, Requirements, Slice,
+    },
+    scheduler::{Action, BATCH_SLICES_MAX, Event},
+};
+
+/// A cluster told in sentences. Frames take a second each unless it is said otherwise.
+struct Cluster {
+    world: World,
+    slots: u32,
+    seconds: f64,
+    priority: i32,
+    poison: BTreeSet<i32>,
+    requirements: Requirements,
+}
+
+impl Cluster {
+    fn new() -> Self {
+        let requirements =
+            Requirements { file_version: "3.4".parse().unwrap(), blender: None, tags: Vec::new() };
+        Self {
+            world: World::new(1),
+            slots: 1,
+            seconds: 1.0,
+            priority: 0,
+            poison: BTreeSet::new(),
+            requirements,
+        }
+    }
+
+    fn slots(mut self, slots: u32) -> Self {
+        self.slots = slots;
+        self
+    }
+
+    fn seconds(mut self, seconds: f64) -> Self {
+        self.seconds = seconds;
+        self
+    }
+
+    fn priority(mut self, priority: i32) -> Self {
+        self.priority = priority;
+        self
+    }
+
+    fn poison(mut self, frame: i32) -> Self {
+        self.poison.insert(frame);
+        self
+    }
+
+    fn requires(mut self, blender: &str, tags: &[&str]) -> Self {
+        self.requirements.blender = Some(blender.parse().unwrap());
+        self.requirements.tags = tags.iter().map(ToString::to_string).collect();
+        self
+    }
+
+    fn node(self, name: &str) -> Self {
+        self.node_with(name, "4.5.15", &[])
+    }
+
+    fn node_with(mut self, name: &str, version: &str, tags: &[&str]) -> Self {
+        let version = Some(version.parse().unwrap());
+        let description = NodeDescription {
+            slots: self.slots,
+            blenders: vec![Blender { version, kind: 1, path: String::new() }],
+            tags: tags.iter().map(ToString::to_string).collect(),
+            ..NodeDescription::default()
+        };
+        self.world.add_machine(name, description);
+        self.passes(0.1)
+    }
+
+    fn job(mut self, range: RangeInclusive<i32>) -> Self {
+        self.world.submit(Plan {
+            frames: frames(range),
+            requirements: self.requirements.clone(),
+            priority: self.priority,
+            seconds: self.seconds,
+            spread: 0.0,
+            poison: self.poison.clone(),
+        });
+        self
+    }
+
+    fn passes(mut self, seconds: f64) -> Self {
+        let until = self.world.now + Duration::from_secs_f64(seconds);
+        self.world.plan_at(until, Happening::Wake);
+        self.world.run_until("that moment", |world| world.now >= until);
+        self
+    }
+
+    fn fault(mut self, name: &str, fault: Fault) -> Self {
+        let machine = self.world.by_name[name];
+        self.world.fault(machine, fault);
+        self
+    }
+
+    /// Its process is killed, and nobody starts it again.
+    fn lose(self, name: &str) -> Self {
+        self.fault(name, Fault::Crash(None))
+    }
+
+    fn cancel(mut self, job: u64) -> Self {
+        self.world.decide(Event::JobCancelled { job: JobId(job) });
+        self
+    }
+
+    fn restart(mut self) -> Self {
+        self.world.crash_orchestrator(Duration::from_secs(1));
+        self.passes(1.1)
+    }
+
+    fn fails(mut self, reason: FailureReason) -> Self {
+        self.world.always_fails = Some(reason);
+        self
+    }
+
+    fn works_again(mut self) -> Self {
+        self.world.always_fails = None;
+        self
+    }
+
+    fn ends(mut self) -> Self {
+        self.world.run_until_all_over();
+        self
+    }
+
+    // What came of it.
+
+    fn rendering(&self, name: &str) -> Vec<i32> {
+        let machine = &self.world.machines[self.world.by_name[name]];
+        machine.rendering().iter().map(|slice| slice.frame).collect()
+    }
+
+    #[track_caller]
+    fn assert_finished(self) -> Self {
+        let this = self.ends();
+        for job in this.world.plans.keys() {
+            assert_eq!(this.world.invariants.state(*job), JobState::Finished, "job {job}");
+        }
+        this
+    }
+
+    /// What happened, as far as a test wants to know of it.
+    fn history<T>(&self, tell: impl Fn(&Action) -> Option<T>) -> Vec<T> {
+        self.world.history.iter().filter_map(tell).collect()
+    }
+
+    fn nodes_that_failed(&self, frame: i32) -> Vec<String> {
+        self.history(|action| match action {
+            Action::ReopenSlice { slice, node, failure: Some(_), .. }
+            | Action::FailSlice { slice, node, .. }
+                if slice.frame == frame =>
+            {
+                Some(node.to_string())
+            }
+            _ => None,
+        })
+    }
+
+    fn batches_of(&self, name: &str) -> Vec<usize> {
+        self.history(|action| match action {
+            Action::StartBatch { node, slices, .. } if &**node == name => Some(slices.len()),
+            _ => None,
+        })
+    }
+
+    fn attempts(&self, frame: i32) -> Attempts {
+        let of = |action: &Action| match action {
+            Action::FinishSlice { slice, attempts, .. }
+            | Action::ReopenSlice { slice, attempts, .. }
+            | Action::FailSlice { slice, attempts, .. }
+                if slice.frame == frame =>
+            {
+                Some(attempts.clone())
+            }
+            _ => None,
+        };
+        self.history(of).pop().unwrap_or_default()
+    }
+
+    fn renders(&self, job: u64, range: RangeInclusive<i32>) -> Vec<u32> {
+        let renders = |frame| self.world.invariants.renders(JobId(job), Slice::whole(frame));
+        range.map(renders).collect()
+    }
+}
+
+#[test]
+fn a_lost_node_returns_its_frames_to_the_queue() {
+    let cluster = Cluster::new().node("a").node("b").job(1..=10).passes(1.5).lose("a");
+    cluster.assert_finished();
+}
+
+#[test]
+fn a_lost_node_costs_one_render_a_slot() {
+    let cluster = Cluster::new().slots(3).node("a").node("b").job(1..=60).passes(5.5).lose("a");
+    let again: u32 =
+        cluster.assert_finished().renders(1, 1..=60).iter().map(|renders| renders - 1).sum();
+    assert_eq!(again, 3);
+}
+
+#[test]
+fn a_node_that_restarts_has_its_frames_given_out_at_once() {
+    let cluster = Cluster::new().node("a").job(1..=4).seconds(1.0).passes(0.5);
+    let cluster = cluster.fault("a", Fault::Crash(Some(Duration::from_millis(200))));
+    let cluster = cluster.assert_finished();
+    assert!(cluster.world.over_at < TTL, "nothing waited for a lease");
+}
+
+#[test]
+fn a_node_that_says_goodbye_costs_its_frames_no_attempt() {
+    let cluster = Cluster::new().node("a").node("b").job(1..=10).passes(1.5);
+    let cluster = cluster.fault("a", Fault::Leave(Duration::from_secs(3600))).assert_finished();
+    assert!((1..=10).all(|frame| cluster.attempts(frame).total() == 0));
+}
+
+#[test]
+fn a_node_that_falls_silent_stops_before_its_work_is_given_away() {
+    let cluster = Cluster::new().seconds(60.0).node("a").node("b").job(1..=2).passes(1.0);
+    let cluster = cluster.fault("a", Fault::Mute(Duration::from_secs(30))).assert_finished();
+    assert!(cluster.world.over_at > Duration::from_secs(60) + TTL);
+}
+
+#[test]
+fn a_late_node_gets_work_at_once() {
+    let cluster = Cluster::new().node("a").job(1..=100).passes(5.0).node("b").passes(0.1);
+    assert!(!cluster.rendering("b").is_empty());
+}
+
+#[test]
+fn a_job_without_nodes_waits_for_the_first() {
+    Cluster::new().job(1..=3).passes(100.0).node("a").assert_finished();
+}
+
+#[test]
+fn the_job_with_the_higher_priority_goes_first_and_the_earlier_among_equals() {
+    let cluster = Cluster::new().node("a").job(1..=5).job(11..=15).priority(1).job(21..=25);
+    let finished = cluster.assert_finished().history(|action| match action {
+        Action::FinishSlice { job, .. } => Some(job.0),
+        _ => None,
+    });
+    // Two batches of one had gone out when the more important job came.
+    let order: Vec<u64> = [[1; 2].to_vec(), vec![3; 5], vec![1; 3], vec![2; 5]].concat();
+    assert_eq!(finished, order);
+}
+
+#[test]
+fn batches_are_bounded_while_there_is_plenty_and_shrink_to_one_at_the_end() {
+    let cluster = Cluster::new().seconds(0.0).node("a").node("b").job(1..=3_000);
+    let sizes = cluster.assert_finished().batches_of("a");
+    assert_eq!(sizes.iter().max(), Some(&(BATCH_SLICES_MAX as usize)));
+    assert_eq!(sizes.last(), Some(&1));
+    // A batch holds two seconds of work at most.
+    let cluster = Cluster::new().seconds(0.1).node("a").job(1..=200);
+    let sizes = cluster.assert_finished().batches_of("a");
+    assert_eq!(sizes.iter().max(), Some(&20));
+}
+
+#[test]
+fn a_node_has_its_next_batch_before_it_runs_dry() {
+    let cluster = Cluster::new().node("a").job(1..=100).assert_finished();
+    let idle = cluster.world.over_at.as_secs_f64() - 100.0;
+    assert!(idle < 0.5, "{idle} s idle");
+}
+
+#[test]
+fn the_last_frames_are_not_kept_by_a_busy_node() {
+    let cluster = Cluster::new().seconds(10.0).node("a").node("b").job(1..=4).assert_finished();
+    assert!(cluster.world.over_at < Duration::from_secs(21));
+}
+
+#[test]
+fn a_poisonous_frame_costs_three_nodes_and_fails_no_other() {
+    let cluster =
+        Cluster::new().slots(3).node("a").node("b").node("c").poison(7).job(1..=30).ends();
+    assert_eq!(cluster.world.invariants.frames(JobId(1), FrameState::Failed), [7]);
+    assert_eq!(cluster.attempts(7).node_lost, 3);
+    assert_eq!(cluster.world.invariants.state(JobId(1)), JobState::Failed);
+}
+
+#[test]
+fn what_must_be_alone_gets_its_node_though_less_important_work_would_fill_it() {
+    let cluster = Cluster::new().slots(3).node("a").job(101..=160).priority(1).poison(1).job(1..=1);
+    let cluster = cluster.ends();
+    let last_of =
+        |job: u64| {
+            cluster.world.history.iter().rposition(
+                |action| matches!(action, Action::UpdateJob { job: of, .. } if of.0 == job),
+            )
+        };
+    assert!(last_of(2) < last_of(1));
+    assert_eq!(cluster.world.invariants.state(JobId(1)), JobState::Finished);
+}
+
+#[test]
+fn three_failures_of_the_renderer_give_a_frame_up_on_distinct_nodes_first() {
+    let cluster = Cluster::new().node("a").node("b").node("c").node("d");
+    let cluster = cluster.fails(FailureReason::Renderer).job(1..=1).ends();
+    let nodes = cluster.nodes_that_failed(1);
+    assert_eq!(nodes.len(), 3);
+    assert_eq!(nodes.iter().collect::<BTreeSet<_>>().len(), 3, "{nodes:?}");
+    assert_eq!(cluster.world.invariants.state(JobId(1)), JobState::Failed);
+}
+
+#[test]
+fn the_only_node_gets_all_three_tries() {
+    let cluster = Cluster::new().node("a").fails(FailureReason::Timeout).job(1..=1).ends();
+    assert_eq!(cluster.nodes_that_failed(1), ["a", "a", "a"]);
+}
+
+#[test]
+fn a_frame_out_of_memory_is_tried_once_more_and_alone() {
+    let cluster = Cluster::new().slots(2).node("a").fails(FailureReason::OutOfMemory);
+    let cluster = cluster.job(1..=1).job(2..=2).ends();
+    assert_eq!(cluster.attempts(1).out_of_memory, 2);
+    assert_eq!(cluster.attempts(2).out_of_memory, 2);
+}
+
+#[test]
+fn a_permanent_failure_is_not_tried_again() {
+    let cluster = Cluster::new().node("a").node("b").fails(FailureReason::Permanent);
+    assert_eq!(cluster.job(1..=1).ends().nodes_that_failed(1).len(), 1);
+}
+
+#[test]
+fn trouble_around_the_renderer_pauses_the_node_longer_each_time_and_costs_the_frame_nothing() {
+    let cluster = Cluster::new().seconds(0.001).node("a").fails(FailureReason::Infrastructure);
+    let cluster = cluster.job(1..=1).passes(30.0);
+    // Pauses of 1, 2, 4, 8 and 16 seconds.
+    assert_eq!(cluster.nodes_that_failed(1).len(), 5);
+    cluster.works_again().assert_finished();
+}
+
+#[test]
+fn a_node_that_refuses_does_not_keep_others_waiting_and_is_not_asked_all_the_time() {
+    let mut cluster = Cluster::new().node("a").job(1..=5);
+    cluster.world.odds.refused = 1.0;
+    let mut cluster = cluster.passes(30.0);
+    assert!(cluster.batches_of("a").len() < 12, "{:?}", cluster.batches_of("a"));
+    cluster.world.odds.refused = 0.0;
+    cluster.node("b").passes(0.1).assert_finished();
+}
+
+#[test]
+fn requirements_are_respected() {
+    let cluster = Cluster::new()
+        .node_with("old", "3.4.1", &["gpu"])
+        .node_with("plain", "4.5.15", &[])
+        .node_with("right", "4.5.15", &["big", "gpu"])
+        .requires("4.5", &["gpu"])
+        .job(1..=5)
+        .assert_finished();
+    assert!(cluster.batches_of("old").is_empty() && cluster.batches_of("plain").is_empty());
+}
+
+#[test]
+fn a_job_that_no_node_can_render_does_not_hold_up_the_next() {
+    let cluster = Cluster::new().node("a").priority(9).requires("9.9", &[]).job(1..=5);
+    let mut cluster = cluster.passes(1.0);
+    cluster.requirements.blender = None;
+    let cluster = cluster.job(1..=5).passes(10.0);
+    assert_eq!(cluster.world.invariants.state(JobId(2)), JobState::Finished);
+    assert_eq!(cluster.world.invariants.state(JobId(1)), JobState::Queued);
+}
+
+#[test]
+fn a_cancelled_job_commits_nothing_more_and_frees_its_nodes() {
+    let cluster = Cluster::new().node("a").node("b").job(1..=100).passes(3.5).cancel(1);
+    let finished = cluster.world.invariants.frames(JobId(1), FrameState::Finished);
+    let cluster = cluster.passes(0.1);
+    assert!(cluster.rendering("a").is_empty() && cluster.rendering("b").is_empty());
+    let cluster = cluster.ends();
+    assert_eq!(cluster.world.invariants.frames(JobId(1), FrameState::Finished), finished);
+    assert_eq!(cluster.world.invariants.state(JobId(1)), JobState::Cancelled);
+}
+
+#[test]
+fn a_restart_attaches_and_renders_no_frame_twice() {
+    let cluster = Cluster::new().slots(2).node("a").node("b").job(1..=40).passes(4.5).restart();
+    let cluster = cluster.passes(3.0).restart().assert_finished();
+    assert_eq!(cluster.renders(1, 1..=40), [1; 40]);
+}
+
+#[test]
+fn a_frame_that_failed_before_a_restart_is_in_one_place_after_it() {
+    // Fast frames in large batches: some fail while the rest of their batch is still rendering.
+    let mut cluster = Cluster::new().seconds(0.1).node("a").node("b").job(1..=200).passes(3.0);
+    cluster.world.odds.failed = 0.2;
+    let mut cluster = cluster.passes(3.0).restart();
+    cluster.world.odds.failed = 0.0;
+    cluster.ends();
+}
+
+#[test]
+fn what_was_written_but_not_sent_before_a_crash_is_rendered_after_it() {
+    let mut cluster = Cluster::new().node("a");
+    cluster.world.crash_after_commit = Some(Duration::from_secs(1));
+    cluster.job(1..=3).assert_finished();
+}
+
+#[test]
+fn a_stale_batch_or_incarnation_changes_nothing_but_the_counter() {
+    let mut cluster = Cluster::new().node("a").job(1..=10).seconds(5.0).passes(0.5);
+    let name = cluster.world.machines[0].name.clone();
+    let batch = cluster.history(|action| match action {
+        Action::StartBatch { batch, .. } => Some(*batch),
+        _ => None,
+    })[0];
+    let mut cluster = {
+        cluster.world.fault(0, Fault::Crash(Some(Duration::from_millis(10))));
+        cluster.passes(0.5)
+    };
+    let scheduler = cluster.world.scheduler.as_mut().unwrap();
+    let ignored = scheduler.ignored_events();
+    let books = |text: String| text.split("ignored_events").next().map(String::from);
+    let before = books(format!("{scheduler:?}"));
+    let slice = Slice::whole(1);
+    let failure =
+        Failure { reason: FailureReason::Renderer, message: String::new(), log_tail: Vec::new() };
+    let description = NodeDescription { slots: 1, ..NodeDescription::default() };
+    let (node, incarnation) = (name, Incarnation(1));
+    let stale = [
+        Event::SliceStarted { batch, slice },
+        Event::SliceFinished { batch, slice, rendered: rendered(slice, 1.0) },
+        Event::SliceFailed { batch, slice, failure },
+        Event::BatchEnded { batch },
+        Event::BatchRefused { batch },
+        Event::LeaseRenewed { node: node.clone(), incarnation },
+        Event::NodeLeft { node: node.clone(), incarnation },
+        Event::NodeRegistered { node, incarnation, description },
+    ];
+    for (nth, event) in stale.into_iter().enumerate() {
+        assert_eq!(scheduler.handle(Duration::from_secs(1), event.clone()), [], "{event:?}");
+        assert_eq!(scheduler.ignored_events(), ignored + nth as u64 + 1, "{event:?}");
+        assert_eq!(books(format!("{scheduler:?}")), before, "{event:?}");
+    }
+}
+
+#[test]
+fn a_repeated_event_counts_once() {
+    let mut cluster = Cluster::new().node("a").job(1..=50);
+    cluster.world.odds.event_again = 1.0;
+    let cluster = cluster.assert_finished();
+    assert_eq!(cluster.renders(1, 1..=50), [1; 50]);
+}
+
+/// No bar yet: a figure to watch. The lower bound is that no node ever waits and no frame is cut.
+#[test]
+fn the_makespan_of_a_heavy_tailed_job_is_near_its_lower_bound() {
+    for nodes in [3, 10] {
+        let names: Vec<String> = (0..nodes).map(|number| format!("node-{number:02}")).collect();
+        let mut cluster = names.iter().fold(Cluster::new(), |cluster, name| cluster.node(name));
+        let begun = cluster.world.now;
+        cluster.world.submit(Plan {
+            frames: frames(1..=100 * nodes),
+            requirements: cluster.requirements.clone(),
+            priority: 0,
+            seconds: 1.0,
+            spread: 0.8,
+            poison: BTreeSet::new(),
+        });
+        let cluster = cluster.assert_finished();
+        let seconds = (1..=100 * nodes)
+            .map(|frame| cluster.world.seconds(JobId(1), Slice::whole(frame)))
+            .collect::<Vec<_>>();
+        let longest = seconds.iter().copied().fold(0.0, f64::max);
+        let bound = (seconds.iter().sum::<f64>() / f64::from(nodes)).max(longest);
+        let makespan = (cluster.world.over_at - begun).as_secs_f64();
+        println!("{nodes} nodes: {makespan:.1} s, {:.3} of the bound", makespan / bound);
+        assert!(makespan >= bound);
+    }
+}
