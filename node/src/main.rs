@@ -1,6 +1,6 @@
 //! `framecrew-node`: renders frames on this machine for an orchestrator.
 
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
+use std::{io::IsTerminal as _, net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context as _, anyhow};
 use clap::Parser;
@@ -8,6 +8,7 @@ use framecrew_node::{
     Config, RendererChoice,
     blender::{self, FoundBlender, ProvisionProgress},
 };
+use framecrew_proto::v1::{DescribeNodeRequest, render_node_client::RenderNodeClient};
 use tokio::{net::TcpListener, signal, task};
 use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
@@ -54,13 +55,21 @@ struct Args {
     /// What draws: `blender`, or `synthetic:200ms` for load tests (small pictures after that time)
     #[arg(long, env = "FRAMECREW_RENDERER", default_value = "blender")]
     renderer: RendererChoice,
+    /// Ask the node on --listen whether it belongs to a cluster, and exit with 0 if it does: a container's
+    /// health check
+    #[arg(long)]
+    health: bool,
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    match run(Args::parse()).await {
+    let args = Args::parse();
+    if args.health {
+        return if is_leased(args.listen).await { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
+    match run(args).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("framecrew-node: {error:#}");
@@ -98,6 +107,15 @@ async fn run(args: Args) -> anyhow::Result<()> {
     };
     framecrew_node::serve(listener, config, stopped()?).await?;
     Ok(())
+}
+
+/// Whether a node at `address` (also one that stands for all of this machine's) holds a lease.
+async fn is_leased(address: SocketAddr) -> bool {
+    let Ok(mut node) = RenderNodeClient::connect(format!("http://{address}")).await else {
+        return false;
+    };
+    let answer = node.describe_node(DescribeNodeRequest {}).await;
+    answer.is_ok_and(|answer| answer.into_inner().status.is_some_and(|status| status.leased))
 }
 
 /// The Blenders of this machine; with `provision`, one that is installed now when there is none.
