@@ -112,7 +112,10 @@ pub(crate) async fn fence(node: Arc<Node>) {
         time::sleep(LEASE_CHECK_INTERVAL).await;
         let holds = node.lease.holds();
         if leased && !holds {
-            warn!("lease ran out: killing all renderers");
+            warn!("the lease has run out: ending all renderers");
+        }
+        // Again and again while there is none: a short lease may come and go between two looks.
+        if !holds {
             node.fence();
         }
         if leased != holds {

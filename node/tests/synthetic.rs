@@ -163,7 +163,7 @@ async fn a_heartbeat_can_abandon_a_batch() {
 
 #[tokio::test]
 async fn a_lease_that_runs_out_fences_the_node_until_it_has_a_new_one() {
-    let crew = Crew::start_with(synthetic(1_000), 1, Duration::from_secs(1)).await;
+    let crew = Crew::start_with(synthetic(1_000), Duration::from_secs(1)).await;
     let events = crew.render(endless(1)).await.unwrap();
     crew.state.lock().unwrap().refuse = Some(Status::unavailable("away"));
     assert_eq!(end(&events.all().await), BatchEnd::Cancelled);

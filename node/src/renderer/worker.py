@@ -230,7 +230,7 @@ def explain(error):
     lines = [line for line in text.splitlines() if line.strip()]
     # Reports come as "Error: …", the decisive one last.
     said = lines[-1][:500] if lines else type(error).__name__
-    if "No camera found" in text:
+    if "no camera" in text.lower():
         return "permanent", "the scene has no camera"
     if isinstance(error, MemoryError) or "out of memory" in text.lower():
         return "out_of_memory", said

@@ -2,6 +2,8 @@
 //! and a real node over real sockets.
 #![allow(clippy::unwrap_used, dead_code, unreachable_pub, missing_docs)]
 
+pub mod blender;
+
 use std::{
     collections::HashMap,
     path::PathBuf,
@@ -192,12 +194,42 @@ impl BlobStore for Fake {
     }
 }
 
+/// Starts the orchestrator and gives its state, its address and its task.
+pub async fn orchestrate(ttl: Duration) -> (Arc<Mutex<State>>, String, JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (state, serving) = orchestrate_on(listener, ttl);
+    (state, format!("http://{address}"), serving)
+}
+
+/// The same at a given address.
+pub async fn orchestrate_at(
+    address: std::net::SocketAddr,
+    ttl: Duration,
+) -> (Arc<Mutex<State>>, JoinHandle<()>) {
+    orchestrate_on(TcpListener::bind(address).await.unwrap(), ttl)
+}
+
+fn orchestrate_on(listener: TcpListener, ttl: Duration) -> (Arc<Mutex<State>>, JoinHandle<()>) {
+    let state = Arc::new(Mutex::new(State { ttl, ..State::default() }));
+    let fake = Fake(state.clone());
+    let serving = tokio::spawn(async move {
+        Server::builder()
+            .add_service(OrchestratorServer::new(fake.clone()))
+            .add_service(BlobStoreServer::new(fake))
+            .serve_with_incoming(TcpListenerStream::new(listener))
+            .await
+            .unwrap();
+    });
+    (state, serving)
+}
+
 /// A node and what it needs. Dropping it ends everything.
 pub struct Crew {
     pub state: Arc<Mutex<State>>,
     pub node: RenderNodeClient<Channel>,
-    pub address: String,
     pub data: tempfile::TempDir,
+    process: Option<std::process::Child>,
     stop: CancellationToken,
     serving: Option<JoinHandle<Result<(), ServeError>>>,
     fake: JoinHandle<()>,
@@ -206,30 +238,19 @@ pub struct Crew {
 impl Crew {
     /// Starts a node of one slot and waits until it has a lease.
     pub async fn start(renderer: RendererChoice) -> Self {
-        Self::start_with(renderer, 1, Duration::from_secs(15)).await
+        Self::start_with(renderer, Duration::from_secs(15)).await
     }
 
-    pub async fn start_with(renderer: RendererChoice, slots: u32, ttl: Duration) -> Self {
-        let state = Arc::new(Mutex::new(State { ttl, ..State::default() }));
-        let fake = Fake(state.clone());
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let orchestrator = format!("http://{}", listener.local_addr().unwrap());
-        let fake = tokio::spawn(async move {
-            Server::builder()
-                .add_service(OrchestratorServer::new(fake.clone()))
-                .add_service(BlobStoreServer::new(fake))
-                .serve_with_incoming(TcpListenerStream::new(listener))
-                .await
-                .unwrap();
-        });
+    /// The same, with a lease of `ttl`.
+    pub async fn start_with(renderer: RendererChoice, ttl: Duration) -> Self {
+        let (state, orchestrator, fake) = orchestrate(ttl).await;
         let data = tempfile::tempdir().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = format!("http://{}", listener.local_addr().unwrap());
         let config = Config {
             name: "node".into(),
             orchestrator,
             advertise: None,
-            slots,
+            slots: 1,
             tags: vec!["fast".into()],
             renderer,
             data: data.path().to_owned(),
@@ -237,23 +258,61 @@ impl Crew {
         let stop = CancellationToken::new();
         let shutdown = stop.clone().cancelled_owned();
         let serving = tokio::spawn(framecrew_node::serve(listener, config, shutdown));
-        let channel = Channel::from_shared(address.clone()).unwrap().connect_lazy();
+        Self::registered(state, data, None, stop, Some(serving), fake).await
+    }
+
+    /// Starts a node as a process of its own.
+    pub async fn spawn(arguments: &[&str], ttl: Duration) -> Self {
+        let (state, orchestrator, fake) = orchestrate(ttl).await;
+        let data = tempfile::tempdir().unwrap();
+        let process = std::process::Command::new(env!("CARGO_BIN_EXE_framecrew-node"))
+            .args(["--orchestrator", &orchestrator, "--listen", "127.0.0.1:0", "--data"])
+            .arg(data.path())
+            .args(arguments)
+            .spawn()
+            .unwrap();
+        let stop = CancellationToken::new();
+        Self::registered(state, data, Some(process), stop, None, fake).await
+    }
+
+    async fn registered(
+        state: Arc<Mutex<State>>,
+        data: tempfile::TempDir,
+        process: Option<std::process::Child>,
+        stop: CancellationToken,
+        serving: Option<JoinHandle<Result<(), ServeError>>>,
+        fake: JoinHandle<()>,
+    ) -> Self {
+        eventually("a registration", async || !state.lock().unwrap().registered.is_empty()).await;
+        let port = state.lock().unwrap().registered[0].port;
+        let address = format!("http://127.0.0.1:{port}");
+        let channel = Channel::from_shared(address).unwrap().connect_lazy();
         let crew = Self {
             state,
             node: RenderNodeClient::new(channel),
-            address,
             data,
+            process,
             stop,
-            serving: Some(serving),
+            serving,
             fake,
         };
-        eventually("a lease", async || {
-            let mut node = crew.node.clone();
-            let description = node.describe_node(DescribeNodeRequest {}).await;
-            description.is_ok_and(|it| it.into_inner().status.unwrap().leased)
-        })
-        .await;
+        eventually("a lease", async || crew.status().await.leased).await;
         crew
+    }
+
+    /// Sends a signal to the node's process.
+    #[cfg(unix)]
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        let pid = self.process.as_ref().unwrap().id() as i32;
+        let pid = rustix::process::Pid::from_raw(pid).unwrap();
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+
+    /// Waits for the node's process and gives its exit code.
+    pub async fn code(&mut self) -> Option<i32> {
+        let mut process = self.process.take().unwrap();
+        let waiting = tokio::task::spawn_blocking(move || process.wait().unwrap());
+        time::timeout(PATIENCE, waiting).await.unwrap().unwrap().code()
     }
 
     /// Stops the node as a signal would.
@@ -303,6 +362,10 @@ impl Drop for Crew {
     fn drop(&mut self) {
         self.stop.cancel();
         self.fake.abort();
+        if let Some(process) = &mut self.process {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
     }
 }
 

@@ -1,0 +1,161 @@
+//! A node whose Blender is a shell script that speaks to the node as our worker does, and lies, crashes or
+//! stays silent.
+#![cfg(unix)]
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::{fs, io::Cursor, os::unix::fs::PermissionsExt as _, path::Path};
+
+use framecrew_node::{
+    RendererChoice,
+    blender::{FoundBlender, Kind},
+};
+use framecrew_proto::v1::{BatchEnd, Failure, FailureReason, batch_event::Event};
+use image::{ImageFormat, RgbImage};
+use support::{Crew, end, failures, files, finished, log, request};
+
+/// What the worker says before a frame is there.
+const BEGIN: &str = r#"
+read token
+say() { printf '\n@%s %s\n' "$token" "$1"; }
+done_with() { say '{"done":{"width":'$1',"height":30,"seconds":0.5,"peak_memory_bytes":7,"memory_bytes":7}}'; }
+say '{"ready":{"version":"9.9.9"}}'
+read request
+output=$(printf %s "$request" | sed 's/.*"output":"\([^"]*\)".*/\1/')
+"#;
+
+/// A node whose Blender runs `script` after it has read its first request.
+async fn crew(folder: &Path, script: &str) -> Crew {
+    let path = folder.join("impostor");
+    fs::write(&path, format!("#!/bin/sh\n{BEGIN}\n{script}\n")).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    Crew::start(RendererChoice::Blender(vec![FoundBlender {
+        version: "9.9.9".parse().unwrap(),
+        kind: Kind::Module,
+        path,
+    }]))
+    .await
+}
+
+/// A real picture of 40 × 30 pixels beside the script.
+fn picture(folder: &Path) -> String {
+    let mut png = Cursor::new(Vec::new());
+    let image = RgbImage::from_fn(40, 30, |x, y| image::Rgb([x as u8, y as u8, 7]));
+    image.write_to(&mut png, ImageFormat::Png).unwrap();
+    let path = folder.join("picture.png");
+    fs::write(&path, png.into_inner()).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+async fn failure_of(folder: &Path, script: &str) -> Failure {
+    let crew = crew(folder, script).await;
+    let file = crew.put("scene.blend", b"any");
+    let events = crew.render(request(1, file, [1])).await.unwrap().all().await;
+    assert_eq!(end(&events), BatchEnd::Complete);
+    assert!(crew.state.lock().unwrap().uploads == 0, "nothing was stored");
+    let work = crew.data.path().join("work");
+    assert_eq!(files(&work), Vec::<std::path::PathBuf>::new());
+    failures(&events).remove(0)
+}
+
+#[tokio::test]
+async fn a_frame_that_is_really_there_is_accepted() {
+    let folder = tempfile::tempdir().unwrap();
+    let picture = picture(folder.path());
+    let script = format!("echo a line; cp {picture} $output.png; done_with 40; read more");
+    let crew = crew(folder.path(), &script).await;
+    let file = crew.put("scene.blend", b"any");
+    let events = crew.render(request(1, file, [1])).await.unwrap().all().await;
+    let frame = &finished(&events)[0];
+    assert_eq!(frame.outputs[0].name, "0001.png");
+    assert_eq!((frame.render_seconds, frame.peak_memory_bytes), (0.5, 7));
+    assert_eq!(log(&events), ["a line"]);
+}
+
+#[tokio::test]
+async fn a_good_end_without_a_file_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let failure = failure_of(folder.path(), "done_with 40; exit 0").await;
+    assert_eq!(failure.reason(), FailureReason::InvalidOutput);
+    assert!(failure.message.contains("no file"), "{failure:?}");
+}
+
+#[tokio::test]
+async fn a_truncated_a_blank_and_a_wrong_sized_file_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let picture = picture(folder.path());
+    for script in [
+        format!("head -c 90 {picture} > $output.png; done_with 40; read more"),
+        ": > $output.png; done_with 40; read more".into(),
+        format!("cp {picture} $output.png; done_with 41; read more"),
+    ] {
+        let failure = failure_of(folder.path(), &script).await;
+        assert_eq!(failure.reason(), FailureReason::InvalidOutput, "{failure:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_crash_while_drawing_is_the_renderers_and_while_loading_permanent() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = "say '{\"loading\":{}}'; say '{\"drawing\":{}}'; echo last words; kill -SEGV $$";
+    let failure = failure_of(folder.path(), script).await;
+    assert_eq!(failure.reason(), FailureReason::Renderer, "{failure:?}");
+    assert!(failure.message.contains("segmentation fault"), "{failure:?}");
+    assert_eq!(failure.log_tail, ["last words"]);
+    let script = "say '{\"loading\":{}}'; kill -SEGV $$";
+    let failure = failure_of(folder.path(), script).await;
+    assert_eq!(failure.reason(), FailureReason::Permanent, "{failure:?}");
+}
+
+#[tokio::test]
+async fn nonsense_and_an_early_end_are_the_renderers() {
+    let folder = tempfile::tempdir().unwrap();
+    for script in ["say nonsense; read more", "exit 0", "say '{\"ready\":{\"version\":\"1\"}}'"] {
+        let failure = failure_of(folder.path(), script).await;
+        assert_eq!(failure.reason(), FailureReason::Renderer, "{failure:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_line_that_only_looks_like_an_answer_is_a_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = "echo '@0000 {\"done\":{}}'; exit 3";
+    let failure = failure_of(folder.path(), script).await;
+    assert!(failure.message.contains("code 3"), "{failure:?}");
+    assert_eq!(failure.log_tail, ["@0000 {\"done\":{}}"]);
+}
+
+#[tokio::test]
+async fn what_the_renderer_started_dies_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = "sleep 1000 & echo $! > $output.pid; say '{\"drawing\":{}}'; echo ready; wait";
+    let crew = crew(folder.path(), script).await;
+    let file = crew.put("scene.blend", b"any");
+    let mut events = crew.render(request(1, file, [1])).await.unwrap();
+    events.until(|event| matches!(event, Event::Log(_))).await;
+    let pid = files(&crew.data.path().join("work"))
+        .into_iter()
+        .find(|path| path.extension().is_some_and(|e| e == "pid"))
+        .unwrap();
+    let pid = fs::read_to_string(pid).unwrap().trim().to_owned();
+    let alive = || {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat"));
+        stat.is_ok_and(|stat| !stat.contains(") Z "))
+    };
+    assert!(alive());
+    crew.cancel(1).await.unwrap();
+    assert!(!alive());
+}
+
+#[tokio::test]
+async fn a_blob_that_is_not_there_is_not_counted_against_the_frame() {
+    let folder = tempfile::tempdir().unwrap();
+    let crew = crew(folder.path(), "exit 0").await;
+    let mut file = crew.put("scene.blend", b"any");
+    file.digest = "0".repeat(64);
+    let events = crew.render(request(1, file, [1, 2])).await.unwrap().all().await;
+    let failures = failures(&events);
+    assert_eq!(failures.len(), 2);
+    assert_eq!(failures[0].reason(), FailureReason::Infrastructure, "{failures:?}");
+}
