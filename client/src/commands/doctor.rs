@@ -1,0 +1,252 @@
+use std::{
+    io,
+    net::{Ipv4Addr, TcpListener},
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
+
+use clap::Args;
+use framecrew::{Error, proto::NodeState};
+use tokio::{
+    process::Command,
+    task::spawn_blocking,
+    time::{Instant, timeout},
+};
+
+use super::Global;
+use crate::{
+    console::{Exit, Failure, say, say_json, wants_color},
+    doctor::{self, Check, Cluster, Facts, Port, Verdict},
+};
+
+/// How long a program may take to say what it is.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the two clocks are compared.
+const CLOCK_INTERVAL: Duration = Duration::from_millis(200);
+/// Ports that are used unless others are named.
+const PORTS: [(u16, &str); 2] = [(4000, "orchestrator"), (3000, "node")];
+
+/// Tell what this machine has and lacks for rendering, what each lack costs, and how to mend it
+///
+/// Exits with 1 when no frame can be rendered here.
+#[derive(Debug, Args)]
+pub(crate) struct Doctor {
+    /// Folder whose free space counts [default: where `framecrew up` keeps its data]
+    #[arg(long, env = "FRAMECREW_DATA", value_name = "DIR")]
+    data: Option<PathBuf>,
+}
+
+impl Doctor {
+    pub(crate) async fn run(self, global: &Global) -> Result<Exit, Failure> {
+        let data = self.data.map_or_else(default_data, Ok)?;
+        let checks = doctor::checks(&examine(global, &data).await);
+        for check in &checks {
+            if global.json {
+                say_json(check)?;
+            } else {
+                say(Shown { check, color: wants_color() && crate::console::can_draw() })?;
+            }
+        }
+        Ok(if checks.iter().any(Check::blocks) { Exit::JobFailed } else { Exit::Success })
+    }
+}
+
+#[cfg(feature = "local")]
+fn default_data() -> Result<PathBuf, Failure> {
+    crate::console::paths::data()
+}
+
+#[cfg(not(feature = "local"))]
+fn default_data() -> Result<PathBuf, Failure> {
+    Ok(PathBuf::from("."))
+}
+
+/// Looks at everything, all at once.
+async fn examine(global: &Global, data: &Path) -> Facts {
+    let (local, cluster, clock, python, ffmpeg, docker, compose) = tokio::join!(
+        spawn_blocking(local::examine),
+        ask_cluster(global),
+        compare_clocks(),
+        find_python(),
+        first_line("ffmpeg", &["-version"]),
+        first_line("docker", &["version", "--format", "{{.Server.Version}}"]),
+        first_line("docker", &["compose", "version", "--short"]),
+    );
+    let (blenders, broken_module) = local.unwrap_or_default();
+    let answers = matches!(cluster.nodes, Some(Ok(_)));
+    let is_ours =
+        |number| answers && cluster.url.trim_end_matches('/').ends_with(&format!(":{number}"));
+    let ports = PORTS.map(|(number, user)| Port {
+        number,
+        user,
+        is_free: is_free(number),
+        is_ours: is_ours(number),
+    });
+    Facts {
+        blenders,
+        broken_module,
+        python,
+        ffmpeg,
+        disk: free_bytes(data).map(|free| (data.to_owned(), free)),
+        ports: ports.into(),
+        docker,
+        compose,
+        clock: Some(clock),
+        cluster,
+    }
+}
+
+#[cfg(feature = "local")]
+mod local {
+    use std::{fs, path::PathBuf};
+
+    use framecrew_node::{
+        Version,
+        blender::{self, FoundBlender, Kind},
+    };
+
+    use crate::doctor::{Blender, Library};
+
+    /// The Blenders that work; where there is none, one that is installed but does not load.
+    pub(super) fn examine() -> (Option<Vec<Blender>>, Option<Blender>) {
+        let cache = blender::default_cache();
+        let found = blender::find(&[], &cache);
+        let broken = if found.is_empty() { broken_module(&cache) } else { None };
+        (Some(found.iter().map(describe).collect()), broken)
+    }
+
+    fn broken_module(cache: &std::path::Path) -> Option<Blender> {
+        let venvs = fs::read_dir(cache).into_iter().flatten().flatten().map(|entry| entry.path());
+        let provisioned =
+            venvs.map(|venv| venv.join("bin/python")).filter(|python| python.exists());
+        let candidates = provisioned.chain(["python3".into(), "python3.11".into()]);
+        let unknown = Version { major: 0, minor: 0, patch: 0 };
+        let modules = candidates.map(|path: PathBuf| FoundBlender {
+            version: unknown,
+            kind: Kind::Module,
+            path,
+        });
+        modules
+            .map(|module| describe(&module))
+            .find(|module| module.missing.iter().any(|lib| !lib.only_for_eevee))
+    }
+
+    fn describe(found: &FoundBlender) -> Blender {
+        let missing = blender::missing_libraries(found).into_iter().map(|library| Library {
+            name: library.name,
+            package: library.package,
+            only_for_eevee: library.only_for_eevee,
+        });
+        Blender {
+            version: found.version.to_string(),
+            path: found.path.clone(),
+            missing: missing.collect(),
+        }
+    }
+}
+
+#[cfg(not(feature = "local"))]
+mod local {
+    use crate::doctor::Blender;
+
+    /// Nothing here can run a Blender.
+    pub(super) fn examine() -> (Option<Vec<Blender>>, Option<Blender>) {
+        (None, None)
+    }
+}
+
+async fn ask_cluster(global: &Global) -> Cluster {
+    let url = global.cluster.clone();
+    let nodes = match framecrew::Cluster::connect(url.as_str()).await {
+        Ok(cluster) => cluster.nodes().await,
+        Err(error) => Err(error),
+    };
+    let live = |state| matches!(state, NodeState::Idle | NodeState::Rendering | NodeState::Paused);
+    let nodes =
+        nodes.map(|nodes| nodes.into_iter().filter(|node| live(node.state())).collect::<Vec<_>>());
+    let seen_at_ms = nodes.iter().flatten().map(|node| node.seen_at_ms).max();
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let clock_ahead_ms =
+        seen_at_ms.zip(i64::try_from(now.as_millis()).ok()).map(|(seen, now)| seen - now);
+    let nodes = nodes.map(|nodes| nodes.len()).map_err(|error| match error {
+        Error::Unreachable { url, reason } => format!("nothing answers at {url} ({reason})"),
+        error => error.to_string(),
+    });
+    Cluster { url, nodes: Some(nodes), clock_ahead_ms }
+}
+
+/// The wall clock, and how far it and the monotonic one part within a moment.
+async fn compare_clocks() -> (SystemTime, Duration) {
+    let (wall, steady) = (SystemTime::now(), Instant::now());
+    tokio::time::sleep(CLOCK_INTERVAL).await;
+    let now = SystemTime::now();
+    let walked = now.duration_since(wall).unwrap_or_default();
+    (now, walked.abs_diff(steady.elapsed()))
+}
+
+async fn find_python() -> Option<PathBuf> {
+    const ASK: &str = "import sys, venv; print(sys.executable) if sys.version_info[:2] == (3, 11) else sys.exit(1)";
+    for name in ["python3.11", "python3", "python"] {
+        if let Some(path) = first_line(name, &["-c", ASK]).await {
+            return Some(path.into());
+        }
+    }
+    None
+}
+
+/// First line that a program writes, if it is there and ends well.
+async fn first_line(program: &str, arguments: &[&str]) -> Option<String> {
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(std::process::Stdio::null()).kill_on_drop(true);
+    let output = timeout(ANSWER_TIMEOUT, command.output()).await.ok()?.ok()?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    let line = said.lines().next().filter(|_| output.status.success())?.trim();
+    (!line.is_empty()).then(|| line.to_owned())
+}
+
+/// Whether a server could listen on a port of the loopback.
+fn is_free(port: u16) -> bool {
+    !matches!(TcpListener::bind((Ipv4Addr::LOCALHOST, port)), Err(error) if error.kind() == io::ErrorKind::AddrInUse)
+}
+
+/// Bytes free where a folder is, or would be made.
+fn free_bytes(folder: &Path) -> Option<u64> {
+    #[cfg(unix)]
+    {
+        let folder = std::path::absolute(folder).ok()?;
+        let nearest = folder.ancestors().find(|ancestor| ancestor.exists())?;
+        let disk = rustix::fs::statvfs(nearest).ok()?;
+        Some(disk.f_bavail.saturating_mul(disk.f_frsize))
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = folder;
+        None
+    }
+}
+
+/// A check as people read it.
+struct Shown<'a> {
+    check: &'a Check,
+    color: bool,
+}
+
+impl std::fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Check { name, verdict, detail } = self.check;
+        let (mark, color) = match verdict {
+            Verdict::Good => ("good   ", 32),
+            Verdict::Lacking { blocks: true, .. } => ("BLOCKS ", 31),
+            Verdict::Lacking { .. } => ("lacking", 33),
+            Verdict::Unknown => ("unknown", 90),
+        };
+        match self.color {
+            true => write!(f, "\x1b[{color}m{mark}\x1b[0m  {name}: {detail}")?,
+            false => write!(f, "{mark}  {name}: {detail}")?,
+        }
+        if let Verdict::Lacking { costs, fix, .. } = verdict {
+            write!(f, "\n         costs  {costs}\n         mend   {fix}")?;
+        }
+        Ok(())
+    }
+}
