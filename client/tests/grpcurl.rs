@@ -2,7 +2,7 @@
 #![cfg(all(unix, feature = "local"))]
 #![allow(clippy::unwrap_used)]
 
-use std::{fs, path::Path, process::Output, time::Duration};
+use std::{fs, io::Write as _, path::Path, process::Output, time::Duration};
 
 use framecrew::{LocalCluster, LocalConfig};
 use framecrew_node::RendererChoice;
@@ -20,7 +20,8 @@ fn programs_are_here() -> Option<()> {
         if let Err(error) = std::process::Command::new(program).arg(flag).output() {
             let required = std::env::var_os("FRAMECREW_REQUIRE_GRPCURL").is_some();
             assert!(!required, "{program}: {error}");
-            eprintln!("skipped: {program} is not installed ({error})");
+            // Not eprintln, which the test harness keeps to itself.
+            writeln!(std::io::stderr(), "skipped: {program} is not installed ({error})").unwrap();
             return None;
         }
     }
