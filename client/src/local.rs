@@ -3,12 +3,12 @@
 use std::{
     fmt, io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
 use framecrew_node::RendererChoice;
-use framecrew_proto::v1::NodeState;
+use framecrew_proto::v1::{Node, NodeState};
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -20,6 +20,9 @@ const JOIN_WITHIN: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// How long nodes may take to kill their renderers, and the orchestrator to finish its last commit.
 const STOP_WITHIN: Duration = Duration::from_secs(15);
+
+/// Remembers a node's port, in its data folder.
+const PORT_FILE: &str = "port";
 
 /// What a local cluster consists of.
 #[derive(Debug, Clone)]
@@ -124,18 +127,20 @@ impl LocalCluster {
         });
 
         let mut nodes = JoinSet::new();
+        let mut addresses = Vec::new();
         for number in 1..=config.nodes {
-            let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-            let listener = listen(address).await?;
-            let address = local_address(&listener, address)?;
             let name = format!("node-{number}");
+            let data = config.data.join(&name);
+            let (listener, address) = listen_again(&data.join(PORT_FILE)).await?;
+            let address = format!("http://{address}");
+            addresses.push(address.clone());
             let settings = framecrew_node::Config {
                 orchestrator: url.clone(),
-                advertise: Some(format!("http://{address}")),
+                advertise: Some(address),
                 slots: 1,
                 tags: Vec::new(),
                 renderer: config.renderer.clone(),
-                data: config.data.join(&name),
+                data,
                 name: name.clone(),
             };
             let stop = stop_nodes.clone().cancelled_owned();
@@ -146,7 +151,7 @@ impl LocalCluster {
 
         let joining = async {
             let cluster = Cluster::connect(url.as_str()).await?;
-            all_joined(&cluster, config.nodes).await?;
+            all_joined(&cluster, &addresses).await?;
             Ok::<_, LocalError>(cluster)
         };
         let cluster = tokio::select! {
@@ -211,13 +216,42 @@ fn reachable(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, address.port())
 }
 
-async fn all_joined(cluster: &Cluster, nodes: usize) -> Result<(), LocalError> {
+/// Listens on the loopback where this node did in its last life, if it can. To the orchestrator a node that
+/// comes back at its old address is the same one and may work at once; at another address it would have to
+/// wait until the lease of its last life has run out.
+async fn listen_again(port_file: &Path) -> Result<(TcpListener, SocketAddr), LocalError> {
+    let last = tokio::fs::read_to_string(port_file).await.unwrap_or_default();
+    let at = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let listener = match listen(at(last.trim().parse().unwrap_or(0))).await {
+        Ok(listener) => listener,
+        Err(_) => listen(at(0)).await?,
+    };
+    let address = local_address(&listener, at(0))?;
+    let remember = async {
+        tokio::fs::create_dir_all(port_file.parent().unwrap_or(port_file)).await?;
+        tokio::fs::write(port_file, address.port().to_string()).await
+    };
+    if let Err(error) = remember.await {
+        // The node itself will say what is wrong with its folder.
+        tracing::debug!(%error, "the port is not remembered");
+    }
+    Ok((listener, address))
+}
+
+async fn all_joined(cluster: &Cluster, addresses: &[String]) -> Result<(), LocalError> {
+    let nodes = addresses.len();
     let mut joined = 0;
     let look = async {
         loop {
-            let is_live =
-                |state| matches!(state, NodeState::Idle | NodeState::Rendering | NodeState::Paused);
-            joined = cluster.nodes().await?.iter().filter(|node| is_live(node.state())).count();
+            // Those of an earlier life may still be listed.
+            let is_ours = |node: &Node| {
+                let live = matches!(
+                    node.state(),
+                    NodeState::Idle | NodeState::Rendering | NodeState::Paused
+                );
+                live && addresses.contains(&node.address)
+            };
+            joined = cluster.nodes().await?.iter().filter(|node| is_ours(node)).count();
             if joined >= nodes {
                 return Ok(());
             }

@@ -1,5 +1,8 @@
 use clap::Args;
-use framecrew::view::{Table, words};
+use framecrew::{
+    proto::BlenderKind,
+    view::{Table, words},
+};
 
 use super::{Global, jobs::ago};
 use crate::console::{Exit, Failure, say, say_json};
@@ -24,14 +27,17 @@ impl Nodes {
             return Ok(Exit::Success);
         }
         let mut table = Table::new([
-            "NODE", "STATE", "SLOTS", "GIVEN", "FINISHED", "CORES", "MEMORY", "BLENDER", "TAGS",
+            "NODE", "STATE", "SLOTS", "WORK", "FINISHED", "CORES", "MEMORY", "BLENDER", "TAGS",
             "SEEN",
         ]);
         for node in nodes {
             let state = words::node_state(node.state()).into();
             let description = node.description.unwrap_or_default();
-            let blenders: Vec<_> =
-                description.blenders.into_iter().map(|blender| blender.version).collect();
+            let blenders = description.blenders.iter().map(|blender| match blender.kind() {
+                BlenderKind::Synthetic => "synthetic".to_owned(),
+                _ => blender.version.clone(),
+            });
+            let blenders: Vec<_> = blenders.collect();
             table.row([
                 node.name,
                 state,

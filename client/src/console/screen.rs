@@ -3,59 +3,87 @@ use std::{
     time::Duration,
 };
 
+use crossterm::{
+    cursor::{MoveTo, MoveToColumn},
+    execute,
+    terminal::{Clear, ClearType},
+};
 use framecrew::{Live, view::Panel};
-use ratatui::{Terminal, TerminalOptions, Viewport, backend::CrosstermBackend};
+use ratatui::{Terminal, TerminalOptions, Viewport, backend::CrosstermBackend, layout::Rect};
 
 /// Rows of the terminal left to what was printed before, so that the panel never takes all of it.
 const ROWS_SPARED: u16 = 2;
 
 /// The panel on a terminal, below what was printed before it.
+///
+/// Between two drawings the cursor stands at its first cell: wherever a resize moves the panel, that is where it
+/// begins.
 #[derive(Debug)]
 pub(crate) struct Screen {
     terminal: Terminal<CrosstermBackend<Stdout>>,
-    rows: u16,
+    /// Rows taken, and the size of the terminal they were taken of.
+    shape: Shape,
     color: bool,
     _quiet: Quiet,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Shape {
+    rows: u16,
+    terminal: (u16, u16),
+}
+
+impl Shape {
+    /// What a panel of `height` lines takes of the terminal as it is now.
+    fn of(height: u16) -> io::Result<Self> {
+        let terminal = crossterm::terminal::size()?;
+        let rows = height.min(terminal.1.saturating_sub(ROWS_SPARED)).max(1);
+        Ok(Self { rows, terminal })
+    }
 }
 
 impl Screen {
     /// Takes rows for the panel as it is now.
     pub(crate) fn open(live: &Live, now: Duration, color: bool) -> io::Result<Self> {
         let quiet = Quiet::start();
-        let rows = fitting(Panel::new(live, now).height())?;
-        Ok(Self { terminal: inline(rows)?, rows, color, _quiet: quiet })
+        let shape = Shape::of(Panel::new(live, now).height())?;
+        Ok(Self { terminal: inline(shape.rows)?, shape, color, _quiet: quiet })
     }
 
-    /// Draws the panel as it is now, with more rows or fewer where its height has changed.
+    /// Draws the panel as it is now, anew where its height or the terminal's size has changed.
     pub(crate) fn draw(&mut self, live: &Live, now: Duration) -> io::Result<()> {
         let panel = Panel::new(live, now).color(self.color);
-        let rows = fitting(panel.height())?;
-        if rows != self.rows {
-            self.terminal.clear()?;
-            self.terminal = inline(rows)?;
-            self.rows = rows;
+        let shape = Shape::of(panel.height())?;
+        if shape != self.shape {
+            erase()?;
+            self.terminal = inline(shape.rows)?;
+            self.shape = shape;
         }
-        self.terminal.draw(|frame| frame.render_widget(panel, frame.area()))?;
-        Ok(())
+        let mut area = Rect::ZERO;
+        self.terminal.draw(|frame| {
+            area = frame.area();
+            frame.render_widget(panel, area);
+        })?;
+        execute!(io::stdout(), MoveTo(area.x, area.y))
     }
 }
 
 /// Takes the panel away, the cursor where it began.
 impl Drop for Screen {
     fn drop(&mut self) {
-        let _ = self.terminal.clear();
+        let _ = erase();
         let _ = self.terminal.show_cursor();
     }
+}
+
+/// Clears from the panel's first row down.
+fn erase() -> io::Result<()> {
+    execute!(io::stdout(), MoveToColumn(0), Clear(ClearType::FromCursorDown))
 }
 
 fn inline(rows: u16) -> io::Result<Terminal<CrosstermBackend<Stdout>>> {
     let viewport = Viewport::Inline(rows);
     Terminal::with_options(CrosstermBackend::new(io::stdout()), TerminalOptions { viewport })
-}
-
-fn fitting(rows: u16) -> io::Result<u16> {
-    let (_, height) = crossterm::terminal::size()?;
-    Ok(rows.min(height.saturating_sub(ROWS_SPARED)).max(1))
 }
 
 /// While this lives, keys pressed do not show: an Enter would push the panel up. Ctrl-C works as ever.
