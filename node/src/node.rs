@@ -28,7 +28,7 @@ const FREE_BYTES_MIN: u64 = 1 << 30;
 
 /// Batches that are kept, ended ones included. An orchestrator settles or abandons each within a heartbeat or
 /// two; beyond this it has forgotten them, and the oldest go.
-const KEPT_BATCHES_MAX: usize = 1_024;
+const KEPT_BATCHES_MAX: usize = 256;
 
 /// A machine that renders.
 #[derive(Debug)]

@@ -5,7 +5,12 @@
 
 mod support;
 
-use std::{fs, io::Cursor, os::unix::fs::PermissionsExt as _, path::Path};
+use std::{
+    fs,
+    io::Cursor,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use framecrew_node::{
     RendererChoice,
@@ -25,11 +30,21 @@ read request
 output=$(printf %s "$request" | sed 's/.*"output":"\([^"]*\)".*/\1/')
 "#;
 
+/// Makes an executable script. A process of its own writes it: one that another test starts meanwhile would
+/// inherit our open file, and a file that is open for writing cannot be run.
+fn program(path: &Path, script: &str) -> PathBuf {
+    let made = Command::new("sh")
+        .args(["-c", r#"printf '#!/bin/sh\n%s\n' "$1" > "$0" && chmod 755 "$0""#])
+        .arg(path)
+        .arg(script)
+        .status();
+    assert!(made.unwrap().success());
+    path.to_owned()
+}
+
 /// A node whose Blender runs `script` after it has read its first request.
 async fn crew(folder: &Path, script: &str) -> Crew {
-    let path = folder.join("impostor");
-    fs::write(&path, format!("#!/bin/sh\n{BEGIN}\n{script}\n")).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    let path = program(&folder.join("impostor"), &format!("{BEGIN}\n{script}"));
     Crew::start(RendererChoice::Blender(vec![FoundBlender {
         version: "9.9.9".parse().unwrap(),
         kind: Kind::Module,
@@ -124,6 +139,47 @@ async fn a_line_that_only_looks_like_an_answer_is_a_line() {
     let failure = failure_of(folder.path(), script).await;
     assert!(failure.message.contains("code 3"), "{failure:?}");
     assert_eq!(failure.log_tail, ["@0000 {\"done\":{}}"]);
+}
+
+#[tokio::test]
+async fn a_blender_that_does_not_start_is_no_fault_of_the_frames() {
+    let folder = tempfile::tempdir().unwrap();
+    let crew = crew(folder.path(), "exit 0").await;
+    let script = "echo 'libXi.so.6: cannot open shared object file' >&2; exit 127";
+    program(&folder.path().join("impostor"), script);
+    let file = crew.put("scene.blend", b"any");
+    let events = crew.render(request(1, file, [1])).await.unwrap().all().await;
+    let failure = failures(&events).remove(0);
+    assert_eq!(failure.reason(), FailureReason::Infrastructure, "{failure:?}");
+    assert!(failure.message.contains("libXi.so.6"), "{failure:?}");
+}
+
+#[test]
+fn what_says_it_is_blender_is_found_and_what_does_not_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let program = |name: &str, script: &str| program(&folder.path().join(name), script);
+    let given = [
+        program("old", "echo 'Blender 98.1.2'; echo '  build date: today'"),
+        program("new", "echo 'Color management: ok'; echo 'Blender 99.0.1 LTS'"),
+        program("python3", "echo 'Blender 97.3.0'"),
+        program("other", "echo 'Gimp 2.10'"),
+        program("failing", "echo 'Blender 99.0.0'; exit 1"),
+        folder.path().join("absent"),
+    ];
+    let found = framecrew_node::blender::find(&given, folder.path());
+    let found: Vec<_> = found
+        .iter()
+        .filter(|blender| blender.path.starts_with(folder.path()))
+        .map(|blender| (blender.version.to_string(), blender.kind))
+        .collect();
+    assert_eq!(
+        found,
+        [
+            ("99.0.1".to_owned(), Kind::Executable),
+            ("98.1.2".to_owned(), Kind::Executable),
+            ("97.3.0".to_owned(), Kind::Module),
+        ]
+    );
 }
 
 #[tokio::test]

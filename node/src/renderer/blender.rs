@@ -118,14 +118,15 @@ impl Seat {
         scene: &Scene,
         frame: i32,
         folder: &Path,
-        observe: impl FnMut(Observation),
+        mut observe: impl FnMut(Observation),
     ) -> Result<Drawing, RenderError> {
         self.log_tail.clear();
         let worker = match &mut self.worker {
             Some(worker) => worker,
             None => {
                 let blender = self.blenders.choose(scene.file_version, &scene.settings.blender)?;
-                let started = Worker::start(blender.clone(), &self.blenders.work).await?;
+                let started =
+                    Worker::start(blender.clone(), &self.blenders.work, &mut observe).await?;
                 self.worker.insert(started)
             }
         };

@@ -163,7 +163,11 @@ impl Request {
 
 impl Worker {
     /// Starts a Blender and waits until it is ready.
-    pub(crate) async fn start(blender: FoundBlender, work: &Path) -> Result<Self, RenderError> {
+    pub(crate) async fn start(
+        blender: FoundBlender,
+        work: &Path,
+        observe: &mut impl FnMut(Observation),
+    ) -> Result<Self, RenderError> {
         let cannot = |what: &str, error: &dyn std::fmt::Display| {
             RenderError::new(
                 FailureReason::Infrastructure,
@@ -217,17 +221,26 @@ impl Worker {
             oom_kills: 0,
             _folder: folder,
         };
-        worker.begin(&token, Phase::Broken).await?;
-        match time::timeout(START_TIMEOUT, worker.answer(&mut |_| ())).await {
+        let ready = match worker.begin(&token, Phase::Broken).await {
+            Ok(()) => time::timeout(START_TIMEOUT, worker.answer(observe)).await,
+            Err(error) => Ok(Err(error)),
+        };
+        let error = match ready {
             Ok(Ok(Answer::Ready { version })) => {
                 info!(%version, path = %worker.blender.path.display(), "Blender started");
                 worker.phase = Phase::Waiting;
-                Ok(worker)
+                return Ok(worker);
             }
-            Ok(Ok(_)) => Err(worker.broken("answered out of turn").await),
-            Ok(Err(error)) => Err(error),
-            Err(_) => Err(worker.broken("did not start in time").await),
-        }
+            Ok(Ok(_)) => worker.broken("answered out of turn").await,
+            Ok(Err(error)) => error,
+            Err(_) => worker.broken("did not start in time").await,
+        };
+        // No fault of the frame's: this Blender does not even start.
+        let last = worker.tail.back().map(String::as_str).unwrap_or_default();
+        Err(RenderError::new(
+            FailureReason::Infrastructure,
+            format!("{} when it was started: {last}", error.message),
+        ))
     }
 
     pub(crate) fn blender(&self) -> &FoundBlender {
@@ -374,9 +387,7 @@ impl Worker {
                     if now - last_line > SILENCE_MAX {
                         return Err(self.silent().await);
                     }
-                    if self.phase == Phase::Drawing || self.phase == Phase::Loading {
-                        observe(Observation::Progress(estimate.at(now)));
-                    }
+                    observe(Observation::Progress(estimate.at(now)));
                     continue;
                 }
             };
