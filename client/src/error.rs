@@ -149,8 +149,7 @@ impl Error {
             Code::InvalidArgument
             | Code::FailedPrecondition
             | Code::AlreadyExists
-            | Code::OutOfRange
-            | Code::ResourceExhausted => Self::Refused { violations: violations(status), message },
+            | Code::OutOfRange => Self::Refused { violations: violations(status), message },
             _ => Self::Failed { message },
         }
     }

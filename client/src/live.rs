@@ -66,12 +66,10 @@ impl Pace {
 }
 
 /// What one node does for the job.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Lane {
     /// Frames it finished while we watched.
     pub finished: u64,
-    /// Seconds its latest frame took to render; 0 before that.
-    pub last_render_seconds: f64,
 }
 
 /// Whether updates come in.
@@ -113,19 +111,17 @@ impl Live {
         if let Some(Update::Changes(changes)) = &message.update {
             for frame in &changes.frames {
                 self.begun.retain(|(number, _), _| *number != frame.frame);
-                if frame.state() == FrameState::Finished {
-                    let lane = self.lanes.entry(frame.node.clone()).or_default();
+                if frame.state() == FrameState::Finished
+                    && let Some(lane) = lane(&mut self.lanes, &frame.node)
+                {
                     lane.finished += 1;
-                    lane.last_render_seconds = frame.render_seconds;
                 }
             }
         }
         let active = self.view.active().map(|slice| (key(slice), slice));
         let mut begun = BTreeMap::new();
         for (key, slice) in active {
-            if self.lanes.len() < LANES_MAX && !self.lanes.contains_key(&slice.node) {
-                self.lanes.insert(slice.node.clone(), Lane::default());
-            }
+            lane(&mut self.lanes, &slice.node);
             let age_ms = if joined { unix_ms.saturating_sub(slice.started_at_ms) } else { 0 };
             let age = Duration::from_millis(u64::try_from(age_ms).unwrap_or(0));
             let start = self.begun.get(&key).copied().unwrap_or(now.saturating_sub(age));
@@ -192,6 +188,14 @@ impl Live {
         let begun = self.begun.get(&key(slice)).copied().unwrap_or(now);
         now.saturating_sub(begun)
     }
+}
+
+/// The lane of a node, a new one if there is room.
+fn lane<'a>(lanes: &'a mut BTreeMap<String, Lane>, node: &str) -> Option<&'a mut Lane> {
+    if lanes.len() < LANES_MAX && !lanes.contains_key(node) {
+        lanes.insert(node.to_owned(), Lane::default());
+    }
+    lanes.get_mut(node)
 }
 
 fn key(slice: &ActiveSlice) -> (i32, u32) {

@@ -19,10 +19,7 @@ mod watch;
 use clap::{Args, Parser, Subcommand};
 use framecrew::Cluster;
 
-use crate::console::{Exit, Failure};
-
-/// Where the orchestrator of this machine listens.
-const CLUSTER_DEFAULT: &str = "http://127.0.0.1:4000";
+use crate::console::{CLUSTER_DEFAULT, Exit, Failure};
 
 /// Renders Blender projects on a crew of machines and shows every frame as it happens.
 #[derive(Debug, Parser)]

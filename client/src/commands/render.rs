@@ -10,7 +10,8 @@ use super::Global;
 #[cfg(feature = "local")]
 use super::renderer::{Here, Plan, Renderer, scratch};
 use crate::console::{
-    Ending, Exit, Failure, Follow, Interrupts, ProgressLine, leave, note, paths, say, say_json,
+    Ending, Exit, Failure, Follow, Interrupts, ProgressLine, again, leave, note, paths, say,
+    say_json,
 };
 
 /// Render a .blend on the cluster, and bring its frames as they finish
@@ -162,9 +163,16 @@ impl Render {
             }
         };
         let Some(folder) = folder else {
-            return detached(&job, global.json);
+            return detached(&cluster, &job, global.json);
         };
-        match follow(&cluster, &job, &folder, global.json, &mut interrupts).await? {
+        let follow = Follow {
+            cluster: &cluster,
+            job_id: job.id(),
+            folder: Some(&folder),
+            outlives: true,
+            json: global.json,
+        };
+        match follow.run(&mut interrupts).await? {
             Ending::Over(view) => Ok(Exit::of_job(view.state())),
             Ending::Interrupted => leave(&cluster, job.id(), &mut interrupts).await,
         }
@@ -266,35 +274,17 @@ pub(super) async fn submit(cluster: &Cluster, project: &Project) -> Result<Job, 
     Ok(submitted?)
 }
 
-/// Follows a job whose frames go into a folder, and says where they are.
-pub(super) async fn follow(
-    cluster: &Cluster,
-    job: &Job,
-    folder: &OutputFolder,
-    json: bool,
-    interrupts: &mut Interrupts,
-) -> Result<Ending, Failure> {
-    let follow = Follow { cluster, job_id: job.id(), folder: Some(folder), json };
-    let ending = follow.run(interrupts).await?;
-    if let Ending::Over(view) = &ending
-        && view.counts().finished > 0
-        && !json
-    {
-        say(format_args!("frames are in {}", folder.path().display()))?;
-    }
-    Ok(ending)
-}
-
-fn detached(job: &Job, json: bool) -> Result<Exit, Failure> {
+fn detached(cluster: &Cluster, job: &Job, json: bool) -> Result<Exit, Failure> {
     if json {
         say_json(job.info())?;
         return Ok(Exit::Success);
     }
-    let total = words::total(&job.info().counts.unwrap_or_default());
+    let (id, total) = (job.id(), words::total(&job.info().counts.unwrap_or_default()));
     say(format_args!(
-        "job {id} is submitted: {}; follow it with `framecrew watch {id}`, get its frames with `framecrew fetch {id}`",
+        "job {id} is submitted: {}; follow it with `{}`, get its frames with `{}`",
         words::frames(total),
-        id = job.id()
+        again(cluster, &format!("watch {id}")),
+        again(cluster, &format!("fetch {id}"))
     ))?;
     Ok(Exit::Success)
 }

@@ -13,8 +13,8 @@ use framecrew_node::{
 };
 use tempfile::TempDir;
 
-use super::render::{follow, submit};
-use crate::console::{Ending, Exit, Failure, Interrupts, ProgressLine, note};
+use super::render::submit;
+use crate::console::{Ending, Exit, Failure, Follow, Interrupts, ProgressLine, note};
 
 /// What the nodes of a cluster in this process draw with.
 #[derive(Debug, Args)]
@@ -96,7 +96,14 @@ impl Here {
         let cluster = self.cluster().clone();
         let rendering = async {
             let job = submit(&cluster, project).await?;
-            follow(&cluster, &job, folder, json, interrupts).await
+            let follow = Follow {
+                cluster: &cluster,
+                job_id: job.id(),
+                folder: Some(folder),
+                outlives: false,
+                json,
+            };
+            follow.run(interrupts).await
         };
         let ending = tokio::select! {
             ending = rendering => ending?,

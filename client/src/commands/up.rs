@@ -7,7 +7,7 @@ use super::{
     Global,
     renderer::{Here, Plan, Renderer},
 };
-use crate::console::{Exit, Failure, Interrupts, note, paths, say, say_json};
+use crate::console::{Exit, Failure, Interrupts, again, note, paths, say, say_json};
 
 /// What will be rendered is not known yet.
 const ANY_VERSION: BlenderVersion = BlenderVersion { major: 0, minor: 0 };
@@ -52,14 +52,10 @@ impl Up {
         let ready = if global.json {
             say_json(&serde_json::json!({ "url": url, "nodes": self.nodes, "data": data }))
         } else {
-            let elsewhere = if url == super::CLUSTER_DEFAULT {
-                String::new()
-            } else {
-                format!(" --cluster {url}")
-            };
+            let render = again(here.cluster(), "render FILE");
             say(format_args!(
                 "the cluster is up at {url}, with {} and its data in {}\n\
-                 next: framecrew render FILE{elsewhere}\n\
+                 next: {render}\n\
                  Ctrl-C stops it; what was submitted is kept",
                 framecrew::view::words::plural(self.nodes.into(), "node"),
                 data.display()

@@ -15,8 +15,13 @@ impl Watch {
     pub(crate) async fn run(self, global: &Global) -> Result<Exit, Failure> {
         let cluster = global.connect().await?;
         let mut interrupts = Interrupts::listen()?;
-        let follow =
-            Follow { cluster: &cluster, job_id: self.job_id, folder: None, json: global.json };
+        let follow = Follow {
+            cluster: &cluster,
+            job_id: self.job_id,
+            folder: None,
+            outlives: true,
+            json: global.json,
+        };
         match follow.run(&mut interrupts).await? {
             Ending::Over(view) => Ok(Exit::of_job(view.state())),
             Ending::Interrupted => leave(&cluster, self.job_id, &mut interrupts).await,

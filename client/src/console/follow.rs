@@ -8,7 +8,9 @@ use framecrew::{
 use futures::StreamExt as _;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::{Failure, Interrupts, can_draw, note, say, say_json, screen::Screen, wants_color};
+use super::{
+    Failure, Interrupts, again, can_draw, note, say, say_json, screen::Screen, wants_color,
+};
 
 /// Time between two drawings of the panel: fast enough to look alive, cheap enough for any terminal.
 const REDRAW_EVERY: Duration = Duration::from_millis(100);
@@ -19,6 +21,8 @@ pub(crate) struct Follow<'a> {
     pub(crate) job_id: u64,
     /// Where frames go; without it none are fetched.
     pub(crate) folder: Option<&'a OutputFolder>,
+    /// Whether the job goes on when this command ends.
+    pub(crate) outlives: bool,
     /// Messages as JSON instead of text for people.
     pub(crate) json: bool,
 }
@@ -83,20 +87,24 @@ impl Follow<'_> {
             }
         }
         display.close(&live)?;
+        if let Some(folder) = self.folder
+            && live.view().counts().finished > 0
+            && !self.json
+        {
+            say(format_args!("frames are in {}", folder.path().display()))?;
+        }
         Ok(Ending::Over(Box::new(live.view().clone())))
     }
 
     /// The job does not suffer from what is wrong here.
     fn unfetched(&self, error: framecrew::Error) -> Failure {
-        let failure = Failure::from(error);
-        Failure {
-            exit: failure.exit,
-            text: format!(
-                "{}\njob {id} renders on; get its frames with `framecrew fetch {id} -o DIR`",
-                failure.text,
-                id = self.job_id
-            ),
+        let mut failure = Failure::from(error);
+        if self.outlives {
+            let id = self.job_id;
+            let fetch = again(self.cluster, &format!("fetch {id} -o DIR"));
+            failure.text += &format!("\njob {id} renders on; get its frames with `{fetch}`");
         }
+        failure
     }
 }
 

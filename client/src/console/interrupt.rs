@@ -2,7 +2,7 @@ use std::{io, time::Duration};
 
 use framecrew::Cluster;
 
-use super::{Exit, Failure, note};
+use super::{Exit, Failure, again, note};
 
 /// How long a second Ctrl-C cancels the job instead of only leaving it.
 const SECOND_WITHIN: Duration = Duration::from_secs(2);
@@ -55,8 +55,9 @@ pub(crate) async fn leave(
     job_id: u64,
     interrupts: &mut Interrupts,
 ) -> Result<Exit, Failure> {
+    let watch = again(cluster, &format!("watch {job_id}"));
     note(format_args!(
-        "job {job_id} renders on; come back with `framecrew watch {job_id}`. Ctrl-C within 2 s cancels it."
+        "job {job_id} renders on; come back with `{watch}`. Ctrl-C within 2 s cancels it."
     ));
     if tokio::time::timeout(SECOND_WITHIN, interrupts.next()).await.is_err() {
         return Ok(Exit::Interrupted);

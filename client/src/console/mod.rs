@@ -17,8 +17,11 @@ use std::{
     io::{self, IsTerminal as _, Write as _},
 };
 
-use framecrew::view;
+use framecrew::{Cluster, view};
 use serde::Serialize;
+
+/// Where the orchestrator of this machine listens.
+pub(crate) const CLUSTER_DEFAULT: &str = "http://127.0.0.1:4000";
 
 /// Writes a line of what was asked for to stdout.
 pub(crate) fn say(text: impl Display) -> Result<(), Failure> {
@@ -40,6 +43,15 @@ pub(crate) fn say_json(message: &impl Serialize) -> Result<(), Failure> {
 /// Writes a remark to stderr, where it is in nobody's way. A stderr that is gone is no reason to stop.
 pub(crate) fn note(text: impl Display) {
     let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+/// A command to type next, at the same cluster.
+pub(crate) fn again(cluster: &Cluster, command: &str) -> String {
+    if cluster.url() == CLUSTER_DEFAULT {
+        format!("framecrew {command}")
+    } else {
+        format!("framecrew {command} --cluster {}", cluster.url())
+    }
 }
 
 /// Whether stdout is a terminal that can move its cursor.
