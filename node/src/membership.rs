@@ -48,7 +48,7 @@ impl Lease {
         nanos(platform::uptime()) < self.0.load(Ordering::Acquire)
     }
 
-    fn renew(&self, sent: Duration, ttl: Duration) {
+    pub(crate) fn renew(&self, sent: Duration, ttl: Duration) {
         self.0.fetch_max(nanos(sent + ttl), Ordering::AcqRel);
     }
 

@@ -23,8 +23,8 @@ use crate::{
     renderer::Slots,
 };
 
-/// Free space below which no batch is accepted: a few large frames and the parts of a project must fit.
-const FREE_BYTES_MIN: u64 = 1 << 30;
+/// Free space below which no batch is accepted, in bytes: a few large frames must fit.
+pub(crate) const FREE_BYTES_MIN: u64 = 256 << 20;
 
 /// Batches that are kept, ended ones included. An orchestrator settles or abandons each within a heartbeat or
 /// two; beyond this it has forgotten them, and the oldest go.
@@ -44,6 +44,7 @@ pub(crate) struct Node {
     pub(crate) work: PathBuf,
     /// Ends when the node shuts down.
     pub(crate) stopping: CancellationToken,
+    free_bytes_min: u64,
     batches: Mutex<BTreeMap<u64, Arc<Batch>>>,
     /// The highest epoch seen.
     epoch: AtomicU64,
@@ -60,6 +61,8 @@ pub(crate) struct Parts {
     pub(crate) projects: Projects,
     pub(crate) outbox: Outbox,
     pub(crate) work: PathBuf,
+    /// Usually `FREE_BYTES_MIN`.
+    pub(crate) free_bytes_min: u64,
 }
 
 /// Why a batch is not accepted.
@@ -90,6 +93,7 @@ impl Node {
             projects: parts.projects,
             outbox: parts.outbox,
             work: parts.work,
+            free_bytes_min: parts.free_bytes_min,
             stopping: CancellationToken::new(),
             batches: Mutex::default(),
             epoch: AtomicU64::new(0),
@@ -128,7 +132,7 @@ impl Node {
             if live >= 2 * self.description.slots as usize {
                 return Err(Refusal::SlotsFull);
             }
-            if let Some(free_bytes) = free_bytes.filter(|free| *free < FREE_BYTES_MIN) {
+            if let Some(free_bytes) = free_bytes.filter(|free| *free < self.free_bytes_min) {
                 return Err(Refusal::DiskLow { free_bytes });
             }
             if batches.len() >= KEPT_BATCHES_MAX
@@ -181,7 +185,9 @@ impl Node {
     pub(crate) fn abandon(&self, ids: &[u64]) {
         for id in ids {
             if let Some(batch) = self.batches().remove(id) {
-                info!(batch = id, "abandoning batch");
+                if !batch.is_ended() {
+                    info!(batch = id, "abandoning batch");
+                }
                 batch.cancel();
             }
         }
@@ -244,5 +250,78 @@ impl Node {
     fn batches(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Batch>>> {
         // Every change under the lock is complete by itself.
         self.batches.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::time::Duration;
+
+    use framecrew_blobs::BlobClient;
+    use framecrew_proto::v1::{RenderSettings, Slice};
+    use tonic::transport::Endpoint;
+
+    use super::*;
+    use crate::{
+        config::RendererChoice,
+        project::{Project, ProjectPath},
+    };
+
+    fn node(free_bytes_min: u64) -> (Arc<Node>, tempfile::TempDir) {
+        let folder = tempfile::tempdir().unwrap();
+        let nowhere = Endpoint::from_static("http://127.0.0.1:9").connect_lazy();
+        let blobs = BlobClient::new(nowhere);
+        let choice = RendererChoice::Synthetic(Duration::from_secs(1));
+        let node = Node::new(Parts {
+            name: "node".into(),
+            incarnation: 1,
+            description: NodeDescription { slots: 1, ..NodeDescription::default() },
+            slots: Slots::new(choice, 1, folder.path()),
+            projects: Projects::new(folder.path().to_owned(), blobs.clone()),
+            outbox: Outbox::new(blobs),
+            work: folder.path().to_owned(),
+            free_bytes_min,
+        });
+        (Arc::new(node), folder)
+    }
+
+    fn work(batch_id: u64) -> Work {
+        Work {
+            batch_id,
+            job_id: 1,
+            project: Project {
+                blend: ProjectPath::parse("a.blend").unwrap(),
+                files: BTreeMap::new(),
+            },
+            settings: RenderSettings::default(),
+            slices: vec![Slice { frame: 1, index: 0 }],
+            file_version: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_node_takes_no_work_without_a_lease_a_disk_or_a_future() {
+        let (full, _folder) = node(u64::MAX);
+        assert_eq!(full.accept(work(1), 1, &[]).err(), Some(Refusal::NoLease));
+        full.lease.renew(platform::uptime(), Duration::from_secs(60));
+        let refused = full.accept(work(1), 1, &[]).err();
+        assert!(matches!(refused, Some(Refusal::DiskLow { .. })), "{refused:?}");
+
+        let (node, _folder) = node(0);
+        node.lease.renew(platform::uptime(), Duration::from_secs(60));
+        let batch = node.accept(work(1), 1, &[]).unwrap();
+        node.stop().await;
+        assert!(batch.is_ended());
+        assert_eq!(node.accept(work(2), 1, &[]).err(), Some(Refusal::ShuttingDown));
+    }
+
+    #[tokio::test]
+    async fn an_epoch_once_seen_makes_older_ones_stale() {
+        let (node, _folder) = node(0);
+        node.meet_epoch(5);
+        assert_eq!(node.check_epoch(5), Ok(()));
+        let stale = Refusal::StaleEpoch { given: 4, seen: 5 };
+        assert_eq!(node.check_epoch(4), Err(stale));
     }
 }

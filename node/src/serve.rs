@@ -22,7 +22,7 @@ use tracing::{info, warn};
 use crate::{
     config::Config,
     membership::{self, Expelled, Reach},
-    node::{Node, Parts},
+    node::{FREE_BYTES_MIN, Node, Parts},
     output::Outbox,
     project::Projects,
     renderer::Slots,
@@ -122,6 +122,7 @@ pub async fn serve(
         projects: Projects::new(root, blobs.clone()),
         outbox: Outbox::new(blobs),
         work,
+        free_bytes_min: FREE_BYTES_MIN,
     }));
     let reach = Reach { address: config.advertise.unwrap_or_default(), port: local.port() };
     info!(name = %node.name, %local, orchestrator = config.orchestrator, "node started");

@@ -147,3 +147,27 @@ impl From<Superseded> for Status {
         Status::aborted(superseded.to_string())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn every_refusal_has_its_status() {
+        let low = Refusal::DiskLow { free_bytes: 1 };
+        for (refusal, code, reason) in [
+            (Refusal::StaleEpoch { given: 1, seen: 2 }, Code::Aborted, None),
+            (Refusal::Known(1), Code::AlreadyExists, None),
+            (Refusal::ShuttingDown, Code::Unavailable, None),
+            (Refusal::NoLease, Code::Unavailable, None),
+            (Refusal::SlotsFull, Code::ResourceExhausted, Some("SLOTS")),
+            (low, Code::ResourceExhausted, Some("DISK")),
+        ] {
+            let status = Status::from(refusal);
+            assert_eq!(status.code(), code);
+            let info = status.get_details_error_info();
+            assert_eq!(info.map(|info| info.reason).as_deref(), reason);
+        }
+    }
+}

@@ -247,3 +247,40 @@ async fn two_nodes_do_not_share_a_data_folder() {
     let served = framecrew_node::serve(listener, config, std::future::pending()).await;
     assert!(matches!(served, Err(ServeError::DataInUse { .. })));
 }
+
+#[tokio::test]
+async fn health_and_both_reflections_answer() {
+    use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+    use tonic_reflection::pb::{v1, v1alpha};
+
+    let crew = Crew::start(synthetic(0)).await;
+    let service = "framecrew.v1.RenderNode";
+    let mut health = HealthClient::new(crew.channel());
+    let request = HealthCheckRequest { service: service.into() };
+    let serving = tonic_health::pb::health_check_response::ServingStatus::Serving;
+    let answer = health.check(request).await.unwrap().into_inner();
+    assert_eq!(answer.status(), serving);
+
+    macro_rules! services {
+        ($version:ident) => {{
+            use $version::{
+                ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+                server_reflection_request::MessageRequest,
+                server_reflection_response::MessageResponse,
+            };
+            let request = ServerReflectionRequest {
+                host: String::new(),
+                message_request: Some(MessageRequest::ListServices(String::new())),
+            };
+            let mut client = ServerReflectionClient::new(crew.channel());
+            let answers = client.server_reflection_info(futures::stream::iter([request])).await;
+            let answer = answers.unwrap().into_inner().message().await.unwrap().unwrap();
+            let Some(MessageResponse::ListServicesResponse(list)) = answer.message_response else {
+                panic!("{answer:?}");
+            };
+            list.service.into_iter().map(|service| service.name).collect::<Vec<_>>()
+        }};
+    }
+    assert!(services!(v1).iter().any(|name| name == service));
+    assert!(services!(v1alpha).iter().any(|name| name == service));
+}

@@ -488,3 +488,41 @@ fn describe(status: ExitStatus) -> String {
         (None, None) => "ended".into(),
     }
 }
+
+#[cfg(all(test, unix))]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[tokio::test]
+    async fn a_renderer_that_goes_silent_is_ended() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("impostor");
+        // Written by another process, so that none of ours can hold it open while it is run.
+        let script = r#"#!/bin/sh
+read token
+printf '\n@%s {"ready":{"version":"9.9.9"}}\n' "$token"
+read request
+exec sleep 1000
+"#;
+        let made = std::process::Command::new("sh")
+            .args(["-c", r#"printf %s "$1" > "$0" && chmod 755 "$0""#])
+            .args([path.as_os_str(), script.as_ref()])
+            .status();
+        assert!(made.unwrap().success());
+        let blender = FoundBlender { version: "9.9.9".parse().unwrap(), kind: Kind::Module, path };
+        let mut worker = Worker::start(blender, folder.path(), &mut |_| ()).await.unwrap();
+        let scene = Scene {
+            blend: "a.blend".into(),
+            settings: RenderSettings::default(),
+            file_version: None,
+        };
+        // From here on, time passes as fast as nothing happens.
+        time::pause();
+        let mut told = 0;
+        let drawn = worker.draw(&scene, 1, folder.path(), |_| told += 1).await;
+        assert_eq!(drawn.unwrap_err().reason, FailureReason::Timeout);
+        assert_eq!(told, SILENCE_MAX.as_secs(), "progress every second meanwhile");
+        assert_eq!(worker.renewal(u64::MAX), Renewal::Due);
+    }
+}

@@ -228,6 +228,7 @@ fn orchestrate_on(listener: TcpListener, ttl: Duration) -> (Arc<Mutex<State>>, J
 pub struct Crew {
     pub state: Arc<Mutex<State>>,
     pub node: RenderNodeClient<Channel>,
+    channel: Channel,
     pub data: tempfile::TempDir,
     process: Option<std::process::Child>,
     stop: CancellationToken,
@@ -289,7 +290,8 @@ impl Crew {
         let channel = Channel::from_shared(address).unwrap().connect_lazy();
         let crew = Self {
             state,
-            node: RenderNodeClient::new(channel),
+            node: RenderNodeClient::new(channel.clone()),
+            channel,
             data,
             process,
             stop,
@@ -298,6 +300,11 @@ impl Crew {
         };
         eventually("a lease", async || crew.status().await.leased).await;
         crew
+    }
+
+    /// A connection to the node.
+    pub fn channel(&self) -> Channel {
+        self.channel.clone()
     }
 
     /// Sends a signal to the node's process.
