@@ -90,8 +90,8 @@ pub enum LocalError {
     Cluster(#[from] Error),
 }
 
-/// An orchestrator and its nodes, running in this process. Call [`shutdown`](Self::shutdown) to end it well;
-/// dropping it ends everything at once.
+/// An orchestrator and its nodes, running in this process. Call [`shutdown`](Self::shutdown): a drop
+/// only cuts it off, and may leave renderers behind until the process ends.
 pub struct LocalCluster {
     url: String,
     cluster: Cluster,

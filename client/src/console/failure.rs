@@ -42,6 +42,7 @@ pub(crate) struct Failure {
 
 impl Failure {
     /// What was typed, or what it names, cannot be used.
+    #[cfg(feature = "local")]
     pub(crate) fn usage(text: impl Into<String>) -> Self {
         Self { exit: Exit::Usage, text: text.into() }
     }

@@ -178,7 +178,8 @@ impl Display {
         match self {
             Self::Panel(screen) => {
                 drop(screen);
-                say(view::summary(live.view()))
+                say(view::summary(live.view()))?;
+                view::failures(live.view()).into_iter().try_for_each(say)
             }
             Self::Lines(_) | Self::Json => Ok(()),
         }

@@ -95,7 +95,8 @@ impl Lines {
     }
 }
 
-fn frame_line(frame: &Frame) -> Option<String> {
+/// What became of a frame; `None` where that is not worth a line.
+pub(super) fn frame_line(frame: &Frame) -> Option<String> {
     let (number, node) = (frame.frame, words::printable(&frame.node));
     match (frame.state(), &frame.failure) {
         (FrameState::Finished, _) => {

@@ -11,13 +11,16 @@ pub use table::Table;
 
 use std::time::Duration;
 
-use framecrew_proto::v1::JobState;
+use framecrew_proto::v1::{FrameState, JobState};
 use serde::Serialize;
 
 use crate::{FrameRange, live::Live, state::JobView};
 
 /// Failed frames that a summary names before it only counts them.
 const FAILED_NAMED_MAX: usize = 10;
+
+/// Failed frames whose reasons are told.
+const FAILED_TOLD_MAX: usize = 3;
 
 /// One message as one line of canonical proto3 JSON, without the line's end.
 ///
@@ -60,10 +63,15 @@ pub fn summary(view: &JobView) -> String {
     }
 }
 
+/// Why frames failed, a line each: of the first few, which rarely differ from the others.
+#[must_use]
+pub fn failures(view: &JobView) -> Vec<String> {
+    let failed = view.troubled().filter(|frame| frame.state() == FrameState::Failed);
+    failed.take(FAILED_TOLD_MAX).filter_map(lines::frame_line).collect()
+}
+
 /// `13, 20-25 and 7 more`.
 fn failed_frames(view: &JobView) -> String {
-    use framecrew_proto::v1::FrameState;
-
     let runs = view.runs().filter(|(_, _, state)| *state == FrameState::Failed);
     let mut names: Vec<String> = runs
         .filter_map(|(first, last, _)| FrameRange::new(first, last, 1).ok())

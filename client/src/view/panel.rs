@@ -442,7 +442,7 @@ mod tests {
                 Update::Changes(JobChanges {
                     job: Some(job(JobState::Failed, 247, 3)),
                     frames: [13, 20, 21]
-                        .map(|number| trouble(number, FrameState::Failed, 9, ""))
+                        .map(|number| trouble(number, FrameState::Failed, 9, "no memory"))
                         .into(),
                     active: Vec::new(),
                 }),
@@ -452,5 +452,6 @@ mod tests {
             super::super::summary(live.view()),
             "job 7 · sunrise failed: 247 of 250 frames finished; failed: 13, 20-21"
         );
+        assert_eq!(super::super::failures(live.view())[0], "frame 13 failed on node-2: no memory");
     }
 }
