@@ -21,9 +21,11 @@ use crate::{
 
 /// Downloads at a time: enough to hide the latency of small frames, few enough to leave the link to others.
 const DOWNLOADS_MAX: usize = 4;
-/// Attempts at one output while the orchestrator is away: at least five minutes with the pauses between,
-/// beyond those that each download makes itself.
+/// Attempts at one call while the orchestrator is away: minutes with the pauses between, beyond those that
+/// each download makes itself.
 const ATTEMPTS_MAX: u32 = 100;
+/// Shortest pause between two of them.
+const PAUSE_MIN: Duration = Duration::from_secs(1);
 /// What a folder must be able to take before a job is submitted: enough to notice a disk that is full.
 const PROBE_BYTES: usize = 256 * 1024;
 
@@ -173,20 +175,37 @@ impl<P: FnMut(FetchProgress) + Send> Downloads<P> {
         }
     }
 
+    /// Adds what the job has finished so far. Begins again when the link breaks: what is there is kept.
     async fn add_finished(
         &mut self,
         cluster: &Cluster,
         job_id: u64,
         wanted: Option<&FrameSet>,
     ) -> Result<(), Error> {
-        let mut pages = std::pin::pin!(cluster.frames(job_id));
-        while let Some(page) = pages.next().await {
-            let is_wanted = |frame: &Frame| wanted.is_none_or(|set| set.contains(frame.frame));
-            for frame in page?.into_iter().filter(is_wanted) {
-                self.add_frame(frame).await?;
+        let is_wanted = |frame: &Frame| wanted.is_none_or(|set| set.contains(frame.frame));
+        let mut attempt = 0;
+        loop {
+            let mut broken = None;
+            let mut pages = std::pin::pin!(cluster.frames(job_id));
+            while let Some(page) = pages.next().await {
+                match page {
+                    Ok(frames) => {
+                        for frame in frames.into_iter().filter(is_wanted) {
+                            self.add_frame(frame).await?;
+                        }
+                    }
+                    Err(error) => broken = Some(error),
+                }
+            }
+            match broken {
+                None => return Ok(()),
+                Some(error) if error.is_transient() && attempt < ATTEMPTS_MAX => {
+                    attempt += 1;
+                    tokio::time::sleep(pause(attempt)).await;
+                }
+                Some(error) => return Err(error),
             }
         }
-        Ok(())
     }
 
     async fn add_frame(&mut self, frame: Frame) -> Result<(), Error> {
@@ -263,12 +282,16 @@ async fn bring(
             }
             Err(error) if error.is_transient() && attempt < ATTEMPTS_MAX => {
                 attempt += 1;
-                let pause = backoff(attempt).max(Duration::from_secs(1));
-                tokio::time::sleep(pause).await;
+                tokio::time::sleep(pause(attempt)).await;
             }
             Err(error) => return Err(Error::from_transfer(url, error)),
         }
     }
+}
+
+/// Pause before another attempt.
+fn pause(attempt: u32) -> Duration {
+    backoff(attempt).max(PAUSE_MIN)
 }
 
 async fn is_there(path: &Path, digest: Digest, size_bytes: u64) -> bool {
