@@ -12,6 +12,7 @@ use std::{
 };
 
 use framecrew_blobs::{BlobClient, Digest, TransferError};
+use futures::{TryStreamExt as _, stream};
 use tokio::task;
 
 use crate::platform;
@@ -19,6 +20,9 @@ use crate::platform;
 /// Bytes of blobs that are kept after their project was last used: a few large projects, and small beside the
 /// disks of machines that render.
 const CACHE_BYTES_MAX: u64 = 20 << 30;
+
+/// Blobs that are downloaded at a time: enough that many small files do not wait for one another's round trips.
+const DOWNLOADS_MAX: usize = 8;
 
 /// A path inside a project: relative, with `/` between its parts, no way out.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -145,9 +149,12 @@ impl Projects {
             return Ok(layout);
         }
         self.make_room(project).await?;
-        for blob in project.files.values() {
-            self.fetch(*blob).await?;
-        }
+        // Files with the same content are one blob.
+        let blobs: BTreeMap<_, _> =
+            project.files.values().map(|blob| (blob.digest, *blob)).collect();
+        stream::iter(blobs.into_values().map(Ok))
+            .try_for_each_concurrent(DOWNLOADS_MAX, |blob| self.fetch(blob))
+            .await?;
         let files: Vec<_> = project
             .files
             .iter()

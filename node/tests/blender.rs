@@ -152,13 +152,21 @@ async fn what_can_never_succeed_fails_as_permanent_with_words() {
         let other = crew.put("scene.blend", b"this is not a blend file");
         let blind = blender::scene(&blender, "bpy.data.objects.remove(bpy.data.objects['Camera'])");
         let blind = crew.put("scene.blend", &blind);
+        let foreign = "
+class Foreign(bpy.types.RenderEngine):
+    bl_idname, bl_label = 'FOREIGN', 'Foreign'
+bpy.utils.register_class(Foreign)
+scene.render.engine = 'FOREIGN'
+";
+        let foreign = crew.put("scene.blend", &blender::scene(&blender, foreign));
         let none = settings("", "");
         for (id, request, word) in [
             (1, with(settings("Gone", ""), request(1, file.clone(), [1])), "'Gone'"),
             (2, with(settings("", "Cube"), request(2, file, [1])), "'Cube'"),
             (3, with(none.clone(), request(3, other, [1])), "open"),
             (4, with(none.clone(), request(4, cut, [1])), ""),
-            (5, with(none, request(5, blind, [1])), "camera"),
+            (5, with(none.clone(), request(5, blind, [1])), "camera"),
+            (6, with(none, request(6, foreign, [1])), "engine"),
         ] {
             let events = crew.render(request).await.unwrap().all().await;
             let failures = failures(&events);

@@ -7,7 +7,7 @@
 //! whole.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     path::Path,
     process::{ExitStatus, Stdio},
     time::Duration,
@@ -56,6 +56,9 @@ const KILL_CHECK_INTERVAL: Duration = Duration::from_millis(2);
 /// Last lines that a failure carries.
 const LOG_TAIL_LINES: usize = 20;
 
+/// Scenes of a file whose engines are remembered as missing; a film in one file has dozens.
+const SCENES_MAX: usize = 1_000;
+
 /// A Blender that runs our worker.
 #[derive(Debug)]
 pub(crate) struct Worker {
@@ -71,6 +74,8 @@ pub(crate) struct Worker {
     tail: VecDeque<String>,
     phase: Phase,
     loaded: Option<Request>,
+    /// Engines that the loaded file asks for and this Blender does not have, by scene.
+    unavailable_engines: HashMap<String, String>,
     memory_bytes: u64,
     idle_since: Instant,
     oom_kills: u64,
@@ -118,12 +123,28 @@ struct DrawRequest<'a> {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Answer {
-    Ready { version: String },
+    Ready {
+        version: String,
+    },
     Loading {},
-    Drawing {},
-    Note { text: String },
-    Done { width: u32, height: u32, seconds: f64, peak_memory_bytes: u64, memory_bytes: u64 },
-    Failed { reason: Reason, message: String },
+    Drawing {
+        #[serde(default)]
+        scene: String,
+    },
+    Note {
+        text: String,
+    },
+    Done {
+        width: u32,
+        height: u32,
+        seconds: f64,
+        peak_memory_bytes: u64,
+        memory_bytes: u64,
+    },
+    Failed {
+        reason: Reason,
+        message: String,
+    },
 }
 
 #[derive(Debug, Clone, Copy, Deserialize)]
@@ -216,6 +237,7 @@ impl Worker {
             tail: VecDeque::new(),
             phase: Phase::Waiting,
             loaded: None,
+            unavailable_engines: HashMap::new(),
             memory_bytes: 0,
             idle_since: Instant::now(),
             oom_kills: 0,
@@ -276,8 +298,22 @@ impl Worker {
         self.tail.iter().cloned().collect()
     }
 
-    /// Draws one frame into `folder`. When this is dropped in between, the worker is of no more use.
+    /// Draws one frame into `folder`. Dropping this kills the process group at once, before the caller can
+    /// take the folder away: Blender would make it again.
     pub(crate) async fn draw(
+        &mut self,
+        scene: &Scene,
+        frame: i32,
+        folder: &Path,
+        observe: impl FnMut(Observation),
+    ) -> Result<Drawing, RenderError> {
+        let mut drop_guard = KillOnDrop { group: self.group };
+        let drawn = self.draw_to_the_end(scene, frame, folder, observe).await;
+        drop_guard.group = None;
+        drawn
+    }
+
+    async fn draw_to_the_end(
         &mut self,
         scene: &Scene,
         frame: i32,
@@ -301,9 +337,20 @@ impl Worker {
             match self.answer(&mut observe).await? {
                 Answer::Loading {} => {
                     self.loaded = None;
+                    self.unavailable_engines.clear();
                     self.phase = Phase::Loading;
                 }
-                Answer::Drawing {} => {
+                Answer::Drawing { scene } => {
+                    let engine = self.unavailable_engines.remove(&scene);
+                    if let (Some(engine), None) = (engine, load.engine) {
+                        self.phase = Phase::Broken;
+                        return Err(RenderError::new(
+                            FailureReason::Permanent,
+                            format!(
+                                "the scene's render engine {engine:?} is not part of this Blender"
+                            ),
+                        ));
+                    }
                     self.loaded = Some(load.clone());
                     self.phase = Phase::Drawing;
                 }
@@ -408,6 +455,11 @@ impl Worker {
                 }
                 Line::Routine => {}
                 Line::Other => {
+                    if let Some((engine, scene)) = progress::unavailable_engine(&line)
+                        && self.unavailable_engines.len() < SCENES_MAX
+                    {
+                        self.unavailable_engines.insert(scene.into(), engine.into());
+                    }
                     self.remember(line.clone());
                     observe(Observation::Line(line));
                 }
@@ -472,6 +524,17 @@ impl Worker {
 }
 
 impl Drop for Worker {
+    fn drop(&mut self) {
+        drop(KillOnDrop { group: self.group });
+    }
+}
+
+/// Kills the group, unless it is taken out before.
+struct KillOnDrop {
+    group: Option<u32>,
+}
+
+impl Drop for KillOnDrop {
     fn drop(&mut self) {
         if let Some(group) = self.group {
             platform::kill_group(group);

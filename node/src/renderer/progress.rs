@@ -55,6 +55,15 @@ pub(crate) fn parse(line: &str) -> Line {
     Line::Progress(reading)
 }
 
+/// Engine and scene, where Blender says, once and by the way, that it will draw a scene with another engine than
+/// the one the file asks for. Nothing else shows it.
+pub(crate) fn unavailable_engine(line: &str) -> Option<(&str, &str)> {
+    let (_, named) = line.split_once("Engine '")?;
+    let (engine, rest) = named.split_once("' not available for scene '")?;
+    let (scene, _) = rest.rsplit_once("' (")?;
+    Some((engine, scene))
+}
+
 /// `00:03.413  render`: a time and a category.
 fn is_log_prefix(text: &str) -> bool {
     let mut words = text.split_whitespace();
@@ -205,6 +214,13 @@ mod tests {
             checked += 1;
         }
         assert!(checked > 30, "{checked}");
+    }
+
+    #[test]
+    fn an_engine_that_is_not_there_is_read() {
+        let line = "Error: Engine 'FOREIGN' not available for scene 'It's' (an add-on may need to be installed or enabled)";
+        assert_eq!(unavailable_engine(line), Some(("FOREIGN", "It's")));
+        assert_eq!(unavailable_engine("Engine 'A' started"), None);
     }
 
     #[test]

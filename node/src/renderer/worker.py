@@ -105,9 +105,6 @@ def choose_engine(scene, engine):
         raise Permanent("this Blender has no EEVEE")
     if engine and not try_set(scene.render, "engine", engine):
         raise Permanent("this Blender has no render engine %s" % engine)
-    # A file that asks for an engine that is not there would be drawn by another one, without a word.
-    if not scene.render.engine:
-        raise Permanent("the scene's render engine is not part of this Blender")
 
 
 def choose_format(image, wanted):
@@ -250,7 +247,7 @@ def main():
                 scene = load(request["load"])
                 loaded = request["load"]
                 gc.collect()
-            answer("drawing")
+            answer("drawing", scene=scene.name)
             draw(scene, request["frame"], request["output"])
         except Exception as error:
             loaded, scene = None, None
