@@ -208,7 +208,7 @@ impl World {
     /// Goes on until something holds.
     #[track_caller]
     fn run_until(&mut self, what: &str, holds: impl Fn(&Self) -> bool) {
-        const STEPS_MAX: u64 = 2_000_000;
+        const STEPS_MAX: u64 = 100_000;
         for _ in 0..STEPS_MAX {
             if holds(self) {
                 return;

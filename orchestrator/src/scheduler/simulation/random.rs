@@ -188,6 +188,7 @@ fn a_thousand_random_clusters_keep_every_invariant() {
             && seed < seeds.end
         {
             if let Err(failure) = panic::catch_unwind(|| run(seed)) {
+                next.store(seeds.end, Ordering::Relaxed);
                 println!("repeat this cluster with FRAMECREW_SIM_SEED={seed}");
                 panic::resume_unwind(failure);
             }
