@@ -86,7 +86,7 @@ async fn nodes_that(cluster: &Cluster, wish: impl Fn(&[Node]) -> bool) -> Vec<No
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs a Docker engine and builds three images; .ci/run runs it"]
+#[ignore = "needs a Docker engine and builds two images; .ci/run runs it"]
 async fn the_stack_renders_a_job_though_a_container_is_killed_and_scales_to_five_nodes() {
     let stack = Stack::start();
     let cluster = Cluster::connect(stack.url().as_str()).await.unwrap();
