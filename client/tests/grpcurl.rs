@@ -20,8 +20,9 @@ fn programs_are_here() -> Option<()> {
         if let Err(error) = std::process::Command::new(program).arg(flag).output() {
             let required = std::env::var_os("FRAMECREW_REQUIRE_GRPCURL").is_some();
             assert!(!required, "{program}: {error}");
+            let why = format!("skipped: {program} is not installed ({error})\n");
             // Not eprintln, which the test harness keeps to itself.
-            writeln!(std::io::stderr(), "skipped: {program} is not installed ({error})").unwrap();
+            std::io::stderr().write_all(why.as_bytes()).unwrap();
             return None;
         }
     }
