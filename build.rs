@@ -21,11 +21,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     fs::write(out.join("framecrew.v1.bin"), &encoded)?;
 
     // `Bytes` makes a chunk of a blob a slice of the received frame instead of a copy.
-    tonic_prost_build::configure()
-        .bytes(".framecrew.v1")
-        .compile_fds(descriptors)?;
-    pbjson_build::Builder::new()
-        .register_descriptors(&encoded)?
-        .build(&[".framecrew.v1"])?;
+    tonic_prost_build::configure().bytes(".framecrew.v1").compile_fds(descriptors)?;
+    pbjson_build::Builder::new().register_descriptors(&encoded)?.build(&[".framecrew.v1"])?;
     Ok(())
 }

@@ -250,3 +250,48 @@ async fn ctrl_c_leaves_the_job_running_and_a_second_one_cancels_it() {
     }
     local.shutdown().await;
 }
+
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_that_was_killed_goes_on_when_it_is_started_again() {
+    use tokio::io::{AsyncBufReadExt as _, BufReader};
+
+    let base = tempfile::tempdir().unwrap();
+    let free =
+        std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let up = async |per_frame: &str| {
+        let mut process = tokio::process::Command::new(env!("CARGO_BIN_EXE_framecrew"))
+            .args(["up", "--nodes", "2", "--listen", &free, "--renderer", per_frame])
+            .args(["--data", base.path().join("data").to_str().unwrap()])
+            .stdout(std::process::Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let mut said = BufReader::new(process.stdout.take().unwrap()).lines();
+        timeout(PATIENCE, said.next_line()).await.unwrap().unwrap().expect("it comes up");
+        // It goes on talking: the pipe must stay.
+        (process, said)
+    };
+    let (mut first, _first_says) = up("synthetic:60s").await;
+    let cluster = framecrew::Cluster::connect(format!("http://{free}")).await.unwrap();
+    let job = cluster.submit(JobSpec::animation(DEMO).frames(1..=20)).await.unwrap();
+    let mut watch = job.watch();
+    let mut view = JobView::default();
+    // Killed with every slot at work.
+    while view.active().count() < 2 {
+        if let WatchEvent::Update(update) =
+            timeout(PATIENCE, watch.next()).await.unwrap().unwrap().unwrap()
+        {
+            view.apply(&update);
+        }
+    }
+    first.kill().await.unwrap();
+
+    let (mut second, _second_says) = up("synthetic:10ms").await;
+    let rest = watched(watch).await;
+    assert_eq!(rest.state(), JobState::Finished);
+    let afresh = watched(cluster.watch(job.id())).await;
+    assert_eq!(afresh.runs().collect::<Vec<_>>(), [(1, 20, FrameState::Finished)]);
+    assert_eq!(rest.job().counts, afresh.job().counts);
+    second.kill().await.unwrap();
+}

@@ -162,6 +162,7 @@ async fn register(
             Ok(answer) => {
                 let ttl = Duration::from_millis(answer.lease_ttl_ms);
                 node.meet_epoch(answer.epoch);
+                node.begin_at(answer.first_batch_id);
                 node.lease.renew(sent, ttl);
                 node.abandon(&answer.abandon_batch_ids);
                 node.changed();

@@ -1,7 +1,7 @@
 //! The node as its service and its membership see it: the batches it knows, its slots, its right to work.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -30,6 +30,9 @@ pub(crate) const FREE_BYTES_MIN: u64 = 256 << 20;
 /// two; beyond this it has forgotten them, and the oldest go.
 const KEPT_BATCHES_MAX: usize = 256;
 
+/// Batches called unknown that are refused from then on. More are never on their way to one node at once.
+const DISOWNED_MAX: usize = 256;
+
 /// A machine that renders.
 #[derive(Debug)]
 pub(crate) struct Node {
@@ -46,6 +49,10 @@ pub(crate) struct Node {
     pub(crate) stopping: CancellationToken,
     free_bytes_min: u64,
     batches: Mutex<BTreeMap<u64, Arc<Batch>>>,
+    /// Batches that were called unknown: whoever heard that has given them to others.
+    disowned: Mutex<BTreeSet<u64>>,
+    /// Batches below it that are not held were over when the node registered.
+    first_batch: AtomicU64,
     /// The highest epoch seen.
     epoch: AtomicU64,
     changed: watch::Sender<()>,
@@ -70,6 +77,8 @@ pub(crate) struct Parts {
 pub(crate) enum Refusal {
     #[error("epoch {given} is older than {seen}, which this node has seen")]
     StaleEpoch { given: u64, seen: u64 },
+    #[error("batch {0} is over")]
+    StaleBatch(u64),
     #[error("batch {0} is known; attach to it instead")]
     Known(u64),
     #[error("the node is shutting down")]
@@ -96,6 +105,8 @@ impl Node {
             free_bytes_min: parts.free_bytes_min,
             stopping: CancellationToken::new(),
             batches: Mutex::default(),
+            disowned: Mutex::default(),
+            first_batch: AtomicU64::new(0),
             epoch: AtomicU64::new(0),
             changed: watch::Sender::new(()),
             running: TaskTracker::new(),
@@ -120,6 +131,11 @@ impl Node {
             }
             if batches.contains_key(&work.batch_id) {
                 return Err(Refusal::Known(work.batch_id));
+            }
+            if work.batch_id < self.first_batch.load(Ordering::Acquire)
+                || self.disowned().contains(&work.batch_id)
+            {
+                return Err(Refusal::StaleBatch(work.batch_id));
             }
             if self.stopping.is_cancelled() {
                 return Err(Refusal::ShuttingDown);
@@ -156,9 +172,23 @@ impl Node {
         Ok(batch)
     }
 
-    /// A batch that is known.
+    /// A batch that is known. One that is not will never be accepted: the caller gives it to others.
     pub(crate) fn batch(&self, id: u64) -> Option<Arc<Batch>> {
-        self.batches().get(&id).cloned()
+        let batches = self.batches();
+        let batch = batches.get(&id).cloned();
+        if batch.is_none() {
+            let mut disowned = self.disowned();
+            disowned.insert(id);
+            if disowned.len() > DISOWNED_MAX {
+                disowned.pop_first();
+            }
+        }
+        batch
+    }
+
+    /// Batches below `first` that are not held are over.
+    pub(crate) fn begin_at(&self, first: u64) {
+        self.first_batch.fetch_max(first, Ordering::AcqRel);
     }
 
     /// Every batch that is known, ended ones included.
@@ -247,6 +277,11 @@ impl Node {
         self.changed.subscribe()
     }
 
+    /// Locked while `batches` is, never the other way round.
+    fn disowned(&self) -> MutexGuard<'_, BTreeSet<u64>> {
+        self.disowned.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn batches(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Batch>>> {
         // Every change under the lock is complete by itself.
         self.batches.lock().unwrap_or_else(PoisonError::into_inner)
@@ -314,6 +349,18 @@ mod tests {
         node.stop().await;
         assert!(batch.is_ended());
         assert_eq!(node.accept(work(2), 1, &[]).err(), Some(Refusal::ShuttingDown));
+    }
+
+    #[tokio::test]
+    async fn a_batch_that_was_called_unknown_or_is_over_comes_too_late() {
+        let (node, _folder) = node(0);
+        node.lease.renew(platform::uptime(), Duration::from_secs(60));
+        assert!(node.batch(7).is_none());
+        assert_eq!(node.accept(work(7), 1, &[]).err(), Some(Refusal::StaleBatch(7)));
+        node.begin_at(9);
+        assert_eq!(node.accept(work(8), 1, &[]).err(), Some(Refusal::StaleBatch(8)));
+        assert!(node.accept(work(9), 1, &[]).is_ok());
+        node.stop().await;
     }
 
     #[tokio::test]

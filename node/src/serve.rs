@@ -11,11 +11,10 @@ use framecrew_blobs::BlobClient;
 use framecrew_proto::v1::{NodeDescription, render_node_server::RenderNodeServer};
 use sysinfo::System;
 use tokio::{net::TcpListener, time};
-use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{
     server::NamedService as _,
-    transport::{Channel, Endpoint, Server},
+    transport::{Channel, Endpoint, Server, server::TcpIncoming},
 };
 use tracing::{info, warn};
 
@@ -180,7 +179,6 @@ fn server(
     let service = RenderNodeServer::new(Service::new(node.clone()))
         .max_decoding_message_size(REQUEST_BYTES_MAX);
     let router = Server::builder()
-        .tcp_nodelay(true)
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .add_service(v1)
@@ -199,7 +197,9 @@ fn server(
             }
             end.cancelled().await;
         };
-        router.serve_with_incoming_shutdown(TcpListenerStream::new(listener), goodbye).await
+        // The server's own setting does not reach sockets that it did not open.
+        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+        router.serve_with_incoming_shutdown(incoming, goodbye).await
     })
 }
 

@@ -133,7 +133,7 @@ impl From<Refusal> for Status {
             Status::with_error_details(Code::ResourceExhausted, message, details)
         };
         match refusal {
-            Refusal::StaleEpoch { .. } => Status::aborted(message),
+            Refusal::StaleEpoch { .. } | Refusal::StaleBatch(_) => Status::aborted(message),
             Refusal::Known(_) => Status::already_exists(message),
             Refusal::ShuttingDown | Refusal::NoLease => Status::unavailable(message),
             Refusal::SlotsFull => exhausted("SLOTS", &message),

@@ -4,18 +4,20 @@
 
 use std::{
     collections::HashMap,
+    convert::Infallible,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use framecrew_proto::v1::{
-    AttachBatchRequest, BatchEvent, CancelBatchRequest, RenderBatchRequest, Slice as WireSlice,
-    render_node_client::RenderNodeClient,
+    AttachBatchRequest, BatchEvent, CancelBatchRequest, RenderBatchRequest, RenderBatchResponse,
+    Slice as WireSlice, render_node_client::RenderNodeClient,
 };
+use tokio::sync::oneshot;
 use tokio_stream::StreamExt as _;
 use tokio_util::sync::CancellationToken;
 use tonic::{
-    Code, Status, Streaming,
+    Code, Response, Status, Streaming,
     transport::{Channel, Endpoint},
 };
 use tracing::{debug, warn};
@@ -63,6 +65,15 @@ struct Link {
     address: String,
     client: RenderNodeClient<Channel>,
     settled: Vec<u64>,
+    /// Dropped when the node has answered for the batch sent last: batches arrive in their order.
+    answered: Option<oneshot::Receiver<Infallible>>,
+}
+
+/// A batch on its way: waits for the one before, and holds back the one after until it is dropped.
+#[derive(Debug)]
+struct Turn {
+    before: Option<oneshot::Receiver<Infallible>>,
+    _after: oneshot::Sender<Infallible>,
 }
 
 #[derive(Debug, Default)]
@@ -95,7 +106,7 @@ impl Dispatch {
     /// Sends a batch and follows it.
     pub(crate) fn start(&self, assignment: Assignment) {
         let Assignment { batch, job, node, address, spec, file_version, slices } = assignment;
-        let Some((client, settled)) = self.link(&node, &address) else {
+        let Some((client, settled, turn)) = self.link(&node, &address) else {
             return self.refuse(batch);
         };
         let request = RenderBatchRequest {
@@ -111,13 +122,13 @@ impl Dispatch {
             file_version: file_version.to_string(),
             settled_batch_ids: settled,
         };
-        self.spawn(batch, node, client, Some(request));
+        self.spawn(batch, node, client, Some((request, turn)));
     }
 
     /// Follows a batch that a former life sent.
     pub(crate) fn attach(&self, batch: BatchId, node: &NodeName, address: &str) {
         match self.link(node, address) {
-            Some((client, _)) => self.spawn(batch, node.clone(), client, None),
+            Some((client, ..)) => self.spawn(batch, node.clone(), client, None),
             None => self.refuse(batch),
         }
     }
@@ -172,12 +183,13 @@ impl Dispatch {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The client for a node, and the batches to tell it of; `None` for an address that is none.
+    /// The client for a node, the settled batches to tell it of, and the next turn to send it one; `None` for
+    /// an address that is none.
     fn link(
         &self,
         node: &NodeName,
         address: &str,
-    ) -> Option<(RenderNodeClient<Channel>, Vec<u64>)> {
+    ) -> Option<(RenderNodeClient<Channel>, Vec<u64>, Turn)> {
         let mut state = self.lock();
         if state.links.get(node).is_none_or(|link| link.address != address) {
             let endpoint = Endpoint::from_shared(address.to_owned()).ok()?;
@@ -189,14 +201,18 @@ impl Dispatch {
                 .tcp_nodelay(true)
                 .connect_lazy();
             let client = RenderNodeClient::new(channel).max_decoding_message_size(MESSAGE_MAX);
-            let link = Link { address: address.to_owned(), client, settled: Vec::new() };
+            let link =
+                Link { address: address.to_owned(), client, settled: Vec::new(), answered: None };
             state.links.insert(node.clone(), link);
         }
         let link = state.links.get_mut(node)?;
-        Some((link.client.clone(), std::mem::take(&mut link.settled)))
+        let (after, answered) = oneshot::channel();
+        let turn = Turn { before: link.answered.replace(answered), _after: after };
+        Some((link.client.clone(), std::mem::take(&mut link.settled), turn))
     }
 
-    fn refuse(&self, batch: BatchId) {
+    /// Reports that a batch was not sent.
+    pub(crate) fn refuse(&self, batch: BatchId) {
         let driver = self.driver.clone();
         tokio::spawn(async move { driver.report(batch, vec![BatchNews::Refused]).await });
     }
@@ -206,7 +222,7 @@ impl Dispatch {
         batch: BatchId,
         node: NodeName,
         client: RenderNodeClient<Channel>,
-        request: Option<RenderBatchRequest>,
+        request: Option<(RenderBatchRequest, Turn)>,
     ) {
         let ended = self.shutdown.child_token();
         self.lock().batches.insert(batch, ended.clone());
@@ -241,11 +257,11 @@ struct Follower {
 }
 
 impl Follower {
-    async fn follow(mut self, request: Option<RenderBatchRequest>) {
+    async fn follow(mut self, request: Option<(RenderBatchRequest, Turn)>) {
         let (batch, node) = (self.batch, self.node.clone());
         let mut retry = Retry::default();
-        if let Some(request) = request {
-            match within(ANSWER_TIMEOUT, self.client.render_batch(request)).await {
+        if let Some((request, turn)) = request {
+            match self.send(request, turn).await {
                 Ok(response) => {
                     let events = response.into_inner();
                     if self.forward(events, |message| message.events).await.is_ok() {
@@ -289,6 +305,29 @@ impl Follower {
                 Err(status) => debug!(%batch, %node, %status, "cannot attach"),
             }
             retry.pause().await;
+        }
+    }
+
+    /// Sends the batch when its turn has come. A node that has no lease (yet) is asked again: its first batch
+    /// may overtake the answer to its registration.
+    async fn send(
+        &mut self,
+        request: RenderBatchRequest,
+        turn: Turn,
+    ) -> Result<Response<Streaming<RenderBatchResponse>>, Status> {
+        if let Some(before) = turn.before {
+            // Nothing is ever sent: it resolves when the one before has been answered.
+            let _ = before.await;
+        }
+        let mut retry = Retry::default();
+        loop {
+            match within(ANSWER_TIMEOUT, self.client.render_batch(request.clone())).await {
+                Err(status) if status.code() == Code::Unavailable && !is_of_the_link(&status) => {
+                    debug!(batch = %self.batch, node = %self.node, message = status.message(), "not yet");
+                    retry.pause().await;
+                }
+                answer => return answer,
+            }
         }
     }
 

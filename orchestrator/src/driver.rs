@@ -91,6 +91,15 @@ pub(crate) struct Registration {
     pub(crate) batches: Vec<BatchId>,
 }
 
+/// What a node is told when it has joined.
+#[derive(Debug)]
+pub(crate) struct Welcome {
+    /// Those of its batches that it is to abandon.
+    pub(crate) abandoned: Vec<BatchId>,
+    /// Batches below, other than those it holds, are over: one that arrives late is not to be rendered.
+    pub(crate) first_batch: BatchId,
+}
+
 /// Why a node may not do that.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum MembershipError {
@@ -112,7 +121,7 @@ type SubmitReply = oneshot::Sender<Result<(JobRecord, bool), SubmitError>>;
 enum Command {
     Submit(NewJob, SubmitReply),
     Cancel(JobId, oneshot::Sender<()>),
-    Register(Registration, oneshot::Sender<Result<Vec<BatchId>, MembershipError>>),
+    Register(Registration, oneshot::Sender<Result<Welcome, MembershipError>>),
     Heartbeat {
         node: NodeName,
         incarnation: Incarnation,
@@ -149,11 +158,11 @@ impl DriverHandle {
         self.ask(|reply| Command::Cancel(job, reply)).await
     }
 
-    /// Answers with those of the node's batches that it is to abandon.
+    /// Answers when the node is known durably.
     pub(crate) async fn register(
         &self,
         registration: Registration,
-    ) -> Result<Vec<BatchId>, MembershipError> {
+    ) -> Result<Welcome, MembershipError> {
         let answer = self.ask(|reply| Command::Register(registration, reply)).await;
         answer.unwrap_or(Err(MembershipError::ShuttingDown))
     }
@@ -191,6 +200,7 @@ impl DriverHandle {
 /// What is done once a group is durable, in this order.
 enum Effect {
     Start(Assignment),
+    Refuse(BatchId),
     CancelBatch(BatchId, NodeName),
     EndBatch(BatchId, NodeName),
     Reply(Box<dyn FnOnce() + Send>),
@@ -454,8 +464,8 @@ impl Driver {
             }
             Command::Register(registration, reply) => match self.may_register(&registration) {
                 Ok(()) => {
-                    let abandoned = self.register(registration, turn);
-                    turn.reply(reply, Ok(abandoned));
+                    let welcome = self.register(registration, turn);
+                    turn.reply(reply, Ok(welcome));
                 }
                 Err(error) => turn.reply(reply, Err(error)),
             },
@@ -563,7 +573,8 @@ impl Driver {
         }
     }
 
-    fn register(&mut self, registration: Registration, turn: &mut Turn) -> Vec<BatchId> {
+    fn register(&mut self, registration: Registration, turn: &mut Turn) -> Welcome {
+        let first_batch = self.scheduler.next_batch();
         let Registration { node, incarnation, address, description, batches } = registration;
         info!(%node, incarnation = incarnation.0, %address, slots = description.slots, "node registered");
         let event = Event::NodeRegistered {
@@ -575,10 +586,9 @@ impl Driver {
         let record = NodeRecord { incarnation, address, description };
         self.nodes.insert(node.clone(), record.clone());
         self.decide(event, turn);
-        self.nodes.insert(node.clone(), record.clone());
         turn.group.nodes.insert(node.clone(), Some(record));
         turn.nodes.insert(node.clone());
-        self.abandoned(&node, batches)
+        Welcome { abandoned: self.abandoned(&node, batches), first_batch }
     }
 
     fn abandoned(&self, node: &str, mut batches: Vec<BatchId>) -> Vec<BatchId> {
@@ -610,6 +620,10 @@ impl Driver {
                             file_version: open.record.file_version,
                             slices,
                         }));
+                    } else {
+                        // A bug: told aloud, and handed back so that no frame waits for ever.
+                        error!(%job, %batch, "batch for a job or node that is not there");
+                        turn.effects.push(Effect::Refuse(batch));
                     }
                 }
                 Action::EndBatch { batch, node } => {
@@ -683,6 +697,8 @@ impl Driver {
                 Action::NodeChanged { node } => {
                     turn.nodes.insert(node);
                 }
+                // Replaced by a later life of itself, which is live and has its place already.
+                Action::NodeGone { node, .. } if self.scheduler.incarnation(&node).is_some() => {}
                 Action::NodeGone { node, said_goodbye } => {
                     if let Some(record) = self.nodes.remove(&node) {
                         info!(%node, said_goodbye, "node gone");
@@ -735,6 +751,7 @@ impl Driver {
         for effect in effects {
             match effect {
                 Effect::Start(assignment) => self.dispatch.start(assignment),
+                Effect::Refuse(batch) => self.dispatch.refuse(batch),
                 Effect::CancelBatch(batch, node) => self.dispatch.cancel(batch, &node),
                 Effect::EndBatch(batch, node) => self.dispatch.end(batch, &node),
                 Effect::Reply(reply) => reply(),

@@ -178,7 +178,18 @@ pub async fn serve(
 }
 
 fn reflection() -> tonic_reflection::server::Builder<'static> {
-    tonic_reflection::server::Builder::configure()
+    let mut builder = tonic_reflection::server::Builder::configure();
+    // Only what is served here is listed; the types of all of the protocol are described.
+    for name in [
+        "framecrew.v1.Orchestrator",
+        "framecrew.v1.BlobStore",
+        "grpc.health.v1.Health",
+        "grpc.reflection.v1.ServerReflection",
+        "grpc.reflection.v1alpha.ServerReflection",
+    ] {
+        builder = builder.with_service_name(name);
+    }
+    builder
         .register_encoded_file_descriptor_set(framecrew_proto::DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)

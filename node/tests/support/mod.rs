@@ -70,6 +70,7 @@ impl Orchestrator for Fake {
             heartbeat_interval_ms: 100,
             epoch: 1,
             abandon_batch_ids: Vec::new(),
+            first_batch_id: 0,
         }))
     }
 

@@ -453,6 +453,12 @@ impl Scheduler {
         self.nodes.get(node).map(|node| node.incarnation)
     }
 
+    /// The batch that is started next; lower ones have been.
+    #[must_use]
+    pub fn next_batch(&self) -> BatchId {
+        self.next_batch
+    }
+
     /// Whether a node should go on with a batch.
     #[must_use]
     pub fn holds(&self, node: &str, batch: BatchId) -> bool {

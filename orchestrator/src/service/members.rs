@@ -12,7 +12,7 @@ use super::{faults::Faults, orchestrator::OrchestratorService};
 use crate::{
     convert,
     domain::{BatchId, Incarnation},
-    driver::{MembershipError, Registration},
+    driver::{MembershipError, Registration, Welcome},
 };
 
 /// Heartbeats in one lease: two may be lost before it runs out.
@@ -56,12 +56,13 @@ impl OrchestratorService {
             description,
             batches: request.batch_ids.into_iter().map(BatchId).collect(),
         };
-        let abandoned = self.driver.register(registration).await?;
+        let Welcome { abandoned, first_batch } = self.driver.register(registration).await?;
         Ok(RegisterNodeResponse {
             lease_ttl_ms: self.lease.as_millis() as u64,
             heartbeat_interval_ms: (self.lease / HEARTBEATS_A_LEASE).as_millis() as u64,
             epoch: u64::from(self.feed.identity().epoch.0),
             abandon_batch_ids: abandoned.into_iter().map(|batch| batch.0).collect(),
+            first_batch_id: first_batch.0,
         })
     }
 
