@@ -44,3 +44,8 @@ pub use project::Project;
 pub use spec::JobSpec;
 pub use state::{JobView, TROUBLED_MAX};
 pub use watch::{Watch, WatchEvent};
+
+/// The README's Rust, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

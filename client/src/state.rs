@@ -124,8 +124,26 @@ impl JobView {
 
     fn replace_job(&mut self, job: Option<&Job>) {
         let Some(job) = job else { return };
+        if job.state() == JobState::Cancelled && self.job.state() != JobState::Cancelled {
+            self.cancel_open_frames();
+        }
         let spec = job.spec.clone().or_else(|| self.job.spec.take());
         self.job = Job { spec, ..job.clone() };
+    }
+
+    /// That a job is cancelled is said once for all of its open frames.
+    fn cancel_open_frames(&mut self) {
+        for (_, state) in &mut self.frames {
+            if *state == FrameState::Open {
+                *state = FrameState::Cancelled;
+            }
+        }
+        for frame in self.troubled.values_mut() {
+            if frame.state() == FrameState::Open {
+                frame.set_state(FrameState::Cancelled);
+            }
+        }
+        self.active.clear();
     }
 
     fn change_frame(&mut self, frame: &Frame) {
@@ -422,6 +440,29 @@ mod tests {
         view.apply(&server.snapshot());
         view.apply(&server.changes(0, 0));
         assert!(view.job().spec.is_some());
+    }
+
+    #[test]
+    fn open_frames_of_a_job_that_is_cancelled_are_cancelled_without_being_listed() {
+        let mut server = Server::new(3);
+        server.change(2, FrameState::Finished, false);
+        server.progress(1, 1);
+        let mut view = JobView::default();
+        view.apply(&server.snapshot());
+        let mut cancelled = server.job();
+        cancelled.set_state(JobState::Cancelled);
+        let changes = JobChanges { job: Some(cancelled), ..JobChanges::default() };
+        view.apply(&server.message(Update::Changes(changes)));
+        let runs: Vec<_> = view.runs().collect();
+        assert_eq!(
+            runs,
+            [
+                (1, 1, FrameState::Cancelled),
+                (2, 2, FrameState::Finished),
+                (3, 3, FrameState::Cancelled)
+            ]
+        );
+        assert_eq!(view.active().count(), 0);
     }
 
     #[test]
