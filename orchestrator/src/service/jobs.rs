@@ -25,7 +25,7 @@ use crate::{
         Requirements,
     },
     driver::{NewJob, SubmitError},
-    feed::{Update, WatchError},
+    feed::{NodeView, Update, WatchError},
     store::{JobRecord, JobStanding, Request, Snapshot, StoreError},
 };
 
@@ -118,27 +118,28 @@ impl OrchestratorService {
         if nodes.is_empty() || nodes.iter().any(|node| node.description.meets(requirements)) {
             return Ok(());
         }
-        let have = |node: &crate::feed::NodeView| {
-            let versions = node.description.blenders.iter().filter_map(|blender| blender.version);
-            let mut have = versions.map(|v| v.to_string()).collect::<Vec<_>>().join(", ");
-            if !node.description.tags.is_empty() {
-                have += &format!(" (tags {})", node.description.tags.join(", "));
-            }
-            (node.name.to_string(), format!("has Blender {have}"))
-        };
-        let mut versions: Vec<BlenderVersion> = nodes
+        let tagged: Vec<_> = nodes
             .iter()
-            .flat_map(|node| node.description.blenders.iter().filter_map(|b| b.version))
+            .filter(|node| requirements.tags.iter().all(|tag| node.description.tags.contains(tag)))
             .collect();
-        versions.sort_unstable();
-        versions.dedup();
-        let versions = versions.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-        let message = format!(
-            "the job needs {requirements} (the file was saved by {}), and the nodes have Blender {versions}; \
-             start a node that has it",
-            requirements.file_version
-        );
-        Err(unmet(message, "NODE", nodes.iter().map(have)))
+        let message = if tagged.is_empty() {
+            let tags = requirements.tags.join(", ");
+            format!("no node has the tags {tags}; start one with --tag, or leave them out")
+        } else {
+            let mut versions: Vec<_> = tagged
+                .iter()
+                .flat_map(|node| node.description.blenders.iter().filter_map(|b| b.version))
+                .collect();
+            versions.sort_unstable();
+            versions.dedup();
+            let versions = versions.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            let (saved_by, needs) = (requirements.file_version, requirements);
+            format!(
+                "the file was saved by Blender {saved_by} and the job needs {needs}, but the nodes have \
+                 {versions}; start a node that has it"
+            )
+        };
+        Err(unmet(message, "NODE", nodes.iter().map(what_it_has)))
     }
 
     pub(super) async fn job(&self, job_id: u64) -> Result<Job, Status> {
@@ -350,6 +351,20 @@ impl OutputLookup for OrchestratorService {
     }
 }
 
+/// A node's name, and in words what matters to placing a job on it.
+fn what_it_has(node: &NodeView) -> (String, String) {
+    let description = &node.description;
+    let blenders = description.blenders.iter().map(|blender| match blender.version {
+        Some(version) => format!("Blender {version}"),
+        None => "the synthetic renderer".to_owned(),
+    });
+    let mut has = blenders.collect::<Vec<_>>().join(", ");
+    if !description.tags.is_empty() {
+        has += &format!("; tags {}", description.tags.join(", "));
+    }
+    (node.name.to_string(), format!("has {has}"))
+}
+
 /// A frame to which nothing has happened.
 fn untouched(frame: i32) -> Frame {
     Frame {
@@ -406,7 +421,8 @@ fn runs(snapshot: &Snapshot) -> Vec<FrameRun> {
 fn parse_job_id(job_id: u64) -> Result<JobId, Status> {
     match i64::try_from(job_id) {
         Ok(1..) => Ok(JobId(job_id)),
-        _ => Err(invalid("job_id", "must be 1 or more")),
+        Ok(_) => Err(invalid("job_id", "must be 1 or more")),
+        Err(_) => Err(invalid("job_id", format!("must be {} at most", i64::MAX))),
     }
 }
 

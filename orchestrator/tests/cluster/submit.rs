@@ -171,6 +171,20 @@ async fn a_file_newer_than_every_blender_is_refused_naming_what_the_nodes_have()
 }
 
 #[tokio::test]
+async fn tags_that_no_node_bears_are_named_and_nothing_else_is_blamed() {
+    let data = tempdir().unwrap();
+    let orchestrator = Orchestrator::start(data.path()).await;
+    let _node = ScriptedNode::join(&orchestrator, "a").await;
+    let mut spec = orchestrator.spec(1, 1).await;
+    spec.tags = vec!["gpu".to_owned()];
+    let status = refusal(&orchestrator, spec).await;
+    assert_eq!(status.code(), Code::FailedPrecondition);
+    assert!(status.message().contains("no node has the tags gpu"), "{}", status.message());
+    let unmet = status.get_details_precondition_failure().unwrap().violations;
+    assert_eq!(unmet[0].description, "has Blender 3.4.1");
+}
+
+#[tokio::test]
 async fn the_same_request_makes_one_job_and_another_body_is_refused() {
     let data = tempdir().unwrap();
     let orchestrator = Orchestrator::start(data.path()).await;
