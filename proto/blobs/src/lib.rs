@@ -1,11 +1,13 @@
-//! Blobs over the wire: naming, uploading and downloading them.
+//! Blobs over the wire: naming, uploading and downloading them, and the paths they have in a project.
 
 mod client;
 mod download;
 mod error;
+mod path;
 
 pub use client::BlobClient;
 pub use error::TransferError;
+pub use path::{InvalidPath, PathFault, ProjectPath, check_paths};
 
 use std::{fmt, io, path::Path, str::FromStr};
 
