@@ -298,10 +298,7 @@ mod tests {
     use tonic::transport::Endpoint;
 
     use super::*;
-    use crate::{
-        config::RendererChoice,
-        project::{Project, ProjectPath},
-    };
+    use crate::{config::RendererChoice, project::Project};
 
     fn node(free_bytes_min: u64) -> (Arc<Node>, tempfile::TempDir) {
         let folder = tempfile::tempdir().unwrap();
@@ -325,10 +322,7 @@ mod tests {
         Work {
             batch_id,
             job_id: 1,
-            project: Project {
-                blend: ProjectPath::parse("a.blend").unwrap(),
-                files: BTreeMap::new(),
-            },
+            project: Project { blend: "a.blend".parse().unwrap(), files: BTreeMap::new() },
             settings: RenderSettings::default(),
             slices: vec![Slice { frame: 1, index: 0 }],
             file_version: None,

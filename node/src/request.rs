@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use framecrew_blobs::check_paths;
 use framecrew_proto::v1::{
     ImageFormat, Project as ProtoProject, RenderBatchRequest, RenderEngine, RenderSettings,
 };
@@ -10,7 +11,7 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::{
     batch::Work,
-    project::{Blob, Project, ProjectPath},
+    project::{Blob, Project},
     version::Version,
 };
 
@@ -146,22 +147,21 @@ fn check_settings(settings: &RenderSettings, faults: &mut Faults) {
 
 fn parse_project(project: ProtoProject, faults: &mut Faults) -> Option<Project> {
     faults.check(project.files.len() <= FILES_MAX, "project.files", "may be 100,000 at most");
+    let paths = project.files.iter().map(|file| file.path.as_str());
+    for (n, fault) in check_paths(paths.take(FILES_MAX)) {
+        faults.add(format!("project.files[{n}].path"), fault);
+    }
     let mut files = BTreeMap::new();
     for (n, file) in project.files.iter().enumerate().take(FILES_MAX) {
-        let path = ProjectPath::parse(&file.path)
-            .map_err(|error| faults.add(format!("project.files[{n}].path"), error));
         let digest = file
             .digest
             .parse()
             .map_err(|error| faults.add(format!("project.files[{n}].digest"), error));
-        if let (Ok(path), Ok(digest)) = (path, digest) {
-            let size_bytes = file.size_bytes;
-            if files.insert(path, Blob { digest, size_bytes }).is_some() {
-                faults.add(format!("project.files[{n}].path"), "appears twice");
-            }
+        if let (Ok(path), Ok(digest)) = (file.path.parse(), digest) {
+            files.insert(path, Blob { digest, size_bytes: file.size_bytes });
         }
     }
-    let blend = match ProjectPath::parse(&project.blend_path) {
+    let blend = match project.blend_path.parse() {
         Ok(path) if files.contains_key(&path) => Some(path),
         Ok(_) => {
             faults.add("project.blend_path", "is not one of the files");
@@ -245,6 +245,15 @@ mod tests {
                 "project.blend_path",
             ]
         );
+    }
+
+    #[test]
+    fn files_that_cannot_lie_beside_one_another_are_refused() {
+        let mut request = good();
+        let files = &mut request.project.as_mut().unwrap().files;
+        files.push(ProjectFile { path: "SHOT.blend".into(), ..files[0].clone() });
+        files.push(ProjectFile { path: "shot.blend/wood.png".into(), ..files[0].clone() });
+        assert_eq!(fields(request), ["project.files[1].path"]);
     }
 
     #[test]
