@@ -7,7 +7,10 @@ use std::{
     time::Duration,
 };
 
-use framecrew_proto::v1::{ActiveSlice, FrameState, WatchJobResponse, watch_job_response::Update};
+use framecrew_proto::v1::{
+    ActiveSlice, Failure, FailureReason, Frame, FrameState, WatchJobResponse,
+    watch_job_response::Update,
+};
 
 use crate::{fetch::FetchProgress, state::JobView};
 
@@ -70,6 +73,8 @@ impl Pace {
 pub struct Lane {
     /// Frames it finished while we watched.
     pub finished: u64,
+    /// Whether the last that was heard of it is that it was lost.
+    pub lost: bool,
 }
 
 /// Whether updates come in.
@@ -109,12 +114,15 @@ impl Live {
         // had begun before we came is dated by its stamp.
         let joined = matches!(message.update, Some(Update::Snapshot(_)));
         if let Some(Update::Changes(changes)) = &message.update {
-            for frame in &changes.frames {
+            let mut frames: Vec<_> = changes.frames.iter().collect();
+            frames.sort_by_key(|frame| frame.revision);
+            for frame in frames {
                 self.begun.retain(|(number, _), _| *number != frame.frame);
-                if frame.state() == FrameState::Finished
-                    && let Some(lane) = lane(&mut self.lanes, &frame.node)
-                {
-                    lane.finished += 1;
+                self.note_node(frame);
+            }
+            for slice in &changes.active {
+                if let Some(lane) = lane(&mut self.lanes, &slice.node) {
+                    lane.lost = false;
                 }
             }
         }
@@ -128,6 +136,19 @@ impl Live {
             begun.insert(key, start);
         }
         self.begun = begun;
+    }
+
+    /// Takes in what a frame tells of the node that had it last.
+    fn note_node(&mut self, frame: &Frame) {
+        let reason = frame.failure.as_ref().map(Failure::reason);
+        if frame.state() == FrameState::Finished {
+            if let Some(lane) = lane(&mut self.lanes, &frame.node) {
+                lane.finished += 1;
+                lane.lost = false;
+            }
+        } else if let (Some(reason), Some(lane)) = (reason, self.lanes.get_mut(&frame.node)) {
+            lane.lost = reason == FailureReason::NodeLost;
+        }
     }
 
     /// Notes that the connection is lost.

@@ -1,10 +1,10 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use framecrew_proto::v1::{
-    Frame, FrameState, JobChanges, WatchJobResponse, watch_job_response::Update,
+    Frame, FrameState, JobChanges, JobState, WatchJobResponse, watch_job_response::Update,
 };
 
-use super::{outlook, summary, words};
+use super::{failures, outlook, summary, words};
 use crate::live::{Link, Live};
 
 /// How often a slice that takes long is mentioned.
@@ -30,7 +30,15 @@ impl Lines {
             lines.push("connected again".into());
         }
         match &message.update {
-            Some(Update::Snapshot(_)) => lines.push(summary(live.view())),
+            // Of what failed before we came nothing else tells; of a job that is over, its end follows.
+            Some(Update::Snapshot(_)) => {
+                let ends = matches!(
+                    live.view().state(),
+                    JobState::Finished | JobState::Failed | JobState::Cancelled
+                );
+                lines.extend((!ends).then(|| summary(live.view())));
+                lines.extend(failures(live.view()));
+            }
             Some(Update::Changes(changes)) => {
                 self.changes(live, now, changes, &mut lines);
             }
@@ -117,8 +125,10 @@ pub(super) fn frame_line(frame: &Frame) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use framecrew_proto::v1::{
-        ActiveSlice, Failure, FrameCounts, Job, JobSnapshot, Slice, SliceProgress,
+        ActiveSlice, Failure, FrameCounts, Job, JobEnded, JobSnapshot, Slice, SliceProgress,
     };
 
     use super::*;
@@ -214,6 +224,38 @@ mod tests {
             said,
             ["frame 3 on a: 5/64 samples, 5.0 s", "frame 3 on a: 10/64 samples, 10 s"]
         );
+    }
+
+    #[test]
+    fn the_share_of_a_frame_is_told_where_it_is_known() {
+        let mut watcher = Watcher::new();
+        let mut changes = |samples_done| {
+            let mut update = changes(0, Vec::new(), Some(samples_done));
+            if let Update::Changes(changes) = &mut update {
+                let progress = changes.active[0].progress.as_mut().unwrap();
+                (progress.fraction, progress.remaining_seconds) = (Some(0.63), Some(12.0));
+            }
+            update
+        };
+        watcher.hears(SECOND, changes(0));
+        let said = watcher.hears(SECOND * 6, changes(1));
+        assert_eq!(said, ["frame 3 on a: 63 % (1/64 samples) · 12 s left, 5.0 s"]);
+    }
+
+    #[test]
+    fn a_job_that_is_over_is_told_once_with_what_failed() {
+        let mut watcher = Watcher::new();
+        let over = || Job { state: JobState::Failed.into(), ..job(9).unwrap() };
+        let snapshot = JobSnapshot {
+            job: Some(over()),
+            troubled: vec![frame(FrameState::Failed, Some("no memory"))],
+            ..JobSnapshot::default()
+        };
+        let mut said = watcher.hears(SECOND, Update::Snapshot(snapshot));
+        said.extend(watcher.hears(SECOND, Update::Ended(JobEnded { job: Some(over()) })));
+        assert_eq!(said.len(), 2, "{said:?}");
+        assert_eq!(said[0], "frame 2 failed on a: no memory");
+        assert!(said[1].starts_with("job 7 failed"), "{said:?}");
     }
 
     #[test]

@@ -127,13 +127,18 @@ impl<'a> Panel<'a> {
         let name = padded(&words::printable(name), cells);
         let mut spans = vec![Span::styled(format!("  {name}  "), self.fg(Color::Cyan))];
         let Some((slice, others)) = slices.split_first() else {
-            // Nobody knows what a node does while the connection is lost.
-            let idle = if *self.live.link() == Link::Up { "idle" } else { "…" };
-            let idle = match lane.finished {
-                0 => idle.to_owned(),
-                finished => format!("{idle} · {} finished", words::frames(finished)),
+            // What a node does that does nothing for this job is not told; nor anything while the
+            // connection is lost.
+            let (state, style) = match (self.live.link(), lane.lost) {
+                (Link::Down { .. }, _) => ("…", self.dim()),
+                (Link::Up, true) => ("lost", self.fg(Color::Red)),
+                (Link::Up, false) => ("–", self.dim()),
             };
-            spans.push(Span::styled(idle, self.dim()));
+            spans.push(Span::styled(state, style));
+            if lane.finished > 0 {
+                let finished = format!(" · {} finished", words::frames(lane.finished));
+                spans.push(Span::styled(finished, self.dim()));
+            }
             return Line::from(spans);
         };
         let frame = slice.slice.unwrap_or_default().frame;
@@ -386,6 +391,47 @@ mod tests {
         let now = SECOND * 10;
         let height = Panel::new(&live, now).height();
         assert_eq!(seen(&live, now, 100, height), include_str!("fixtures/failures.txt"));
+    }
+
+    #[test]
+    fn a_node_that_is_lost_is_marked_until_it_works_again() {
+        let mut live = rendering();
+        let mut lost = trouble(121, FrameState::Open, 6, "node-1 was lost");
+        lost.node = "node-1".into();
+        lost.failure.as_mut().unwrap().set_reason(FailureReason::NodeLost);
+        let mut now = SECOND * 9;
+        let mut hear = |frames, active| {
+            now += SECOND;
+            let changes =
+                JobChanges { job: Some(job(JobState::Rendering, 120, 0)), frames, active };
+            live.apply(now, 0, &update(7, Update::Changes(changes)));
+            seen(&live, now, 100, 5)
+        };
+        assert!(hear(vec![lost], Vec::new()).contains("  node-1         lost · 1 frame finished"));
+        assert!(hear(Vec::new(), vec![active("node-1", 123, 1, 96)]).contains("frame 123"));
+        let done = vec![Frame { revision: 9, ..frame(123, FrameState::Finished, "node-1") }];
+        assert!(hear(done, Vec::new()).contains("  node-1         – · 2 frames finished"));
+    }
+
+    #[test]
+    fn a_frame_whose_samples_stand_still_shows_its_share() {
+        let mut live = rendering();
+        let mut slice = active("node-1", 121, 1, 96);
+        let progress = slice.progress.as_mut().unwrap();
+        (progress.fraction, progress.remaining_seconds) = (Some(0.63), Some(12.0));
+        live.apply(
+            SECOND * 9,
+            0,
+            &update(
+                3,
+                Update::Changes(JobChanges {
+                    job: Some(job(JobState::Rendering, 120, 0)),
+                    active: vec![slice],
+                    ..JobChanges::default()
+                }),
+            ),
+        );
+        assert_eq!(seen(&live, SECOND * 10, 100, 5), include_str!("fixtures/fraction.txt"));
     }
 
     #[test]

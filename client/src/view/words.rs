@@ -90,14 +90,27 @@ pub fn bytes(count: u64) -> String {
     format!("{value:.1} {}", UNITS[unit])
 }
 
-/// `64/96 samples`, or how far it is where the engine counts none.
+/// `63 % (1/96 samples) · 12 s left`: of it what Blender tells. Samples alone may stand still for long: without
+/// a window, Cycles tells them rarely.
 #[must_use]
 pub fn progress(progress: &SliceProgress) -> String {
-    match (progress.samples_total, progress.fraction) {
-        (0, None) => String::new(),
-        (0, Some(fraction)) => format!("{:.0} %", fraction * 100.0),
-        (total, _) => format!("{}/{total} samples", progress.samples_done),
+    let samples = match progress.samples_total {
+        0 => String::new(),
+        total => format!("{}/{total} samples", progress.samples_done),
+    };
+    let share = progress.fraction.map(|share| format!("{:.0} %", share.clamp(0.0, 1.0) * 100.0));
+    let mut text = match share {
+        None => samples,
+        Some(share) if samples.is_empty() => share,
+        Some(share) => format!("{share} ({samples})"),
+    };
+    let left = progress.remaining_seconds.map(Duration::try_from_secs_f64);
+    if let Some(Ok(left)) = left
+        && !text.is_empty()
+    {
+        text += &format!(" · {} left", duration(left));
     }
+    text
 }
 
 /// Share of a slice that is done, 0 to 1.
@@ -197,6 +210,24 @@ mod tests {
             [rate(0.5), rate(24.0), rate(1234.5)],
             ["30.0 frames/h", "24.0 frames/min", "1234 frames/min"]
         );
+    }
+
+    #[test]
+    fn the_share_that_is_drawn_goes_before_samples_that_stand_still() {
+        let text = |samples_total, fraction, remaining_seconds| {
+            progress(&SliceProgress {
+                samples_done: 1,
+                samples_total,
+                fraction,
+                remaining_seconds,
+                ..SliceProgress::default()
+            })
+        };
+        assert_eq!(text(96, Some(0.63), Some(12.0)), "63 % (1/96 samples) · 12 s left");
+        assert_eq!(text(96, Some(0.63), None), "63 % (1/96 samples)");
+        assert_eq!(text(96, None, None), "1/96 samples");
+        assert_eq!(text(0, Some(0.63), Some(f64::NAN)), "63 %");
+        assert_eq!(text(0, None, None), "");
     }
 
     #[test]
