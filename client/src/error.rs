@@ -6,7 +6,11 @@ use framecrew_blobs::TransferError;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
-use crate::frames::InvalidFrames;
+use crate::{
+    fetch::FetchProgress,
+    frames::{FrameRange, FrameSet, InvalidFrames},
+    view::words,
+};
 
 /// Why a call did not do what was asked. Its text is a sentence that says what happened and what to do next.
 #[derive(Debug, thiserror::Error)]
@@ -84,9 +88,38 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+    /// Some outputs did not come, for reasons of their own; all the others did.
+    #[error(
+        "{}; the other {} are in {}\n{}",
+        Listing { missing, more: *more },
+        progress.fetched + progress.kept,
+        .folder.display(),
+        Advice(missing)
+    )]
+    Incomplete {
+        /// Where the others are.
+        folder: PathBuf,
+        /// Those that did not come, by frame; the first hundred.
+        missing: Vec<Missing>,
+        /// How many more there are.
+        more: u64,
+        /// How many came.
+        progress: FetchProgress,
+    },
     /// A blob did not travel.
     #[error(transparent)]
     Transfer(TransferError),
+}
+
+/// An output that did not come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Missing {
+    /// Number of its frame.
+    pub frame: i32,
+    /// Its file name.
+    pub name: String,
+    /// Why it did not come, for people.
+    pub reason: String,
 }
 
 /// A fault in one field of a request, or one condition that does not hold.
@@ -96,6 +129,45 @@ pub struct Violation {
     pub subject: String,
     /// What is wrong.
     pub description: String,
+}
+
+/// Each missing output on its own line.
+struct Listing<'a> {
+    missing: &'a [Missing],
+    more: u64,
+}
+
+impl fmt::Display for Listing<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (position, output) in self.missing.iter().enumerate() {
+            let end = if position == 0 { "" } else { "\n" };
+            let name = words::printable(&output.name);
+            write!(f, "{end}frame {} ({name}): {}", output.frame, output.reason)?;
+        }
+        if self.more > 0 {
+            write!(f, "\nand {}", words::plural(self.more, "more file"))?;
+        }
+        Ok(())
+    }
+}
+
+/// What to do about missing outputs.
+struct Advice<'a>(&'a [Missing]);
+
+impl fmt::Display for Advice<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut numbers: Vec<i32> = self.0.iter().map(|output| output.frame).collect();
+        numbers.dedup();
+        let ranges = numbers
+            .chunk_by(|a, b| a.checked_add(1) == Some(*b))
+            .filter_map(|run| FrameRange::new(*run.first()?, *run.last()?, 1).ok());
+        let Ok(frames) = FrameSet::new(ranges.collect()) else { return Ok(()) };
+        write!(
+            f,
+            "check the disk that the cluster keeps its files on, then render again what is missing: \
+             `framecrew render FILE -f {frames}`"
+        )
+    }
 }
 
 struct Listed<'a>(&'a [Violation]);

@@ -1,6 +1,7 @@
 //! Brings a job's outputs into a folder: as they finish, several at a time, each under its name only when whole.
 
 use std::{
+    collections::BTreeMap,
     fs,
     io::{self, Write as _},
     path::{Component, Path, PathBuf},
@@ -14,7 +15,7 @@ use tokio::task::JoinSet;
 
 use crate::{
     cluster::Cluster,
-    error::Error,
+    error::{Error, Missing},
     frames::FrameSet,
     watch::{WatchEvent, backoff},
 };
@@ -26,6 +27,9 @@ const DOWNLOADS_MAX: usize = 4;
 const ATTEMPTS_MAX: u32 = 100;
 /// Shortest pause between two of them.
 const PAUSE_MIN: Duration = Duration::from_secs(1);
+/// Outputs that did not come which are told of one by one; further ones are only counted. As many as anyone
+/// will look into, and few enough to hold.
+const MISSING_TOLD_MAX: usize = 100;
 /// What a folder must be able to take before a job is submitted: enough to notice a disk that is full.
 const PROBE_BYTES: usize = 256 * 1024;
 
@@ -98,6 +102,7 @@ fn plain(error: io::Error) -> io::Error {
 ///
 /// # Errors
 /// When the folder cannot take it, there is no such job, or the orchestrator stays away.
+/// [`Error::Incomplete`] when single outputs do not come, as damaged ones: then all the others are there.
 pub async fn fetch(
     cluster: &Cluster,
     job_id: u64,
@@ -153,8 +158,11 @@ struct Downloads<P> {
     url: String,
     blobs: BlobClient,
     folder: OutputFolder,
-    tasks: JoinSet<Result<Fetched, Error>>,
+    tasks: JoinSet<(OutputOf, Result<Fetched, Error>)>,
     progress: FetchProgress,
+    missing: BTreeMap<OutputOf, Error>,
+    /// Missing beyond those.
+    more_missing: u64,
     on_progress: P,
 }
 
@@ -162,6 +170,9 @@ enum Fetched {
     Brought { bytes: u64 },
     Kept,
 }
+
+/// The frame, and the output's name.
+type OutputOf = (i32, String);
 
 impl<P: FnMut(FetchProgress) + Send> Downloads<P> {
     fn new(cluster: &Cluster, folder: &OutputFolder, on_progress: P) -> Self {
@@ -171,6 +182,8 @@ impl<P: FnMut(FetchProgress) + Send> Downloads<P> {
             folder: folder.clone(),
             tasks: JoinSet::new(),
             progress: FetchProgress::default(),
+            missing: BTreeMap::new(),
+            more_missing: 0,
             on_progress,
         }
     }
@@ -218,37 +231,75 @@ impl<P: FnMut(FetchProgress) + Send> Downloads<P> {
                     self.settle(result)?;
                 }
             }
-            let place = self.folder.place(&output.name)?;
+            let place = self.folder.place(&output.name);
             let (url, blobs) = (self.url.clone(), self.blobs.clone());
-            self.tasks.spawn(async move { bring(&url, &blobs, &output, &place).await });
+            self.tasks.spawn(async move {
+                let fetched = match place {
+                    Ok(place) => bring(&url, &blobs, &output, &place).await,
+                    Err(error) => Err(error),
+                };
+                ((frame.frame, output.name), fetched)
+            });
         }
         Ok(())
     }
 
+    /// Takes in what became of one output. Only what the next output would meet as well is an error.
     fn settle(
         &mut self,
-        result: Result<Result<Fetched, Error>, tokio::task::JoinError>,
+        result: Result<(OutputOf, Result<Fetched, Error>), tokio::task::JoinError>,
     ) -> Result<(), Error> {
-        let fetched = match result {
-            Ok(fetched) => fetched.map_err(|error| self.blame_folder(error))?,
+        let (output, fetched) = match result {
+            Ok((output, fetched)) => (output, fetched.map_err(|error| self.blame_folder(error))),
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         };
         match fetched {
-            Fetched::Brought { bytes } => {
+            Ok(Fetched::Brought { bytes }) => {
                 self.progress.fetched += 1;
                 self.progress.bytes += bytes;
             }
-            Fetched::Kept => self.progress.kept += 1,
+            Ok(Fetched::Kept) => self.progress.kept += 1,
+            Err(
+                error @ (Error::OutputFolder { .. }
+                | Error::Unreachable { .. }
+                | Error::NotAllowed { .. }),
+            ) => return Err(error),
+            Err(error) => {
+                self.miss(output, error);
+                return Ok(());
+            }
         }
+        self.missing.remove(&output);
         (self.on_progress)(self.progress);
         Ok(())
+    }
+
+    fn miss(&mut self, output: OutputOf, error: Error) {
+        if self.missing.len() < MISSING_TOLD_MAX || self.missing.contains_key(&output) {
+            self.missing.insert(output, error);
+        } else {
+            self.more_missing += 1;
+        }
     }
 
     async fn finish(mut self) -> Result<FetchProgress, Error> {
         while let Some(result) = self.tasks.join_next().await {
             self.settle(result)?;
         }
-        Ok(self.progress)
+        if self.missing.is_empty() {
+            return Ok(self.progress);
+        }
+        let missing = self.missing.into_iter().map(|((frame, name), error)| Missing {
+            frame,
+            name,
+            reason: error.to_string(),
+        });
+        Err(Error::Incomplete {
+            folder: self.folder.path,
+            missing: missing.collect(),
+            more: self.more_missing,
+            progress: self.progress,
+        })
     }
 
     /// What to do about a full disk is said for the folder, not for each file in it.

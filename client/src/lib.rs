@@ -31,7 +31,7 @@ pub mod view;
 mod watch;
 
 pub use cluster::{Cluster, Job, SubmitProgress};
-pub use error::{Error, Violation};
+pub use error::{Error, Missing, Violation};
 pub use fetch::{FetchProgress, OutputFolder};
 pub use framecrew_blend::BlenderVersion;
 pub use framecrew_proto::v1 as proto;

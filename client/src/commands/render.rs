@@ -157,7 +157,7 @@ impl Render {
         let submit = submit(&cluster, &project);
         let job = tokio::select! {
             job = submit => job?,
-            () = interrupts.next() => {
+            _ = interrupts.next() => {
                 note("interrupted before the job was submitted; nothing was made");
                 return Ok(Exit::Interrupted);
             }
@@ -174,7 +174,9 @@ impl Render {
         };
         match follow.run(&mut interrupts).await? {
             Ending::Over(view) => Ok(Exit::of_job(view.state())),
-            Ending::Interrupted => leave(&cluster, job.id(), &mut interrupts).await,
+            Ending::Interrupted { by, is_over } => {
+                leave(&follow, by, is_over, &mut interrupts).await
+            }
         }
     }
 

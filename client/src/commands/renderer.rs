@@ -76,7 +76,7 @@ impl Here {
         };
         tokio::select! {
             local = starting => local.map(|local| Some(Self { local })),
-            () = interrupts.next() => Ok(None),
+            _ = interrupts.next() => Ok(None),
         }
     }
 
@@ -111,7 +111,7 @@ impl Here {
         };
         match ending {
             Ending::Over(view) => Ok(Some(*view)),
-            Ending::Interrupted => {
+            Ending::Interrupted { .. } => {
                 note(format_args!(
                     "stopping; the frames that are finished are in {}",
                     folder.path().display()

@@ -63,7 +63,7 @@ impl Up {
         };
         let ended = match ready {
             Ok(()) => tokio::select! {
-                () = interrupts.next() => Ok(Exit::Success),
+                _ = interrupts.next() => Ok(Exit::Success),
                 failure = here.failed() => Err(failure),
             },
             Err(failure) => Err(failure),

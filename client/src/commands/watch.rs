@@ -24,7 +24,9 @@ impl Watch {
         };
         match follow.run(&mut interrupts).await? {
             Ending::Over(view) => Ok(Exit::of_job(view.state())),
-            Ending::Interrupted => leave(&cluster, self.job_id, &mut interrupts).await,
+            Ending::Interrupted { by, is_over } => {
+                leave(&follow, by, is_over, &mut interrupts).await
+            }
         }
     }
 }

@@ -53,10 +53,17 @@ impl From<Error> for Failure {
         let exit = match &error {
             Error::Unreachable { .. } => Exit::Unreachable,
             Error::NotAllowed { .. } => Exit::NotAllowed,
-            Error::Failed { .. } | Error::Transfer(_) => Exit::JobFailed,
+            Error::Failed { .. } | Error::Incomplete { .. } | Error::Transfer(_) => Exit::JobFailed,
             _ => Exit::Usage,
         };
         Self { exit, text: error.to_string() }
+    }
+}
+
+impl Failure {
+    /// Whether all that happened is that whoever read stdout has seen enough.
+    pub(crate) fn is_unread(&self) -> bool {
+        self.exit == Exit::Success
     }
 }
 

@@ -1,15 +1,16 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use framecrew::{
-    Cluster, FetchProgress, JobView, Live, OutputFolder, WatchEvent, fetch,
+    Cluster, Error, FetchProgress, JobView, Link, Live, OutputFolder, WatchEvent, fetch,
     proto::WatchJobResponse,
-    view::{self, Lines},
+    view::{self, Lines, words},
 };
 use futures::StreamExt as _;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::{
-    Failure, Interrupts, again, can_draw, note, say, say_json, screen::Screen, wants_color,
+    Failure, Interrupt, Interrupts, again, can_draw, note, say, say_json, screen::Screen,
+    wants_color,
 };
 
 /// Time between two drawings of the panel: fast enough to look alive, cheap enough for any terminal.
@@ -31,16 +32,17 @@ pub(crate) struct Follow<'a> {
 pub(crate) enum Ending {
     /// The job is over, and everything it made is fetched.
     Over(Box<JobView>),
-    /// By the person; the job goes on.
-    Interrupted,
+    /// From outside; the job goes on, unless it is over and only its frames were still coming.
+    Interrupted { by: Interrupt, is_over: bool },
 }
 
 impl Follow<'_> {
-    /// Follows the job until it is over or the person has seen enough.
-    pub(crate) async fn run(self, interrupts: &mut Interrupts) -> Result<Ending, Failure> {
+    /// Follows the job until it is over or the person has seen enough. Where frames are fetched, a reader that
+    /// has seen enough, like `head`, does not end it.
+    pub(crate) async fn run(&self, interrupts: &mut Interrupts) -> Result<Ending, Failure> {
         let began = Instant::now();
         let mut live = Live::default();
-        let mut display = Display::new(self.json);
+        let mut display = Display::new(self.json, self.folder.is_some());
         let mut watch = self.cluster.watch(self.job_id);
         let (on_fetched, mut fetched) = tokio::sync::watch::channel(FetchProgress::default());
         let fetching = async {
@@ -59,6 +61,7 @@ impl Follow<'_> {
         let mut ticks = tokio::time::interval(REDRAW_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let (mut job_over, mut all_fetched) = (false, false);
+        let mut incomplete = None;
         while !(job_over && all_fetched) {
             tokio::select! {
                 event = watch.next(), if !job_over => match event {
@@ -68,62 +71,93 @@ impl Follow<'_> {
                             live.apply(began.elapsed(), unix_ms(), &update);
                             display.update(&live, began.elapsed(), &update)?;
                         }
-                        WatchEvent::Reconnecting { reason, .. } => {
+                        WatchEvent::Reconnecting { reason, attempt, .. } => {
                             live.disconnected(began.elapsed(), reason);
-                            display.disconnected(&live)?;
+                            display.disconnected(&live, attempt)?;
                         }
                     },
                 },
                 result = &mut fetching, if !all_fetched => {
-                    result.map_err(|error| self.unfetched(error))?;
+                    match result {
+                        Ok(()) => {}
+                        // All is fetched that can be.
+                        Err(error @ Error::Incomplete { .. }) => incomplete = Some(error),
+                        Err(error) => return Err(self.unfetched(error, live.view())),
+                    }
                     all_fetched = true;
                 }
                 Ok(()) = fetched.changed() => live.fetched(*fetched.borrow_and_update()),
                 _ = ticks.tick() => display.redraw(&live, began.elapsed())?,
-                () = interrupts.next() => {
-                    display.close(&live)?;
-                    return Ok(Ending::Interrupted);
+                by = interrupts.next() => {
+                    display.close(&live, None)?;
+                    return Ok(Ending::Interrupted { by, is_over: is_over(live.view()) });
                 }
             }
         }
-        display.close(&live)?;
-        if let Some(folder) = self.folder
-            && live.view().counts().finished > 0
-            && !self.json
-        {
-            say(format_args!("frames are in {}", folder.path().display()))?;
+        let place =
+            self.folder.filter(|_| live.view().counts().finished > 0 && incomplete.is_none());
+        display.close(&live, place)?;
+        if let Some(error) = incomplete {
+            return Err(error.into());
         }
         Ok(Ending::Over(Box::new(live.view().clone())))
     }
 
     /// The job does not suffer from what is wrong here.
-    fn unfetched(&self, error: framecrew::Error) -> Failure {
+    fn unfetched(&self, error: Error, view: &JobView) -> Failure {
         let mut failure = Failure::from(error);
         if self.outlives {
             let id = self.job_id;
             let fetch = again(self.cluster, &format!("fetch {id} -o DIR"));
-            failure.text += &format!("\njob {id} renders on; get its frames with `{fetch}`");
+            let renders_on = if is_over(view) { "" } else { " renders on" };
+            failure.text += &format!("\njob {id}{renders_on}: get its frames with `{fetch}`");
         }
         failure
     }
 }
 
+/// Whether nothing about the job changes any more.
+fn is_over(view: &JobView) -> bool {
+    use framecrew::proto::JobState::{Cancelled, Failed, Finished};
+    matches!(view.state(), Finished | Failed | Cancelled)
+}
+
 /// What the person sees.
-enum Display {
+struct Display {
+    form: Form,
+    /// Whether there is more to do than to show.
+    outlasts_reader: bool,
+}
+
+enum Form {
     /// Opened at the first drawing, when its height is known.
     Panel(Option<Screen>),
     Lines(Lines),
     Json,
+    /// Nobody reads any more.
+    Mute,
 }
 
 impl Display {
-    fn new(json: bool) -> Self {
-        if json {
-            Self::Json
+    fn new(json: bool, outlasts_reader: bool) -> Self {
+        let form = if json {
+            Form::Json
         } else if can_draw() {
-            Self::Panel(None)
+            Form::Panel(None)
         } else {
-            Self::Lines(Lines::default())
+            Form::Lines(Lines::default())
+        };
+        Self { form, outlasts_reader }
+    }
+
+    /// Goes on without a reader, where there is more to do.
+    fn said(&mut self, said: Result<(), Failure>) -> Result<(), Failure> {
+        match said {
+            Err(failure) if failure.is_unread() && self.outlasts_reader => {
+                self.form = Form::Mute;
+                Ok(())
+            }
+            said => said,
         }
     }
 
@@ -133,28 +167,31 @@ impl Display {
         now: Duration,
         message: &WatchJobResponse,
     ) -> Result<(), Failure> {
-        match self {
-            Self::Panel(_) => Ok(()),
-            Self::Lines(lines) => lines.update(live, now, message).into_iter().try_for_each(say),
-            Self::Json => say_json(message),
-        }
+        let said = match &mut self.form {
+            Form::Panel(_) | Form::Mute => Ok(()),
+            Form::Lines(lines) => lines.update(live, now, message).into_iter().try_for_each(say),
+            Form::Json => say_json(message),
+        };
+        self.said(said)
     }
 
-    fn disconnected(&mut self, live: &Live) -> Result<(), Failure> {
-        match self {
-            Self::Panel(_) => {}
-            Self::Lines(lines) => {
-                if let Some(line) = lines.disconnected(live) {
-                    say(line)?;
+    /// `attempt` counts from 1 in each outage.
+    fn disconnected(&mut self, live: &Live, attempt: u32) -> Result<(), Failure> {
+        let said = match &mut self.form {
+            Form::Panel(_) | Form::Mute => Ok(()),
+            Form::Lines(lines) => lines.disconnected(live).map_or(Ok(()), say),
+            Form::Json => {
+                if let (1, Link::Down { reason, .. }) = (attempt, live.link()) {
+                    note(format_args!("reconnecting … ({})", words::printable(reason)));
                 }
+                Ok(())
             }
-            Self::Json => note("reconnecting …"),
-        }
-        Ok(())
+        };
+        self.said(said)
     }
 
     fn redraw(&mut self, live: &Live, now: Duration) -> Result<(), Failure> {
-        let Self::Panel(screen) = self else { return Ok(()) };
+        let Form::Panel(screen) = &mut self.form else { return Ok(()) };
         // Before the first message there is nothing to draw.
         if live.view().job().job_id == 0 {
             return Ok(());
@@ -167,22 +204,27 @@ impl Display {
         // A terminal that does not say where its cursor is can still print.
         if let Err(error) = drawn {
             tracing::debug!(%error, "the panel cannot be drawn");
-            *self = Self::Lines(Lines::default());
-            say(view::summary(live.view()))?;
+            self.form = Form::Lines(Lines::default());
+            return self.said(say(view::summary(live.view())));
         }
         Ok(())
     }
 
-    /// Ends the display; a panel leaves a line behind.
-    fn close(self, live: &Live) -> Result<(), Failure> {
-        match self {
-            Self::Panel(screen) => {
-                drop(screen);
-                say(view::summary(live.view()))?;
-                view::failures(live.view()).into_iter().try_for_each(say)
-            }
-            Self::Lines(_) | Self::Json => Ok(()),
+    /// Ends the display; a panel leaves a line behind. `folder` is where frames are, if any.
+    fn close(mut self, live: &Live, folder: Option<&OutputFolder>) -> Result<(), Failure> {
+        let mut lines = Vec::new();
+        if let Form::Panel(screen) = &mut self.form {
+            drop(screen.take());
+            lines.push(view::summary(live.view()));
+            lines.extend(view::failures(live.view()));
         }
+        if let Some(folder) = folder
+            && !matches!(self.form, Form::Json | Form::Mute)
+        {
+            lines.push(format!("frames are in {}", folder.path().display()));
+        }
+        let said = lines.into_iter().try_for_each(say);
+        self.said(said)
     }
 }
 

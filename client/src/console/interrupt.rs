@@ -1,8 +1,6 @@
 use std::{io, time::Duration};
 
-use framecrew::Cluster;
-
-use super::{Exit, Failure, again, note};
+use super::{Exit, Failure, Follow, again, note, quoted};
 
 /// How long a second Ctrl-C cancels the job instead of only leaving it.
 const SECOND_WITHIN: Duration = Duration::from_secs(2);
@@ -14,6 +12,16 @@ pub(crate) struct Interrupts {
     terminate: tokio::signal::unix::Signal,
     #[cfg(unix)]
     interrupt: tokio::signal::unix::Signal,
+}
+
+/// Who wants this command to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Interrupt {
+    /// The person, at the keyboard.
+    CtrlC,
+    /// The system, or a script: at once, and nobody will ask twice.
+    #[cfg(unix)]
+    Terminate,
 }
 
 impl Interrupts {
@@ -36,33 +44,50 @@ impl Interrupts {
     }
 
     /// Waits for the next one.
-    pub(crate) async fn next(&mut self) {
+    pub(crate) async fn next(&mut self) -> Interrupt {
         #[cfg(unix)]
         tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => Interrupt::CtrlC,
+            _ = self.terminate.recv() => Interrupt::Terminate,
         }
         #[cfg(not(unix))]
-        if tokio::signal::ctrl_c().await.is_err() {
-            std::future::pending().await
+        match tokio::signal::ctrl_c().await {
+            Ok(()) => Interrupt::CtrlC,
+            Err(_) => std::future::pending().await,
         }
     }
 }
 
 /// Leaves a job that renders on, unless the person asks once more: then it is cancelled.
 pub(crate) async fn leave(
-    cluster: &Cluster,
-    job_id: u64,
+    follow: &Follow<'_>,
+    by: Interrupt,
+    is_over: bool,
     interrupts: &mut Interrupts,
 ) -> Result<Exit, Failure> {
+    let Follow { cluster, job_id, folder, .. } = follow;
     let watch = again(cluster, &format!("watch {job_id}"));
-    note(format_args!(
-        "job {job_id} renders on; come back with `{watch}`. Ctrl-C within 2 s cancels it."
-    ));
-    if tokio::time::timeout(SECOND_WITHIN, interrupts.next()).await.is_err() {
+    let fetch = folder.map(|folder| {
+        let fetch = format!("fetch {job_id} -o {}", quoted(folder.path()));
+        format!("get the rest with `{}`", again(cluster, &fetch))
+    });
+    if is_over {
+        let fetch = fetch.map_or_else(String::new, |fetch| format!("; {fetch}"));
+        note(format_args!("job {job_id} is over{fetch}"));
         return Ok(Exit::Interrupted);
     }
-    cluster.cancel(job_id).await?;
+    let fetch = fetch.map_or_else(String::new, |fetch| format!(" and {fetch}"));
+    let left = format!("job {job_id} renders on; come back with `{watch}`{fetch}");
+    if by != Interrupt::CtrlC {
+        note(left);
+        return Ok(Exit::Interrupted);
+    }
+    note(format_args!("{left}. Ctrl-C within 2 s cancels it."));
+    match tokio::time::timeout(SECOND_WITHIN, interrupts.next()).await {
+        Ok(Interrupt::CtrlC) => {}
+        _ => return Ok(Exit::Interrupted),
+    }
+    cluster.cancel(*job_id).await?;
     note(format_args!("job {job_id} is cancelled"));
     Ok(Exit::Cancelled)
 }

@@ -9,12 +9,13 @@ mod screen;
 
 pub(crate) use failure::{Exit, Failure};
 pub(crate) use follow::{Ending, Follow};
-pub(crate) use interrupt::{Interrupts, leave};
+pub(crate) use interrupt::{Interrupt, Interrupts, leave};
 pub(crate) use progress::ProgressLine;
 
 use std::{
     fmt::Display,
     io::{self, IsTerminal as _, Write as _},
+    path::Path,
 };
 
 use framecrew::{Cluster, view};
@@ -54,6 +55,16 @@ pub(crate) fn again(cluster: &Cluster, command: &str) -> String {
     }
 }
 
+/// A path as a shell takes it for one word.
+pub(crate) fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let is_plain = |c: char| c.is_alphanumeric() || "/._-+=:,@%".contains(c);
+    if !text.is_empty() && text.chars().all(is_plain) {
+        return text;
+    }
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
 /// Whether stdout is a terminal that can move its cursor.
 pub(crate) fn can_draw() -> bool {
     let term = std::env::var_os("TERM");
@@ -64,4 +75,16 @@ pub(crate) fn can_draw() -> bool {
 /// Whether colours are wanted: the NO_COLOR convention.
 pub(crate) fn wants_color() -> bool {
     std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_can_be_pasted_into_a_shell() {
+        assert_eq!(quoted(Path::new("a/b-frames")), "a/b-frames");
+        assert_eq!(quoted(Path::new("shot 1")), "'shot 1'");
+        assert_eq!(quoted(Path::new("it's")), r"'it'\''s'");
+    }
 }
