@@ -152,6 +152,12 @@ async fn what_can_never_succeed_fails_as_permanent_with_words() {
         let other = crew.put("scene.blend", b"this is not a blend file");
         let blind = blender::scene(&blender, "bpy.data.objects.remove(bpy.data.objects['Camera'])");
         let blind = crew.put("scene.blend", &blind);
+        let crowd = "
+for n in range(400):
+    camera = bpy.data.objects.new('\\U0001f3a5' * 12 + str(n), bpy.data.cameras.new('Many'))
+    scene.collection.objects.link(camera)
+";
+        let crowd = crew.put("scene.blend", &blender::scene(&blender, crowd));
         let foreign = "
 class Foreign(bpy.types.RenderEngine):
     bl_idname, bl_label = 'FOREIGN', 'Foreign'
@@ -167,12 +173,14 @@ scene.render.engine = 'FOREIGN'
             (4, with(none.clone(), request(4, cut, [1])), ""),
             (5, with(none.clone(), request(5, blind, [1])), "camera"),
             (6, with(none, request(6, foreign, [1])), "engine"),
+            (7, with(settings("", "Gone"), request(7, crowd, [1])), "'Gone'"),
         ] {
             let events = crew.render(request).await.unwrap().all().await;
             let failures = failures(&events);
             assert_eq!(failures.len(), 1, "{id}: {events:#?}");
             assert_eq!(failures[0].reason(), FailureReason::Permanent, "{failures:#?}");
             assert!(failures[0].message.contains(word), "{failures:#?}");
+            assert!(failures[0].message.len() <= 2_000);
             assert!(failures[0].log_tail.len() <= 20);
         }
         let events = crew.render(request(9, crew.put("scene.blend", &scene), [1])).await.unwrap();

@@ -154,7 +154,8 @@ fn failure(error: RenderError, slot: &Slot) -> Failure {
 }
 
 fn infrastructure(message: String) -> Failure {
-    Failure { reason: FailureReason::Infrastructure.into(), message, log_tail: Vec::new() }
+    let error = RenderError::new(FailureReason::Infrastructure, message);
+    Failure { reason: error.reason.into(), message: error.message, log_tail: Vec::new() }
 }
 
 fn started(slice: &Slice) -> Event {

@@ -93,6 +93,8 @@ impl Seat {
         idle: &mut Vec<Worker>,
         scene: &Scene,
     ) -> Result<Option<Worker>, RenderError> {
+        // One that died while nobody looked must not cost a frame its try.
+        idle.retain_mut(|worker| !worker.has_died());
         let wanted = self.blenders.choose(scene.file_version, &scene.settings.blender)?;
         let right = |worker: &Worker| worker.blender().path == wanted.path;
         let best = idle
@@ -174,6 +176,30 @@ mod tests {
         let blenders = blenders(versions);
         let chosen = blenders.choose(file.parse().ok(), wanted);
         chosen.ok().map(|blender| blender.version.to_string())
+    }
+
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn an_idle_blender_that_died_is_not_given_a_frame() {
+        use std::time::Duration;
+
+        use tokio::time;
+
+        use crate::renderer::process::tests::{impostor, scene};
+        let folder = tempfile::tempdir().unwrap();
+        let dies = impostor(folder.path(), "exit 1");
+        let mut worker = Worker::start(dies.clone(), folder.path(), &mut |_| ()).await.unwrap();
+        assert!(worker.is_waiting());
+        let died = async {
+            while !worker.has_died() {
+                time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        time::timeout(Duration::from_secs(60), died).await.unwrap();
+        let mut idle = vec![worker];
+        let seat = Seat::new(Arc::new(Blenders::new(vec![dies], 1, folder.path().to_owned())));
+        assert!(seat.choose(&mut idle, &scene()).unwrap().is_none());
+        assert!(idle.is_empty());
     }
 
     #[test]

@@ -2,8 +2,12 @@
 
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
-/// Bytes of a line that are kept; longer ones lose their rest. The protocol's bound on a log line.
-pub(crate) const LINE_BYTES_MAX: usize = 2_000;
+/// Bytes of a line that are kept; longer ones lose their rest. A pipe takes as many in one piece, so an answer
+/// is never longer.
+pub(crate) const LINE_BYTES_MAX: usize = 4_096;
+
+/// Bytes of a log line, at most: the protocol's bound.
+const TEXT_BYTES_MAX: usize = 2_000;
 
 /// Bytes read at once.
 const READ_BYTES: usize = 16 * 1024;
@@ -64,6 +68,12 @@ impl<R: AsyncRead + Unpin> Lines<R> {
     }
 }
 
+/// Cuts what people will read to what the protocol allows.
+pub(crate) fn shorten(mut text: String) -> String {
+    text.truncate(text.floor_char_boundary(TEXT_BYTES_MAX));
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -93,5 +103,12 @@ mod tests {
         assert_eq!(all[1], "next");
         let broken = lines(&[0xff; 5_000]).await;
         assert!(broken[0].len() <= LINE_BYTES_MAX);
+    }
+
+    #[test]
+    fn a_text_is_cut_between_characters_and_only_when_it_is_long() {
+        assert_eq!(shorten("日".into()), "日");
+        let cut = shorten("日".repeat(1_000));
+        assert_eq!(cut, "日".repeat(TEXT_BYTES_MAX / 3));
     }
 }

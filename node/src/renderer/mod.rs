@@ -57,13 +57,13 @@ pub(crate) enum Drawn {
 #[derive(Debug)]
 pub(crate) struct RenderError {
     pub(crate) reason: FailureReason,
-    /// One sentence for people.
+    /// One sentence for people, 2,000 bytes at most.
     pub(crate) message: String,
 }
 
 impl RenderError {
     pub(crate) fn new(reason: FailureReason, message: impl Into<String>) -> Self {
-        Self { reason, message: message.into() }
+        Self { reason, message: lines::shorten(message.into()) }
     }
 }
 

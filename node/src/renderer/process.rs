@@ -25,7 +25,7 @@ use tracing::{debug, info};
 
 use super::{
     Drawing, Drawn, Observation, RenderError, Scene, frame_name,
-    lines::Lines,
+    lines::{Lines, shorten},
     progress::{self, Estimate, Line},
 };
 use crate::{
@@ -279,6 +279,11 @@ impl Worker {
         self.phase == Phase::Waiting
     }
 
+    /// Whether it has ended on its own, or by somebody else's hand.
+    pub(crate) fn has_died(&mut self) -> bool {
+        !matches!(self.child.try_wait(), Ok(None))
+    }
+
     /// Whether it has waited for so long that its memory is worth more than its warmth.
     pub(crate) fn is_idle_for_too_long(&self) -> bool {
         self.idle_since.elapsed() > IDLE_MAX
@@ -354,7 +359,7 @@ impl Worker {
                     self.loaded = Some(load.clone());
                     self.phase = Phase::Drawing;
                 }
-                Answer::Note { text } => observe(Observation::Line(text)),
+                Answer::Note { text } => observe(Observation::Line(shorten(text))),
                 Answer::Failed { reason, message } => {
                     self.phase = Phase::Broken;
                     let reason = match reason {
@@ -461,7 +466,7 @@ impl Worker {
                         self.unavailable_engines.insert(scene.into(), engine.into());
                     }
                     self.remember(line.clone());
-                    observe(Observation::Line(line));
+                    observe(Observation::Line(shorten(line)));
                 }
             }
         }
@@ -471,7 +476,7 @@ impl Worker {
         if self.tail.len() == LOG_TAIL_LINES {
             self.tail.pop_front();
         }
-        self.tail.push_back(line);
+        self.tail.push_back(shorten(line));
     }
 
     async fn silent(&mut self) -> RenderError {
@@ -553,33 +558,49 @@ fn describe(status: ExitStatus) -> String {
 }
 
 #[cfg(all(test, unix))]
-mod tests {
+pub(super) mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    #[tokio::test]
-    async fn a_renderer_that_goes_silent_is_ended() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("impostor");
+    /// A Blender that starts, says it is ready, and then does what the shell lines in `then` say.
+    pub(in crate::renderer) fn impostor(folder: &Path, then: &str) -> FoundBlender {
+        let path = folder.join("impostor");
+        let ready = r#"printf '\n@%s {"ready":{"version":"9.9.9"}}\n' "$token""#;
+        let script = format!("#!/bin/sh\nread token\n{ready}\n{then}\n");
         // Written by another process, so that none of ours can hold it open while it is run.
-        let script = r#"#!/bin/sh
-read token
-printf '\n@%s {"ready":{"version":"9.9.9"}}\n' "$token"
-read request
-exec sleep 1000
-"#;
         let made = std::process::Command::new("sh")
             .args(["-c", r#"printf %s "$1" > "$0" && chmod 755 "$0""#])
             .args([path.as_os_str(), script.as_ref()])
             .status();
         assert!(made.unwrap().success());
-        let blender = FoundBlender { version: "9.9.9".parse().unwrap(), kind: Kind::Module, path };
+        FoundBlender { version: "9.9.9".parse().unwrap(), kind: Kind::Module, path }
+    }
+
+    pub(in crate::renderer) fn scene() -> Scene {
+        Scene { blend: "a.blend".into(), settings: RenderSettings::default(), file_version: None }
+    }
+
+    #[tokio::test]
+    async fn an_answer_longer_than_a_log_line_is_read_and_its_text_is_cut() {
+        let folder = tempfile::tempdir().unwrap();
+        let answer = r#"{"failed":{"reason":"permanent","message":"%s"}}"#;
+        let then = format!(
+            "read request\nprintf '\\n@%s {answer}\\n' \"$token\" \"$(printf %03900d 7)\"\nread more"
+        );
+        let blender = impostor(folder.path(), &then);
         let mut worker = Worker::start(blender, folder.path(), &mut |_| ()).await.unwrap();
-        let scene = Scene {
-            blend: "a.blend".into(),
-            settings: RenderSettings::default(),
-            file_version: None,
-        };
+        let drawn = worker.draw(&scene(), 1, folder.path(), |_| ()).await;
+        let error = drawn.unwrap_err();
+        assert_eq!(error.reason, FailureReason::Permanent, "{error:?}");
+        assert_eq!(error.message, "0".repeat(2_000));
+    }
+
+    #[tokio::test]
+    async fn a_renderer_that_goes_silent_is_ended() {
+        let folder = tempfile::tempdir().unwrap();
+        let blender = impostor(folder.path(), "read request\nexec sleep 1000");
+        let mut worker = Worker::start(blender, folder.path(), &mut |_| ()).await.unwrap();
+        let scene = scene();
         // From here on, time passes as fast as nothing happens.
         time::pause();
         let mut told = 0;

@@ -18,8 +18,8 @@ import bpy
 requests = queue.SimpleQueue()
 token = sys.stdin.buffer.readline().decode().strip()
 
-# Bytes that a pipe takes in one piece; longer messages are cut, so that nothing of Blender's gets between.
-MESSAGE_BYTES_MAX = 2000
+# Bytes that a pipe takes in one piece; longer answers are cut, so that nothing of Blender's gets between.
+ANSWER_BYTES_MAX = 4096
 
 # Formats that hold films: every frame would overwrite the same file.
 MOVIES = {"FFMPEG", "AVI_JPEG", "AVI_RAW", "THEORA", "XVID", "H264", "FRAMESERVER"}
@@ -33,14 +33,28 @@ class Permanent(Exception):
 
 
 def answer(kind, **fields):
-    # The line break before it ends whatever Blender has left unfinished.
-    line = "\n@%s %s\n" % (token, json.dumps({kind: fields}))
+    line = encode(kind, fields)
+    while len(line) > ANSWER_BYTES_MAX:
+        # How many bytes its characters take is only known once they are written.
+        longest = max(fields, key=lambda name: len(str(fields[name])))
+        fields[longest] = fields[longest][: len(fields[longest]) * 9 // 10]
+        line = encode(kind, fields)
     sys.stdout.flush()
-    os.write(1, line.encode())
+    os.write(1, line)
+
+
+def encode(kind, fields):
+    # Names that are no UTF-8 come as halves of characters, which others do not read.
+    fields = {
+        name: value.encode(errors="replace").decode() if isinstance(value, str) else value
+        for name, value in fields.items()
+    }
+    # The line break before it ends whatever Blender has left unfinished.
+    return ("\n@%s %s\n" % (token, json.dumps({kind: fields}))).encode()
 
 
 def note(text):
-    answer("note", text=text[:MESSAGE_BYTES_MAX])
+    answer("note", text=text)
 
 
 def read_requests():
@@ -252,7 +266,7 @@ def main():
         except Exception as error:
             loaded, scene = None, None
             reason, message = explain(error)
-            answer("failed", reason=reason, message=message[:MESSAGE_BYTES_MAX])
+            answer("failed", reason=reason, message=message)
 
 
 main()
