@@ -13,7 +13,7 @@ use std::{
 
 use framecrew_blobs::{BlobClient, Digest, ProjectPath, TransferError};
 use futures::{TryStreamExt as _, stream};
-use tokio::task;
+use tokio::{sync::OwnedMutexGuard, task};
 
 use crate::platform;
 
@@ -83,7 +83,7 @@ pub(crate) struct Projects {
     /// Layouts in use, by key.
     used: Mutex<HashMap<Digest, Weak<Layout>>>,
     /// One layout is made at a time: two slots with the same new project share one download.
-    making: tokio::sync::Mutex<()>,
+    making: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Projects {
@@ -94,7 +94,7 @@ impl Projects {
             blobs,
             bytes_max: CACHE_BYTES_MAX,
             used: Mutex::default(),
-            making: tokio::sync::Mutex::default(),
+            making: Arc::default(),
         }
     }
 
@@ -105,11 +105,11 @@ impl Projects {
         if let Some(layout) = self.existing(key) {
             return Ok(layout);
         }
-        let _making = self.making.lock().await;
+        let making = self.making.clone().lock_owned().await;
         if let Some(layout) = self.existing(key) {
             return Ok(layout);
         }
-        self.make_room(project).await?;
+        let making = self.make_room(project, making).await?;
         // Files with the same content are one blob.
         let blobs: BTreeMap<_, _> =
             project.files.values().map(|blob| (blob.digest, *blob)).collect();
@@ -124,7 +124,7 @@ impl Projects {
         let root = self.layout_path(key);
         let layouts = self.folder.join("layouts");
         let at = layouts.clone();
-        blocking(move || link_all(&files, &layouts, &root))
+        blocking(making, move || link_all(&files, &layouts, &root))
             .await
             .map_err(|source| LayoutError::Disk { path: at, source })?;
         self.existing(key).ok_or_else(|| LayoutError::Disk {
@@ -167,7 +167,11 @@ impl Projects {
     }
 
     /// Removes the layouts that were not used for longest, and blobs that no layout uses, until `project` fits.
-    async fn make_room(&self, project: &Project) -> Result<(), LayoutError> {
+    async fn make_room(
+        &self,
+        project: &Project,
+        making: OwnedMutexGuard<()>,
+    ) -> Result<OwnedMutexGuard<()>, LayoutError> {
         let incoming = project.files.values().map(|blob| blob.size_bytes).sum();
         let in_use: Vec<_> = {
             let used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
@@ -175,7 +179,7 @@ impl Projects {
         };
         let folder = self.folder.clone();
         let room = self.bytes_max.saturating_sub(incoming);
-        blocking(move || evict(&folder, &in_use, room))
+        blocking(making, move || evict(&folder, &in_use, room))
             .await
             .map_err(|source| LayoutError::Disk { path: self.folder.clone(), source })
     }
@@ -190,10 +194,14 @@ impl Projects {
     }
 }
 
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> io::Result<T> {
-    task::spawn_blocking(work).await.unwrap_or_else(|panic| Err(io::Error::other(panic)))
+/// Works on the disk away from the async threads. The guard goes with the work, which goes on when nobody waits
+/// for it any more, and comes back after it.
+async fn blocking(
+    making: OwnedMutexGuard<()>,
+    work: impl FnOnce() -> io::Result<()> + Send + 'static,
+) -> io::Result<OwnedMutexGuard<()>> {
+    let guarded = move || work().map(|()| making);
+    task::spawn_blocking(guarded).await.unwrap_or_else(|panic| Err(io::Error::other(panic)))
 }
 
 fn link_all(files: &[(ProjectPath, PathBuf)], layouts: &Path, root: &Path) -> io::Result<()> {
@@ -206,7 +214,11 @@ fn link_all(files: &[(ProjectPath, PathBuf)], layouts: &Path, root: &Path) -> io
         }
         platform::link_or_copy(blob, &to)?;
     }
-    fs::rename(unfinished.path(), root)
+    match fs::rename(unfinished.path(), root) {
+        // What has the name is whole, whoever made it.
+        Err(_) if root.is_dir() => Ok(()),
+        renamed => renamed,
+    }
 }
 
 /// Removes layouts, the longest unused first, and then blobs that no layout links to, until the blobs take
@@ -278,6 +290,36 @@ mod tests {
             .collect();
         link_all(&files, &folder.join("layouts"), &root).unwrap();
         root
+    }
+
+    #[test]
+    fn a_layout_that_is_there_already_is_as_good_as_one_just_made() {
+        let folder = tempfile::tempdir().unwrap();
+        let blob = store(folder.path(), &[1; 10]);
+        let first = layout(folder.path(), "same", &[&blob]);
+        assert_eq!(layout(folder.path(), "same", &[&blob]), first);
+        assert!(first.join("sub/0").exists());
+        assert_eq!(entries(&folder.path().join("layouts")).unwrap().len(), 1, "no leftovers");
+    }
+
+    #[tokio::test]
+    async fn work_on_the_disk_keeps_its_guard_when_nobody_waits_for_it() {
+        let making = Arc::new(tokio::sync::Mutex::default());
+        let (begun, has_begun) = tokio::sync::oneshot::channel();
+        let (go_on, may_go_on) = std::sync::mpsc::channel();
+        let work = blocking(making.clone().lock_owned().await, move || {
+            begun.send(()).unwrap();
+            may_go_on.recv().map_err(io::Error::other)
+        });
+        let mut work = Box::pin(work);
+        tokio::select! {
+            _ = &mut work => panic!("nobody let it go on"),
+            begun = has_begun => begun.unwrap(),
+        }
+        drop(work);
+        assert!(making.try_lock().is_err());
+        go_on.send(()).unwrap();
+        let _ = making.lock().await;
     }
 
     #[test]
