@@ -5,6 +5,7 @@ use std::{collections::VecDeque, time::Duration};
 use framecrew_proto::v1::{
     BatchEnd, BatchEnded, BatchEvent, LogLine, LogLines, SliceProgress, batch_event::Event,
 };
+use prost::Message as _;
 use tokio::time::Instant;
 
 /// Log lines a second that are passed on: more than anyone reads, few enough that a renderer that prints in a
@@ -17,9 +18,12 @@ const LOG_LINES_KEPT_MAX: usize = 2_000;
 /// Log lines in one event, so that no message gets large.
 const LOG_LINES_PER_EVENT_MAX: usize = 100;
 
-/// Events in one message: far below the 4 MiB that gRPC receivers take by default, even when all of them are
-/// failures with full log tails.
+/// Events in one message.
 const EVENTS_PER_MESSAGE_MAX: usize = 64;
+
+/// Bytes of the events in one message, unless it is one event alone: far below the 4 MiB that gRPC receivers
+/// take by default. The largest events, full of the longest log lines, take 200 KB.
+const MESSAGE_BYTES_MAX: usize = 1 << 20;
 
 /// Events of a batch, by sequence. Everything is kept but progress, of which only the latest is.
 #[derive(Debug, Default)]
@@ -94,8 +98,14 @@ impl EventLog {
     /// The events after `sequence`, oldest first, as many as fit in one message; empty: none yet.
     pub(crate) fn after(&mut self, sequence: u64) -> Vec<BatchEvent> {
         let first = self.kept.partition_point(|event| event.sequence <= sequence);
-        let mut events: Vec<_> =
-            self.kept.range(first..).take(EVENTS_PER_MESSAGE_MAX).cloned().collect();
+        let mut bytes = 0;
+        let fits = |event: &&BatchEvent| {
+            let alone = bytes == 0;
+            bytes += event.encoded_len();
+            alone || bytes <= MESSAGE_BYTES_MAX
+        };
+        let next = self.kept.range(first..).take(EVENTS_PER_MESSAGE_MAX);
+        let mut events: Vec<_> = next.take_while(fits).cloned().collect();
         let all = first + events.len() == self.kept.len();
         if let Some(progress) = &self.progress
             && all
@@ -178,6 +188,33 @@ mod tests {
             }
             assert_eq!(seen, 501 - from);
         }
+    }
+
+    #[test]
+    fn long_lines_are_spread_over_messages_and_none_is_lost() {
+        let mut log = EventLog::default();
+        let begun = Instant::now();
+        for second in 0..40 {
+            for _ in 0..LOG_LINES_PER_SECOND_MAX {
+                log.log(begun + Duration::from_secs(second), line(&"x".repeat(2_000)));
+            }
+        }
+        let (mut at, mut messages, mut lines) = (0, 0, 0);
+        loop {
+            let events = log.after(at);
+            let Some(last) = events.last() else { break };
+            at = last.sequence;
+            messages += 1;
+            let bytes: usize = events.iter().map(prost::Message::encoded_len).sum();
+            assert!(bytes <= MESSAGE_BYTES_MAX, "{bytes}");
+            for event in &events {
+                if let Some(Event::Log(log)) = &event.event {
+                    lines += log.lines.len();
+                }
+            }
+        }
+        assert_eq!(lines, LOG_LINES_KEPT_MAX);
+        assert!(messages > 3, "{messages}");
     }
 
     #[test]
