@@ -1,6 +1,6 @@
 //! The Blenders of this machine, and scenes that they make themselves.
 
-use std::{path::Path, process::Command};
+use std::{io::Write as _, path::Path, process::Command};
 
 use framecrew_node::blender::{self, FoundBlender, Kind};
 
@@ -11,7 +11,8 @@ pub fn found() -> Vec<FoundBlender> {
     found.dedup_by_key(|blender| (blender.version, blender.kind));
     if found.is_empty() {
         assert!(std::env::var_os("FRAMECREW_REQUIRE_BLENDER").is_none(), "no Blender was found");
-        println!("skipped: no Blender");
+        // Not eprintln, which the test harness keeps to itself.
+        std::io::stderr().write_all(b"skipped: no Blender is installed\n").unwrap();
     }
     found
 }
