@@ -89,13 +89,40 @@ pub fn missing_libraries(blender: &FoundBlender) -> Vec<MissingLibrary> {
     if !cfg!(target_os = "linux") {
         return Vec::new();
     }
-    let mut missing: BTreeSet<_> = binary(blender)
-        .map(|binary| not_found(&binary))
-        .unwrap_or_default()
+    let not_linked = binary(blender).map(|binary| not_found(&binary)).unwrap_or_default();
+    missing_beside(not_linked, &known_libraries(), has_mesa_drivers())
+}
+
+/// The libraries that a Blender from elsewhere is likely to need and this system lacks, where there is no
+/// Blender yet that could be asked. Tells nothing on systems other than Linux. Blocks.
+#[must_use]
+pub fn likely_missing_libraries() -> Vec<MissingLibrary> {
+    if !cfg!(target_os = "linux") {
+        return Vec::new();
+    }
+    let known = known_libraries();
+    missing_beside(likely_not_linked(&known), &known, has_mesa_drivers())
+}
+
+/// Of what Blenders link, the names that the linker does not know.
+fn likely_not_linked(known: &BTreeSet<String>) -> Vec<String> {
+    let names = PACKAGES.iter().map(|(name, _)| *name);
+    names
+        .filter(|name| !LOADED_LATER.contains(name) && !known.contains(*name))
+        .map(str::to_owned)
+        .collect()
+}
+
+/// What the linker misses, and what Blender will miss when it draws.
+fn missing_beside(
+    not_linked: Vec<String>,
+    known: &BTreeSet<String>,
+    has_mesa_drivers: bool,
+) -> Vec<MissingLibrary> {
+    let mut missing: BTreeSet<_> = not_linked
         .into_iter()
         .map(|name| MissingLibrary { package: package(&name), name, only_for_eevee: false })
         .collect();
-    let known = known_libraries();
     for name in LOADED_LATER {
         if !known.contains(name) && !missing.iter().any(|library| library.name == name) {
             missing.insert(MissingLibrary {
@@ -105,7 +132,7 @@ pub fn missing_libraries(blender: &FoundBlender) -> Vec<MissingLibrary> {
             });
         }
     }
-    if !has_mesa_drivers() {
+    if !has_mesa_drivers {
         let (name, package) = MESA_DRIVERS;
         missing.insert(MissingLibrary {
             name: name.into(),
@@ -237,6 +264,19 @@ mod tests {
         let ldd = "\tlinux-vdso.so.1 (0x00007ffd)\n\tlibXi.so.6 => not found\n\
                    \tlibm.so.6 => /lib/x86_64-linux-gnu/libm.so.6 (0x00007f)\n\tlibSM.so.6 => not found\n";
         assert_eq!(not_found_in(ldd), ["libXi.so.6", "libSM.so.6"]);
+    }
+
+    #[test]
+    fn a_bare_machine_is_likely_to_lack_every_library_and_an_equipped_one_none() {
+        let bare = BTreeSet::new();
+        let lacks = missing_beside(likely_not_linked(&bare), &bare, false);
+        assert_eq!(lacks.len(), PACKAGES.len() + 1);
+        assert!(lacks.iter().all(|library| library.package.is_some()));
+        let for_eevee = lacks.iter().filter(|library| library.only_for_eevee).count();
+        assert_eq!(for_eevee, LOADED_LATER.len() + 1);
+
+        let equipped = PACKAGES.iter().map(|(name, _)| (*name).to_owned()).collect();
+        assert!(missing_beside(likely_not_linked(&equipped), &equipped, true).is_empty());
     }
 
     #[test]

@@ -10,7 +10,10 @@ use framecrew_proto::v1::{self, BlenderKind};
 
 pub use self::{
     find::find,
-    libraries::{InstallError, MissingLibrary, install_libraries, missing_libraries},
+    libraries::{
+        InstallError, MissingLibrary, install_libraries, likely_missing_libraries,
+        missing_libraries,
+    },
     provision::{ProvisionError, ProvisionProgress, provision},
 };
 use crate::version::Version;
