@@ -53,7 +53,7 @@ pub enum Error {
         message: String,
     },
     /// The orchestrator found fault with the request.
-    #[error("{message}{}", Listed(.violations))]
+    #[error("{message}{}", Listed { violations, message })]
     Refused {
         /// What it said.
         message: String,
@@ -170,11 +170,20 @@ impl fmt::Display for Advice<'_> {
     }
 }
 
-struct Listed<'a>(&'a [Violation]);
+/// The faults, where the message does not say them already.
+struct Listed<'a> {
+    violations: &'a [Violation],
+    message: &'a str,
+}
 
 impl fmt::Display for Listed<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0
+        if let [fault] = self.violations
+            && self.message.contains(&fault.description)
+        {
+            return Ok(());
+        }
+        self.violations
             .iter()
             .try_for_each(|fault| write!(f, "\n  {}: {}", fault.subject, fault.description))
     }
@@ -284,6 +293,16 @@ mod tests {
             error.to_string(),
             "the job is faulty\n  spec.name: is empty\n  spec.frames[0].step: is 0"
         );
+    }
+
+    #[test]
+    fn a_single_fault_that_the_message_tells_is_not_told_twice() {
+        let mut details = ErrorDetails::new();
+        details.add_bad_request_violation("spec.name", "is empty");
+        let status =
+            Status::with_error_details(Code::InvalidArgument, "spec.name: is empty", details);
+        let error = Error::from_status("http://a:4000", &status);
+        assert_eq!(error.to_string(), "spec.name: is empty");
     }
 
     #[test]

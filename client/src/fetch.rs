@@ -48,6 +48,8 @@ pub struct FetchProgress {
 #[derive(Debug, Clone)]
 pub struct OutputFolder {
     path: PathBuf,
+    /// Folders that were made for it, it included, the innermost first.
+    made: Vec<PathBuf>,
 }
 
 impl OutputFolder {
@@ -57,6 +59,8 @@ impl OutputFolder {
     /// # Errors
     /// [`Error::OutputFolder`] when it cannot.
     pub fn open(path: &Path) -> Result<Self, Error> {
+        let is_missing = |folder: &&Path| !folder.as_os_str().is_empty() && !folder.exists();
+        let made = path.ancestors().take_while(is_missing).map(Path::to_owned).collect();
         let probe = || -> io::Result<()> {
             fs::create_dir_all(path)?;
             let mut file =
@@ -66,7 +70,15 @@ impl OutputFolder {
         };
         probe()
             .map_err(|source| Error::OutputFolder { path: path.into(), source: plain(source) })?;
-        Ok(Self { path: path.into() })
+        Ok(Self { path: path.into(), made })
+    }
+
+    /// Takes away what was made to open it, as far as it is empty: for when nothing will come.
+    pub fn abandon(self) {
+        for folder in &self.made {
+            // A folder that will not go does no harm.
+            let _ = fs::remove_dir(folder);
+        }
     }
 
     /// Where it is.
@@ -367,6 +379,18 @@ mod tests {
         let path = base.path().join("a/b");
         OutputFolder::open(&path).unwrap();
         assert_eq!(fs::read_dir(&path).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_folder_that_is_abandoned_leaves_what_was_there_before_and_what_came_since() {
+        let base = tempfile::tempdir().unwrap();
+        OutputFolder::open(base.path()).unwrap().abandon();
+        OutputFolder::open(&base.path().join("a/b")).unwrap().abandon();
+        assert_eq!(fs::read_dir(base.path()).unwrap().count(), 0);
+        let used = OutputFolder::open(&base.path().join("c")).unwrap();
+        fs::write(used.path().join("0001.png"), b"frame").unwrap();
+        used.abandon();
+        assert!(base.path().join("c/0001.png").exists());
     }
 
     #[test]

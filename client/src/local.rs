@@ -195,6 +195,14 @@ impl LocalCluster {
     }
 }
 
+/// Makes sure that an orchestrator can listen at an address, before more is done for it.
+///
+/// # Errors
+/// [`LocalError::PortInUse`] or [`LocalError::Listen`].
+pub async fn check_address(address: SocketAddr) -> Result<(), LocalError> {
+    listen(address).await.map(drop)
+}
+
 async fn listen(address: SocketAddr) -> Result<TcpListener, LocalError> {
     TcpListener::bind(address).await.map_err(|source| match source.kind() {
         io::ErrorKind::AddrInUse => LocalError::PortInUse { address },

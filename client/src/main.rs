@@ -4,13 +4,19 @@ mod commands;
 mod console;
 mod doctor;
 
-use std::{io, process::ExitCode};
+use std::{
+    io::{self, IsTerminal as _},
+    process::ExitCode,
+};
 
 use anyhow::Context as _;
 use clap::Parser as _;
 use tracing_subscriber::EnvFilter;
 
-use crate::{commands::Cli, console::note};
+use crate::{
+    commands::Cli,
+    console::{note, wants_color},
+};
 
 fn main() -> anyhow::Result<ExitCode> {
     let cli = Cli::parse();
@@ -19,6 +25,7 @@ fn main() -> anyhow::Result<ExitCode> {
             EnvFilter::try_from_env("FRAMECREW_LOG").unwrap_or_else(|_| EnvFilter::new("error")),
         )
         .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal() && wants_color())
         .init();
     let runtime = tokio::runtime::Runtime::new().context("cannot start the async runtime")?;
     let exit = runtime.block_on(commands::run(cli)).unwrap_or_else(|failure| {

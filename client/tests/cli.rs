@@ -65,6 +65,13 @@ fn nowhere() -> String {
     format!("http://{}", listener.local_addr().unwrap())
 }
 
+/// What can be connected to, but never answers: an attempt to submit would not come to an end.
+fn mute() -> (TcpListener, String) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    (listener, url)
+}
+
 #[test]
 fn a_file_that_is_not_there_is_named() {
     let folder = folder();
@@ -170,6 +177,7 @@ fn an_orchestrator_that_is_not_there_is_named_with_how_to_start_one() {
         let args = [&args[..], &["--cluster", &url]].concat();
         framecrew(folder.path(), &args).refuses(3, &[&url, "framecrew up"]);
     }
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "nothing is made");
 }
 
 #[test]
@@ -200,8 +208,8 @@ fn an_output_folder_below_a_file_is_refused_before_anything_is_submitted() {
     let file = write(folder.path(), "file", b"");
     let output = file.join("frames");
     let output = output.to_str().unwrap();
-    // Nothing listens at the cluster: an attempt to submit would end with 3.
-    let said = framecrew(folder.path(), &["render", DEMO, "-o", output, "--cluster", &nowhere()]);
+    let (_mute, url) = mute();
+    let said = framecrew(folder.path(), &["render", DEMO, "-o", output, "--cluster", &url]);
     said.refuses(2, &[output, "cannot write", "-o DIR"]);
 }
 
@@ -209,7 +217,9 @@ fn an_output_folder_below_a_file_is_refused_before_anything_is_submitted() {
 #[test]
 fn an_output_folder_that_takes_no_files_is_refused() {
     let folder = folder();
-    let said = framecrew(folder.path(), &["render", DEMO, "-o", "/proc/frames"]);
+    let (_mute, url) = mute();
+    let args = ["render", DEMO, "-o", "/proc/frames", "--cluster", &url];
+    let said = framecrew(folder.path(), &args);
     said.refuses(2, &["/proc/frames", "cannot write"]);
 }
 
@@ -267,6 +277,32 @@ mod local {
         ];
         framecrew(folder.path(), &args).refuses(2, &[&address, "in use", "--listen"]);
         assert!(!data.exists(), "nothing is made");
+    }
+
+    #[test]
+    fn a_port_in_use_is_found_before_a_blender_is_looked_for() {
+        let folder = folder();
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = taken.local_addr().unwrap().to_string();
+        let mut command = Command::cargo_bin("framecrew").unwrap();
+        command
+            .args(["up", "--listen", &address, "--data", "data"])
+            .current_dir(folder.path())
+            // No Blender, and no Python to get one with.
+            .env("PATH", folder.path())
+            .env("XDG_CACHE_HOME", folder.path().join("cache"));
+        let output = command.output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{stderr}");
+        assert!(stderr.contains(&address) && stderr.contains("in use"), "{stderr}");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "nothing is made");
+    }
+
+    #[test]
+    fn a_renderer_without_a_cluster_of_its_own_is_refused() {
+        let folder = folder();
+        framecrew(folder.path(), &["render", DEMO, "--renderer", "synthetic:1ms"])
+            .refuses(2, &["--local"]);
     }
 
     #[test]

@@ -254,6 +254,11 @@ async fn the_command_renders_and_leaves_nothing_but_frames() {
             .await;
     assert_eq!(code, 0);
     assert!(stdout.starts_with("2 files brought"), "{stdout}");
+    let args = ["fetch", "1", "-f", "3,15-19", "-o", "none", "--cluster", local.url()];
+    let (code, _, stderr) = framecrew(&args, base.path()).await;
+    assert_eq!(code, 2, "{stderr}");
+    assert!(stderr.contains("no frame 15-19") && stderr.contains("1-10,20"), "{stderr}");
+    assert!(!base.path().join("none").exists(), "nothing is made");
     local.shutdown().await;
 }
 
@@ -300,6 +305,21 @@ async fn a_cancelled_job_ends_with_five() {
     assert!(stdout.contains("cancelled"), "{stdout}");
     let (code, stdout, _) = framecrew(&["cancel", &id, "--cluster", &url], base.path()).await;
     assert_eq!(code, 0, "cancelling twice is no error: {stdout}");
+    let (_, _, stderr) = framecrew(&["fetch", &id, "--cluster", &url], base.path()).await;
+    assert!(stderr.contains("100 cancelled will not come"), "{stderr}");
+    local.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_is_refused_leaves_no_folder() {
+    let base = tempfile::tempdir().unwrap();
+    let local = cluster(&base.path().join("data"), 1, Duration::ZERO).await;
+    let name = "n".repeat(10_000);
+    let args = ["render", DEMO, "--name", &name, "-o", "a/out", "--cluster", local.url()];
+    let (code, stdout, stderr) = framecrew(&args, base.path()).await;
+    assert_eq!(code, 2, "{stdout}{stderr}");
+    assert!(stderr.contains("name"), "{stderr}");
+    assert!(!base.path().join("a").exists(), "nothing is made");
     local.shutdown().await;
 }
 

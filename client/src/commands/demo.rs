@@ -36,7 +36,7 @@ pub(crate) struct Demo {
     #[arg(
         short,
         long,
-        env = "FRAMECREW_OUTPUT",
+        env = "FRAMECREW_DEMO_OUTPUT",
         default_value = "framecrew-demo",
         value_name = "DIR"
     )]
@@ -60,8 +60,12 @@ impl Demo {
             data: scratch.path().into(),
             listen: (Ipv4Addr::LOCALHOST, 0).into(),
         };
-        let Some(mut here) = Here::start(plan, &mut interrupts).await? else {
-            return Ok(Exit::Interrupted);
+        let mut here = match Here::start(plan, &mut interrupts).await {
+            Ok(Some(here)) => here,
+            other => {
+                folder.abandon();
+                return other.map(|_| Exit::Interrupted);
+            }
         };
         note(format_args!("an orchestrator and {NODES} nodes run in this process; rendering"));
         let rendered = render(&mut here, &project, &folder, global.json, &mut interrupts).await;

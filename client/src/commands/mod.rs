@@ -107,6 +107,33 @@ mod tests {
     }
 
     #[test]
+    fn no_environment_variable_means_two_things() {
+        // The data folder of this machine, and what its nodes draw with, whichever command asks.
+        const SHARED: [&str; 4] =
+            ["FRAMECREW_CLUSTER", "FRAMECREW_JSON", "FRAMECREW_DATA", "FRAMECREW_RENDERER"];
+        // Those of `framecrew-node`, which one environment may hold as well.
+        const OF_NODES: [&str; 8] = [
+            "FRAMECREW_ORCHESTRATOR",
+            "FRAMECREW_ADVERTISE",
+            "FRAMECREW_NAME",
+            "FRAMECREW_SLOTS",
+            "FRAMECREW_TAGS",
+            "FRAMECREW_BLENDERS",
+            "FRAMECREW_CACHE",
+            "FRAMECREW_PROVISION",
+        ];
+        let cli = super::Cli::command();
+        let flags = cli.get_subcommands().flat_map(clap::Command::get_arguments);
+        let mut seen: Vec<_> = OF_NODES.map(str::to_owned).into();
+        for env in flags.filter_map(|flag| flag.get_env()?.to_str()) {
+            assert!(!seen.iter().any(|name| name == env), "{env}");
+            if !SHARED.contains(&env) {
+                seen.push(env.to_owned());
+            }
+        }
+    }
+
+    #[test]
     fn every_flag_has_an_environment_variable_of_its_own() {
         let cli = super::Cli::command();
         for command in cli.get_subcommands() {

@@ -10,8 +10,8 @@ use super::Global;
 #[cfg(feature = "local")]
 use super::renderer::{Here, Plan, Renderer, scratch};
 use crate::console::{
-    Ending, Exit, Failure, Follow, Interrupts, ProgressLine, again, leave, note, paths, say,
-    say_json,
+    Ending, Exit, Failure, Follow, Interrupts, ProgressLine, again, leave, note, paths, quoted,
+    say, say_json,
 };
 
 /// Render a .blend on the cluster, and bring its frames as they finish
@@ -23,6 +23,7 @@ Examples:
   framecrew render shot.blend -f 42 --samples 16 --scale 25
   framecrew render shot.blend --detach --json         submit only, and print the job
   framecrew render shot.blend --local=2               on this machine, with two nodes, no cluster needed")]
+#[cfg_attr(feature = "local", command(mut_arg("renderer", |renderer| renderer.requires("nodes"))))]
 pub(crate) struct Render {
     /// The .blend to render
     #[arg(value_name = "FILE")]
@@ -88,13 +89,13 @@ struct Settings {
 #[command(next_help_heading = "Scheduling")]
 struct Placing {
     /// Name for people [default: the file's name]
-    #[arg(long, env = "FRAMECREW_NAME", value_name = "NAME")]
+    #[arg(long, env = "FRAMECREW_JOB_NAME", value_name = "NAME")]
     name: Option<String>,
     /// Jobs of higher priority get free slots first
     #[arg(long, env = "FRAMECREW_PRIORITY", default_value_t = 0, value_parser = clap::value_parser!(i32).range(-100..=100), allow_hyphen_values = true, value_name = "-100..100")]
     priority: i32,
     /// Render only on nodes with this tag; may be repeated
-    #[arg(long = "tag", env = "FRAMECREW_TAGS", value_delimiter = ',', value_name = "TAG")]
+    #[arg(long = "tag", env = "FRAMECREW_JOB_TAGS", value_delimiter = ',', value_name = "TAG")]
     tags: Vec<String>,
     /// Version of Blender, like 4.5 [default: any that is not older than the file]
     #[arg(long, env = "FRAMECREW_BLENDER", value_name = "VERSION")]
@@ -141,29 +142,30 @@ impl Render {
     pub(crate) async fn run(self, global: &Global) -> Result<Exit, Failure> {
         // What can go wrong here is found out before anything is made there.
         let project = Project::open(self.spec()).await?;
-        let folder = if self.detach {
-            None
-        } else {
-            let default = || paths::frames_of(&project.spec().name);
-            let path = self.output.clone().unwrap_or_else(default);
-            Some(OutputFolder::open(&path)?)
-        };
         #[cfg(feature = "local")]
         if let Some(nodes) = self.local.nodes {
-            return self.run_here(nodes, &project, folder, global).await;
+            return self.run_here(nodes, &project, global).await;
         }
         let cluster = global.connect().await?;
+        let folder = if self.detach { None } else { Some(self.open_folder(&project)?) };
         let mut interrupts = Interrupts::listen()?;
-        let submit = submit(&cluster, &project);
-        let job = tokio::select! {
-            job = submit => job?,
+        let submitted = tokio::select! {
+            submitted = submit(&cluster, &project) => submitted,
             _ = interrupts.next() => {
-                note("interrupted before the job was submitted; nothing was made");
-                return Ok(Exit::Interrupted);
+                note(format_args!(
+                    "interrupted; perhaps the job is submitted already: `{}` tells",
+                    again(&cluster, "jobs")
+                ));
+                Err(Failure { exit: Exit::Interrupted, text: String::new() })
             }
         };
-        let Some(folder) = folder else {
-            return detached(&cluster, &job, global.json);
+        let (job, folder) = match (submitted, folder) {
+            (Ok(job), Some(folder)) => (job, folder),
+            (Ok(job), None) => return self.detached(&cluster, &job, global.json),
+            (Err(failure), folder) => {
+                folder.into_iter().for_each(OutputFolder::abandon);
+                return Err(failure);
+            }
         };
         let follow = Follow {
             cluster: &cluster,
@@ -185,14 +187,14 @@ impl Render {
         &self,
         nodes: u8,
         project: &Project,
-        folder: Option<OutputFolder>,
         global: &Global,
     ) -> Result<Exit, Failure> {
-        let Some(folder) = folder else {
+        if self.detach {
             return Err(Failure::usage(
                 "--detach leaves the job to a cluster, but --local has one only while this command runs; drop one of them",
             ));
-        };
+        }
+        let folder = self.open_folder(project)?;
         let mut interrupts = Interrupts::listen()?;
         let scratch = scratch()?;
         let plan = Plan {
@@ -202,12 +204,38 @@ impl Render {
             data: scratch.path().into(),
             listen: (std::net::Ipv4Addr::LOCALHOST, 0).into(),
         };
-        let Some(mut here) = Here::start(plan, &mut interrupts).await? else {
-            return Ok(Exit::Interrupted);
+        let mut here = match Here::start(plan, &mut interrupts).await {
+            Ok(Some(here)) => here,
+            other => {
+                folder.abandon();
+                return other.map(|_| Exit::Interrupted);
+            }
         };
         let rendered = here.render(project, &folder, global.json, &mut interrupts).await;
         here.stop().await;
         Ok(rendered?.map_or(Exit::Interrupted, |view| Exit::of_job(view.state())))
+    }
+
+    fn open_folder(&self, project: &Project) -> Result<OutputFolder, Failure> {
+        let default = || paths::frames_of(&project.spec().name);
+        Ok(OutputFolder::open(&self.output.clone().unwrap_or_else(default))?)
+    }
+
+    fn detached(&self, cluster: &Cluster, job: &Job, json: bool) -> Result<Exit, Failure> {
+        if json {
+            say_json(job.info())?;
+            return Ok(Exit::Success);
+        }
+        let (id, total) = (job.id(), words::total(&job.info().counts.unwrap_or_default()));
+        let output = self.output.as_deref();
+        let output = output.map_or_else(String::new, |path| format!(" -o {}", quoted(path)));
+        say(format_args!(
+            "job {id} is submitted: {}; follow it with `{}`, get its frames with `{}`",
+            words::frames(total),
+            again(cluster, &format!("watch {id}")),
+            again(cluster, &format!("fetch {id}{output}"))
+        ))?;
+        Ok(Exit::Success)
     }
 
     fn spec(&self) -> JobSpec {
@@ -274,19 +302,4 @@ pub(super) async fn submit(cluster: &Cluster, project: &Project) -> Result<Job, 
     let submitted = cluster.submit_project(project, show).await;
     line.clear();
     Ok(submitted?)
-}
-
-fn detached(cluster: &Cluster, job: &Job, json: bool) -> Result<Exit, Failure> {
-    if json {
-        say_json(job.info())?;
-        return Ok(Exit::Success);
-    }
-    let (id, total) = (job.id(), words::total(&job.info().counts.unwrap_or_default()));
-    say(format_args!(
-        "job {id} is submitted: {}; follow it with `{}`, get its frames with `{}`",
-        words::frames(total),
-        again(cluster, &format!("watch {id}")),
-        again(cluster, &format!("fetch {id}"))
-    ))?;
-    Ok(Exit::Success)
 }

@@ -5,7 +5,8 @@ use std::{net::SocketAddr, path::PathBuf};
 use clap::Args;
 use framecrew::{
     BlenderVersion, Cluster, JobView, LocalCluster, LocalConfig, OutputFolder, Project,
-    local::LocalError, view::words::bytes,
+    local::{LocalError, check_address},
+    view::words::bytes,
 };
 use framecrew_node::{
     RendererChoice,
@@ -68,6 +69,7 @@ impl Here {
     ) -> Result<Option<Self>, Failure> {
         let Plan { nodes, renderer, needs, data, listen } = plan;
         let starting = async {
+            check_address(listen).await?;
             let config = LocalConfig {
                 listen,
                 ..LocalConfig::new(nodes.into(), data, renderer.choose(needs).await?)

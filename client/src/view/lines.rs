@@ -229,7 +229,7 @@ mod tests {
     #[test]
     fn the_share_of_a_frame_is_told_where_it_is_known() {
         let mut watcher = Watcher::new();
-        let mut changes = |samples_done| {
+        let changes = |samples_done| {
             let mut update = changes(0, Vec::new(), Some(samples_done));
             if let Update::Changes(changes) = &mut update {
                 let progress = changes.active[0].progress.as_mut().unwrap();
