@@ -2,6 +2,7 @@
 
 use std::{
     fs, io,
+    net::SocketAddr,
     path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -10,7 +11,11 @@ use std::{
 use framecrew_blobs::BlobClient;
 use framecrew_proto::v1::{NodeDescription, render_node_server::RenderNodeServer};
 use sysinfo::System;
-use tokio::{net::TcpListener, time};
+use tokio::{
+    net::{self, TcpListener},
+    task::{AbortHandle, JoinError},
+    time,
+};
 use tokio_util::sync::CancellationToken;
 use tonic::{
     server::NamedService as _,
@@ -77,6 +82,9 @@ pub enum ServeError {
     /// The server failed.
     #[error("the server failed: {0}")]
     Server(#[from] tonic::transport::Error),
+    /// The server ended though nobody had told it to.
+    #[error("the server ended on its own: {0}")]
+    ServerEnded(String),
     /// The listener failed.
     #[error("the listener failed: {0}")]
     Listener(io::Error),
@@ -89,7 +97,8 @@ pub enum ServeError {
 /// renderers, says goodbye and returns.
 ///
 /// # Errors
-/// When the configuration or the data folder cannot be used, or the orchestrator expels the node.
+/// When the configuration or the data folder cannot be used, the orchestrator expels the node, or the server
+/// fails.
 pub async fn serve(
     listener: TcpListener,
     config: Config,
@@ -97,6 +106,7 @@ pub async fn serve(
 ) -> Result<(), ServeError> {
     check(&config)?;
     let local = listener.local_addr().map_err(ServeError::Listener)?;
+    check_reach(local, &config).await?;
     let channel = channel(&config.orchestrator)?;
     let data = |source| ServeError::Data { path: config.data.clone(), source };
     let work = config.data.join("work");
@@ -127,34 +137,47 @@ pub async fn serve(
     info!(name = %node.name, %local, orchestrator = config.orchestrator, "node started");
 
     let streams_end = CancellationToken::new();
-    let server = tokio::spawn(server(node.clone(), listener, streams_end.clone())?);
+    let mut server = tokio::spawn(server(node.clone(), listener, streams_end.clone())?);
     // No task of ours outlives this function, however it ends.
     let _tasks = [
-        AbortOnDrop(tokio::spawn(membership::fence(node.clone()))),
-        AbortOnDrop(tokio::spawn(retire_idle(node.clone()))),
+        AbortOnDrop(server.abort_handle()),
+        AbortOnDrop(tokio::spawn(membership::fence(node.clone())).abort_handle()),
+        AbortOnDrop(tokio::spawn(retire_idle(node.clone())).abort_handle()),
     ];
     let membership = membership::keep(node.clone(), channel.clone(), reach);
-    let expelled = tokio::select! {
-        expelled = membership => Some(expelled),
-        () = shutdown => None,
+    let end = tokio::select! {
+        expelled = membership => Err(expelled.into()),
+        // A node that nobody can reach must not go on as if it were one.
+        served = &mut server => Err(ended_early(served)),
+        () = shutdown => Ok(()),
     };
 
     info!("stopping");
     node.stop().await;
-    if expelled.is_none() {
+    if !matches!(end, Err(ServeError::Expelled(_))) {
         membership::leave(&node, channel).await;
     }
+    if server.is_finished() {
+        return end;
+    }
     streams_end.cancel();
-    let abort = server.abort_handle();
-    match time::timeout(SHUTDOWN_TIMEOUT, server).await {
+    match time::timeout(SHUTDOWN_TIMEOUT, &mut server).await {
         Ok(Ok(served)) => served?,
         Ok(Err(panic)) => warn!(%panic, "the server ended badly"),
         Err(_) => {
-            abort.abort();
+            server.abort();
             warn!("closed streams that nobody read");
         }
     }
-    expelled.map_or(Ok(()), |expelled| Err(expelled.into()))
+    end
+}
+
+fn ended_early(served: Result<Result<(), tonic::transport::Error>, JoinError>) -> ServeError {
+    match served {
+        Ok(Ok(())) => ServeError::ServerEnded("its listener has closed".into()),
+        Ok(Err(error)) => error.into(),
+        Err(panic) => ServeError::ServerEnded(panic.to_string()),
+    }
 }
 
 fn server(
@@ -224,6 +247,27 @@ fn check(config: &Config) -> Result<(), ServeError> {
     Ok(())
 }
 
+/// Refuses an address that only this machine reaches, where the orchestrator is on another one: it would
+/// register, get work, and never be reached.
+async fn check_reach(local: SocketAddr, config: &Config) -> Result<(), ServeError> {
+    if config.advertise.is_some() || !local.ip().is_loopback() {
+        return Ok(());
+    }
+    let url = &config.orchestrator;
+    let endpoint = endpoint(url)?;
+    let host = endpoint.uri().host().unwrap_or_default().trim_matches(['[', ']']);
+    // A machine's own name may stand for a loopback address.
+    let mut here = net::lookup_host((host, 0)).await.into_iter().flatten();
+    if here.any(|address| address.ip().to_canonical().is_loopback()) {
+        return Ok(());
+    }
+    let port = local.port();
+    Err(ServeError::Config(format!(
+        "this node listens on {} only, where {url} cannot reach it: start it with --listen 0.0.0.0:{port} or --advertise URL",
+        local.ip()
+    )))
+}
+
 fn endpoint(url: &str) -> Result<Endpoint, ServeError> {
     let wrong = || {
         ServeError::Config(format!(
@@ -283,7 +327,7 @@ fn describe(slots: &Slots, count: u32, tags: Vec<String>) -> NodeDescription {
     }
 }
 
-struct AbortOnDrop(tokio::task::JoinHandle<()>);
+struct AbortOnDrop(AbortHandle);
 
 impl Drop for AbortOnDrop {
     fn drop(&mut self) {

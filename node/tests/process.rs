@@ -73,6 +73,8 @@ fn wrong_arguments_are_one_clear_sentence() {
         (&[&right[..], &["--slots", "65"]].concat(), "65 slots"),
         (&[&right[..], &["--name", ""]].concat(), "name"),
         (&[&right[..], &["--advertise", "here"]].concat(), "here"),
+        (&["--orchestrator", "http://10.0.0.5:4000", "--renderer", "synthetic:0ms"], "--advertise"),
+        (&["--orchestrator", "http://[fd00::5]:4000", "--renderer", "synthetic:0ms"], "127.0.0.1"),
         (&["--orchestrator", "http://127.0.0.1:9", "--blender", "/bin/ls"], "/bin/ls"),
     ] {
         let (code, said) = called(&[&listen, arguments].concat());
