@@ -24,6 +24,9 @@ const CACHE_BYTES_MAX: u64 = 20 << 30;
 /// Blobs that are downloaded at a time: enough that many small files do not wait for one another's round trips.
 const DOWNLOADS_MAX: usize = 8;
 
+/// Extension of a layout that is being removed.
+const EVICTED: &str = "evicted";
+
 /// The files of a project.
 #[derive(Debug, Clone)]
 pub(crate) struct Project {
@@ -74,6 +77,8 @@ pub(crate) enum LayoutError {
     Disk { path: PathBuf, source: io::Error },
 }
 
+type Used = HashMap<Digest, Weak<Layout>>;
+
 /// The projects of a node.
 #[derive(Debug)]
 pub(crate) struct Projects {
@@ -81,7 +86,7 @@ pub(crate) struct Projects {
     blobs: BlobClient,
     bytes_max: u64,
     /// Layouts in use, by key.
-    used: Mutex<HashMap<Digest, Weak<Layout>>>,
+    used: Arc<Mutex<Used>>,
     /// One layout is made at a time: two slots with the same new project share one download.
     making: Arc<tokio::sync::Mutex<()>>,
 }
@@ -93,7 +98,7 @@ impl Projects {
             folder,
             blobs,
             bytes_max: CACHE_BYTES_MAX,
-            used: Mutex::default(),
+            used: Arc::default(),
             making: Arc::default(),
         }
     }
@@ -173,13 +178,9 @@ impl Projects {
         making: OwnedMutexGuard<()>,
     ) -> Result<OwnedMutexGuard<()>, LayoutError> {
         let incoming = project.files.values().map(|blob| blob.size_bytes).sum();
-        let in_use: Vec<_> = {
-            let used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
-            used.keys().map(Digest::to_string).collect()
-        };
-        let folder = self.folder.clone();
+        let (folder, used) = (self.folder.clone(), self.used.clone());
         let room = self.bytes_max.saturating_sub(incoming);
-        blocking(making, move || evict(&folder, &in_use, room))
+        blocking(making, move || evict(&folder, &used, room))
             .await
             .map_err(|source| LayoutError::Disk { path: self.folder.clone(), source })
     }
@@ -223,12 +224,10 @@ fn link_all(files: &[(ProjectPath, PathBuf)], layouts: &Path, root: &Path) -> io
 
 /// Removes layouts, the longest unused first, and then blobs that no layout links to, until the blobs take
 /// `room` bytes at most or only what is in use is left.
-fn evict(folder: &Path, in_use: &[String], room: u64) -> io::Result<()> {
+fn evict(folder: &Path, used: &Mutex<Used>, room: u64) -> io::Result<()> {
     let mut layouts = Vec::new();
     for layout in entries(&folder.join("layouts"))? {
-        if !in_use.contains(&layout.file_name().to_string_lossy().into_owned()) {
-            layouts.push((layout.metadata()?.modified()?, layout.path()));
-        }
+        layouts.push((layout.metadata()?.modified()?, layout.path()));
     }
     layouts.sort();
     let mut oldest = layouts.into_iter();
@@ -236,7 +235,10 @@ fn evict(folder: &Path, in_use: &[String], room: u64) -> io::Result<()> {
         let Some((_, layout)) = oldest.next() else {
             return Ok(());
         };
-        fs::remove_dir_all(layout)?;
+        if !take_name(&layout, used)? {
+            continue;
+        }
+        fs::remove_dir_all(layout.with_extension(EVICTED))?;
         for blob in blobs(folder)? {
             // Where links were not possible the layouts have copies, and every blob may go.
             if platform::names_of_file(&blob.metadata()?) == 1 {
@@ -245,6 +247,17 @@ fn evict(folder: &Path, in_use: &[String], room: u64) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Renames a layout, so that nobody begins to use it while it is removed. False: it is in use.
+fn take_name(layout: &Path, used: &Mutex<Used>) -> io::Result<bool> {
+    let used = used.lock().unwrap_or_else(PoisonError::into_inner);
+    let key = layout.file_name().and_then(|name| name.to_str()?.parse().ok());
+    let layout_used = key.and_then(|key: Digest| used.get(&key));
+    if layout_used.is_some_and(|layout| layout.strong_count() > 0) {
+        return Ok(false);
+    }
+    fs::rename(layout, layout.with_extension(EVICTED)).map(|()| true)
 }
 
 fn bytes_of_blobs(folder: &Path) -> io::Result<u64> {
@@ -329,18 +342,23 @@ mod tests {
         let (shared, old, new) =
             (store(folder, &[1; 1_000]), store(folder, &[2; 1_000]), store(folder, &[3; 1_000]));
         let first = layout(folder, "old", &[&shared, &old]);
-        let second = layout(folder, "new", &[&shared, &new]);
+        let key = Digest::of(b"new");
+        let second = layout(folder, &key.to_string(), &[&shared, &new]);
+        let used = Mutex::new(Used::new());
         let long_ago = SystemTime::UNIX_EPOCH;
         fs::File::open(&first).unwrap().set_modified(long_ago).unwrap();
 
-        evict(folder, &[], 3_000).unwrap();
+        evict(folder, &used, 3_000).unwrap();
         assert!(first.exists() && second.exists(), "all of it fits");
-        evict(folder, &[], 2_000).unwrap();
+        evict(folder, &used, 2_000).unwrap();
         assert!(!first.exists() && !old.exists());
         assert!(second.exists() && shared.exists() && new.exists());
-        evict(folder, &["new".into()], 0).unwrap();
+        let in_use = Arc::new(Layout { root: second.clone() });
+        used.lock().unwrap().insert(key, Arc::downgrade(&in_use));
+        evict(folder, &used, 0).unwrap();
         assert!(second.exists() && shared.exists() && new.exists());
-        evict(folder, &[], 0).unwrap();
+        drop(in_use);
+        evict(folder, &used, 0).unwrap();
         assert!(!second.exists() && !shared.exists() && !new.exists());
     }
 }
