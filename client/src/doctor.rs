@@ -180,7 +180,7 @@ fn blender(facts: &Facts) -> Check {
             NAME,
             "none found",
             costs,
-            "`framecrew demo` installs Blender 4.5 into the cache (380 MB to download), or install Blender 3.4 or newer",
+            "`framecrew demo` installs Blender 4.5 into the cache (about 400 MB to download), or install Blender 3.4 or newer",
         ),
         None => lacking(
             NAME,
@@ -235,9 +235,9 @@ fn python(facts: &Facts) -> Check {
         Some(path) => good(NAME, path.display().to_string()),
         None => lacking(
             NAME,
-            "none found",
+            "none found that has venv, and pip or ensurepip",
             "Blender 4.5 cannot be installed as a Python module; a Blender that is installed renders without it",
-            "install CPython 3.11 with venv (Debian 12: sudo apt-get install --yes python3 python3-venv)",
+            "install CPython 3.11 with venv and pip (Debian 12: sudo apt-get install --yes python3 python3-venv)",
         ),
     }
 }

@@ -10,16 +10,12 @@ use std::{
 };
 
 use anyhow::Context as _;
-use clap::Parser as _;
 use tracing_subscriber::EnvFilter;
 
-use crate::{
-    commands::Cli,
-    console::{note, wants_color},
-};
+use crate::console::{note, wants_color};
 
 fn main() -> anyhow::Result<ExitCode> {
-    let cli = Cli::parse();
+    let cli = commands::parse();
     tracing_subscriber::fmt()
         .with_env_filter(
             EnvFilter::try_from_env("FRAMECREW_LOG").unwrap_or_else(|_| EnvFilter::new("error")),

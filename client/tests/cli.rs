@@ -306,6 +306,15 @@ mod local {
     }
 
     #[test]
+    fn a_cluster_is_not_named_to_a_command_that_brings_its_own() {
+        let folder = folder();
+        for command in [&["up"][..], &["demo"], &["render", DEMO, "--local"]] {
+            let args = [command, &["--cluster", "http://127.0.0.1:4000"]].concat();
+            framecrew(folder.path(), &args).refuses(2, &["--cluster"]);
+        }
+    }
+
+    #[test]
     fn a_renderer_that_is_none_is_refused() {
         let folder = folder();
         framecrew(folder.path(), &["up", "--renderer", "povray"])

@@ -1,17 +1,21 @@
 use std::{
     io,
-    net::{Ipv4Addr, TcpListener},
+    net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket},
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
 
 use clap::Args;
-use framecrew::{Error, proto::NodeState};
+use framecrew::{
+    Error,
+    proto::{Node, NodeState},
+};
 use tokio::{
     process::Command,
     task::spawn_blocking,
     time::{Instant, timeout},
 };
+use tonic::transport::Uri;
 
 use super::Global;
 use crate::{
@@ -63,7 +67,7 @@ fn default_data() -> Result<PathBuf, Failure> {
 
 /// Looks at everything, all at once.
 async fn examine(global: &Global, data: &Path) -> Facts {
-    let (local, cluster, clock, python, ffmpeg, docker, compose) = tokio::join!(
+    let (local, (cluster, nodes), clock, python, ffmpeg, docker, compose) = tokio::join!(
         spawn_blocking(local::examine),
         ask_cluster(global),
         compare_clocks(),
@@ -73,14 +77,12 @@ async fn examine(global: &Global, data: &Path) -> Facts {
         first_line("docker", &["compose", "version", "--short"]),
     );
     let (blenders, broken_module) = local.unwrap_or_default();
-    let answers = matches!(cluster.nodes, Some(Ok(_)));
-    let is_ours =
-        |number| answers && cluster.url.trim_end_matches('/').ends_with(&format!(":{number}"));
+    let ours = ours(&cluster, &nodes).await;
     let ports = PORTS.map(|(number, user)| Port {
         number,
         user,
         is_free: is_free(number),
-        is_ours: is_ours(number),
+        is_ours: ours.contains(&number),
     });
     Facts {
         blenders,
@@ -155,7 +157,8 @@ mod local {
     }
 }
 
-async fn ask_cluster(global: &Global) -> Cluster {
+/// Asks the cluster; gives its live nodes too.
+async fn ask_cluster(global: &Global) -> (Cluster, Vec<Node>) {
     let url = global.cluster.clone();
     let nodes = match framecrew::Cluster::connect(url.as_str()).await {
         Ok(cluster) => cluster.nodes().await,
@@ -168,11 +171,43 @@ async fn ask_cluster(global: &Global) -> Cluster {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let clock_ahead_ms =
         seen_at_ms.zip(i64::try_from(now.as_millis()).ok()).map(|(seen, now)| seen - now);
-    let nodes = nodes.map(|nodes| nodes.len()).map_err(|error| match error {
-        Error::Unreachable { url, reason } => format!("nothing answers at {url} ({reason})"),
-        error => error.to_string(),
-    });
-    Cluster { url, nodes: Some(nodes), clock_ahead_ms }
+    let (nodes, count) = match nodes {
+        Ok(nodes) => {
+            let count = nodes.len();
+            (nodes, Ok(count))
+        }
+        Err(Error::Unreachable { url, reason }) => {
+            (Vec::new(), Err(format!("nothing answers at {url} ({reason})")))
+        }
+        Err(error) => (Vec::new(), Err(error.to_string())),
+    };
+    (Cluster { url, nodes: Some(count), clock_ahead_ms }, nodes)
+}
+
+/// Ports of this machine at which the cluster and its nodes are reached.
+async fn ours(cluster: &Cluster, nodes: &[Node]) -> Vec<u16> {
+    if !matches!(cluster.nodes, Some(Ok(_))) {
+        return Vec::new();
+    }
+    let orchestrator = here(&cluster.url).await;
+    let mut ports: Vec<u16> = orchestrator.iter().map(SocketAddr::port).collect();
+    for node in nodes {
+        let at = here(&node.address).await;
+        // The loopback that a node names is that of the orchestrator's machine.
+        let at = at.filter(|at| !at.ip().is_loopback() || orchestrator.is_some());
+        ports.extend(at.map(|at| at.port()));
+    }
+    ports
+}
+
+/// Where a URL leads to, if that is this machine.
+async fn here(url: &str) -> Option<SocketAddr> {
+    let uri: Uri = url.parse().ok()?;
+    let host = uri.host()?.trim_matches(['[', ']']).to_owned();
+    let lookup = tokio::net::lookup_host((host, uri.port_u16()?));
+    let mut found = timeout(ANSWER_TIMEOUT, lookup).await.ok()?.ok()?;
+    // Only an address of one's own can be bound.
+    found.find(|at| UdpSocket::bind((at.ip(), 0)).is_ok())
 }
 
 /// The wall clock, and how far it and the monotonic one part within a moment.
@@ -185,7 +220,12 @@ async fn compare_clocks() -> (SystemTime, Duration) {
 }
 
 async fn find_python() -> Option<PathBuf> {
-    const ASK: &str = "import sys, venv; print(sys.executable) if sys.version_info[:2] == (3, 11) else sys.exit(1)";
+    // As what installs Blender's module needs it: Debian splits venv's ensurepip off.
+    const ASK: &str = "\
+import sys, venv, importlib.util as util
+fits = sys.implementation.name == 'cpython' and sys.version_info[:2] == (3, 11)
+pip = any(util.find_spec(name) for name in ('pip', 'ensurepip'))
+print(sys.executable) if fits and pip else sys.exit(1)";
     for name in ["python3.11", "python3", "python"] {
         if let Some(path) = first_line(name, &["-c", ASK]).await {
             return Some(path.into());
@@ -248,5 +288,32 @@ impl std::fmt::Display for Shown<'_> {
             write!(f, "\n         costs  {costs}\n         mend   {fix}")?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cluster(url: &str) -> Cluster {
+        Cluster { url: url.into(), nodes: Some(Ok(1)), clock_ahead_ms: None }
+    }
+
+    fn node(address: &str) -> Node {
+        Node { address: address.into(), ..Node::default() }
+    }
+
+    #[tokio::test]
+    async fn a_cluster_on_this_machine_and_its_nodes_explain_their_ports() {
+        let nodes = [node("http://127.0.0.1:3000"), node("http://192.0.2.1:3001")];
+        assert_eq!(ours(&cluster("http://127.0.0.1:4000"), &nodes).await, [4000, 3000]);
+    }
+
+    #[tokio::test]
+    async fn a_cluster_elsewhere_explains_no_port_of_this_machine() {
+        let nodes = [node("http://127.0.0.1:3000")];
+        assert!(ours(&cluster("http://192.0.2.1:4000"), &nodes).await.is_empty());
+        let away = Cluster { nodes: Some(Err("away".into())), ..cluster("http://127.0.0.1:4000") };
+        assert!(ours(&away, &[]).await.is_empty());
     }
 }

@@ -16,7 +16,12 @@ mod renderer;
 mod up;
 mod watch;
 
-use clap::{Args, Parser, Subcommand};
+#[cfg(feature = "local")]
+use clap::parser::ValueSource;
+use clap::{
+    ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand,
+    error::ErrorKind,
+};
 use framecrew::Cluster;
 
 use crate::console::{CLUSTER_DEFAULT, Exit, Failure};
@@ -75,6 +80,38 @@ enum Command {
     Up(up::Up),
     #[cfg(feature = "local")]
     Demo(demo::Demo),
+}
+
+/// Reads the command line; ends the process where it cannot be used, or asks for help.
+pub(crate) fn parse() -> Cli {
+    let matches = Cli::command().get_matches();
+    if let Some(fault) = contradiction(&matches) {
+        Cli::command().error(ErrorKind::ArgumentConflict, fault).exit();
+    }
+    Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+}
+
+/// What was typed in vain. Only what was typed: the environment is there for other commands too.
+#[cfg(feature = "local")]
+fn contradiction(matches: &ArgMatches) -> Option<&'static str> {
+    let (command, matches) = matches.subcommand()?;
+    let typed = |flag| matches.value_source(flag) == Some(ValueSource::CommandLine);
+    let brings_its_own = match command {
+        "up" | "demo" => true,
+        "render" => matches.value_source("nodes").is_some(),
+        _ => return None,
+    };
+    if brings_its_own && typed("cluster") {
+        return Some("--cluster names a cluster, but this command brings its own; drop --cluster");
+    }
+    (!brings_its_own && typed("renderer")).then_some(
+        "--renderer is what the nodes of --local draw with; add --local, or drop --renderer",
+    )
+}
+
+#[cfg(not(feature = "local"))]
+fn contradiction(_: &ArgMatches) -> Option<&'static str> {
+    None
 }
 
 /// Does what was asked.

@@ -23,7 +23,6 @@ Examples:
   framecrew render shot.blend -f 42 --samples 16 --scale 25
   framecrew render shot.blend --detach --json         submit only, and print the job
   framecrew render shot.blend --local=2               on this machine, with two nodes, no cluster needed")]
-#[cfg_attr(feature = "local", command(mut_arg("renderer", |renderer| renderer.requires("nodes"))))]
 pub(crate) struct Render {
     /// The .blend to render
     #[arg(value_name = "FILE")]
