@@ -1,9 +1,9 @@
 //! Between the protocol and the domain. What comes in is checked here, all faults of a request at once, and
 //! nowhere else.
 
-use std::{collections::HashSet, sync::Arc};
+use std::sync::Arc;
 
-use framecrew_blobs::Digest;
+use framecrew_blobs::{Digest, check_paths};
 use framecrew_proto::v1 as wire;
 
 use crate::{
@@ -20,14 +20,14 @@ use crate::{
 
 /// Characters in a job's name.
 const NAME_MAX: usize = 200;
-/// Characters in the names of scenes, cameras and tags; Blender's own names have 63 bytes.
+/// Characters in the names of nodes and tags.
 const SHORT_NAME_MAX: usize = 100;
+/// Bytes in the names of scenes and cameras: what Blender's longest names have.
+const BLENDER_NAME_BYTES_MAX: usize = 255;
 /// Characters in a request's id.
 const REQUEST_ID_MAX: usize = 64;
 /// Files in a project.
 const FILES_MAX: usize = 100_000;
-/// Bytes in a path.
-const PATH_MAX: usize = 1_024;
 /// Ranges in a job's frames: enough for any list that a person makes.
 const RANGES_MAX: usize = 10_000;
 /// Tags of a job or a node.
@@ -36,6 +36,13 @@ const TAGS_MAX: usize = 32;
 const SLOTS_MAX: u32 = 64;
 /// Blenders of a node.
 const BLENDERS_MAX: usize = 64;
+
+/// Bytes in a line that a renderer wrote; the protocol says so.
+const LINE_BYTES_MAX: usize = 2_000;
+/// Lines in a failure's log tail; the protocol says so.
+const LOG_TAIL_MAX: usize = 20;
+/// Lines that one message may say were dropped: more than a renderer writes in a day.
+const DROPPED_MAX: u64 = 1 << 32;
 
 impl Faults {
     fn text(&mut self, field: &str, text: &str, max: usize) {
@@ -126,55 +133,32 @@ fn parse_project(project: wire::Project, faults: &mut Faults) -> Option<Project>
         faults.add(FIELD, message);
         return None;
     }
-    let mut paths = HashSet::new();
+    for (n, fault) in check_paths(project.files.iter().map(|file| &*file.path)) {
+        faults.add(format!("{FIELD}[{n}].path"), fault.to_string());
+    }
     let mut files = Vec::with_capacity(project.files.len());
     for (n, file) in project.files.iter().enumerate() {
-        if let Err(why) = check_path(&file.path) {
-            faults.add(format!("{FIELD}[{n}].path"), why);
-        }
-        if !paths.insert(&*file.path) {
-            faults.add(format!("{FIELD}[{n}].path"), "stands in the project twice");
-        }
         if let Some(digest) = faults.digest(format!("{FIELD}[{n}].digest"), &file.digest) {
             let (path, size_bytes) = (file.path.clone(), file.size_bytes);
             files.push(ProjectFile { path, digest, size_bytes });
         }
     }
-    if !paths.contains(&*project.blend_path) {
+    if !project.files.iter().any(|file| file.path == project.blend_path) {
         faults.add("spec.project.blend_path", "is not one of the project's files");
         return None;
     }
     Some(Project { blend_path: project.blend_path, files })
 }
 
-/// A path that stays inside the project on every system that a node may run.
-fn check_path(path: &str) -> Result<(), &'static str> {
-    if path.is_empty() || path.len() > PATH_MAX {
-        return Err("must have 1 to 1,024 bytes");
-    }
-    if path.starts_with('/') || path.starts_with('\\') {
-        return Err("must be relative to the project");
-    }
-    if path.contains('\\') {
-        return Err("must have / between its parts");
-    }
-    if path.chars().any(char::is_control) {
-        return Err("must not have control characters");
-    }
-    if path.as_bytes().get(1) == Some(&b':') {
-        return Err("must not name a drive");
-    }
-    if path.split('/').any(|part| matches!(part, "" | "." | "..")) {
-        return Err("must not leave the project or have empty parts");
-    }
-    Ok(())
-}
-
 fn parse_settings(settings: wire::RenderSettings, faults: &mut Faults) -> RenderSettings {
     const FIELD: &str = "spec.settings";
     for (field, text) in [("scene", &settings.scene), ("camera", &settings.camera)] {
-        if !text.is_empty() {
-            faults.text(&format!("{FIELD}.{field}"), text, SHORT_NAME_MAX);
+        if text.len() > BLENDER_NAME_BYTES_MAX {
+            let message =
+                format!("must have {BLENDER_NAME_BYTES_MAX} bytes at most, has {}", text.len());
+            faults.add(format!("{FIELD}.{field}"), message);
+        } else if !text.is_empty() {
+            faults.text(&format!("{FIELD}.{field}"), text, BLENDER_NAME_BYTES_MAX);
         }
     }
     if wire::RenderEngine::try_from(settings.engine).is_err() {
@@ -268,6 +252,10 @@ pub(crate) fn node_description(
     })
 }
 
+pub(crate) fn slice(wire: &wire::Slice) -> Slice {
+    Slice { frame: wire.frame, index: wire.index }
+}
+
 /// An event of a node that makes no sense.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum InvalidEvent {
@@ -280,10 +268,10 @@ pub(crate) enum InvalidEvent {
 /// What a node says; `None` for what a later version of it may say.
 pub(crate) fn batch_news(event: wire::BatchEvent) -> Result<Option<BatchNews>, InvalidEvent> {
     use wire::batch_event::Event;
-    let slice = |slice: Option<wire::Slice>| {
-        let slice = slice.ok_or(InvalidEvent::Missing("a slice"))?;
-        Ok::<_, InvalidEvent>(Slice { frame: slice.frame, index: slice.index })
+    let slice = |wire: Option<wire::Slice>| {
+        wire.as_ref().map(slice).ok_or(InvalidEvent::Missing("a slice"))
     };
+    let event_sequence = event.sequence;
     let Some(event) = event.event else { return Ok(None) };
     Ok(Some(match event {
         Event::Started(started) => BatchNews::Started(slice(started.slice)?),
@@ -316,7 +304,11 @@ pub(crate) fn batch_news(event: wire::BatchEvent) -> Result<Option<BatchNews>, I
                 slice,
                 Rendered {
                     outputs,
-                    render_seconds: finished.render_seconds,
+                    render_seconds: if finished.render_seconds.is_finite() {
+                        finished.render_seconds.max(0.0)
+                    } else {
+                        0.0
+                    },
                     peak_memory_bytes: finished.peak_memory_bytes,
                 },
             )
@@ -328,17 +320,28 @@ pub(crate) fn batch_news(event: wire::BatchEvent) -> Result<Option<BatchNews>, I
                 slice,
                 Failure {
                     reason: failure_reason(failure.reason()),
-                    message: failure.message,
-                    log_tail: failure.log_tail,
+                    message: shortened(&failure.message),
+                    log_tail: failure
+                        .log_tail
+                        .iter()
+                        .take(LOG_TAIL_MAX)
+                        .map(|l| shortened(l))
+                        .collect(),
                 },
             )
         }
         Event::Log(log) => BatchNews::Log {
-            lines: log.lines.into_iter().map(|line| (line.frame, line.text)).collect(),
-            dropped: log.dropped,
+            sequence: event_sequence,
+            lines: log.lines.iter().map(|line| (line.frame, shortened(&line.text))).collect(),
+            dropped: log.dropped.min(DROPPED_MAX),
         },
         Event::Ended(_) => BatchNews::Ended,
     }))
+}
+
+/// A line of a node, with no more bytes than the protocol says.
+fn shortened(line: &str) -> String {
+    line[..line.floor_char_boundary(LINE_BYTES_MAX)].to_owned()
 }
 
 fn failure_reason(reason: wire::FailureReason) -> FailureReason {

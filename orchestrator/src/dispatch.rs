@@ -5,6 +5,7 @@
 use std::{
     collections::HashMap,
     convert::Infallible,
+    error::Error,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -17,7 +18,7 @@ use tokio::sync::oneshot;
 use tokio_stream::StreamExt as _;
 use tokio_util::sync::CancellationToken;
 use tonic::{
-    Code, Response, Status, Streaming,
+    Code, ConnectError, Response, Status, Streaming,
     transport::{Channel, Endpoint},
 };
 use tracing::{debug, warn};
@@ -83,6 +84,12 @@ struct State {
     batches: HashMap<BatchId, CancellationToken>,
 }
 
+/// What is to be done about a batch first.
+enum Errand {
+    Send(Box<RenderBatchRequest>, Turn),
+    Attach { logged: u64 },
+}
+
 /// The driver's arm to the nodes. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Dispatch {
@@ -122,13 +129,16 @@ impl Dispatch {
             file_version: file_version.to_string(),
             settled_batch_ids: settled,
         };
-        self.spawn(batch, node, client, Some((request, turn)));
+        self.spawn(batch, node, client, Errand::Send(Box::new(request), turn));
     }
 
     /// Follows a batch that a former life sent.
-    pub(crate) fn attach(&self, batch: BatchId, node: &NodeName, address: &str) {
+    /// Its log lines up to the event `logged` are kept already.
+    pub(crate) fn attach(&self, batch: BatchId, node: &NodeName, address: &str, logged: u64) {
         match self.link(node, address) {
-            Some((client, ..)) => self.spawn(batch, node.clone(), client, None),
+            Some((client, ..)) => {
+                self.spawn(batch, node.clone(), client, Errand::Attach { logged })
+            }
             None => self.refuse(batch),
         }
     }
@@ -211,6 +221,11 @@ impl Dispatch {
         Some((link.client.clone(), std::mem::take(&mut link.settled), turn))
     }
 
+    /// Lets go of a node that is gone; it may never come back under its name.
+    pub(crate) fn forget(&self, node: &NodeName) {
+        self.lock().links.remove(node);
+    }
+
     /// Reports that a batch was not sent.
     pub(crate) fn refuse(&self, batch: BatchId) {
         let driver = self.driver.clone();
@@ -222,7 +237,7 @@ impl Dispatch {
         batch: BatchId,
         node: NodeName,
         client: RenderNodeClient<Channel>,
-        request: Option<(RenderBatchRequest, Turn)>,
+        errand: Errand,
     ) {
         let ended = self.shutdown.child_token();
         self.lock().batches.insert(batch, ended.clone());
@@ -234,10 +249,14 @@ impl Dispatch {
             node,
             client,
             sequence: 0,
+            logged: match errand {
+                Errand::Attach { logged } => logged,
+                Errand::Send(..) => 0,
+            },
         };
         tokio::spawn(async move {
             tokio::select! {
-                () = follower.follow(request) => {}
+                () = follower.follow(errand) => {}
                 () = ended.cancelled() => {}
             }
         });
@@ -254,14 +273,17 @@ struct Follower {
     client: RenderNodeClient<Channel>,
     /// Sequence of the last event that the driver has.
     sequence: u64,
+    /// Log lines up to this event are kept from a former life.
+    logged: u64,
 }
 
 impl Follower {
-    async fn follow(mut self, request: Option<(RenderBatchRequest, Turn)>) {
+    async fn follow(mut self, errand: Errand) {
         let (batch, node) = (self.batch, self.node.clone());
         let mut retry = Retry::default();
-        if let Some((request, turn)) = request {
-            match self.send(request, turn).await {
+        if let Errand::Send(request, turn) = errand {
+            let slices: Vec<_> = request.slices.iter().map(convert::slice).collect();
+            match self.send(&request, turn).await {
                 Ok(response) => {
                     let events = response.into_inner();
                     if self.forward(events, |message| message.events).await.is_ok() {
@@ -270,9 +292,28 @@ impl Follower {
                 }
                 // An earlier try got through after all.
                 Err(status) if status.code() == Code::AlreadyExists => {}
+                // Nothing was sent, so nothing can be rendering.
+                Err(status) if never_connected(&status) => {
+                    warn!(
+                        %batch, %node,
+                        "the node is registered but cannot be reached: is it started with a --listen \
+                         or --advertise that other machines reach, and does no firewall stand between?"
+                    );
+                    return self.driver.report(batch, vec![BatchNews::Refused]).await;
+                }
                 // The link broke: whether the batch arrived is found out by attaching to it.
                 Err(status) if is_of_the_link(&status) => {
                     debug!(%batch, %node, %status, "batch may not have arrived");
+                }
+                // No other try, and no other node, would find less fault with it.
+                Err(status) if status.code() == Code::InvalidArgument => {
+                    let failed = slices.into_iter().map(|slice| {
+                        let message = format!("node {node} refuses the job: {}", status.message());
+                        let (reason, log_tail) = (FailureReason::Permanent, Vec::new());
+                        BatchNews::Failed(slice, Failure { reason, message, log_tail })
+                    });
+                    let report = failed.chain([BatchNews::Ended]).collect();
+                    return self.driver.report(batch, report).await;
                 }
                 Err(status) => {
                     warn!(%batch, %node, code = ?status.code(), message = status.message(), "batch refused");
@@ -312,7 +353,7 @@ impl Follower {
     /// may overtake the answer to its registration.
     async fn send(
         &mut self,
-        request: RenderBatchRequest,
+        request: &RenderBatchRequest,
         turn: Turn,
     ) -> Result<Response<Streaming<RenderBatchResponse>>, Status> {
         if let Some(before) = turn.before {
@@ -352,6 +393,7 @@ impl Follower {
                 }
                 self.sequence = event.sequence;
                 match convert::batch_news(event) {
+                    Ok(Some(BatchNews::Log { sequence, .. })) if sequence <= self.logged => {}
                     Ok(Some(news)) => {
                         has_ended = matches!(news, BatchNews::Ended);
                         report.push(self.verified(news).await);
@@ -391,9 +433,21 @@ impl Follower {
     }
 }
 
+/// Whether the call never left, for want of a connection.
+fn never_connected(status: &Status) -> bool {
+    let mut source = Error::source(status);
+    while let Some(error) = source {
+        if error.is::<ConnectError>() {
+            return true;
+        }
+        source = error.source();
+    }
+    false
+}
+
 /// Whether the link said so, and not the node.
 fn is_of_the_link(status: &Status) -> bool {
-    std::error::Error::source(status).is_some()
+    Error::source(status).is_some()
         || matches!(status.code(), Code::Unknown | Code::DeadlineExceeded | Code::Cancelled)
 }
 

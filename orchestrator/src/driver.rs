@@ -39,6 +39,11 @@ use crate::{
 const COMMANDS_MAX: usize = 1_024;
 /// Commands in one commit: bounds how long an answer waits for others, at some ten milliseconds.
 const GROUP_MAX: usize = 256;
+/// Time between two turns when nothing happens, so that a gap tells of a stall.
+const TICK: Duration = Duration::from_secs(1);
+/// A gap between two turns that no load explains: the process was stopped, or the disk held a commit up.
+/// Heartbeats of that time wait unread, so nobody's silence counts.
+const STALL: Duration = Duration::from_secs(4);
 /// Pause before a failed commit is tried again; doubles up to the maximum.
 const RETRY_MIN: Duration = Duration::from_millis(50);
 /// Longest such pause: a disk with room again is noticed within it.
@@ -51,7 +56,9 @@ pub(crate) enum BatchNews {
     Progress(Slice, Progress),
     Finished(Slice, Rendered),
     Failed(Slice, crate::domain::Failure),
+    /// What a restart replays is known by the event's sequence.
     Log {
+        sequence: u64,
         lines: Vec<(Option<i32>, String)>,
         dropped: u64,
     },
@@ -201,6 +208,7 @@ impl DriverHandle {
 enum Effect {
     Start(Assignment),
     Refuse(BatchId),
+    Forget(NodeName),
     CancelBatch(BatchId, NodeName),
     EndBatch(BatchId, NodeName),
     Reply(Box<dyn FnOnce() + Send>),
@@ -239,6 +247,8 @@ pub(crate) struct Driver {
     jobs: HashMap<JobId, OpenJob>,
     nodes: HashMap<NodeName, NodeRecord>,
     last_job: u64,
+    /// When the latest turn began.
+    last_turn: Now,
 }
 
 /// The mailbox of a driver that is yet to be made: what serves it needs the handle first.
@@ -295,7 +305,9 @@ impl Driver {
             jobs.insert(record.job, OpenJob { record, next_log_line });
         }
         let mut restored_batches = Vec::new();
-        for (batch, BatchRecord { job, node, mut slices }) in batches {
+        let mut log_sequences = HashMap::new();
+        for (batch, BatchRecord { job, node, mut slices, log_sequence }) in batches {
+            log_sequences.insert(batch, log_sequence);
             slices.retain(|slice| !settled_slices.contains(&(job, *slice)));
             restored_batches.push(RestoredBatch { batch, job, node, slices });
         }
@@ -317,7 +329,8 @@ impl Driver {
         let known: HashMap<_, _> = nodes.into_iter().collect();
         for restored in &restored_batches {
             if let Some(node) = known.get(&restored.node) {
-                dispatch.attach(restored.batch, &restored.node, &node.address);
+                let logged = log_sequences.get(&restored.batch).copied().unwrap_or(0);
+                dispatch.attach(restored.batch, &restored.node, &node.address, logged);
             }
         }
         let (scheduler, actions) = Scheduler::restore(
@@ -338,6 +351,7 @@ impl Driver {
             jobs,
             nodes: known,
             last_job,
+            last_turn: Now::ZERO,
         };
         let mut turn = Turn::default();
         turn.nodes.extend(this.nodes.keys().cloned());
@@ -346,16 +360,17 @@ impl Driver {
         Ok(this)
     }
 
-    /// Runs until `shutdown`, and to the end of the commands that have arrived by then.
+    /// Runs until `shutdown`. What was not committed by then was not answered either.
     pub(crate) async fn run(mut self, shutdown: CancellationToken) {
         loop {
-            let deadline = self.scheduler.next_deadline().map(|at| self.started_at + at);
+            let tick = self.last_turn + TICK;
+            let deadline = self.scheduler.next_deadline().map_or(tick, |at| at.min(tick));
             let first = tokio::select! {
                 command = self.commands.recv() => match command {
                     Some(command) => Some(command),
                     None => return,
                 },
-                () = sleep_until(deadline) => None,
+                () = tokio::time::sleep_until(self.started_at + deadline) => None,
                 () = shutdown.cancelled() => return,
             };
             let mut commands = Vec::from_iter(first);
@@ -385,10 +400,16 @@ impl Driver {
         if !submissions.is_empty() {
             self.accept(submissions, &mut turn).await;
         }
-        self.decide(Event::TimePassed, &mut turn);
+        let now = self.now();
+        if now > self.last_turn + STALL {
+            warn!(seconds = (now - self.last_turn).as_secs(), "stood still; leases are prolonged");
+            self.decide(Event::Stalled, &mut turn);
+        }
         for command in others {
             self.take(command, &mut turn);
         }
+        self.decide(Event::TimePassed, &mut turn);
+        self.last_turn = now;
         self.finish(turn).await;
     }
 
@@ -432,6 +453,11 @@ impl Driver {
             warn!(%error, "jobs refused");
             group.new_jobs.clear();
         }
+        // Watchers may come as soon as a submission is answered.
+        for (_, record) in &group.new_jobs {
+            self.feed.open_job(record);
+            self.jobs.insert(record.job, OpenJob { record: record.clone(), next_log_line: 1 });
+        }
         // Answered from the store: what it does not have was not accepted.
         for (job, existed, reply) in accepted {
             let answer = match self.store.job(job).await {
@@ -444,9 +470,7 @@ impl Driver {
         for (_, record) in group.new_jobs {
             let (job, frames) = (record.job, record.spec.frames.clone());
             info!(%job, name = record.spec.name, frames = frames.len(), "job accepted");
-            self.feed.open_job(&record);
             let (requirements, priority) = (record.requirements(), record.spec.priority);
-            self.jobs.insert(job, OpenJob { record, next_log_line: 1 });
             self.decide(Event::JobSubmitted { job, frames, requirements, priority }, turn);
         }
     }
@@ -473,6 +497,12 @@ impl Driver {
                 let answer = match self.scheduler.incarnation(&node) {
                     Some(known) if known == incarnation => {
                         self.feed.note_seen(&node, wall_ms());
+                        // Told to abandon them by an earlier answer, the node has.
+                        for batch in self.scheduler.abandoned(&node) {
+                            if !batches.contains(&batch) {
+                                self.decide(Event::BatchEnded { batch }, turn);
+                            }
+                        }
                         let abandoned = self.abandoned(&node, batches);
                         self.decide(Event::LeaseRenewed { node, incarnation }, turn);
                         Ok(abandoned)
@@ -524,7 +554,9 @@ impl Driver {
                 }
                 return;
             }
-            BatchNews::Log { lines, dropped } => return self.keep_log(batch, lines, dropped, turn),
+            BatchNews::Log { sequence, lines, dropped } => {
+                return self.keep_log(batch, sequence, lines, dropped, turn);
+            }
             BatchNews::Finished(slice, rendered) => Event::SliceFinished { batch, slice, rendered },
             BatchNews::Failed(slice, failure) => {
                 debug!(%batch, frame = slice.frame, reason = ?failure.reason, message = failure.message, "try failed");
@@ -539,6 +571,7 @@ impl Driver {
     fn keep_log(
         &mut self,
         batch: BatchId,
+        sequence: u64,
         lines: Vec<(Option<i32>, String)>,
         dropped: u64,
         turn: &mut Turn,
@@ -546,7 +579,8 @@ impl Driver {
         let Some((job, node)) = self.scheduler.batch(batch) else { return };
         let Some(open) = self.jobs.get_mut(&job) else { return };
         // Lines that the node dropped leave a gap in the numbers, which is how a reader learns of them.
-        open.next_log_line += dropped;
+        turn.group.log_sequences.insert(batch, sequence);
+        open.next_log_line = open.next_log_line.saturating_add(dropped);
         let records = turn.group.log.entry(job).or_default();
         for (frame, text) in lines {
             let line = open.next_log_line;
@@ -605,10 +639,17 @@ impl Driver {
     fn apply(&mut self, turn: &mut Turn, actions: Vec<Action>) {
         for action in actions {
             match action {
-                Action::StartBatch { batch, job, node, incarnation: _, slices } => {
-                    let record = BatchRecord { job, node: node.clone(), slices: slices.clone() };
+                Action::StartBatch { batch, job, node, incarnation, slices } => {
+                    let record = BatchRecord {
+                        job,
+                        node: node.clone(),
+                        slices: slices.clone(),
+                        log_sequence: 0,
+                    };
                     turn.group.started_batches.insert(batch, record);
-                    let address = self.nodes.get(&node).map(|node| node.address.clone());
+                    let record =
+                        self.nodes.get(&node).filter(|node| node.incarnation == incarnation);
+                    let address = record.map(|node| node.address.clone());
                     if let (Some(open), Some(address)) = (self.jobs.get(&job), address) {
                         debug!(%job, %batch, %node, slices = slices.len(), "batch started");
                         turn.effects.push(Effect::Start(Assignment {
@@ -704,7 +745,8 @@ impl Driver {
                         info!(%node, said_goodbye, "node gone");
                         let state = if said_goodbye { NodeState::Left } else { NodeState::Lost };
                         turn.gone.push(NodeView::new(node.clone(), &record, state, wall_ms()));
-                        turn.group.nodes.insert(node, None);
+                        turn.group.nodes.insert(node.clone(), None);
+                        turn.effects.push(Effect::Forget(node));
                     }
                 }
             }
@@ -752,6 +794,7 @@ impl Driver {
             match effect {
                 Effect::Start(assignment) => self.dispatch.start(assignment),
                 Effect::Refuse(batch) => self.dispatch.refuse(batch),
+                Effect::Forget(node) => self.dispatch.forget(&node),
                 Effect::CancelBatch(batch, node) => self.dispatch.cancel(batch, &node),
                 Effect::EndBatch(batch, node) => self.dispatch.end(batch, &node),
                 Effect::Reply(reply) => reply(),
@@ -787,13 +830,6 @@ impl Turn {
     fn reply<T: Send + 'static>(&mut self, reply: oneshot::Sender<T>, answer: T) {
         // The caller may have gone; what it asked for is done all the same.
         self.effects.push(Effect::Reply(Box::new(move || drop(reply.send(answer)))));
-    }
-}
-
-async fn sleep_until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline).await,
-        None => std::future::pending().await,
     }
 }
 

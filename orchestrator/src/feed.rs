@@ -20,8 +20,12 @@ use crate::{
 /// Changes kept of one job for watchers that keep up: some tens of milliseconds at the highest rate, and
 /// about a megabyte. Others read the store.
 const RECENT_MAX: usize = 4_096;
-/// Frames in one message: well under its size limit (about 300 bytes each).
+/// Frames in one message.
 const FRAMES_IN_MESSAGE: usize = 1_000;
+/// Bytes of frames in one message, about: half of what grpcurl takes by default.
+const FRAME_BYTES_IN_MESSAGE: usize = 2 << 20;
+/// Pause between two looks for a feed that is about to be opened.
+const FEED_OPENS: Duration = Duration::from_millis(1);
 /// Frames with failed tries in a snapshot; the protocol says so.
 const TROUBLED_MAX: u32 = 1_000;
 /// Jobs that are over but stay in the cluster's view, for watchers that have yet to hear of it.
@@ -307,9 +311,7 @@ impl Feed {
         if !store_id.is_empty() && *store_id != *self.identity.store_id {
             return Err(WatchError::OtherStore);
         }
-        // The feed is looked up first: a job that ends in between is then seen to end through it.
-        let feed = lock(&self.jobs).get(&job).cloned();
-        let record = self.store.job(job).await?.ok_or(WatchError::UnknownJob)?;
+        let (feed, record) = self.find(job).await?;
         let current = record.standing.revision;
         if after > current {
             return Err(WatchError::FutureRevision { after, current });
@@ -326,6 +328,25 @@ impl Feed {
         })
     }
 
+    /// A job and, while it is open, its feed.
+    async fn find(&self, job: JobId) -> Result<(Option<Arc<JobFeed>>, JobRecord), WatchError> {
+        loop {
+            // The feed is looked up first: a job that ends in between is then seen to end through it.
+            let feed = lock(&self.jobs).get(&job).cloned();
+            let record = self.store.job(job).await?.ok_or(WatchError::UnknownJob)?;
+            if feed.is_some() || record.standing.state.is_final() {
+                return Ok((feed, record));
+            }
+            // Committed this very moment: the driver is about to open its feed.
+            tokio::time::sleep(FEED_OPENS).await;
+        }
+    }
+
+    /// A job, without a copy of its spec of its own where one is in memory.
+    pub(crate) fn record(&self, job: JobId) -> Option<JobRecord> {
+        lock(&self.cluster).jobs.get(&job).map(|(_, record)| record.clone())
+    }
+
     pub(crate) fn watch_cluster(self: &Arc<Self>) -> ClusterWatch {
         ClusterWatch {
             feed: self.clone(),
@@ -340,8 +361,7 @@ impl Feed {
         frame: Option<i32>,
         follow: bool,
     ) -> Result<LogReader, WatchError> {
-        let feed = lock(&self.jobs).get(&job).cloned();
-        self.store.job(job).await?.ok_or(WatchError::UnknownJob)?;
+        let (feed, _) = self.find(job).await?;
         let feed = feed.filter(|_| follow);
         let changed = feed.as_ref().map(|feed| feed.changed.subscribe());
         Ok(LogReader { store: self.store.clone(), job, frame, next: 1, feed, changed })
@@ -382,9 +402,10 @@ impl JobWatch {
     }
 
     async fn snapshot(&mut self) -> Result<(Revision, Update), StoreError> {
-        let snapshot = self.store.snapshot(self.job, TROUBLED_MAX).await?.ok_or_else(|| {
+        let mut snapshot = self.store.snapshot(self.job, TROUBLED_MAX).await?.ok_or_else(|| {
             StoreError::Unreadable { what: "a job", detail: "it vanished".to_owned() }
         })?;
+        snapshot.troubled.truncate(fitting(&snapshot.troubled));
         self.revision = snapshot.job.standing.revision;
         // A commit is readable a moment before it is published. What nodes were doing before it must not be
         // shown after it.
@@ -403,8 +424,9 @@ impl JobWatch {
                 changed.borrow_and_update();
             }
             let (standing, mut frames) = self.frames().await?;
-            let is_cut = frames.len() > FRAMES_IN_MESSAGE;
-            frames.truncate(FRAMES_IN_MESSAGE);
+            let fit = fitting(frames.iter().map(|frame| &**frame));
+            let is_cut = frames.len() > fit;
+            frames.truncate(fit);
             let revision = match frames.last() {
                 Some(frame) if is_cut => frame.revision,
                 _ => standing.revision.max(self.revision),
@@ -478,6 +500,23 @@ impl JobWatch {
             let _ = changed.changed().await;
         }
     }
+}
+
+/// How many of these frames fit in one message; at least one.
+fn fitting<'a>(frames: impl IntoIterator<Item = &'a Frame>) -> usize {
+    /// What a frame has besides its texts: digests, numbers, names.
+    const FRAME_BYTES: usize = 300;
+    let mut bytes = 0;
+    let bytes_of = |frame: &Frame| {
+        let failure = frame.failure.as_ref();
+        let tail = failure.map_or(0, |f| f.log_tail.iter().map(String::len).sum::<usize>());
+        FRAME_BYTES + tail + failure.map_or(0, |f| f.message.len())
+    };
+    let fit = frames.into_iter().take(FRAMES_IN_MESSAGE).take_while(|frame| {
+        bytes += bytes_of(frame);
+        bytes <= FRAME_BYTES_IN_MESSAGE
+    });
+    fit.count().max(1)
 }
 
 /// One watcher of the cluster.

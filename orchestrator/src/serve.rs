@@ -73,6 +73,9 @@ pub enum ServeError {
         /// Why.
         reason: String,
     },
+    /// The driver ended; its panic is in the log.
+    #[error("the orchestrator failed inside; start it again: it goes on where it was")]
+    Driver,
     /// The server failed.
     #[error("the server failed: {0}")]
     Server(#[from] tonic::transport::Error),
@@ -160,7 +163,7 @@ pub async fn serve(
     let result = tokio::select! {
         result = serving => result,
         // Only a bug ends the driver first; serving on without it would answer nobody.
-        _ = &mut driving => Ok(()),
+        _ = &mut driving => return Err(ServeError::Driver),
         () = async {
             streams.cancelled().await;
             tokio::time::sleep(SHUTDOWN_GRACE).await;

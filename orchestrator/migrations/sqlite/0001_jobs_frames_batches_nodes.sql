@@ -4,7 +4,7 @@
 CREATE TABLE store (
     -- Names this store: a watcher's revision means nothing in another one.
     store_id TEXT NOT NULL,
-    -- Starts of the orchestrator on this store.
+    -- The latest life of the orchestrator; rises with each of its starts, on this store and across stores.
     epoch BIGINT NOT NULL
 );
 
@@ -49,7 +49,9 @@ CREATE TABLE batch (
     batch_id BIGINT PRIMARY KEY,
     job_id BIGINT NOT NULL,
     node TEXT NOT NULL,
-    slices TEXT NOT NULL
+    slices TEXT NOT NULL,
+    -- Sequence of its latest event whose log lines are kept: a restart replays all of them.
+    log_sequence BIGINT NOT NULL
 );
 
 -- Live nodes only.

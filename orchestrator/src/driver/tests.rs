@@ -97,12 +97,14 @@ impl Store for FullableStore {
     }
 }
 
-/// A driver on a real database, with a node that cannot be reached: tests speak for it.
+/// A driver on a real database, with a node that takes calls and never answers: tests speak for it.
 struct Fixture {
     _dir: TempDir,
     store: Arc<FullableStore>,
     feed: Arc<Feed>,
     driver: DriverHandle,
+    /// Where the node would be: connections wait there for ever.
+    node: std::net::TcpListener,
     stop: CancellationToken,
 }
 
@@ -129,7 +131,8 @@ impl Fixture {
         let lease = Duration::from_secs(3_600);
         let running = Driver::restore(store.clone(), feed.clone(), dispatch, mailbox, lease);
         tokio::spawn(running.await.unwrap().run(stop.clone()));
-        Self { _dir: dir, store, feed, driver, stop }
+        let node = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        Self { _dir: dir, store, feed, driver, node, stop }
     }
 
     fn job(&self, request_id: &str) -> NewJob {
@@ -152,7 +155,7 @@ impl Fixture {
         let registration = Registration {
             node: "a".into(),
             incarnation: Incarnation(1),
-            address: "http://127.0.0.1:9".to_owned(),
+            address: format!("http://{}", self.node.local_addr().unwrap()),
             description: NodeDescription {
                 slots: 1,
                 blenders: vec![Blender { version: Some(version()), kind: 1, path: String::new() }],

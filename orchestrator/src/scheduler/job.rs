@@ -1,10 +1,13 @@
 //! An open job: which of its slices wait, and what a failed try means.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
+};
 
 use crate::domain::{
-    Attempts, BatchId, FailureReason, FrameCounts, FrameCursor, FrameSet, JobState, NodeName,
-    Requirements, Revision, Slice,
+    Attempts, BatchId, FailureReason, FrameCounts, FrameCursor, FrameSet, JobId, JobState,
+    NodeName, Requirements, Revision, Slice,
 };
 
 /// Tries that may end by the renderer's fault before a frame is given up.
@@ -13,6 +16,12 @@ const RENDERER_TRIES: u32 = 3;
 const MEMORY_TRIES: u32 = 2;
 /// Nodes that may be lost under a frame; the last of them has nothing but this frame to lose.
 const NODE_LOSSES: u32 = 3;
+/// Troubles in a row after which a job yields to all others until something of it finishes.
+const TROUBLES_BORNE: u32 = 3;
+
+/// A job's place in the queue; lower ones are served first.
+pub(super) type Place = (bool, Reverse<i32>, JobId);
+
 /// A job with open frames.
 #[derive(Debug)]
 pub(super) struct Job {
@@ -23,6 +32,8 @@ pub(super) struct Job {
     pub(super) revision: Revision,
     /// Batches that hold its slices.
     pub(super) batches: BTreeSet<BatchId>,
+    /// Batches refused and slices failed around the renderer since one last finished.
+    pub(super) troubles_in_a_row: u32,
     /// Seconds a slice takes, as a moving average; unknown before the first has finished.
     pub(super) mean_seconds: Option<f64>,
     frames: FrameSet,
@@ -77,6 +88,7 @@ impl Job {
             counts: FrameCounts { open: frames.len(), ..FrameCounts::default() },
             revision: 1,
             batches: BTreeSet::new(),
+            troubles_in_a_row: 0,
             mean_seconds: None,
             cursor: frames.cursor(),
             passed_over: HashSet::new(),
@@ -122,6 +134,12 @@ impl Job {
     /// Slices that no node has.
     pub(super) fn waiting(&self) -> u64 {
         self.ahead + self.returned_len
+    }
+
+    /// Where it stands among the jobs with waiting slices: by priority, then by age. One that nodes cannot even
+    /// begin stands behind all others, so that it does not keep the farm from them.
+    pub(super) fn place(&self, id: JobId) -> Place {
+        (self.troubles_in_a_row >= TROUBLES_BORNE, Reverse(self.priority), id)
     }
 
     pub(super) fn next_revision(&mut self) -> Revision {

@@ -14,7 +14,6 @@ mod node;
 mod simulation;
 
 use std::{
-    cmp::Reverse,
     collections::{BTreeMap, BTreeSet, HashMap},
     time::Duration,
 };
@@ -23,7 +22,7 @@ use crate::domain::{
     Attempts, BatchId, Epoch, Failure, FailureReason, FrameCounts, FrameSet, Incarnation, JobId,
     JobState, NodeDescription, NodeName, Now, Rendered, Requirements, Revision, Slice,
 };
-use job::{Job, Taken, Verdict};
+use job::{Job, Place, Taken, Verdict};
 use node::Node;
 
 /// Slices in one batch: bounds a message, what a node keeps for a broken stream, and what its loss costs.
@@ -111,6 +110,8 @@ pub enum Event {
     },
     /// A deadline may have passed.
     TimePassed,
+    /// The orchestrator itself stood still, and could hear nobody: silence meanwhile proves nothing.
+    Stalled,
 }
 
 /// Something is to be done. Durable ones are written before any is performed.
@@ -290,7 +291,7 @@ pub struct Scheduler {
     lease: Duration,
     jobs: BTreeMap<JobId, Job>,
     /// Jobs with waiting slices, in the order in which they are served.
-    queue: BTreeSet<(Reverse<i32>, JobId)>,
+    queue: BTreeSet<Place>,
     nodes: BTreeMap<NodeName, Node>,
     batches: HashMap<BatchId, Batch>,
     leases: BTreeSet<(Now, NodeName)>,
@@ -415,6 +416,7 @@ impl Scheduler {
                     return actions;
                 };
                 self.pause(now, &holder);
+                self.note_trouble(batch);
                 let mut looked_at = self.end_batch(batch, &mut actions);
                 looked_at.extend(self.roomy.iter().cloned());
                 looked_at
@@ -434,6 +436,17 @@ impl Scheduler {
             }
             Event::BatchEnded { batch } => self.end_batch(batch, &mut actions),
             Event::TimePassed => self.pass_time(now, &mut actions),
+            Event::Stalled => {
+                let lives: Vec<_> = self
+                    .nodes
+                    .iter()
+                    .map(|(name, node)| (name.clone(), node.incarnation))
+                    .collect();
+                for (name, incarnation) in lives {
+                    self.renew(now, &name, incarnation);
+                }
+                BTreeSet::new()
+            }
         };
         self.assign(looked_at, &mut actions);
         actions
@@ -459,10 +472,22 @@ impl Scheduler {
         self.next_batch
     }
 
-    /// Whether a node should go on with a batch.
+    /// Whether a node should go on with a batch: it is live, and so is its job.
     #[must_use]
     pub fn holds(&self, node: &str, batch: BatchId) -> bool {
-        self.batches.get(&batch).is_some_and(|batch| &*batch.node == node)
+        self.batches
+            .get(&batch)
+            .is_some_and(|batch| &*batch.node == node && self.jobs.contains_key(&batch.job))
+    }
+
+    /// Batches that a node is still thought to have, although their jobs are over.
+    #[must_use]
+    pub fn abandoned(&self, node: &str) -> Vec<BatchId> {
+        let Some(node) = self.nodes.get(node) else { return Vec::new() };
+        let is_over = |id: &&BatchId| {
+            self.batches.get(id).is_some_and(|batch| !self.jobs.contains_key(&batch.job))
+        };
+        node.batches.iter().filter(is_over).copied().collect()
     }
 
     /// The job and node of a slice that is open in a live batch.
@@ -675,7 +700,14 @@ impl Scheduler {
             node.finished += 1;
             node.did_well();
         }
+        let mut looked_at = BTreeSet::from([name.clone()]);
         if let Some(job) = self.jobs.get_mut(&job_id) {
+            let place = job.place(job_id);
+            job.troubles_in_a_row = 0;
+            if place != job.place(job_id) {
+                self.queue.remove(&place);
+                looked_at.extend(self.roomy.iter().cloned());
+            }
             job.record_seconds(rendered.render_seconds);
             job.counts.open -= 1;
             job.counts.finished += 1;
@@ -689,8 +721,8 @@ impl Scheduler {
             });
         }
         self.update_job(job_id, actions);
-        actions.push(Action::NodeChanged { node: name.clone() });
-        BTreeSet::from([name])
+        actions.push(Action::NodeChanged { node: name });
+        looked_at
     }
 
     fn fail(
@@ -704,6 +736,7 @@ impl Scheduler {
         let Some((job, node)) = self.close_slice(batch, slice) else { return self.ignore() };
         if failure.reason == FailureReason::Infrastructure {
             self.pause(now, &node);
+            self.note_trouble(batch);
         }
         self.settle_failure(job, batch, slice, &node, failure, actions);
         self.update_job(job, actions);
@@ -773,7 +806,7 @@ impl Scheduler {
             self.ignored_events += 1;
             return;
         };
-        self.queue.remove(&(Reverse(job.priority), job_id));
+        self.queue.remove(&job.place(job_id));
         job.counts.cancelled += std::mem::take(&mut job.counts.open);
         for batch_id in &job.batches {
             if let Some(batch) = self.batches.get_mut(batch_id) {
@@ -804,7 +837,7 @@ impl Scheduler {
             revision: job.revision,
         });
         if job.state.is_final() {
-            self.queue.remove(&(Reverse(job.priority), job_id));
+            self.queue.remove(&job.place(job_id));
             // Slices are settled one by one, so a batch may outlive its job by the moment until it ends.
             self.jobs.remove(&job_id);
         } else {
@@ -812,9 +845,19 @@ impl Scheduler {
         }
     }
 
+    /// A batch came to nothing for reasons around the renderer.
+    fn note_trouble(&mut self, batch: BatchId) {
+        let Some(job_id) = self.batches.get(&batch).map(|batch| batch.job) else { return };
+        if let Some(job) = self.jobs.get_mut(&job_id) {
+            self.queue.remove(&job.place(job_id));
+            job.troubles_in_a_row += 1;
+            self.requeue(job_id);
+        }
+    }
+
     fn requeue(&mut self, job_id: JobId) {
         if let Some(job) = self.jobs.get(&job_id) {
-            let place = (Reverse(job.priority), job_id);
+            let place = job.place(job_id);
             if job.waiting() > 0 {
                 self.queue.insert(place);
             } else {
@@ -848,7 +891,7 @@ impl Scheduler {
         } else {
             self.roomy.remove(name);
         }
-        for &(_, job_id) in &self.queue {
+        for &(.., job_id) in &self.queue {
             let Some(job) = self.jobs.get(&job_id) else { continue };
             if !node.description.meets(&job.requirements) {
                 continue;
@@ -980,17 +1023,17 @@ impl Scheduler {
             }
             job.check_invariants(in_batches);
             assert_eq!(
-                self.queue.contains(&(Reverse(job.priority), *id)),
+                self.queue.contains(&job.place(*id)),
                 job.waiting() > 0,
                 "queued exactly while slices wait"
             );
         }
-        assert!(self.queue.iter().all(|(_, id)| self.jobs.contains_key(id)), "queued jobs live");
+        assert!(self.queue.iter().all(|(.., id)| self.jobs.contains_key(id)), "queued jobs live");
         for (name, node) in &self.nodes {
             let empty = node.batches.is_empty();
             assert!(!node.alone || node.batches.len() == 1, "what must be alone is");
             if node.has_free_slot() {
-                for (_, id) in &self.queue {
+                for (.., id) in &self.queue {
                     let job = &self.jobs[id];
                     if !node.description.meets(&job.requirements) {
                         continue;

@@ -50,6 +50,15 @@ impl OrchestratorService {
         let spec = convert::job_spec(spec, &mut faults);
         faults.check()?;
         let spec = spec.ok_or_else(|| Status::internal("a job without faults did not parse"))?;
+        // First: a job that exists is answered with, whatever has become of blobs and nodes since.
+        if let Some((job, known)) = self.store.find_request(&request.request_id).await? {
+            if known.fingerprint != fingerprint {
+                return Err(SubmitError::RequestIdTaken(job).into());
+            }
+            let record = self.store.job(job).await?.ok_or_else(unknown_job)?;
+            let job = Some(self.job_to_wire(&record, SpecDetail::Whole));
+            return Ok(SubmitJobResponse { job, existed: true });
+        }
         self.check_uploaded(&spec).await?;
         let file_version = self.file_version(&spec).await?;
         let requirements =
@@ -66,12 +75,13 @@ impl OrchestratorService {
 
     async fn check_uploaded(&self, spec: &JobSpec) -> Result<(), Status> {
         let mut missing = Vec::new();
-        for file in &spec.project.files {
+        let mut faults = Faults::default();
+        for (n, file) in spec.project.files.iter().enumerate() {
             match self.blobs.size_bytes(file.digest).await? {
                 Some(stored) if stored == file.size_bytes => {}
                 Some(stored) => {
-                    let message = format!("{} has {stored} bytes as uploaded", file.path);
-                    return Err(invalid("spec.project.files.size_bytes", message));
+                    let field = format!("spec.project.files[{n}].size_bytes");
+                    faults.add(field, format!("{} has {stored} bytes as uploaded", file.path));
                 }
                 None => missing.push((
                     file.digest.to_string(),
@@ -79,6 +89,7 @@ impl OrchestratorService {
                 )),
             }
         }
+        faults.check()?;
         if missing.is_empty() {
             return Ok(());
         }
@@ -220,7 +231,10 @@ impl OrchestratorService {
     ) -> Result<Answers<WatchJobResponse>, Status> {
         let job = parse_job_id(request.job_id)?;
         let watch = self.feed.watch(job, request.after_revision, &request.store_id).await?;
-        let record = self.store.job(job).await?.ok_or_else(unknown_job)?;
+        let record = match self.feed.record(job) {
+            Some(record) => record,
+            None => self.store.job(job).await?.ok_or_else(unknown_job)?,
+        };
         let this = self.clone();
         Ok(Box::pin(stream::unfold(Some(watch), move |watch| {
             let (this, record) = (this.clone(), record.clone());
@@ -451,7 +465,10 @@ impl From<SubmitError> for Status {
         let message = error.to_string();
         match error {
             SubmitError::RequestIdTaken(_) => Self::already_exists(message),
-            SubmitError::Store(_) | SubmitError::StoreFailing => exhausted("STORE", &message),
+            SubmitError::Store(StoreError::Full) | SubmitError::StoreFailing => {
+                exhausted("STORE", &message)
+            }
+            SubmitError::Store(error) => error.into(),
             SubmitError::ShuttingDown => Self::unavailable(message),
         }
     }

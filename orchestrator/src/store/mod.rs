@@ -80,6 +80,8 @@ pub(crate) struct BatchRecord {
     pub(crate) job: JobId,
     pub(crate) node: NodeName,
     pub(crate) slices: Vec<Slice>,
+    /// Sequence of its latest event whose log lines are kept.
+    pub(crate) log_sequence: u64,
 }
 
 #[derive(Debug, Clone)]
@@ -108,11 +110,21 @@ pub(crate) struct Group {
     pub(crate) ended_batches: BTreeSet<BatchId>,
     pub(crate) nodes: BTreeMap<NodeName, Option<NodeRecord>>,
     pub(crate) log: BTreeMap<JobId, Vec<LogRecord>>,
+    pub(crate) log_sequences: BTreeMap<BatchId, u64>,
 }
 
 impl Group {
     pub(crate) fn is_empty(&self) -> bool {
-        let Self { new_jobs, jobs, frames, started_batches, ended_batches, nodes, log } = self;
+        let Self {
+            new_jobs,
+            jobs,
+            frames,
+            started_batches,
+            ended_batches,
+            nodes,
+            log,
+            log_sequences,
+        } = self;
         new_jobs.is_empty()
             && jobs.is_empty()
             && frames.is_empty()
@@ -120,9 +132,11 @@ impl Group {
             && ended_batches.is_empty()
             && nodes.is_empty()
             && log.is_empty()
+            && log_sequences.is_empty()
     }
 
     pub(crate) fn end_batch(&mut self, batch: BatchId) {
+        self.log_sequences.remove(&batch);
         if self.started_batches.remove(&batch).is_none() {
             self.ended_batches.insert(batch);
         }

@@ -65,21 +65,26 @@ fn pool(connections: u32) -> SqlitePoolOptions {
 }
 
 async fn begin_epoch(writer: &SqlitePool) -> Result<Identity, StoreError> {
+    // At least the seconds since 1970, so that it rises for nodes also when the data folder is a new one.
+    let seconds = crate::driver::wall_ms() / 1_000;
     let mut tx = writer.begin().await?;
     let known: Option<(String, i64)> =
         sqlx::query_as("SELECT store_id, epoch FROM store").fetch_optional(&mut *tx).await?;
     let (store_id, epoch) = match known {
         Some((store_id, epoch)) => {
-            sqlx::query("UPDATE store SET epoch = epoch + 1").execute(&mut *tx).await?;
-            (store_id, epoch + 1)
+            let epoch = seconds.max(epoch + 1);
+            sqlx::query("UPDATE store SET epoch = $1").bind(epoch).execute(&mut *tx).await?;
+            (store_id, epoch)
         }
         None => {
             let store_id = uuid::Uuid::new_v4().simple().to_string();
-            sqlx::query("INSERT INTO store (store_id, epoch) VALUES ($1, 1)")
+            let epoch = seconds.max(1);
+            sqlx::query("INSERT INTO store (store_id, epoch) VALUES ($1, $2)")
                 .bind(&store_id)
+                .bind(epoch)
                 .execute(&mut *tx)
                 .await?;
-            (store_id, 1)
+            (store_id, epoch)
         }
     };
     tx.commit().await?;
@@ -185,11 +190,19 @@ async fn write(writer: &SqlitePool, group: &Group) -> Result<(), StoreError> {
         insert.build().execute(&mut *tx).await?;
     }
     for (batch, record) in &group.started_batches {
-        sqlx::query("INSERT INTO batch VALUES ($1,$2,$3,$4)")
+        sqlx::query("INSERT INTO batch VALUES ($1,$2,$3,$4,$5)")
             .bind(batch.0 as i64)
             .bind(record.job.0 as i64)
             .bind(&*record.node)
             .bind(to_json(&record.slices))
+            .bind(record.log_sequence as i64)
+            .execute(&mut *tx)
+            .await?;
+    }
+    for (batch, sequence) in &group.log_sequences {
+        sqlx::query("UPDATE batch SET log_sequence = $2 WHERE batch_id = $1")
+            .bind(batch.0 as i64)
+            .bind(*sequence as i64)
             .execute(&mut *tx)
             .await?;
     }
@@ -322,15 +335,17 @@ impl Store for SqliteStore {
                 let frames = self.frames_after(record.job, i64::MIN, u32::MAX).await?;
                 remembered.open_jobs.push((record, frames));
             }
-            for row in
-                &sqlx::query("SELECT batch_id, job_id, node, slices FROM batch ORDER BY batch_id")
-                    .fetch_all(&self.readers)
-                    .await?
+            for row in &sqlx::query(
+                "SELECT batch_id, job_id, node, slices, log_sequence FROM batch ORDER BY batch_id",
+            )
+            .fetch_all(&self.readers)
+            .await?
             {
                 let record = BatchRecord {
                     job: JobId(row.try_get::<i64, _>("job_id")? as u64),
                     node: NodeName::from(row.try_get::<String, _>("node")?),
                     slices: from_json("a batch", row.try_get("slices")?)?,
+                    log_sequence: row.try_get::<i64, _>("log_sequence")? as u64,
                 };
                 remembered
                     .batches

@@ -188,3 +188,49 @@ async fn cancelling_a_job_cancels_its_batches_and_frees_the_node() {
     let frame = &orchestrator.frames(job_id).await[0];
     assert!(frame.outputs.is_empty(), "nothing is committed after a cancel");
 }
+
+#[tokio::test]
+async fn a_node_that_cannot_be_reached_keeps_no_frame_from_one_that_can() {
+    let data = tempdir().unwrap();
+    let orchestrator = Orchestrator::start(data.path()).await;
+    let mut good = ScriptedNode::join(&orchestrator, "good").await;
+    let mut unreachable = good.registration(1);
+    unreachable.name = "bad".to_owned();
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    unreachable.address = format!("http://{closed}");
+    orchestrator.client().await.register_node(unreachable).await.unwrap();
+    let png = orchestrator.upload(b"1").await;
+    let spec = orchestrator.spec(1, 2).await;
+    let job_id = orchestrator.submit(spec).await;
+    for _ in 0..2 {
+        let (request, mut batch) = good.batch().await;
+        for slice in request.slices {
+            batch.start(slice.frame);
+            batch.finish(slice.frame, png);
+        }
+        batch.end();
+    }
+    orchestrator.until(job_id, |job| job.state() == JobState::Finished).await;
+    assert!(orchestrator.frames(job_id).await.iter().all(|frame| frame.failed_attempts == 0));
+}
+
+#[tokio::test]
+async fn an_event_that_makes_no_sense_wedges_nothing() {
+    use framecrew_proto::v1::{LogLine, LogLines, batch_event::Event};
+    let data = tempdir().unwrap();
+    let orchestrator = Orchestrator::start(data.path()).await;
+    let mut node = ScriptedNode::join(&orchestrator, "a").await;
+    let png = orchestrator.upload(b"1").await;
+    let spec = orchestrator.spec(1, 1).await;
+    let job_id = orchestrator.submit(spec).await;
+    let (_, mut batch) = node.batch().await;
+    batch.start(1);
+    let line = LogLine { text: "ü".repeat(5_000), ..LogLine::default() };
+    batch.say(Event::Log(LogLines { lines: vec![line.clone()], dropped: u64::MAX }));
+    batch.say(Event::Log(LogLines { lines: vec![line], dropped: u64::MAX }));
+    batch.say(Event::Finished(framecrew_proto::v1::SliceFinished::default()));
+    batch.finish_in(1, png, f64::NAN);
+    batch.end();
+    orchestrator.until(job_id, |job| job.state() == JobState::Finished).await;
+    assert_eq!(orchestrator.frames(job_id).await[0].render_seconds, 0.0);
+}

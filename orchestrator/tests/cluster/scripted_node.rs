@@ -61,6 +61,10 @@ impl Batch {
     }
 
     pub(crate) fn finish(&mut self, frame: i32, digest: Digest) {
+        self.finish_in(frame, digest, 60.0);
+    }
+
+    pub(crate) fn finish_in(&mut self, frame: i32, digest: Digest, render_seconds: f64) {
         self.say(Event::Finished(SliceFinished {
             slice: slice(frame),
             outputs: vec![Output {
@@ -70,7 +74,7 @@ impl Batch {
                 width: 1,
                 height: 1,
             }],
-            render_seconds: 60.0,
+            render_seconds,
             peak_memory_bytes: 0,
         }));
     }

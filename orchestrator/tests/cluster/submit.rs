@@ -224,6 +224,29 @@ async fn the_same_request_makes_one_job_and_another_body_is_refused() {
 }
 
 #[tokio::test]
+async fn a_request_sent_again_is_answered_with_its_job_whatever_became_of_the_nodes() {
+    let data = tempdir().unwrap();
+    let orchestrator = Orchestrator::start(data.path()).await;
+    let old = ScriptedNode::join(&orchestrator, "old").await;
+    let able = ScriptedNode::join(&orchestrator, "able").await;
+    let mut spec = orchestrator.spec(1, 1).await;
+    spec.tags = vec!["gpu".to_owned()];
+    let mut registration = able.registration(2);
+    registration.description.as_mut().unwrap().tags = spec.tags.clone();
+    let mut client = orchestrator.client().await;
+    client.register_node(registration).await.unwrap();
+    let request = SubmitJobRequest { request_id: "once".to_owned(), spec: Some(spec) };
+    let first = client.submit_job(request.clone()).await.unwrap().into_inner();
+    let goodbye =
+        framecrew_proto::v1::UnregisterNodeRequest { name: able.name.clone(), incarnation: 2 };
+    client.unregister_node(goodbye).await.unwrap();
+    let second = client.submit_job(request).await.unwrap().into_inner();
+    assert!(second.existed);
+    assert_eq!(first.job.unwrap().job_id, second.job.unwrap().job_id);
+    drop(old);
+}
+
+#[tokio::test]
 async fn ids_are_malformed_or_unknown() {
     let data = tempdir().unwrap();
     let orchestrator = Orchestrator::start(data.path()).await;

@@ -480,3 +480,64 @@ fn the_makespan_of_a_heavy_tailed_job_is_near_its_lower_bound() {
         assert!(makespan >= bound);
     }
 }
+
+/// A scheduler with one node, driven by hand, and what a hand needs.
+fn by_hand() -> (crate::scheduler::Scheduler, crate::domain::NodeName) {
+    let mut scheduler = crate::scheduler::Scheduler::new(crate::domain::Epoch(1), TTL);
+    let description = NodeDescription {
+        slots: 1,
+        blenders: vec![Blender { version: None, kind: 3, path: String::new() }],
+        ..NodeDescription::default()
+    };
+    let node: crate::domain::NodeName = "a".into();
+    let (incarnation, registered) = (Incarnation(1), node.clone());
+    let event = Event::NodeRegistered { node: registered, incarnation, description };
+    scheduler.handle(Duration::ZERO, event);
+    (scheduler, node)
+}
+
+fn submitted(job: u64) -> Event {
+    let requirements =
+        Requirements { file_version: "3.4".parse().unwrap(), blender: None, tags: Vec::new() };
+    Event::JobSubmitted { job: JobId(job), frames: frames(1..=9), requirements, priority: 0 }
+}
+
+fn started(actions: &[Action]) -> Option<(crate::domain::BatchId, JobId)> {
+    actions.iter().find_map(|action| match action {
+        Action::StartBatch { batch, job, .. } => Some((*batch, *job)),
+        _ => None,
+    })
+}
+
+#[test]
+fn a_job_that_nodes_cannot_even_begin_yields_to_the_next() {
+    let (mut scheduler, _) = by_hand();
+    let mut now = Duration::ZERO;
+    let (mut batch, _) = started(&scheduler.handle(now, submitted(1))).unwrap();
+    scheduler.handle(now, submitted(2));
+    let mut refusals = 0;
+    loop {
+        scheduler.handle(now, Event::BatchRefused { batch });
+        scheduler.check_invariants();
+        refusals += 1;
+        now = scheduler.next_deadline().unwrap();
+        let (next, job) = started(&scheduler.handle(now, Event::TimePassed)).unwrap();
+        if job == JobId(2) {
+            break;
+        }
+        batch = next;
+        assert!(refusals < 10, "job 2 never gets its turn");
+    }
+}
+
+#[test]
+fn silence_while_the_orchestrator_stood_still_proves_nothing() {
+    let (mut scheduler, node) = by_hand();
+    let late = TTL * 3;
+    scheduler.handle(late, Event::Stalled);
+    scheduler.handle(late, Event::TimePassed);
+    assert!(scheduler.load(&node).is_some(), "its heartbeats wait to be read");
+    scheduler.handle(late + TTL, Event::TimePassed);
+    assert!(scheduler.load(&node).is_none(), "silence after it counts as ever");
+    scheduler.check_invariants();
+}
