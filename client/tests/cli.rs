@@ -224,6 +224,17 @@ fn an_output_folder_that_takes_no_files_is_refused() {
 }
 
 #[test]
+fn logs_in_a_file_have_no_colours() {
+    let folder = folder();
+    let mut command = Command::cargo_bin("framecrew").unwrap();
+    command.args(["jobs", "--cluster", &nowhere()]).current_dir(folder.path());
+    let output = command.env("FRAMECREW_LOG", "trace").env_remove("NO_COLOR").output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(stderr.contains("TRACE") || stderr.contains("DEBUG"), "it logs: {stderr}");
+    assert!(!stderr.contains('\x1b'), "{stderr}");
+}
+
+#[test]
 fn a_job_number_that_is_none_is_refused() {
     let folder = folder();
     framecrew(folder.path(), &["watch", "seven"]).refuses(2, &["seven", "JOB"]);

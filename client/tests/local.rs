@@ -305,6 +305,10 @@ async fn a_cancelled_job_ends_with_five() {
     assert!(stdout.contains("cancelled"), "{stdout}");
     let (code, stdout, _) = framecrew(&["cancel", &id, "--cluster", &url], base.path()).await;
     assert_eq!(code, 0, "cancelling twice is no error: {stdout}");
+    let args = ["render", DEMO, "--detach", "-o", "my frames", "--cluster", &url];
+    let (code, stdout, _) = framecrew(&args, base.path()).await;
+    assert_eq!(code, 0);
+    assert!(stdout.contains("framecrew fetch 2 -o 'my frames'"), "{stdout}");
     let (_, _, stderr) = framecrew(&["fetch", &id, "--cluster", &url], base.path()).await;
     assert!(stderr.contains("100 cancelled will not come"), "{stderr}");
     local.shutdown().await;
