@@ -116,9 +116,14 @@ impl Project {
     }
 }
 
+/// The file's name inside the project: its own, but for what no project path may have on any system.
 fn file_name(file: &Path) -> Result<String, Error> {
     let name = file.file_name().and_then(|name| name.to_str());
-    name.map(str::to_owned).ok_or_else(|| Error::Project {
+    let portable = |name: &str| {
+        let forbidden = |c: char| matches!(c, ':' | '\\') || c.is_control();
+        name.replace(forbidden, "_")
+    };
+    name.map(portable).ok_or_else(|| Error::Project {
         path: file.into(),
         message: "names no file that every machine could have; name a .blend, in letters that are Unicode".into(),
         source: None,
@@ -211,6 +216,18 @@ mod tests {
         assert_eq!(file.digest, Digest::of(&bytes).to_string());
         assert_eq!(file.size_bytes, bytes.len() as u64);
         assert_eq!(file.path, "demo.blend");
+    }
+
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn a_name_that_not_every_system_allows_is_changed_inside_the_project() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("shot 12:30.blend");
+        std::fs::copy(demo().file(), &file).unwrap();
+        let project = Project::open(JobSpec::animation(&file)).await.unwrap();
+        let blend_path = project.spec().project.as_ref().unwrap().blend_path.clone();
+        assert!(blend_path.parse::<framecrew_blobs::ProjectPath>().is_ok());
+        assert_eq!(blend_path, "shot 12_30.blend");
     }
 
     #[tokio::test]
