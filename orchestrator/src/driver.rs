@@ -44,6 +44,8 @@ const TICK: Duration = Duration::from_secs(1);
 /// A gap between two turns that no load explains: the process was stopped, or the disk held a commit up.
 /// Heartbeats of that time wait unread, so nobody's silence counts.
 const STALL: Duration = Duration::from_secs(4);
+/// How long a caller waits for the driver: while the store fails, nobody is left hanging.
+const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 /// Pause before a failed commit is tried again; doubles up to the maximum.
 const RETRY_MIN: Duration = Duration::from_millis(50);
 /// Longest such pause: a disk with room again is noticed within it.
@@ -84,8 +86,18 @@ pub(crate) enum SubmitError {
     Store(#[from] StoreError),
     #[error("the orchestrator cannot write to its store; nothing was made, try again later")]
     StoreFailing,
+    #[error(transparent)]
+    NoAnswer(#[from] NoAnswer),
+}
+
+/// Why the driver gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NoAnswer {
     #[error("the orchestrator is shutting down")]
     ShuttingDown,
+    /// It may still do what was asked.
+    #[error("the orchestrator has no answer yet, perhaps because its disk is full; ask again")]
+    Late,
 }
 
 /// A node that wants to join.
@@ -118,8 +130,8 @@ pub(crate) enum MembershipError {
         "a live node at {address} has the name {node}; choose another with --name, or wait until its lease ends"
     )]
     NameTaken { node: NodeName, address: String },
-    #[error("the orchestrator is shutting down")]
-    ShuttingDown,
+    #[error(transparent)]
+    NoAnswer(#[from] NoAnswer),
 }
 
 /// The job, and whether an earlier call had made it.
@@ -157,11 +169,11 @@ impl DriverHandle {
             return Err(SubmitError::StoreFailing);
         }
         let answer = self.ask(|reply| Command::Submit(job, reply)).await;
-        answer.unwrap_or(Err(SubmitError::ShuttingDown))
+        answer?
     }
 
     /// Answers when the job, if it was open, is durably cancelled.
-    pub(crate) async fn cancel(&self, job: JobId) -> Option<()> {
+    pub(crate) async fn cancel(&self, job: JobId) -> Result<(), NoAnswer> {
         self.ask(|reply| Command::Cancel(job, reply)).await
     }
 
@@ -171,7 +183,7 @@ impl DriverHandle {
         registration: Registration,
     ) -> Result<Welcome, MembershipError> {
         let answer = self.ask(|reply| Command::Register(registration, reply)).await;
-        answer.unwrap_or(Err(MembershipError::ShuttingDown))
+        answer?
     }
 
     /// Answers with those of the node's batches that it is to abandon.
@@ -183,11 +195,15 @@ impl DriverHandle {
     ) -> Result<Vec<BatchId>, MembershipError> {
         let answer =
             self.ask(|reply| Command::Heartbeat { node, incarnation, batches, reply }).await;
-        answer.unwrap_or(Err(MembershipError::ShuttingDown))
+        answer?
     }
 
     /// Answers when the node's work is free for others.
-    pub(crate) async fn unregister(&self, node: NodeName, incarnation: Incarnation) -> Option<()> {
+    pub(crate) async fn unregister(
+        &self,
+        node: NodeName,
+        incarnation: Incarnation,
+    ) -> Result<(), NoAnswer> {
         self.ask(|reply| Command::Unregister { node, incarnation, reply }).await
     }
 
@@ -197,10 +213,19 @@ impl DriverHandle {
         let _ = self.commands.send(Command::Batch(batch, news)).await;
     }
 
-    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
+    async fn ask<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<T>) -> Command,
+    ) -> Result<T, NoAnswer> {
         let (reply, answer) = oneshot::channel();
-        self.commands.send(command(reply)).await.ok()?;
-        answer.await.ok()
+        let asking = async {
+            self.commands.send(command(reply)).await.ok()?;
+            answer.await.ok()
+        };
+        match tokio::time::timeout(ANSWER_WITHIN, asking).await {
+            Ok(answer) => answer.ok_or(NoAnswer::ShuttingDown),
+            Err(_) => Err(NoAnswer::Late),
+        }
     }
 }
 

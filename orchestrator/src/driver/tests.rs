@@ -239,3 +239,11 @@ async fn a_job_that_does_not_fit_on_the_disk_is_refused_and_leaves_nothing() {
     let (_, existed) = fixture.driver.submit(fixture.job("r")).await.unwrap();
     assert!(!existed);
 }
+
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_for_ever_while_the_store_fails() {
+    // A mailbox that nobody reads, as while a commit is held.
+    let (driver, _mailbox) = mailbox();
+    let error = driver.cancel(JobId(1)).await.unwrap_err();
+    assert!(matches!(error, NoAnswer::Late), "{error}");
+}

@@ -24,7 +24,7 @@ use crate::{
         Attempts, BlenderVersion, Frame, FrameRange, FrameState, JobId, JobSpec, JobState,
         Requirements,
     },
-    driver::{NewJob, SubmitError},
+    driver::{NewJob, NoAnswer, SubmitError},
     feed::{NodeView, Update, WatchError},
     store::{JobRecord, JobStanding, Request, Snapshot, StoreError},
 };
@@ -218,10 +218,7 @@ impl OrchestratorService {
 
     pub(super) async fn cancel(&self, job_id: u64) -> Result<Job, Status> {
         let job = parse_job_id(job_id)?;
-        self.driver
-            .cancel(job)
-            .await
-            .ok_or_else(|| Status::unavailable("the orchestrator is shutting down"))?;
+        self.driver.cancel(job).await?;
         self.job(job_id).await
     }
 
@@ -469,7 +466,17 @@ impl From<SubmitError> for Status {
                 exhausted("STORE", &message)
             }
             SubmitError::Store(error) => error.into(),
-            SubmitError::ShuttingDown => Self::unavailable(message),
+            SubmitError::NoAnswer(error) => error.into(),
+        }
+    }
+}
+
+impl From<NoAnswer> for Status {
+    fn from(error: NoAnswer) -> Self {
+        let message = error.to_string();
+        match error {
+            NoAnswer::ShuttingDown => Self::unavailable(message),
+            NoAnswer::Late => Self::deadline_exceeded(message),
         }
     }
 }

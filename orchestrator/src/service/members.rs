@@ -87,10 +87,7 @@ impl OrchestratorService {
         request: UnregisterNodeRequest,
     ) -> Result<UnregisterNodeResponse, Status> {
         let incarnation = Incarnation(request.incarnation);
-        self.driver
-            .unregister(request.name.into(), incarnation)
-            .await
-            .ok_or_else(|| Status::unavailable("the orchestrator is shutting down"))?;
+        self.driver.unregister(request.name.into(), incarnation).await?;
         Ok(UnregisterNodeResponse {})
     }
 
@@ -106,7 +103,7 @@ impl From<MembershipError> for Status {
             MembershipError::NotRegistered(_) => Self::not_found(message),
             MembershipError::NewerIncarnation(_) => Self::aborted(message),
             MembershipError::NameTaken { .. } => Self::already_exists(message),
-            MembershipError::ShuttingDown => Self::unavailable(message),
+            MembershipError::NoAnswer(error) => error.into(),
         }
     }
 }
