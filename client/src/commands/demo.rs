@@ -145,7 +145,12 @@ fn decode(file: &Path) -> Result<RgbImage, Failure> {
 fn save(sheet: &RgbImage, path: &Path) -> Result<(), Failure> {
     let folder = path.parent().unwrap_or(Path::new("."));
     let write = || -> io::Result<()> {
-        let mut file = tempfile::Builder::new().prefix(".").suffix(".part").tempfile_in(folder)?;
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(".").suffix(".part");
+        // Like any other file of the user's; temporary ones are for their maker alone.
+        #[cfg(unix)]
+        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+        let mut file = builder.tempfile_in(folder)?;
         sheet
             .write_to(&mut io::BufWriter::new(&mut file), image::ImageFormat::Png)
             .map_err(io::Error::other)?;

@@ -11,7 +11,7 @@ const STEP_PERCENT: u64 = 25;
 /// where that is not a terminal.
 #[derive(Debug, Default)]
 pub(crate) struct ProgressLine {
-    /// What is shown now: for whom, and how many percent.
+    /// What is shown now: of what, and its percent in whole steps.
     shown: Option<(&'static str, u64)>,
 }
 
@@ -20,11 +20,14 @@ impl ProgressLine {
     pub(crate) fn show(&mut self, what: &'static str, done_bytes: u64, total_bytes: u64) {
         let draws = io::stderr().is_terminal();
         let step = if draws { 1 } else { STEP_PERCENT };
-        let now = (what, percent(done_bytes, total_bytes).min(100) / step * step);
-        if self.shown.replace(now) == Some(now) {
+        let percent = percent(done_bytes, total_bytes).min(100);
+        let now = (what, percent / step * step);
+        // What is estimated may fall back; what is shown does not.
+        if self.shown.is_some_and(|shown| shown.0 == what && shown.1 >= now.1) {
             return;
         }
-        let text = format!("{what}: {} of {} ({} %)", bytes(done_bytes), bytes(total_bytes), now.1);
+        self.shown = Some(now);
+        let text = format!("{what}: {} of {} ({percent} %)", bytes(done_bytes), bytes(total_bytes));
         if draws {
             let mut stderr = io::stderr().lock();
             let _ = write!(stderr, "\r{text:70}").and_then(|()| stderr.flush());
