@@ -63,12 +63,16 @@ impl Project {
                     path: name,
                     digest: digest.to_string(),
                     size_bytes,
+                    chunks: Vec::new(),
                 }],
             }),
             frames: frames.ranges().iter().map(|range| (*range).into()).collect(),
             settings: Some(spec.settings),
             priority: spec.priority,
             tags: spec.tags,
+            strict: false,
+            movie: None,
+            movie_of_job_id: 0,
         };
         Ok(Self { file, digest, size_bytes, saved_by: blend.version, frames, spec })
     }

@@ -189,7 +189,7 @@ fn accept(
         });
     }
     Ok(Checked {
-        output: Output { name, digest: digest.to_string(), size_bytes, width, height },
+        output: Output { name, digest: digest.to_string(), size_bytes, width, height, channels: 0 },
         digest,
         content,
     })

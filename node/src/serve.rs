@@ -324,6 +324,8 @@ fn describe(slots: &Slots, count: u32, tags: Vec<String>) -> NodeDescription {
         blenders: slots.blenders(),
         tags,
         version: env!("CARGO_PKG_VERSION").into(),
+        ffmpeg: String::new(),
+        allows_scripts: false,
     }
 }
 

@@ -9,7 +9,7 @@ use framecrew_proto::v1 as wire;
 use crate::{
     domain::{
         Blender, BlenderVersion, Failure, FailureReason, Frame, FrameCounts, FrameRange, FrameSet,
-        FrameState, JobSpec, JobState, NodeDescription, Output, Project, ProjectFile,
+        FrameState, JobSpec, JobState, MovieOf, NodeDescription, Output, Project, ProjectFile,
         RenderSettings, Rendered, Slice,
     },
     driver::BatchNews,
@@ -87,6 +87,9 @@ pub(crate) fn job_spec(spec: wire::JobSpec, faults: &mut Faults) -> Option<JobSp
         settings,
         priority: spec.priority,
         tags: spec.tags,
+        strict: spec.strict,
+        movie: spec.movie.map(|movie| movie.format),
+        movie_of: None,
     })
 }
 
@@ -140,7 +143,7 @@ fn parse_project(project: wire::Project, faults: &mut Faults) -> Option<Project>
     for (n, file) in project.files.iter().enumerate() {
         if let Some(digest) = faults.digest(format!("{FIELD}[{n}].digest"), &file.digest) {
             let (path, size_bytes) = (file.path.clone(), file.size_bytes);
-            files.push(ProjectFile { path, digest, size_bytes });
+            files.push(ProjectFile { path, digest, size_bytes, chunks: Vec::new() });
         }
     }
     if !project.files.iter().any(|file| file.path == project.blend_path) {
@@ -196,6 +199,9 @@ fn parse_settings(settings: wire::RenderSettings, faults: &mut Faults) -> Render
         format: settings.format,
         denoise: settings.denoise,
         blender,
+        view_layer: settings.view_layer,
+        color_depth: settings.color_depth,
+        run_scripts: settings.run_scripts,
     }
 }
 
@@ -249,6 +255,8 @@ pub(crate) fn node_description(
         blenders,
         tags: description.tags,
         version: description.version,
+        ffmpeg: description.ffmpeg,
+        allows_scripts: description.allows_scripts,
     })
 }
 
@@ -294,6 +302,7 @@ pub(crate) fn batch_news(event: wire::BatchEvent) -> Result<Option<BatchNews>, I
                     size_bytes: output.size_bytes,
                     width: output.width,
                     height: output.height,
+                    channels: output.channels,
                 })
             });
             let outputs = outputs.collect::<Result<Vec<_>, InvalidEvent>>()?;
@@ -310,6 +319,7 @@ pub(crate) fn batch_news(event: wire::BatchEvent) -> Result<Option<BatchNews>, I
                         0.0
                     },
                     peak_memory_bytes: finished.peak_memory_bytes,
+                    preview: None,
                 },
             )
         }
@@ -335,6 +345,7 @@ pub(crate) fn batch_news(event: wire::BatchEvent) -> Result<Option<BatchNews>, I
             lines: log.lines.iter().map(|line| (line.frame, shortened(&line.text))).collect(),
             dropped: log.dropped.min(DROPPED_MAX),
         },
+        Event::Warning(_) => return Ok(None),
         Event::Ended(_) => BatchNews::Ended,
     }))
 }
@@ -385,6 +396,14 @@ pub(crate) fn project_to_wire(project: &Project) -> wire::Project {
                 path: file.path.clone(),
                 digest: file.digest.to_string(),
                 size_bytes: file.size_bytes,
+                chunks: file
+                    .chunks
+                    .iter()
+                    .map(|chunk| wire::Chunk {
+                        digest: chunk.digest.to_string(),
+                        size_bytes: chunk.size_bytes,
+                    })
+                    .collect(),
             })
             .collect(),
     }
@@ -400,6 +419,9 @@ pub(crate) fn settings_to_wire(settings: &RenderSettings) -> wire::RenderSetting
         format: settings.format,
         denoise: settings.denoise,
         blender: settings.blender.map(|version| version.to_string()).unwrap_or_default(),
+        view_layer: settings.view_layer.clone(),
+        color_depth: settings.color_depth,
+        run_scripts: settings.run_scripts,
     }
 }
 
@@ -411,7 +433,21 @@ fn spec_to_wire(spec: &JobSpec, with_project: bool) -> wire::JobSpec {
         settings: Some(settings_to_wire(&spec.settings)),
         priority: spec.priority,
         tags: spec.tags.clone(),
+        strict: spec.strict,
+        movie: spec.movie.map(|format| wire::Movie { format }),
+        movie_of_job_id: spec.movie_of.as_ref().map_or(0, |movie| movie.job.0),
     }
+}
+
+/// The movie that a job makes, if it makes one.
+pub(crate) fn encoding_to_wire(spec: &JobSpec) -> Option<wire::Encoding> {
+    let movie = spec.movie_of.as_ref()?;
+    Some(wire::Encoding {
+        format: spec.movie?,
+        name: spec.name.clone(),
+        frames_folder: MovieOf::FOLDER.into(),
+        frames: movie.frames.ranges().iter().map(range_to_wire).collect(),
+    })
 }
 
 pub(crate) fn range_to_wire(range: &FrameRange) -> wire::FrameRange {
@@ -455,6 +491,8 @@ pub(crate) fn job_to_wire(
         ended_at_ms,
         file_version: record.file_version.to_string(),
         waiting_reason,
+        warnings: Vec::new(),
+        movie_job_id: 0,
     }
 }
 
@@ -481,6 +519,7 @@ pub(crate) fn frame_to_wire(frame: &Frame) -> wire::Frame {
                 size_bytes: output.size_bytes,
                 width: output.width,
                 height: output.height,
+                channels: output.channels,
             });
             outputs.collect()
         }),
@@ -488,6 +527,7 @@ pub(crate) fn frame_to_wire(frame: &Frame) -> wire::Frame {
         node: frame.node.as_ref().map(Arc::<str>::to_string).unwrap_or_default(),
         render_seconds: rendered.map_or(0.0, |rendered| rendered.render_seconds),
         peak_memory_bytes: rendered.map_or(0, |rendered| rendered.peak_memory_bytes),
+        preview: None,
     }
 }
 
@@ -538,6 +578,8 @@ pub(crate) fn node_to_wire(node: &NodeView) -> wire::Node {
                 .collect(),
             tags: description.tags.clone(),
             version: description.version.clone(),
+            ffmpeg: description.ffmpeg.clone(),
+            allows_scripts: description.allows_scripts,
         }),
         unsettled_slices: node.unsettled_slices,
         finished_slices: node.finished_slices,

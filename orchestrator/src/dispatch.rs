@@ -128,6 +128,8 @@ impl Dispatch {
                 .collect(),
             file_version: file_version.to_string(),
             settled_batch_ids: settled,
+            strict: spec.strict,
+            encoding: convert::encoding_to_wire(&spec),
         };
         self.spawn(batch, node, client, Errand::Send(Box::new(request), turn));
     }

@@ -222,6 +222,29 @@ pub struct JobSpec {
     pub priority: i32,
     /// Tags a node must bear.
     pub tags: Vec<String>,
+    /// Whether a warning fails the frame.
+    #[serde(default)]
+    pub strict: bool,
+    /// The movie to make of its frames: a `MovieFormat` of the protocol.
+    #[serde(default)]
+    pub movie: Option<i32>,
+    /// Set in a job that draws nothing but makes a movie of another one's frames.
+    #[serde(default)]
+    pub movie_of: Option<MovieOf>,
+}
+
+/// What a movie is made of. Its images are in the project, in [`Self::FOLDER`].
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct MovieOf {
+    /// The job that rendered the frames.
+    pub job: JobId,
+    /// The frames.
+    pub frames: FrameSet,
+}
+
+impl MovieOf {
+    /// Folder of the project that holds the images, named so that their order is the frames'.
+    pub const FOLDER: &str = "framecrew-frames";
 }
 
 /// A .blend and the files it needs.
@@ -242,6 +265,26 @@ pub struct ProjectFile {
     pub digest: Digest,
     /// Its size in bytes.
     pub size_bytes: u64,
+    /// Its pieces, in order; none: it is one blob.
+    #[serde(default)]
+    pub chunks: Vec<Chunk>,
+}
+
+/// A piece of a file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Chunk {
+    /// Its content.
+    pub digest: Digest,
+    /// Its size in bytes.
+    pub size_bytes: u64,
+}
+
+impl ProjectFile {
+    /// The blobs that hold it, in order, with their sizes in bytes.
+    pub fn blobs(&self) -> impl Iterator<Item = (Digest, u64)> {
+        let whole = self.chunks.is_empty().then_some((self.digest, self.size_bytes));
+        whole.into_iter().chain(self.chunks.iter().map(|chunk| (chunk.digest, chunk.size_bytes)))
+    }
 }
 
 /// Overrides of the file's render settings. The orchestrator only carries them: numbers of enums are those
@@ -264,6 +307,15 @@ pub struct RenderSettings {
     pub denoise: Option<bool>,
     /// Version wanted.
     pub blender: Option<BlenderVersion>,
+    /// View layer, or empty.
+    #[serde(default)]
+    pub view_layer: String,
+    /// Bits of a channel.
+    #[serde(default)]
+    pub color_depth: Option<u32>,
+    /// Whether the file's Python runs.
+    #[serde(default)]
+    pub run_scripts: bool,
 }
 
 /// A version of Blender: of a file (two numbers), wanted (two or three), or installed (three).
@@ -327,6 +379,18 @@ pub struct Requirements {
     pub blender: Option<BlenderVersion>,
     /// Tags a node must bear.
     pub tags: Vec<String>,
+    /// Whether it makes a movie.
+    pub ffmpeg: bool,
+    /// Whether the file's Python runs.
+    pub run_scripts: bool,
+}
+
+impl Requirements {
+    /// Those of a file by itself.
+    #[must_use]
+    pub fn of_file(file_version: BlenderVersion) -> Self {
+        Self { file_version, blender: None, tags: Vec::new(), ffmpeg: false, run_scripts: false }
+    }
 }
 
 impl fmt::Display for Requirements {
@@ -337,6 +401,12 @@ impl fmt::Display for Requirements {
         }
         if !self.tags.is_empty() {
             write!(f, " and the tags {}", self.tags.join(", "))?;
+        }
+        if self.ffmpeg {
+            f.write_str(" and ffmpeg")?;
+        }
+        if self.run_scripts {
+            f.write_str(" and leave to run scripts (--allow-scripts)")?;
         }
         Ok(())
     }
@@ -359,6 +429,12 @@ pub struct NodeDescription {
     pub tags: Vec<String>,
     /// Version of its program.
     pub version: String,
+    /// Version of its ffmpeg, or empty.
+    #[serde(default)]
+    pub ffmpeg: String,
+    /// Whether it runs a file's Python.
+    #[serde(default)]
+    pub allows_scripts: bool,
 }
 
 /// A Blender on a node.
@@ -376,8 +452,10 @@ impl NodeDescription {
     /// Whether the node can render such a job.
     #[must_use]
     pub fn meets(&self, requirements: &Requirements) -> bool {
-        let Requirements { file_version, blender, tags } = requirements;
+        let Requirements { file_version, blender, tags, ffmpeg, run_scripts } = requirements;
         tags.iter().all(|tag| self.tags.contains(tag))
+            && (!ffmpeg || !self.ffmpeg.is_empty())
+            && (!run_scripts || self.allows_scripts)
             && self.blenders.iter().any(|have| match have.version {
                 None => true,
                 Some(version) => {
@@ -400,6 +478,34 @@ pub struct Output {
     pub width: u32,
     /// In pixels.
     pub height: u32,
+    /// Over all layers; 0: not an image.
+    #[serde(default)]
+    pub channels: u32,
+}
+
+/// A small picture of a frame.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Preview {
+    /// The JPEG, as a blob.
+    pub digest: Digest,
+    /// Its size in bytes.
+    pub size_bytes: u64,
+    /// In pixels.
+    pub width: u32,
+    /// In pixels.
+    pub height: u32,
+    /// The JPEG itself, while it is fresh; never stored in the database.
+    #[serde(skip)]
+    pub data: bytes::Bytes,
+}
+
+/// Something a person should know about a job's frames.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct Warning {
+    /// `WarningKind` of the protocol.
+    pub kind: i32,
+    /// One sentence.
+    pub text: String,
 }
 
 /// What rendering a slice came to.
@@ -411,6 +517,8 @@ pub struct Rendered {
     pub render_seconds: f64,
     /// Peak memory of the renderer in bytes; 0: unknown.
     pub peak_memory_bytes: u64,
+    /// A small picture, where one could be made.
+    pub preview: Option<Preview>,
 }
 
 /// Why a try failed.

@@ -185,6 +185,8 @@ pub fn format(format: ImageFormat) -> &'static str {
         ImageFormat::Jpeg => "JPEG",
         ImageFormat::OpenExr => "OpenEXR",
         ImageFormat::Tiff => "TIFF",
+        ImageFormat::OpenExrMultilayer => "OpenEXR, multilayer",
+        ImageFormat::Webp => "WebP",
     }
 }
 

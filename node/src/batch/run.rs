@@ -139,6 +139,7 @@ async fn render_one(
         outputs: outputs.into_iter().map(|checked| checked.output).collect(),
         render_seconds: drawing.render_seconds,
         peak_memory_bytes: drawing.peak_memory_bytes,
+        preview: None,
     })
 }
 

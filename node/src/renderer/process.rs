@@ -177,6 +177,8 @@ impl Request {
                 ImageFormat::Jpeg => Some("JPEG"),
                 ImageFormat::OpenExr => Some("OPEN_EXR"),
                 ImageFormat::Tiff => Some("TIFF"),
+                ImageFormat::OpenExrMultilayer => Some("OPEN_EXR_MULTILAYER"),
+                ImageFormat::Webp => Some("WEBP"),
             },
             denoise: settings.denoise,
         }

@@ -143,6 +143,9 @@ impl Fixture {
             settings: RenderSettings::default(),
             priority: 0,
             tags: Vec::new(),
+            strict: false,
+            movie: None,
+            movie_of: None,
         };
         NewJob {
             request: Request { request_id: request_id.to_owned(), fingerprint: "f".to_owned() },
@@ -187,9 +190,11 @@ fn rendered() -> Rendered {
             size_bytes: 1,
             width: 1,
             height: 1,
+            channels: 4,
         }],
         render_seconds: 1.0,
         peak_memory_bytes: 0,
+        preview: None,
     }
 }
 

@@ -435,9 +435,11 @@ fn rendered(slice: Slice, seconds: f64) -> Rendered {
             size_bytes: 4,
             width: 1,
             height: 1,
+            channels: 4,
         }],
         render_seconds: seconds,
         peak_memory_bytes: 0,
+        preview: None,
     }
 }
 

@@ -136,7 +136,7 @@ impl BlobStore for BlobStoreService {
                     "header.size_bytes",
                     format!("the blob of that digest has {stored} bytes, not {size_bytes}"),
                 )),
-                _ => Ok(Response::new(UploadResponse { existed: true })),
+                _ => Ok(Response::new(UploadResponse { existed: true, blobs: 1 })),
             };
         }
         let mut incoming = self.blobs.receive(digest).await?;
@@ -145,7 +145,7 @@ impl BlobStore for BlobStoreService {
             return Err(status);
         }
         incoming.commit().await?;
-        Ok(Response::new(UploadResponse { existed: false }))
+        Ok(Response::new(UploadResponse { existed: false, blobs: 1 }))
     }
 
     type DownloadStream = BoxStream<'static, Result<DownloadResponse, Status>>;

@@ -61,8 +61,13 @@ impl OrchestratorService {
         }
         self.check_uploaded(&spec).await?;
         let file_version = self.file_version(&spec).await?;
-        let requirements =
-            Requirements { file_version, blender: spec.settings.blender, tags: spec.tags.clone() };
+        let requirements = Requirements {
+            file_version,
+            blender: spec.settings.blender,
+            tags: spec.tags.clone(),
+            ffmpeg: spec.movie.is_some(),
+            run_scripts: spec.settings.run_scripts,
+        };
         self.check_renderable(&requirements)?;
         let new = NewJob {
             request: Request { request_id: request.request_id, fingerprint },
@@ -516,6 +521,9 @@ mod tests {
             settings: RenderSettings::default(),
             priority: 0,
             tags: Vec::new(),
+            strict: false,
+            movie: None,
+            movie_of: None,
         };
         let version = "3.4".parse().unwrap();
         let job = JobRecord::submitted(JobId(1), Arc::new(spec), version, 0);

@@ -64,6 +64,8 @@ impl JobRecord {
             file_version: self.file_version,
             blender: self.spec.settings.blender,
             tags: self.spec.tags.clone(),
+            ffmpeg: self.spec.movie_of.is_some(),
+            run_scripts: self.spec.settings.run_scripts,
         }
     }
 }

@@ -299,6 +299,7 @@ fn frame_of(row: &SqliteRow) -> Result<Frame, StoreError> {
                     outputs,
                     render_seconds: row.try_get("render_seconds")?,
                     peak_memory_bytes: row.try_get::<i64, _>("peak_memory_bytes")? as u64,
+                    preview: None,
                 })
             })
             .transpose()?,

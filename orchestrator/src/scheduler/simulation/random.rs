@@ -73,7 +73,7 @@ impl World {
         Plan {
             poison: (0..poison).map(|_| all[self.dice.usize(0..all.len())]).collect(),
             frames,
-            requirements: Requirements { file_version, blender, tags },
+            requirements: Requirements { blender, tags, ..Requirements::of_file(file_version) },
             priority: self.dice.i32(-1..=1),
             seconds: self.pick(&[0.02, 0.3, 2.0]),
             spread: self.pick(&[0.0, 0.5, 1.2]),
@@ -166,7 +166,7 @@ fn run(seed: u64) {
 
     // Whatever has happened, whoever is well has room for work again.
     let frames = FrameSet::new(vec![FrameRange { first: 1, last: 40, step: 1 }]).unwrap();
-    let requirements = Requirements { file_version: version("3.4"), blender: None, tags: vec![] };
+    let requirements = Requirements::of_file(version("3.4"));
     let poison = BTreeSet::new();
     let (seconds, spread) = (1.0, 0.1);
     let before = world.now;

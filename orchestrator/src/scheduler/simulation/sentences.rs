@@ -23,8 +23,7 @@ struct Cluster {
 
 impl Cluster {
     fn new() -> Self {
-        let requirements =
-            Requirements { file_version: "3.4".parse().unwrap(), blender: None, tags: Vec::new() };
+        let requirements = Requirements::of_file("3.4".parse().unwrap());
         Self {
             world: World::new(1),
             slots: 1,
@@ -497,8 +496,7 @@ fn by_hand() -> (crate::scheduler::Scheduler, crate::domain::NodeName) {
 }
 
 fn submitted(job: u64) -> Event {
-    let requirements =
-        Requirements { file_version: "3.4".parse().unwrap(), blender: None, tags: Vec::new() };
+    let requirements = Requirements::of_file("3.4".parse().unwrap());
     Event::JobSubmitted { job: JobId(job), frames: frames(1..=9), requirements, priority: 0 }
 }
 
