@@ -13,7 +13,12 @@ use support::{Crew, end, eventually, finished, request};
 const SYNTHETIC: [&str; 4] = ["--renderer", "synthetic:1s", "--name", "alone"];
 
 fn file() -> ProjectFile {
-    ProjectFile { path: "shot.blend".into(), digest: "0".repeat(64), size_bytes: 1 }
+    ProjectFile {
+        path: "shot.blend".into(),
+        digest: "0".repeat(64),
+        size_bytes: 1,
+        chunks: Vec::new(),
+    }
 }
 
 /// Runs the program; gives its exit code and what it said at last.

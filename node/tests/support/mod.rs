@@ -160,7 +160,7 @@ impl BlobStore for Fake {
                     let mut state = self.0.lock().unwrap();
                     state.uploads += 1;
                     let existed = state.blobs.insert(digest, content).is_some();
-                    return Ok(Response::new(UploadResponse { existed }));
+                    return Ok(Response::new(UploadResponse { existed, blobs: 1 }));
                 }
                 None => {}
             }
@@ -340,7 +340,12 @@ impl Crew {
         let digest = Digest::of(content).to_string();
         let mut state = self.state.lock().unwrap();
         state.blobs.insert(digest.clone(), content.to_owned());
-        ProjectFile { path: path.into(), digest, size_bytes: content.len() as u64 }
+        ProjectFile {
+            path: path.into(),
+            digest,
+            size_bytes: content.len() as u64,
+            chunks: Vec::new(),
+        }
     }
 
     /// Starts a batch and gives its events as they come.
@@ -464,6 +469,7 @@ pub fn request(
         slices: frames.into_iter().map(|frame| Slice { frame, index: 0 }).collect(),
         file_version: String::new(),
         settled_batch_ids: Vec::new(),
+        ..RenderBatchRequest::default()
     }
 }
 

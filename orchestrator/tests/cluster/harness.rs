@@ -83,12 +83,14 @@ impl Orchestrator {
                     path: "shot.blend".to_owned(),
                     digest: digest.to_string(),
                     size_bytes: blend.len() as u64,
+                    ..Default::default()
                 }],
             }),
             frames: vec![FrameRange { first, last, step: 1 }],
             settings: Some(RenderSettings::default()),
             priority: 0,
             tags: Vec::new(),
+            ..Default::default()
         }
     }
 

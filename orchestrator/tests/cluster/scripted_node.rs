@@ -73,9 +73,11 @@ impl Batch {
                 size_bytes: 1,
                 width: 1,
                 height: 1,
+                ..Default::default()
             }],
             render_seconds,
             peak_memory_bytes: 0,
+            ..Default::default()
         }));
     }
 
@@ -167,6 +169,7 @@ pub(crate) fn description(blender: &str) -> NodeDescription {
         }],
         tags: Vec::new(),
         version: "0.1.0".to_owned(),
+        ..Default::default()
     }
 }
 

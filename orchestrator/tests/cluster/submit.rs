@@ -44,6 +44,7 @@ async fn every_faulty_field_is_named_at_once() {
         }),
         priority: 101,
         tags: vec![String::new()],
+        ..JobSpec::default()
     };
     let status = refusal(&orchestrator, spec).await;
     assert_eq!(status.code(), Code::InvalidArgument);
@@ -125,6 +126,7 @@ async fn a_blob_that_is_not_uploaded_is_named() {
         path: "wood.png".to_owned(),
         digest: digest.clone(),
         size_bytes: 5,
+        ..Default::default()
     });
     let status = refusal(&orchestrator, spec).await;
     assert_eq!(status.code(), Code::FailedPrecondition);
@@ -147,6 +149,7 @@ async fn a_file_that_is_no_blend_is_refused_in_words() {
             path: "shot.blend".to_owned(),
             digest: digest.to_string(),
             size_bytes: text.len() as u64,
+            ..Default::default()
         }],
     });
     let status = refusal(&orchestrator, spec).await;
