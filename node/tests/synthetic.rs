@@ -19,7 +19,12 @@ fn synthetic(millis: u64) -> RendererChoice {
 
 /// A file that the synthetic renderer never opens.
 fn file() -> ProjectFile {
-    ProjectFile { path: "shot.blend".into(), digest: "0".repeat(64), size_bytes: 1 }
+    ProjectFile {
+        path: "shot.blend".into(),
+        digest: "0".repeat(64),
+        size_bytes: 1,
+        chunks: Vec::new(),
+    }
 }
 
 /// A batch that lasts until it is cancelled.
