@@ -70,8 +70,8 @@ impl Project {
             settings: Some(spec.settings),
             priority: spec.priority,
             tags: spec.tags,
-            strict: false,
-            movie: None,
+            strict: spec.strict,
+            movie: spec.movie.map(|format| proto::Movie { format: format.into() }),
             movie_of_job_id: 0,
         };
         Ok(Self { file, digest, size_bytes, saved_by: blend.version, frames, spec })

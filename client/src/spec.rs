@@ -27,6 +27,8 @@ pub struct JobSpec {
     pub(crate) settings: proto::RenderSettings,
     pub(crate) priority: i32,
     pub(crate) tags: Vec<String>,
+    pub(crate) strict: bool,
+    pub(crate) movie: Option<proto::MovieFormat>,
 }
 
 impl JobSpec {
@@ -40,6 +42,8 @@ impl JobSpec {
             settings: proto::RenderSettings::default(),
             priority: 0,
             tags: Vec::new(),
+            strict: false,
+            movie: None,
         }
     }
 
@@ -112,6 +116,42 @@ impl JobSpec {
     #[must_use]
     pub fn format(mut self, format: proto::ImageFormat) -> Self {
         self.settings.set_format(format);
+        self
+    }
+
+    /// Bits of a channel in the frames: 8, 10, 12, 16 or 32, as far as the format has it.
+    #[must_use]
+    pub fn color_depth(mut self, bits: u32) -> Self {
+        self.settings.color_depth = Some(bits);
+        self
+    }
+
+    /// View layer to render, by name; without it, all that the file renders.
+    #[must_use]
+    pub fn view_layer(mut self, name: impl Into<String>) -> Self {
+        self.settings.view_layer = name.into();
+        self
+    }
+
+    /// Whether the file's own Python (registered text blocks, driver expressions) runs. Only nodes that allow it
+    /// render such a job.
+    #[must_use]
+    pub fn run_scripts(mut self, run: bool) -> Self {
+        self.settings.run_scripts = run;
+        self
+    }
+
+    /// Whether a warning that would otherwise only be shown fails the frame.
+    #[must_use]
+    pub fn strict(mut self, strict: bool) -> Self {
+        self.strict = strict;
+        self
+    }
+
+    /// Has a movie made of the frames once all of them are finished, by a job of its own.
+    #[must_use]
+    pub fn movie(mut self, format: proto::MovieFormat) -> Self {
+        self.movie = Some(format);
         self
     }
 
