@@ -326,6 +326,7 @@ mod tests {
             settings: RenderSettings::default(),
             slices: vec![Slice { frame: 1, index: 0 }],
             file_version: None,
+            strict: false,
         }
     }
 

@@ -27,7 +27,7 @@ const SAMPLES_MAX: u32 = 1_000_000;
 /// Resolution percentage.
 const SCALE_PERCENT_MAX: u32 = 1_000;
 
-/// Bytes of a scene's or camera's name; Blender allows 63, from 5.0 on 255.
+/// Bytes of a scene's, camera's or view layer's name; Blender allows 63, from 5.0 on 255.
 const NAME_BYTES_MAX: usize = 255;
 
 /// Faults that are named: a request with more of them is not read by people.
@@ -105,6 +105,7 @@ pub(crate) fn parse(request: RenderBatchRequest) -> Result<Work, Box<Status>> {
             settings,
             slices,
             file_version,
+            strict: request.strict,
         }),
         (Some(status), _) => Err(Box::new(status)),
         // No project without a fault.
@@ -113,9 +114,11 @@ pub(crate) fn parse(request: RenderBatchRequest) -> Result<Work, Box<Status>> {
 }
 
 fn check_settings(settings: &RenderSettings, faults: &mut Faults) {
-    for (field, name) in
-        [("settings.scene", &settings.scene), ("settings.camera", &settings.camera)]
-    {
+    for (field, name) in [
+        ("settings.scene", &settings.scene),
+        ("settings.camera", &settings.camera),
+        ("settings.view_layer", &settings.view_layer),
+    ] {
         faults.check(name.len() <= NAME_BYTES_MAX, field, "may have 255 bytes at most");
     }
     faults.check(
@@ -137,6 +140,11 @@ fn check_settings(settings: &RenderSettings, faults: &mut Faults) {
         settings.scale_percent.is_none_or(|n| (1..=SCALE_PERCENT_MAX).contains(&n)),
         "settings.scale_percent",
         "must be 1 to 1,000",
+    );
+    faults.check(
+        settings.color_depth.is_none_or(|bits| matches!(bits, 8 | 10 | 12 | 16 | 32)),
+        "settings.color_depth",
+        "must be 8, 10, 12, 16 or 32",
     );
     if !settings.blender.is_empty()
         && let Err(error) = settings.blender.parse::<Version>()
@@ -192,6 +200,7 @@ mod tests {
                     path: "shot.blend".into(),
                     digest: "0".repeat(64),
                     size_bytes: 3,
+                    chunks: Vec::new(),
                 }],
             }),
             slices: vec![Slice { frame: 1, index: 0 }],
@@ -224,6 +233,7 @@ mod tests {
             engine: 99,
             samples: Some(0),
             scale_percent: Some(5_000),
+            color_depth: Some(9),
             blender: "latest".into(),
             ..RenderSettings::default()
         });
@@ -238,6 +248,7 @@ mod tests {
                 "settings.engine",
                 "settings.samples",
                 "settings.scale_percent",
+                "settings.color_depth",
                 "settings.blender",
                 "file_version",
                 "project.files[0].path",

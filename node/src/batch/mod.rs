@@ -26,6 +26,8 @@ pub(crate) struct Work {
     pub(crate) slices: Vec<Slice>,
     /// Version of Blender that saved the file, as far as the orchestrator knows.
     pub(crate) file_version: Option<Version>,
+    /// Whether a warning fails a slice.
+    pub(crate) strict: bool,
 }
 
 /// A batch the node knows: one that runs, waits for a slot, or has ended and is not settled yet.
