@@ -1,6 +1,6 @@
 //! The DNA: names and layouts of all structs of the Blender that saved a file.
 
-use std::collections::HashMap;
+use std::{cell::RefCell, collections::HashMap};
 
 use crate::header::Layout;
 
@@ -16,6 +16,10 @@ pub(crate) struct Dna<'a> {
     types: Vec<(&'a [u8], usize)>,
     /// For each struct, by name: the type and the name of each member, four bytes together.
     structs: HashMap<&'a [u8], &'a [u8]>,
+    /// The types of the structs by number, as the blocks' heads name them.
+    numbered: Vec<usize>,
+    /// What was looked for before: large files have many structs of a kind.
+    known: RefCell<HashMap<(&'static str, &'static str), Option<Place>>>,
 }
 
 /// Where a value lies in its struct's bytes.
@@ -43,17 +47,40 @@ impl<'a> Dna<'a> {
         cursor.expect(b"STRC")?;
         let count = cursor.count()?;
         let mut structs = HashMap::new();
+        let mut numbered = Vec::new();
         for _ in 0..count {
-            let (name, _) = types.get(cursor.short()?)?;
+            let kind = cursor.short()?;
+            let (name, _) = types.get(kind)?;
             let members = cursor.short()?;
             structs.insert(*name, cursor.slice(4 * members)?);
+            numbered.push(kind);
         }
-        Some(Self { layout, names, types, structs })
+        Some(Self { layout, names, types, structs, numbered, known: RefCell::default() })
+    }
+
+    /// How numbers and addresses are written.
+    pub(crate) fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    /// Which struct has this name, by the number that the blocks' heads give, and its size in bytes.
+    pub(crate) fn number_of(&self, structure: &str) -> Option<(u32, usize)> {
+        let is_it = |kind: &usize| self.types[*kind].0 == structure.as_bytes();
+        let number = self.numbered.iter().position(is_it)?;
+        Some((u32::try_from(number).ok()?, self.types[self.numbered[number]].1))
     }
 
     /// Finds a value by its path of members, like `r.im_format.imtype`. None when this Blender had no such
     /// member.
-    pub(crate) fn at(&self, structure: &str, path: &str) -> Option<Place> {
+    pub(crate) fn at(&self, structure: &'static str, path: &'static str) -> Option<Place> {
+        *self
+            .known
+            .borrow_mut()
+            .entry((structure, path))
+            .or_insert_with(|| self.find(structure, path))
+    }
+
+    fn find(&self, structure: &str, path: &str) -> Option<Place> {
         let mut structure = structure.as_bytes();
         let mut place = None;
         for member in path.split('.').take(DEPTH_MAX) {
@@ -89,7 +116,13 @@ impl<'a> Dna<'a> {
 }
 
 impl Place {
-    fn slice(self, bytes: &[u8]) -> Option<&[u8]> {
+    /// Where it begins, in bytes after its struct's beginning.
+    pub(crate) fn offset(self) -> usize {
+        self.offset
+    }
+
+    /// Its bytes, if the struct has them.
+    pub(crate) fn slice(self, bytes: &[u8]) -> Option<&[u8]> {
         bytes.get(self.offset..self.offset.checked_add(self.len_bytes)?)
     }
 
@@ -111,13 +144,23 @@ impl Place {
         number.try_into().ok()
     }
 
+    /// The floating-point number there.
+    pub(crate) fn float(self, bytes: &[u8]) -> Option<f32> {
+        let bits = (self.len_bytes == 4).then(|| self.unsigned(bytes))??;
+        u32::try_from(bits).ok().map(f32::from_bits)
+    }
+
     /// The text there, up to its end mark.
     pub(crate) fn text(self, bytes: &[u8]) -> Option<String> {
-        let bytes = self.slice(bytes)?;
-        let end = bytes.iter().position(|&byte| byte == 0);
-        let text = &bytes[..end.unwrap_or(bytes.len())];
-        Some(String::from_utf8_lossy(text).into_owned())
+        self.slice(bytes).map(text)
     }
+}
+
+/// A text up to its end mark.
+pub(crate) fn text(bytes: &[u8]) -> String {
+    let end = bytes.iter().position(|&byte| byte == 0);
+    let text = &bytes[..end.unwrap_or(bytes.len())];
+    String::from_utf8_lossy(text).into_owned()
 }
 
 /// A member's name taken apart: `*mat[4][4]` is the word `mat`, of 16 addresses.

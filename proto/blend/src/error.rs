@@ -34,6 +34,25 @@ pub enum BlendError {
         /// How far compressed files are followed, in bytes.
         limit_bytes: u64,
     },
+    /// It is compressed, and so far down that it was made to fill what opens it.
+    #[error(
+        "the file decompresses to more than {} GiB of nearly nothing, as no project does; if it is one, save it from Blender without compression",
+        .opened_bytes >> 30
+    )]
+    Bomb {
+        /// How far it was followed, in bytes.
+        opened_bytes: u64,
+    },
+    /// It has more of something than memory may be spent on.
+    #[error(
+        "the file has more {what} than the {limit} that are followed; split the project, and link its parts"
+    )]
+    TooMany {
+        /// Of what.
+        what: &'static str,
+        /// How many are followed.
+        limit: usize,
+    },
     /// Its header has a form that came after this program.
     #[error(
         "the file was saved in a form newer than this program knows (header `{0}`); update Framecrew, or save it from an older Blender"

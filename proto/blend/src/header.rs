@@ -25,6 +25,29 @@ pub(crate) struct Block {
     pub(crate) len_bytes: u64,
     /// Where the block lay in Blender's memory: by this, others refer to it.
     pub(crate) address: u64,
+    /// The number of its struct in the DNA.
+    pub(crate) structure: u32,
+    /// Where its head stands in the decompressed file.
+    pub(crate) head: u64,
+}
+
+/// Where a block's head says how long the block is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct LengthPlace {
+    pub(crate) at: u64,
+    pub(crate) len_bytes: usize,
+    big_endian: bool,
+}
+
+impl LengthPlace {
+    /// What is to stand there for a block of `len_bytes` bytes.
+    pub(crate) fn written(self, len_bytes: u64) -> Vec<u8> {
+        if self.big_endian {
+            len_bytes.to_be_bytes()[8 - self.len_bytes..].to_vec()
+        } else {
+            len_bytes.to_le_bytes()[..self.len_bytes].to_vec()
+        }
+    }
 }
 
 impl Header {
@@ -97,13 +120,19 @@ fn version_from(digits: &[u8]) -> Result<BlenderVersion, BlendError> {
 impl Layout {
     /// The next block's head; none at the end mark.
     pub(crate) fn read_block(self, stream: &mut Stream<'_>) -> Result<Option<Block>, BlendError> {
+        let head = stream.position();
         let code = stream.array::<4>()?;
         if &code == b"ENDB" {
             return Ok(None);
         }
-        let (len_bytes, address);
+        // Letters, and the zeros that fill up a code of two: else the reader is lost, and would go on from zero to
+        // zero for ever.
+        if !code.iter().any(|byte| byte.is_ascii_alphanumeric()) {
+            return Err(BlendError::Damaged("a block's code makes no sense"));
+        }
+        let (len_bytes, address, structure);
         if self.wide_blocks {
-            let _struct = stream.array::<4>()?;
+            structure = self.unsigned(&stream.array::<4>()?);
             address = self.unsigned(&stream.array::<8>()?);
             len_bytes = self.unsigned(&stream.array::<8>()?);
             let _count = stream.array::<8>()?;
@@ -114,13 +143,22 @@ impl Layout {
             } else {
                 self.unsigned(&stream.array::<4>()?)
             };
-            let _struct_and_count = stream.array::<8>()?;
+            structure = self.unsigned(&stream.array::<4>()?);
+            let _count = stream.array::<4>()?;
         }
         // A negative length.
         if len_bytes > i64::MAX as u64 || (!self.wide_blocks && len_bytes > i32::MAX as u64) {
             return Err(BlendError::Damaged("a block's length makes no sense"));
         }
-        Ok(Some(Block { code, len_bytes, address }))
+        // Four bytes, so it fits.
+        let structure = structure as u32;
+        Ok(Some(Block { code, len_bytes, address, structure, head }))
+    }
+
+    /// Where the head of a block that stands at `head` says how long the block is.
+    pub(crate) fn length_place(self, head: u64) -> LengthPlace {
+        let (after, len_bytes) = if self.wide_blocks { (16, 8) } else { (4, 4) };
+        LengthPlace { at: head.saturating_add(after), len_bytes, big_endian: self.big_endian }
     }
 
     /// The number in up to eight bytes.

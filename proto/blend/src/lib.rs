@@ -9,16 +9,28 @@
 
 mod dna;
 mod error;
+mod group;
+mod hazard;
 mod header;
+mod reference;
+mod rewrite;
 mod scene;
 mod stream;
+mod survey;
 
-use std::{fmt, io::Read};
+use std::{
+    fmt,
+    io::{Read, Seek},
+};
 
 pub use error::BlendError;
+pub use hazard::Hazard;
+pub use reference::{Field, Files, Reference, ReferenceKind};
+pub use rewrite::{RewriteError, rewrite};
 pub use scene::Scene;
+pub use survey::{Survey, survey};
 
-use crate::{dna::Dna, header::Header, stream::Stream};
+use crate::{header::Header, stream::Stream};
 
 /// How far a compressed file is followed, in bytes: far above any project, yet the end of a small file that
 /// was made to keep the reader busy for ever.
@@ -26,12 +38,6 @@ const UNCOMPRESSED_BYTES_MAX: u64 = 16 << 30;
 
 /// Size of the DNA, in bytes: about 150 KB in Blender 5.0.
 const DNA_BYTES_MAX: u64 = 4 << 20;
-
-/// What is kept of a scene, in bytes: its struct has 6 to 9 KB.
-const SCENE_BYTES_MAX: u64 = 64 << 10;
-
-/// Scenes in a file. Together with what is kept of each: 64 MiB at most.
-const SCENES_MAX: usize = 1_000;
 
 /// As many bytes of a .blend as [`read_version`] needs to see: a zstd block of the largest size, and what may
 /// lie before it.
@@ -93,8 +99,8 @@ impl BlendFile {
 ///
 /// # Errors
 /// When the bytes are not a whole, sound .blend of a known form, or cannot be read.
-pub fn read(reader: impl Read) -> Result<BlendFile, BlendError> {
-    read_limited(reader, UNCOMPRESSED_BYTES_MAX)
+pub fn read(reader: impl Read + Seek) -> Result<BlendFile, BlendError> {
+    Ok(survey::survey_limited(reader, UNCOMPRESSED_BYTES_MAX)?.file)
 }
 
 /// Reads which Blender saved a .blend, from its first bytes: a file cut off after [`VERSION_PREFIX_BYTES`]
@@ -105,44 +111,6 @@ pub fn read(reader: impl Read) -> Result<BlendFile, BlendError> {
 pub fn read_version(reader: impl Read) -> Result<BlenderVersion, BlendError> {
     let mut stream = Stream::open(reader, UNCOMPRESSED_BYTES_MAX)?;
     Ok(Header::read(&mut stream)?.version)
-}
-
-fn read_limited(reader: impl Read, limit_bytes: u64) -> Result<BlendFile, BlendError> {
-    let mut stream = Stream::open(reader, limit_bytes)?;
-    let Header { version, layout } = Header::read(&mut stream)?;
-    let mut dna = None;
-    let mut global = None;
-    let mut scenes = Vec::new();
-    while let Some(block) = layout.read_block(&mut stream)? {
-        // Codes of two letters lie in the other half of the number where it was written big-endian.
-        match &block.code {
-            b"DNA1" if block.len_bytes > DNA_BYTES_MAX => {
-                return Err(BlendError::Damaged("its DNA is too large"));
-            }
-            b"DNA1" => dna = Some(stream.take(block.len_bytes, DNA_BYTES_MAX)?),
-            b"GLOB" => global = Some(stream.take(block.len_bytes, SCENE_BYTES_MAX)?),
-            b"SC\0\0" | b"\0\0SC" if scenes.len() == SCENES_MAX => {
-                return Err(BlendError::Damaged("it has too many scenes"));
-            }
-            b"SC\0\0" | b"\0\0SC" => {
-                let bytes = stream.take(block.len_bytes, SCENE_BYTES_MAX)?;
-                scenes.push((block.address, bytes));
-            }
-            _ => stream.skip(block.len_bytes)?,
-        }
-    }
-    let dna = dna.ok_or(BlendError::Damaged("it has no DNA"))?;
-    let dna = Dna::parse(&dna, layout).ok_or(BlendError::Damaged("its DNA makes no sense"))?;
-    let open = global.and_then(|global| dna.at("FileGlobal", "curscene")?.unsigned(&global));
-    let active = scenes.iter().position(|(address, _)| Some(*address) == open);
-    let scenes: Option<Vec<_>> =
-        (scenes.iter()).map(|(_, bytes)| Scene::parse(&dna, bytes)).collect();
-    Ok(BlendFile {
-        version,
-        compression: stream.compression(),
-        scenes: scenes.ok_or(BlendError::Damaged("a scene of it makes no sense"))?,
-        active_scene: active.unwrap_or(0),
-    })
 }
 
 #[cfg(test)]

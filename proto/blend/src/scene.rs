@@ -1,4 +1,4 @@
-use crate::dna::Dna;
+use crate::group::View;
 
 /// What Blender 2.4x, which knew no other, calls its engine later.
 const FIRST_ENGINE: &str = "BLENDER_RENDER";
@@ -33,12 +33,11 @@ pub struct Scene {
 }
 
 impl Scene {
-    /// None when the bytes are not those of a scene.
-    pub(crate) fn parse(dna: &Dna<'_>, bytes: &[u8]) -> Option<Self> {
-        let int = |path| dna.at("Scene", path)?.int(bytes);
+    /// None when the struct is not that of a scene.
+    pub(crate) fn parse(scene: &View<'_>) -> Option<Self> {
+        let int = |path| scene.int(path);
         let size = |path| Some(u32::try_from(int(path)?).unwrap_or(0));
-        let text = |path| dna.at("Scene", path)?.text(bytes);
-        let camera = dna.at("Scene", "camera")?.unsigned(bytes)?;
+        let text = |path| scene.text(path);
         Some(Self {
             // After two letters that tell the kind.
             name: text("id.name")?.strip_prefix("SC")?.to_owned(),
@@ -57,7 +56,7 @@ impl Scene {
             format_is_movie: int("r.im_format.imtype")
                 .or_else(|| int("r.imtype"))
                 .is_some_and(|format| MOVIES.contains(&format)),
-            has_camera: camera != 0,
+            has_camera: scene.has("camera").then(|| scene.pointer("camera").is_some())?,
         })
     }
 }

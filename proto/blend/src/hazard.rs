@@ -1,0 +1,46 @@
+//! What goes wrong with a .blend on another machine, without a word.
+
+use std::fmt;
+
+/// Something that Blender draws wrong in silence. Its text is one sentence that says what to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Hazard {
+    /// A text that runs as a script when the file is opened, if scripts may.
+    RegisteredText {
+        /// The text.
+        name: String,
+    },
+    /// A driver that needs Python, so that it stands still unless scripts may run.
+    Driver {
+        /// The data block.
+        owner: String,
+        /// What it computes.
+        expression: String,
+    },
+    /// A simulation that is not stored: a frame drawn alone, without those before, shows another state.
+    UnbakedSimulation {
+        /// The data block, and which part of it.
+        owner: String,
+        /// Like `cloth`.
+        what: &'static str,
+    },
+}
+
+impl fmt::Display for Hazard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::RegisteredText { name } => write!(
+                f,
+                "the text `{name}` is a script that runs when the file is opened; allow scripts if the picture needs it"
+            ),
+            Self::Driver { owner, expression } => write!(
+                f,
+                "a driver of `{owner}` computes `{expression}` in Python and stands still unless scripts are allowed"
+            ),
+            Self::UnbakedSimulation { owner, what } => write!(
+                f,
+                "the {what} of `{owner}` is not baked, so frames drawn apart do not fit together; bake it and save"
+            ),
+        }
+    }
+}
