@@ -4,11 +4,11 @@ use std::{
     collections::BTreeMap,
     fs,
     io::{self, Write as _},
-    path::{Component, Path, PathBuf},
+    path::{Path, PathBuf},
     time::Duration,
 };
 
-use framecrew_blobs::{BlobClient, Digest, TransferError};
+use framecrew_blobs::{BlobClient, Digest, ProjectPath, TransferError};
 use framecrew_proto::v1::{Frame, FrameState, Output, watch_job_response::Update};
 use futures::StreamExt as _;
 use tokio::task::JoinSet;
@@ -87,19 +87,51 @@ impl OutputFolder {
         &self.path
     }
 
-    /// Where an output goes. Its name comes from elsewhere and must not lead out of the folder.
-    fn place(&self, name: &str) -> Result<PathBuf, Error> {
-        let mut parts = Path::new(name).components();
-        let plain = matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None));
-        if !plain || name.contains(['/', '\\', ':', '\0']) || name.starts_with('.') {
-            return Err(Error::Failed {
-                message: format!(
-                    "the orchestrator names an output {name:?}, which is not a file name; it was not fetched"
-                ),
-            });
+    /// Where an output goes; the folders of its name are made on the way. The name comes from elsewhere: neither
+    /// it nor a link that lies in the folder may lead out of it.
+    async fn place(&self, name: &str) -> Result<PathBuf, Error> {
+        let (root, name) = (self.path.clone(), name.to_owned());
+        match tokio::task::spawn_blocking(move || place(&root, &name)).await {
+            Ok(place) => place,
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
         }
-        Ok(self.path.join(name))
     }
+}
+
+fn place(root: &Path, name: &str) -> Result<PathBuf, Error> {
+    let refused = |why: &str| Error::Failed {
+        message: format!("the orchestrator names an output {name:?}, {why}; it was not fetched"),
+    };
+    let is_hidden = |part: &str| part.starts_with('.');
+    let path = name.parse::<ProjectPath>().ok().filter(|_| !name.split('/').any(is_hidden));
+    let path = path.ok_or_else(|| refused("which is not a file name"))?;
+    let unusable = |source| Error::OutputFolder { path: root.into(), source };
+    let to = path.under(root);
+    if to.is_dir() {
+        return Err(refused("but there is a folder of that name"));
+    }
+    let Some((folders, _)) = name.rsplit_once('/') else { return Ok(to) };
+    let real_root = root.canonicalize().map_err(unusable)?;
+    let mut folder = root.to_owned();
+    for part in folders.split('/') {
+        folder.push(part);
+        match fs::create_dir(&folder) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(unusable(error));
+            }
+            _ => {}
+        }
+        // Before anything is made below it: where a link leads is only known now.
+        match folder.canonicalize() {
+            Ok(real) if !real.is_dir() => {
+                return Err(refused("but there is a file where its folder would be"));
+            }
+            Ok(real) if real.starts_with(&real_root) => {}
+            Ok(_) => return Err(refused("but a link leads from there to another folder")),
+            Err(error) => return Err(refused(&format!("but its folder cannot be used ({error})"))),
+        }
+    }
+    Ok(to)
 }
 
 /// `tempfile` names the probe in its message, which means nothing to anybody.
@@ -243,10 +275,10 @@ impl<P: FnMut(FetchProgress) + Send> Downloads<P> {
                     self.settle(result)?;
                 }
             }
-            let place = self.folder.place(&output.name);
+            let folder = self.folder.clone();
             let (url, blobs) = (self.url.clone(), self.blobs.clone());
             self.tasks.spawn(async move {
-                let fetched = match place {
+                let fetched = match folder.place(&output.name).await {
                     Ok(place) => bring(&url, &blobs, &output, &place).await,
                     Err(error) => Err(error),
                 };
@@ -405,11 +437,58 @@ mod tests {
     #[test]
     fn no_output_name_leads_out_of_the_folder() {
         let base = tempfile::tempdir().unwrap();
-        let folder = OutputFolder::open(base.path()).unwrap();
-        assert!(folder.place("0001.png").is_ok());
-        for name in ["", ".", "..", "../a", "/etc/a", "a/b", "a\\b", "C:a", ".hidden", "a\0b"] {
-            assert!(folder.place(name).is_err(), "{name:?}");
+        assert_eq!(place(base.path(), "0001.png").unwrap(), base.path().join("0001.png"));
+        for name in [
+            "",
+            ".",
+            "..",
+            "../a",
+            "/etc/a",
+            "a/../../b",
+            "a//b",
+            "a/",
+            "a\\b",
+            "C:a",
+            ".hidden",
+            ".git/config",
+            "a/.b",
+            "a\0b",
+        ] {
+            assert!(place(base.path(), name).is_err(), "{name:?}");
         }
+        assert_eq!(fs::read_dir(base.path()).unwrap().count(), 0, "nothing is made");
+    }
+
+    #[test]
+    fn an_output_in_a_folder_gets_that_folder() {
+        let base = tempfile::tempdir().unwrap();
+        let to = place(base.path(), "masks/near/0042.png").unwrap();
+        fs::write(&to, b"mask").unwrap();
+        assert_eq!(to, base.path().join("masks/near/0042.png"));
+        assert!(place(base.path(), "masks/near/0043.png").is_ok());
+        for (name, what) in [("masks/near/0042.png/a.png", "file"), ("masks", "folder")] {
+            let text = place(base.path(), name).unwrap_err().to_string();
+            assert!(text.contains(&format!("there is a {what}")), "{text}");
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn no_link_in_the_folder_leads_an_output_out_of_it() {
+        use std::os::unix::fs::symlink;
+        let base = tempfile::tempdir().unwrap();
+        let (inside, outside) = (base.path().join("in"), base.path().join("out"));
+        fs::create_dir_all(inside.join("real")).unwrap();
+        fs::create_dir(&outside).unwrap();
+        symlink(&outside, inside.join("away")).unwrap();
+        symlink("../../out", inside.join("real/up")).unwrap();
+        symlink(inside.join("real"), inside.join("near")).unwrap();
+        for name in ["away/a.png", "away/new/a.png", "real/up/a.png", "near/up/a.png"] {
+            let text = place(&inside, name).unwrap_err().to_string();
+            assert!(text.contains("a link leads"), "{name}: {text}");
+        }
+        assert!(place(&inside, "near/a.png").is_ok());
+        assert_eq!(fs::read_dir(&outside).unwrap().count(), 0, "nothing is made there");
     }
 
     #[tokio::test]
