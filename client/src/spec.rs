@@ -29,6 +29,7 @@ pub struct JobSpec {
     pub(crate) tags: Vec<String>,
     pub(crate) strict: bool,
     pub(crate) movie: Option<proto::MovieFormat>,
+    pub(crate) follow_links: bool,
 }
 
 impl JobSpec {
@@ -44,6 +45,7 @@ impl JobSpec {
             tags: Vec::new(),
             strict: false,
             movie: None,
+            follow_links: false,
         }
     }
 
@@ -166,6 +168,13 @@ impl JobSpec {
     #[must_use]
     pub fn blender(mut self, version: impl Into<String>) -> Self {
         self.settings.blender = version.into();
+        self
+    }
+
+    /// Takes what symbolic links lead to, also where that is outside the project.
+    #[must_use]
+    pub fn follow_links(mut self, follow: bool) -> Self {
+        self.follow_links = follow;
         self
     }
 
