@@ -1,10 +1,10 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use framecrew_proto::v1::{
-    Frame, FrameState, JobChanges, JobState, WatchJobResponse, watch_job_response::Update,
+    Frame, FrameState, Job, JobChanges, JobState, WatchJobResponse, watch_job_response::Update,
 };
 
-use super::{failures, outlook, summary, words};
+use super::{Warned, failures, outlook, summary, words};
 use crate::live::{Link, Live};
 
 /// How often a slice that takes long is mentioned.
@@ -14,6 +14,7 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone, Default)]
 pub struct Lines {
     told: BTreeMap<(i32, u32), Duration>,
+    warned: Warned,
     down: bool,
 }
 
@@ -29,6 +30,7 @@ impl Lines {
         if std::mem::take(&mut self.down) {
             lines.push("connected again".into());
         }
+        let warnings = self.warned.fresh(live.view());
         match &message.update {
             // Of what failed before we came nothing else tells; of a job that is over, its end follows.
             Some(Update::Snapshot(_)) => {
@@ -37,12 +39,17 @@ impl Lines {
                     JobState::Finished | JobState::Failed | JobState::Cancelled
                 );
                 lines.extend((!ends).then(|| summary(live.view())));
+                lines.extend(warnings);
                 lines.extend(failures(live.view()));
             }
             Some(Update::Changes(changes)) => {
-                self.changes(live, now, changes, &mut lines);
+                lines.extend(warnings);
+                lines.extend(self.changes(live, now, changes));
             }
-            Some(Update::Ended(_)) => lines.push(summary(live.view())),
+            Some(Update::Ended(_)) => {
+                lines.extend(warnings);
+                lines.push(summary(live.view()));
+            }
             None => {}
         }
         lines
@@ -57,22 +64,15 @@ impl Lines {
         first.then(|| format!("reconnecting … ({reason})"))
     }
 
-    fn changes(
-        &mut self,
-        live: &Live,
-        now: Duration,
-        changes: &JobChanges,
-        lines: &mut Vec<String>,
-    ) {
+    fn changes(&mut self, live: &Live, now: Duration, changes: &JobChanges) -> Vec<String> {
+        let job = live.view().job();
         let counts = live.view().counts();
         let total = words::total(&counts);
-        for frame in &changes.frames {
-            if let Some(line) = frame_line(frame) {
-                lines.push(line);
-            }
-        }
+        let mut lines: Vec<_> =
+            changes.frames.iter().filter_map(|frame| frame_line(job, frame)).collect();
         if let Some(last) = lines.last_mut()
             && changes.frames.iter().any(|frame| frame.state() == FrameState::Finished)
+            && !words::makes_movie(job)
         {
             let percent = words::percent(counts.finished, total);
             *last += &format!(" · {}/{total} ({percent} %)", counts.finished);
@@ -86,37 +86,39 @@ impl Lines {
             let key = slice.slice.map(|slice| (slice.frame, slice.index)).unwrap_or_default();
             let elapsed = live.elapsed(now, slice);
             let since = self.told.get(&key).copied().unwrap_or(now.saturating_sub(elapsed));
-            let progress = slice.progress.as_ref().map(words::progress).unwrap_or_default();
+            let progress = slice.progress.as_ref().map(|progress| words::progress(job, progress));
+            let progress = progress.unwrap_or_default();
             if now.saturating_sub(since) < PROGRESS_EVERY || progress.is_empty() {
                 told.insert(key, since);
                 continue;
             }
             told.insert(key, now);
             lines.push(format!(
-                "frame {} on {}: {progress}, {}",
-                key.0,
+                "{} on {}: {progress}, {}",
+                words::piece(job, key.0),
                 words::printable(&slice.node),
                 words::duration(elapsed)
             ));
         }
         self.told = told;
+        lines
     }
 }
 
 /// What became of a frame; `None` where that is not worth a line.
-pub(super) fn frame_line(frame: &Frame) -> Option<String> {
-    let (number, node) = (frame.frame, words::printable(&frame.node));
+pub(super) fn frame_line(job: &Job, frame: &Frame) -> Option<String> {
+    let (piece, node) = (words::piece(job, frame.frame), words::printable(&frame.node));
     match (frame.state(), &frame.failure) {
         (FrameState::Finished, _) => {
             let took = Duration::try_from_secs_f64(frame.render_seconds).unwrap_or_default();
-            Some(format!("frame {number} finished on {node} in {}", words::duration(took)))
+            Some(format!("{piece} finished on {node} in {}", words::duration(took)))
         }
         (FrameState::Failed, failure) => {
             let failure = failure.clone().unwrap_or_default();
-            Some(format!("frame {number} failed on {node}: {}", words::printable(&failure.message)))
+            Some(format!("{piece} failed on {node}: {}", words::printable(&failure.message)))
         }
         (FrameState::Open, Some(failure)) => Some(format!(
-            "frame {number} did not succeed on {node} and is tried again: {}",
+            "{piece} did not succeed on {node} and is tried again: {}",
             words::printable(&failure.message)
         )),
         _ => None,
@@ -128,7 +130,8 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use framecrew_proto::v1::{
-        ActiveSlice, Failure, FrameCounts, Job, JobEnded, JobSnapshot, Slice, SliceProgress,
+        ActiveSlice, Failure, FrameCounts, JobEnded, JobSnapshot, JobSpec, Slice, SliceProgress,
+        Warning,
     };
 
     use super::*;
@@ -256,6 +259,45 @@ mod tests {
         assert_eq!(said.len(), 2, "{said:?}");
         assert_eq!(said[0], "frame 2 failed on a: no memory");
         assert!(said[1].starts_with("job 7 failed"), "{said:?}");
+    }
+
+    #[test]
+    fn a_warning_is_told_once_and_counted_at_the_end() {
+        let mut watcher = Watcher::new();
+        let warned = |finished, warnings: &[&str]| {
+            let warning = |text: &&str| Warning { text: (*text).into(), ..Warning::default() };
+            Some(Job { warnings: warnings.iter().map(warning).collect(), ..job(finished).unwrap() })
+        };
+        let snapshot = JobSnapshot { job: warned(0, &["no wood.png"]), ..JobSnapshot::default() };
+        let said = watcher.hears(SECOND, Update::Snapshot(snapshot));
+        assert_eq!(said[1..], ["warning: no wood.png"]);
+        let more = warned(0, &["no wood.png", "a script\x1b was not run"]);
+        let changes = JobChanges { job: more.clone(), ..JobChanges::default() };
+        let said = watcher.hears(SECOND, Update::Changes(changes.clone()));
+        assert_eq!(said, ["warning: a script  was not run"]);
+        assert!(watcher.hears(SECOND, Update::Changes(changes)).is_empty());
+        let said = watcher.hears(SECOND, Update::Ended(JobEnded { job: more }));
+        assert_eq!(said.len(), 1, "{said:?}");
+        assert!(said[0].ends_with(" · 2 warnings"), "{said:?}");
+    }
+
+    #[test]
+    fn a_job_that_makes_a_movie_counts_the_frames_in_it() {
+        let mut watcher = Watcher::new();
+        let spec = JobSpec { name: "sunrise".into(), movie_of_job_id: 7, ..JobSpec::default() };
+        let counts = FrameCounts { open: 1, ..FrameCounts::default() };
+        let job = Job { job_id: 8, counts: Some(counts), spec: Some(spec), ..Job::default() };
+        let snapshot = JobSnapshot { job: Some(job.clone()), ..JobSnapshot::default() };
+        watcher.hears(SECOND, Update::Snapshot(snapshot));
+        watcher.hears(SECOND, changes(0, Vec::new(), Some(0)));
+        let said = watcher.hears(SECOND * 7, changes(0, Vec::new(), Some(40)));
+        assert_eq!(said, ["the movie on a: 40/64 frames, 6.0 s"]);
+        let said =
+            watcher.hears(SECOND * 9, changes(1, vec![frame(FrameState::Finished, None)], None));
+        assert_eq!(said, ["the movie finished on a in 1.5 s"]);
+        let over = Job { state: JobState::Finished.into(), spec: None, ..job };
+        let said = watcher.hears(SECOND * 9, Update::Ended(JobEnded { job: Some(over) }));
+        assert_eq!(said, ["job 8 · sunrise finished: the movie of job 7"]);
     }
 
     #[test]

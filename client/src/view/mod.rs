@@ -3,11 +3,13 @@
 mod lines;
 mod panel;
 mod table;
+mod warned;
 pub mod words;
 
 pub use lines::Lines;
 pub use panel::Panel;
 pub use table::Table;
+pub use warned::Warned;
 
 use std::time::Duration;
 
@@ -34,32 +36,48 @@ pub fn json_line(message: &impl Serialize) -> Result<String, serde_json::Error> 
 #[must_use]
 pub fn summary(view: &JobView) -> String {
     let job = view.job();
-    let counts = view.counts();
-    let total = words::total(&counts);
     let head = format!("job {}", words::title(job));
     let took_ms = job.ended_at_ms.saturating_sub(job.started_at_ms);
     let took = u64::try_from(took_ms).ok().filter(|ms| *ms > 0 && job.started_at_ms > 0);
-    let time = took.map(Duration::from_millis).map_or_else(String::new, |took| {
-        let per_minute = counts.finished as f64 * 60.0 / took.as_secs_f64();
-        format!(" in {} ({})", words::duration(took), words::rate(per_minute))
-    });
+    let took = took.map(Duration::from_millis);
+    let mut text = match job.spec.as_ref().filter(|_| words::makes_movie(job)) {
+        Some(spec) => format!("{head} {}", of_movie(view, spec.movie_of_job_id, took)),
+        None => format!("{head} {}", of_frames(view, took)),
+    };
+    let warnings = view.warnings().len() as u64;
+    if warnings > 0 {
+        text += &format!(" · {}", words::plural(warnings, "warning"));
+    }
+    text
+}
+
+fn of_frames(view: &JobView, took: Option<Duration>) -> String {
+    let counts = view.counts();
+    let total = words::total(&counts);
+    let done = || format!("{} of {} finished", counts.finished, words::frames(total));
     match view.state() {
-        JobState::Finished => format!("{head} finished: {}{time}", words::frames(total)),
-        JobState::Failed => format!(
-            "{head} failed: {} of {} finished; failed: {}",
-            counts.finished,
-            words::frames(total),
-            failed_frames(view)
-        ),
-        JobState::Cancelled => {
-            format!("{head} cancelled: {} of {} finished", counts.finished, words::frames(total))
+        JobState::Finished => {
+            let time = took.map_or_else(String::new, |took| {
+                let per_minute = counts.finished as f64 * 60.0 / took.as_secs_f64();
+                format!(" in {} ({})", words::duration(took), words::rate(per_minute))
+            });
+            format!("finished: {}{time}", words::frames(total))
         }
-        state => format!(
-            "{head} {}: {} of {} finished",
-            words::job_state(state),
-            counts.finished,
-            words::frames(total)
-        ),
+        JobState::Failed => format!("failed: {}; failed: {}", done(), failed_frames(view)),
+        state => format!("{}: {}", words::job_state(state), done()),
+    }
+}
+
+fn of_movie(view: &JobView, source: u64, took: Option<Duration>) -> String {
+    match view.state() {
+        JobState::Finished => {
+            let time = took.map(|took| format!(" in {}", words::duration(took)));
+            format!("finished: the movie of job {source}{}", time.unwrap_or_default())
+        }
+        JobState::Failed | JobState::Cancelled => {
+            format!("{}: there is no movie of job {source}", words::job_state(view.state()))
+        }
+        _ => format!("{}: the movie of job {source}", words::state(view.job())),
     }
 }
 
@@ -67,7 +85,8 @@ pub fn summary(view: &JobView) -> String {
 #[must_use]
 pub fn failures(view: &JobView) -> Vec<String> {
     let failed = view.troubled().filter(|frame| frame.state() == FrameState::Failed);
-    failed.take(FAILED_TOLD_MAX).filter_map(lines::frame_line).collect()
+    let lines = failed.filter_map(|frame| lines::frame_line(view.job(), frame));
+    lines.take(FAILED_TOLD_MAX).collect()
 }
 
 /// `13, 20-25 and 7 more`.

@@ -82,7 +82,7 @@ impl<'a> Panel<'a> {
                 Style::new().add_modifier(Modifier::BOLD),
             ),
             Span::raw(" · "),
-            Span::styled(words::job_state(view.state()), self.fg(state_color(view.state()))),
+            Span::styled(words::state(job), self.fg(state_color(view.state()))),
         ];
         if let Link::Down { reason, since } = self.live.link() {
             let time = words::duration(self.now.saturating_sub(*since));
@@ -98,14 +98,21 @@ impl<'a> Panel<'a> {
     }
 
     fn progress(&self) -> Line<'static> {
-        let counts = self.live.view().counts();
-        let total = words::total(&counts);
-        let fraction = counts.finished as f64 / total.max(1) as f64;
-        let [done, rest] = self.bar(fraction, JOB_BAR_CELLS);
-        let percent = words::percent(counts.finished, total);
-        let mut text = format!("  {}/{} {percent} %", counts.finished, words::frames(total));
+        let view = self.live.view();
+        let counts = view.counts();
+        let (part, whole) = self.frames_done();
+        let [done, rest] = self.bar(part as f64 / whole.max(1) as f64, JOB_BAR_CELLS);
+        let percent = words::percent(part, whole);
+        let mut text = match whole {
+            0 => String::new(),
+            _ => format!("  {part}/{} {percent} %", words::frames(whole)),
+        };
         if counts.failed > 0 {
             text += &format!(" · {} failed", counts.failed);
+        }
+        let warnings = view.warnings().len() as u64;
+        if warnings > 0 {
+            text += &format!(" · {}", words::plural(warnings, "warning"));
         }
         let outlook = outlook(self.live, self.now);
         if !outlook.is_empty() {
@@ -115,6 +122,16 @@ impl<'a> Panel<'a> {
             text += &format!(" · {} here", words::plural(fetched.fetched + fetched.kept, "file"));
         }
         Line::from(vec![Span::raw("  "), done, rest, Span::raw(text)])
+    }
+
+    /// How many frames are finished, and of how many; in a movie, as far as that is known.
+    fn frames_done(&self) -> (u64, u64) {
+        let view = self.live.view();
+        if !words::makes_movie(view.job()) {
+            return (view.counts().finished, words::total(&view.counts()));
+        }
+        let progress = view.active().find_map(|slice| slice.progress).unwrap_or_default();
+        (progress.samples_done.into(), progress.samples_total.into())
     }
 
     fn lane(
@@ -141,13 +158,14 @@ impl<'a> Panel<'a> {
             }
             return Line::from(spans);
         };
-        let frame = slice.slice.unwrap_or_default().frame;
+        let job = self.live.view().job();
+        let piece = words::piece(job, slice.slice.unwrap_or_default().frame);
         let elapsed = words::duration(self.live.elapsed(self.now, slice));
-        spans.push(Span::raw(format!("frame {frame:<5} ")));
+        spans.push(Span::raw(format!("{piece:<11} ")));
         let progress = slice.progress.unwrap_or_default();
         if let Some(fraction) = words::fraction(&progress) {
             spans.extend(self.bar(fraction, LANE_BAR_CELLS));
-            spans.push(Span::raw(format!("  {}  ", words::progress(&progress))));
+            spans.push(Span::raw(format!("  {}  ", words::progress(job, &progress))));
         }
         spans.push(Span::raw(elapsed));
         if !others.is_empty() {
@@ -174,11 +192,12 @@ impl<'a> Panel<'a> {
             FrameState::Cancelled => ("✗", "cancelled", Color::Yellow),
             _ => ("↻", "is tried again", Color::Yellow),
         };
+        let piece = words::piece(self.live.view().job(), frame.frame);
         let message = words::printable(&failure.message);
         let reason = words::failure_reason(failure.reason());
         let node = words::printable(&frame.node);
         Line::from(vec![
-            Span::styled(format!("  {mark} frame {} {what}", frame.frame), self.fg(color)),
+            Span::styled(format!("  {mark} {piece} {what}"), self.fg(color)),
             Span::raw(format!(": {message} ({reason}, {node})")),
         ])
     }
@@ -244,7 +263,8 @@ mod tests {
 
     use framecrew_proto::v1::{
         Failure, FailureReason, FrameCounts, FrameRange, FrameRun, Job, JobChanges, JobEnded,
-        JobSnapshot, JobSpec, Slice, SliceProgress, WatchJobResponse, watch_job_response::Update,
+        JobSnapshot, JobSpec, Slice, SliceProgress, Warning, WatchJobResponse,
+        watch_job_response::Update,
     };
     use ratatui::{Terminal, backend::TestBackend};
 
@@ -411,6 +431,42 @@ mod tests {
         assert!(hear(Vec::new(), vec![active("node-1", 123, 1, 96)]).contains("frame 123"));
         let done = vec![Frame { revision: 9, ..frame(123, FrameState::Finished, "node-1") }];
         assert!(hear(done, Vec::new()).contains("  node-1         – · 2 frames finished"));
+    }
+
+    #[test]
+    fn warnings_are_counted() {
+        let mut live = rendering();
+        let warning = |text: &str| Warning { text: text.into(), ..Warning::default() };
+        let warnings = vec![warning("no wood.png"), warning("a script was not run")];
+        let job = Some(Job { warnings, ..job(JobState::Rendering, 120, 0) });
+        let changes = JobChanges { job, ..JobChanges::default() };
+        live.apply(SECOND * 9, 0, &update(3, Update::Changes(changes)));
+        assert_eq!(seen(&live, SECOND * 10, 100, 5), include_str!("fixtures/warnings.txt"));
+        assert!(super::super::summary(live.view()).ends_with(" · 2 warnings"));
+    }
+
+    #[test]
+    fn a_job_that_makes_a_movie_shows_how_much_of_it_is_encoded() {
+        let spec = JobSpec { name: "sunrise".into(), movie_of_job_id: 7, ..JobSpec::default() };
+        let counts = Some(FrameCounts { open: 1, ..FrameCounts::default() });
+        let state = JobState::Rendering.into();
+        let job = Job { job_id: 8, state, counts, spec: Some(spec), ..Job::default() };
+        let mut live = Live::default();
+        let snapshot = |active| {
+            update(
+                1,
+                Update::Snapshot(JobSnapshot {
+                    job: Some(job.clone()),
+                    active,
+                    ..JobSnapshot::default()
+                }),
+            )
+        };
+        live.apply(SECOND, 0, &snapshot(Vec::new()));
+        assert_eq!(live.view().active().count(), 0);
+        seen(&live, SECOND, 100, 2);
+        live.apply(SECOND, 1_000, &snapshot(vec![active("node-1", 1, 150, 250)]));
+        assert_eq!(seen(&live, SECOND * 3, 100, 3), include_str!("fixtures/encoding.txt"));
     }
 
     #[test]

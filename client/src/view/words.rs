@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use framecrew_proto::v1::{
-    FailureReason, FrameCounts, ImageFormat, Job, JobState, NodeState, RenderEngine, SliceProgress,
+    FailureReason, FrameCounts, ImageFormat, Job, JobState, MovieFormat, NodeState, RenderEngine,
+    SliceProgress, Warning,
 };
 
 /// `7 · shot`: a job's number and name.
@@ -91,12 +92,13 @@ pub fn bytes(count: u64) -> String {
 }
 
 /// `63 % (1/96 samples) · 12 s left`: of it what Blender tells. Samples alone may stand still for long: without
-/// a window, Cycles tells them rarely.
+/// a window, Cycles tells them rarely. A job that makes a movie counts frames.
 #[must_use]
-pub fn progress(progress: &SliceProgress) -> String {
+pub fn progress(job: &Job, progress: &SliceProgress) -> String {
+    let unit = if makes_movie(job) { "frames" } else { "samples" };
     let samples = match progress.samples_total {
         0 => String::new(),
-        total => format!("{}/{total} samples", progress.samples_done),
+        total => format!("{}/{total} {unit}", progress.samples_done),
     };
     let share = progress.fraction.map(|share| format!("{:.0} %", share.clamp(0.0, 1.0) * 100.0));
     let mut text = match share {
@@ -134,6 +136,44 @@ pub fn job_state(state: JobState) -> &'static str {
         JobState::Finished => "finished",
         JobState::Failed => "failed",
         JobState::Cancelled => "cancelled",
+    }
+}
+
+/// `warning: the image `wood.png` is missing`.
+#[must_use]
+pub fn warning(warning: &Warning) -> String {
+    format!("warning: {}", printable(&warning.text))
+}
+
+/// Whether the job draws nothing but makes a movie of another one's frames.
+#[must_use]
+pub fn makes_movie(job: &Job) -> bool {
+    job.spec.as_ref().is_some_and(|spec| spec.movie_of_job_id != 0)
+}
+
+/// Where a job stands; one that makes a movie is not rendering but encoding.
+#[must_use]
+pub fn state(job: &Job) -> &'static str {
+    match job.state() {
+        JobState::Rendering if makes_movie(job) => "encoding",
+        state => job_state(state),
+    }
+}
+
+/// `frame 12`, or `the movie` where that is what the job makes.
+#[must_use]
+pub fn piece(job: &Job, frame: i32) -> String {
+    if makes_movie(job) { "the movie".into() } else { format!("frame {frame}") }
+}
+
+/// Ending of a movie's file name.
+#[must_use]
+pub fn movie_extension(format: MovieFormat) -> &'static str {
+    match format {
+        MovieFormat::Unspecified | MovieFormat::Mp4 => "mp4",
+        MovieFormat::Mkv => "mkv",
+        MovieFormat::Mov => "mov",
+        MovieFormat::Webm => "webm",
     }
 }
 
@@ -217,13 +257,14 @@ mod tests {
     #[test]
     fn the_share_that_is_drawn_goes_before_samples_that_stand_still() {
         let text = |samples_total, fraction, remaining_seconds| {
-            progress(&SliceProgress {
+            let slice = SliceProgress {
                 samples_done: 1,
                 samples_total,
                 fraction,
                 remaining_seconds,
                 ..SliceProgress::default()
-            })
+            };
+            progress(&Job::default(), &slice)
         };
         assert_eq!(text(96, Some(0.63), Some(12.0)), "63 % (1/96 samples) · 12 s left");
         assert_eq!(text(96, Some(0.63), None), "63 % (1/96 samples)");
