@@ -134,14 +134,10 @@ impl LocalCluster {
             let (listener, address) = listen_again(&data.join(PORT_FILE)).await?;
             let address = format!("http://{address}");
             addresses.push(address.clone());
+            let renderer = config.renderer.clone();
             let settings = framecrew_node::Config {
-                orchestrator: url.clone(),
                 advertise: Some(address),
-                slots: 1,
-                tags: Vec::new(),
-                renderer: config.renderer.clone(),
-                data,
-                name: name.clone(),
+                ..framecrew_node::Config::new(&name, &url, renderer, data)
             };
             let stop = stop_nodes.clone().cancelled_owned();
             nodes.spawn(async move {

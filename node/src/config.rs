@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, str::FromStr, time::Duration};
 
-use crate::blender::FoundBlender;
+use crate::{blender::FoundBlender, confine::Confine};
 
 /// How a node is set up.
 #[derive(Debug, Clone)]
@@ -22,6 +22,39 @@ pub struct Config {
     pub renderer: RendererChoice,
     /// Folder of its own for projects and unfinished frames.
     pub data: PathBuf,
+    /// Whether what renders must be confined.
+    pub confine: Confine,
+    /// Whether it renders jobs whose files run their own Python.
+    pub allow_scripts: bool,
+    /// What makes movies; absent: the ffmpeg on the PATH, if there is one.
+    pub ffmpeg: Option<PathBuf>,
+    /// Cache into which Blenders are fetched that a job needs and this machine lacks; absent: none are.
+    pub provision: Option<PathBuf>,
+}
+
+impl Config {
+    /// A node of one slot with nothing out of the ordinary.
+    #[must_use]
+    pub fn new(
+        name: impl Into<String>,
+        orchestrator: impl Into<String>,
+        renderer: RendererChoice,
+        data: impl Into<PathBuf>,
+    ) -> Self {
+        Self {
+            name: name.into(),
+            orchestrator: orchestrator.into(),
+            advertise: None,
+            slots: 1,
+            tags: Vec::new(),
+            renderer,
+            data: data.into(),
+            confine: Confine::default(),
+            allow_scripts: false,
+            ffmpeg: None,
+            provision: None,
+        }
+    }
 }
 
 /// What draws the frames.

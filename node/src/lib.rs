@@ -6,6 +6,7 @@
 mod batch;
 pub mod blender;
 mod config;
+mod confine;
 mod membership;
 mod node;
 mod output;
@@ -18,6 +19,7 @@ mod service;
 mod version;
 
 pub use config::{Config, InvalidRenderer, RendererChoice};
+pub use confine::Confine;
 pub use membership::Expelled;
 pub use serve::{ServeError, serve};
 pub use version::{InvalidVersion, Version};

@@ -5,7 +5,7 @@ use std::{io::IsTerminal as _, net::SocketAddr, path::PathBuf, process::ExitCode
 use anyhow::{Context as _, anyhow};
 use clap::Parser;
 use framecrew_node::{
-    Config, RendererChoice,
+    Config, Confine, RendererChoice,
     blender::{self, FoundBlender, ProvisionProgress},
 };
 use framecrew_proto::v1::{DescribeNodeRequest, render_node_client::RenderNodeClient};
@@ -52,6 +52,12 @@ struct Args {
     /// Where there is no Blender, install one into the cache, and as root the libraries it lacks
     #[arg(long, env = "FRAMECREW_PROVISION")]
     provision: bool,
+    /// Whether Blender must be confined to its own folder, so that no .blend makes it write elsewhere
+    #[arg(long, env = "FRAMECREW_CONFINE", value_enum, default_value_t)]
+    confine: Confine,
+    /// Render jobs that ask for their files' own Python to run, too
+    #[arg(long, env = "FRAMECREW_ALLOW_SCRIPTS")]
+    allow_scripts: bool,
     /// What draws: `blender`, or `synthetic:200ms` for load tests (small pictures after that time)
     #[arg(long, env = "FRAMECREW_RENDERER", default_value = "blender")]
     renderer: RendererChoice,
@@ -102,13 +108,12 @@ async fn run(args: Args) -> anyhow::Result<()> {
         synthetic => synthetic,
     };
     let config = Config {
-        name,
-        orchestrator: args.orchestrator,
         advertise: args.advertise,
         slots: args.slots,
         tags: args.tags,
-        renderer,
-        data,
+        confine: args.confine,
+        allow_scripts: args.allow_scripts,
+        ..Config::new(name, args.orchestrator, renderer, data)
     };
     framecrew_node::serve(listener, config, stopped()?).await?;
     Ok(())

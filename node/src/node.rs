@@ -298,18 +298,23 @@ mod tests {
     use tonic::transport::Endpoint;
 
     use super::*;
-    use crate::{config::RendererChoice, project::Project};
+    use crate::{config::RendererChoice, confine::Workplace, project::Project};
 
     fn node(free_bytes_min: u64) -> (Arc<Node>, tempfile::TempDir) {
         let folder = tempfile::tempdir().unwrap();
         let nowhere = Endpoint::from_static("http://127.0.0.1:9").connect_lazy();
         let blobs = BlobClient::new(nowhere);
         let choice = RendererChoice::Synthetic(Duration::from_secs(1));
+        let workplace = Workplace {
+            work: folder.path().to_owned(),
+            layouts: folder.path().to_owned(),
+            confined: false,
+        };
         let node = Node::new(Parts {
             name: "node".into(),
             incarnation: 1,
             description: NodeDescription { slots: 1, ..NodeDescription::default() },
-            slots: Slots::new(choice, 1, folder.path()),
+            slots: Slots::new(choice, 1, workplace),
             projects: Projects::new(folder.path().to_owned(), blobs.clone()),
             outbox: Outbox::new(blobs),
             work: folder.path().to_owned(),

@@ -59,6 +59,14 @@ pub(crate) fn out_of_memory_kills() -> u64 {
     count.and_then(|n| n.trim().parse().ok()).unwrap_or(0)
 }
 
+/// Makes the kernel count a process's peak memory from now on, where it can. The process itself cannot where there
+/// are walls around it.
+pub(crate) fn forget_peak_memory(process: u32) {
+    if cfg!(target_os = "linux") {
+        let _ = fs::write(format!("/proc/{process}/clear_refs"), "5");
+    }
+}
+
 /// Time since a moment in the past that stays the same while the machine runs; sleeping (suspend) counts.
 pub(crate) fn uptime() -> Duration {
     #[cfg(any(target_os = "linux", target_os = "android"))]

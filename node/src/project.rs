@@ -24,6 +24,9 @@ const CACHE_BYTES_MAX: u64 = 20 << 30;
 /// Blobs that are downloaded at a time: enough that many small files do not wait for one another's round trips.
 const DOWNLOADS_MAX: usize = 8;
 
+/// Folder of the layouts, below a node's own.
+pub(crate) const LAYOUTS: &str = "layouts";
+
 /// Extension of a layout that is being removed.
 const EVICTED: &str = "evicted";
 
@@ -127,7 +130,7 @@ impl Projects {
             .map(|(path, blob)| (path.clone(), self.blob_path(blob.digest)))
             .collect();
         let root = self.layout_path(key);
-        let layouts = self.folder.join("layouts");
+        let layouts = self.folder.join(LAYOUTS);
         let at = layouts.clone();
         blocking(making, move || link_all(&files, &layouts, &root))
             .await
@@ -186,7 +189,7 @@ impl Projects {
     }
 
     fn layout_path(&self, key: Digest) -> PathBuf {
-        self.folder.join("layouts").join(key.to_string())
+        self.folder.join(LAYOUTS).join(key.to_string())
     }
 
     fn blob_path(&self, digest: Digest) -> PathBuf {
@@ -226,7 +229,7 @@ fn link_all(files: &[(ProjectPath, PathBuf)], layouts: &Path, root: &Path) -> io
 /// `room` bytes at most or only what is in use is left.
 fn evict(folder: &Path, used: &Mutex<Used>, room: u64) -> io::Result<()> {
     let mut layouts = Vec::new();
-    for layout in entries(&folder.join("layouts"))? {
+    for layout in entries(&folder.join(LAYOUTS))? {
         layouts.push((layout.metadata()?.modified()?, layout.path()));
     }
     layouts.sort();
@@ -295,13 +298,13 @@ mod tests {
     }
 
     fn layout(folder: &Path, key: &str, blobs: &[&PathBuf]) -> PathBuf {
-        let root = folder.join("layouts").join(key);
+        let root = folder.join(LAYOUTS).join(key);
         let files: Vec<_> = blobs
             .iter()
             .enumerate()
             .map(|(n, blob)| (format!("sub/{n}").parse().unwrap(), (*blob).clone()))
             .collect();
-        link_all(&files, &folder.join("layouts"), &root).unwrap();
+        link_all(&files, &folder.join(LAYOUTS), &root).unwrap();
         root
     }
 
@@ -312,7 +315,7 @@ mod tests {
         let first = layout(folder.path(), "same", &[&blob]);
         assert_eq!(layout(folder.path(), "same", &[&blob]), first);
         assert!(first.join("sub/0").exists());
-        assert_eq!(entries(&folder.path().join("layouts")).unwrap().len(), 1, "no leftovers");
+        assert_eq!(entries(&folder.path().join(LAYOUTS)).unwrap().len(), 1, "no leftovers");
     }
 
     #[tokio::test]

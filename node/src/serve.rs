@@ -24,11 +24,12 @@ use tonic::{
 use tracing::{info, warn};
 
 use crate::{
-    config::Config,
+    config::{Config, RendererChoice},
+    confine::{self, Confine, Workplace},
     membership::{self, Expelled, Reach},
     node::{FREE_BYTES_MIN, Node, Parts},
     output::Outbox,
-    project::Projects,
+    project::{LAYOUTS, Projects},
     renderer::Slots,
     service::Service,
 };
@@ -121,11 +122,17 @@ pub async fn serve(
     let root = fs::canonicalize(&config.data).map_err(data)?;
     let work = root.join("work");
 
-    let slots = Slots::new(config.renderer, config.slots, &work);
+    let confined = check_walls(&config)?;
+    let workplace = Workplace { work: work.clone(), layouts: root.join(LAYOUTS), confined };
+    let slots = Slots::new(config.renderer, config.slots, workplace);
     let blobs = BlobClient::new(channel.clone());
     let node = Arc::new(Node::new(Parts {
         incarnation: incarnation(),
-        description: describe(&slots, config.slots, config.tags),
+        description: NodeDescription {
+            tags: config.tags,
+            allows_scripts: config.allow_scripts,
+            ..describe(&slots, config.slots)
+        },
         name: config.name,
         slots,
         projects: Projects::new(root, blobs.clone()),
@@ -312,7 +319,31 @@ fn incarnation() -> u64 {
     u64::try_from(since.unwrap_or_default().as_micros()).unwrap_or(u64::MAX)
 }
 
-fn describe(slots: &Slots, count: u32, tags: Vec<String>) -> NodeDescription {
+/// Whether renderers are confined; says so.
+fn check_walls(config: &Config) -> Result<bool, ServeError> {
+    if matches!(config.renderer, RendererChoice::Synthetic(_)) {
+        return Ok(false);
+    }
+    if config.confine == Confine::Off {
+        warn!("Blender is not confined: a .blend can make it write wherever this node can");
+        return Ok(false);
+    }
+    match confine::probe() {
+        Ok(walls) => {
+            info!(%walls, "Blender is confined to its own folder");
+            Ok(true)
+        }
+        Err(why) if config.confine == Confine::Require => Err(ServeError::Config(format!(
+            "Blender cannot be confined here, as --confine require wants: {why}"
+        ))),
+        Err(why) => {
+            warn!(%why, "Blender is not confined: a .blend can make it write wherever this node can");
+            Ok(false)
+        }
+    }
+}
+
+fn describe(slots: &Slots, count: u32) -> NodeDescription {
     let mut system = System::new();
     system.refresh_memory();
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
@@ -322,10 +353,8 @@ fn describe(slots: &Slots, count: u32, tags: Vec<String>) -> NodeDescription {
         memory_bytes: system.total_memory(),
         slots: count,
         blenders: slots.blenders(),
-        tags,
         version: env!("CARGO_PKG_VERSION").into(),
-        ffmpeg: String::new(),
-        allows_scripts: false,
+        ..NodeDescription::default()
     }
 }
 

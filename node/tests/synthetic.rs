@@ -240,15 +240,8 @@ async fn whoever_watches_sees_the_node_begin_and_end_its_work() {
 async fn two_nodes_do_not_share_a_data_folder() {
     let crew = Crew::start(synthetic(0)).await;
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let config = framecrew_node::Config {
-        name: "other".into(),
-        orchestrator: "http://127.0.0.1:9".into(),
-        advertise: None,
-        slots: 1,
-        tags: Vec::new(),
-        renderer: synthetic(0),
-        data: crew.data.path().to_owned(),
-    };
+    let data = crew.data.path();
+    let config = framecrew_node::Config::new("other", "http://127.0.0.1:9", synthetic(0), data);
     let served = framecrew_node::serve(listener, config, std::future::pending()).await;
     assert!(matches!(served, Err(ServeError::DataInUse { .. })));
 }

@@ -105,9 +105,15 @@ fn candidates(given: &[PathBuf], cache: &Path) -> Vec<PathBuf> {
         candidates.extend(in_folders(name));
     }
     let mut seen = BTreeSet::new();
-    candidates.retain(|path| path.is_file() && seen.insert(identity(path)));
+    candidates.retain(|path| path.is_file() && !is_snap(path) && seen.insert(identity(path)));
     candidates.truncate(CANDIDATES_MAX);
     candidates
+}
+
+/// Whether it is snap's own program under another name. It gains privileges to start what it is called for, which
+/// nothing that is confined may; the program itself is in one of the usual places.
+fn is_snap(path: &Path) -> bool {
+    fs::canonicalize(path).is_ok_and(|path| path.file_name().is_some_and(|name| name == "snap"))
 }
 
 /// The same for two names of one program. A Python in a virtual environment is a link to the system's, but
@@ -122,7 +128,7 @@ fn usual_places() -> Vec<PathBuf> {
     let mut places: Vec<_> = [
         "/usr/bin/blender",
         "/usr/local/bin/blender",
-        "/snap/bin/blender",
+        "/snap/blender/current/blender",
         "/Applications/Blender.app/Contents/MacOS/Blender",
     ]
     .map(PathBuf::from)

@@ -4,7 +4,7 @@ mod find;
 mod libraries;
 mod provision;
 
-use std::path::PathBuf;
+use std::{env, path::PathBuf};
 
 use framecrew_proto::v1::{self, BlenderKind};
 
@@ -16,7 +16,7 @@ pub use self::{
     },
     provision::{ProvisionError, ProvisionProgress, provision},
 };
-use crate::version::Version;
+use crate::{confine, version::Version};
 
 /// A Blender on this machine that has told its version.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +39,17 @@ pub enum Kind {
 }
 
 impl FoundBlender {
+    /// Folders that its program reads besides the system's: its own, and those of Python's modules.
+    pub(crate) fn folders(&self) -> Vec<PathBuf> {
+        let mut folders = confine::installation(&self.path);
+        if self.kind == Kind::Module {
+            folders.extend(env::home_dir().map(|home| home.join(".local/lib")));
+            let more = env::var_os("PYTHONPATH").unwrap_or_default();
+            folders.extend(env::split_paths(&more).filter(|folder| confine::is_narrow(folder)));
+        }
+        folders
+    }
+
     pub(crate) fn describe(&self) -> v1::Blender {
         let kind = match self.kind {
             Kind::Executable => BlenderKind::Executable,
@@ -55,8 +66,8 @@ impl FoundBlender {
 /// Where Blenders are provisioned unless one is told otherwise: `framecrew` in the user's cache folder.
 #[must_use]
 pub fn default_cache() -> PathBuf {
-    let home = std::env::home_dir().unwrap_or_else(std::env::temp_dir);
-    let cache = std::env::var_os(if cfg!(windows) { "LOCALAPPDATA" } else { "XDG_CACHE_HOME" });
+    let home = env::home_dir().unwrap_or_else(env::temp_dir);
+    let cache = env::var_os(if cfg!(windows) { "LOCALAPPDATA" } else { "XDG_CACHE_HOME" });
     let cache = cache.map(PathBuf::from).filter(|cache| cache.is_absolute());
     cache
         .unwrap_or_else(|| {

@@ -1,9 +1,6 @@
 //! Which Blender draws a batch, and one warm process of it in the slot.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{path::Path, sync::Arc};
 
 use framecrew_proto::v1::{Blender, FailureReason};
 use sysinfo::System;
@@ -14,6 +11,7 @@ use super::{
 };
 use crate::{
     blender::FoundBlender,
+    confine::Workplace,
     version::{Version, matches_prefix},
 };
 
@@ -22,20 +20,19 @@ use crate::{
 pub(crate) struct Blenders {
     /// Newest first.
     found: Vec<FoundBlender>,
-    /// Folder for what they write.
-    work: PathBuf,
+    workplace: Workplace,
     /// Memory from which on a process is replaced after its frame.
     memory_bytes_max: u64,
 }
 
 impl Blenders {
-    pub(crate) fn new(mut found: Vec<FoundBlender>, slots: u32, work: PathBuf) -> Self {
+    pub(crate) fn new(mut found: Vec<FoundBlender>, slots: u32, workplace: Workplace) -> Self {
         found.sort_by_key(|blender| std::cmp::Reverse(blender.version));
         let mut system = System::new();
         system.refresh_memory();
         // A process that has grown to half of its slot's share has leaked, or cached for another scene.
         let memory_bytes_max = system.total_memory() / u64::from(slots.max(1)) / 2;
-        Self { found, work, memory_bytes_max }
+        Self { found, workplace, memory_bytes_max }
     }
 
     pub(crate) fn describe(&self) -> Vec<Blender> {
@@ -96,7 +93,9 @@ impl Seat {
         // One that died while nobody looked must not cost a frame its try.
         idle.retain_mut(|worker| !worker.has_died());
         let wanted = self.blenders.choose(scene.file_version, &scene.settings.blender)?;
-        let right = |worker: &Worker| worker.blender().path == wanted.path;
+        // What the file's own Python may see is settled when the process starts.
+        let right =
+            |worker: &Worker| !scene.settings.run_scripts && worker.blender().path == wanted.path;
         let best = idle
             .iter()
             .position(|worker| right(worker) && worker.has_loaded(scene))
@@ -127,8 +126,8 @@ impl Seat {
             Some(worker) => worker,
             None => {
                 let blender = self.blenders.choose(scene.file_version, &scene.settings.blender)?;
-                let started =
-                    Worker::start(blender.clone(), &self.blenders.work, &mut observe).await?;
+                let place = &self.blenders.workplace;
+                let started = Worker::start(blender.clone(), place, scene, &mut observe).await?;
                 self.worker.insert(started)
             }
         };
@@ -151,17 +150,18 @@ impl Seat {
         }
     }
 
-    /// The process, if it waits for its next frame.
+    /// The process, if it waits for its next frame and nothing of this batch is left in it that others must
+    /// not meet.
     pub(crate) fn take_well(&mut self) -> Option<Worker> {
-        self.worker.take().filter(Worker::is_waiting)
+        self.worker.take().filter(|worker| worker.is_waiting() && !worker.runs_scripts())
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, unix))]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::blender::Kind;
+    use crate::{blender::Kind, renderer::process::tests::workplace};
 
     fn blenders(versions: &[&str]) -> Blenders {
         let found = versions.iter().map(|version| FoundBlender {
@@ -169,7 +169,7 @@ mod tests {
             kind: Kind::Executable,
             path: version.into(),
         });
-        Blenders::new(found.collect(), 1, PathBuf::new())
+        Blenders::new(found.collect(), 1, workplace(Path::new("")))
     }
 
     fn chosen(versions: &[&str], file: &str, wanted: &str) -> Option<String> {
@@ -178,7 +178,6 @@ mod tests {
         chosen.ok().map(|blender| blender.version.to_string())
     }
 
-    #[cfg(unix)]
     #[tokio::test]
     async fn an_idle_blender_that_died_is_not_given_a_frame() {
         use std::time::Duration;
@@ -188,7 +187,8 @@ mod tests {
         use crate::renderer::process::tests::{impostor, scene};
         let folder = tempfile::tempdir().unwrap();
         let dies = impostor(folder.path(), "exit 1");
-        let mut worker = Worker::start(dies.clone(), folder.path(), &mut |_| ()).await.unwrap();
+        let place = workplace(folder.path());
+        let mut worker = Worker::start(dies.clone(), &place, &scene(), &mut |_| ()).await.unwrap();
         assert!(worker.is_waiting());
         let died = async {
             while !worker.has_died() {
@@ -197,7 +197,7 @@ mod tests {
         };
         time::timeout(Duration::from_secs(60), died).await.unwrap();
         let mut idle = vec![worker];
-        let seat = Seat::new(Arc::new(Blenders::new(vec![dies], 1, folder.path().to_owned())));
+        let seat = Seat::new(Arc::new(Blenders::new(vec![dies], 1, place)));
         assert!(seat.choose(&mut idle, &scene()).unwrap().is_none());
         assert!(idle.is_empty());
     }

@@ -8,6 +8,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
+    fs,
     path::Path,
     process::{ExitStatus, Stdio},
     time::Duration,
@@ -30,6 +31,7 @@ use super::{
 };
 use crate::{
     blender::{FoundBlender, Kind},
+    confine::{self, Workplace},
     output::Size,
     platform,
 };
@@ -80,8 +82,11 @@ pub(crate) struct Worker {
     memory_bytes: u64,
     idle_since: Instant,
     oom_kills: u64,
-    /// Holds the script, and whatever Blender writes to its temporary folder.
-    _folder: TempDir,
+    /// Whether files' own Python has run in it: it is good for one batch only.
+    runs_scripts: bool,
+    /// Holds the script, the frame that is being drawn, and whatever else Blender writes. All that it can write
+    /// to, where there are walls.
+    folder: TempDir,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -186,10 +191,11 @@ impl Request {
 }
 
 impl Worker {
-    /// Starts a Blender and waits until it is ready.
+    /// Starts a Blender for a scene and waits until it is ready.
     pub(crate) async fn start(
         blender: FoundBlender,
-        work: &Path,
+        workplace: &Workplace,
+        scene: &Scene,
         observe: &mut impl FnMut(Observation),
     ) -> Result<Self, RenderError> {
         let cannot = |what: &str, error: &dyn std::fmt::Display| {
@@ -200,10 +206,10 @@ impl Worker {
         };
         let folder = tempfile::Builder::new()
             .prefix("blender-")
-            .tempdir_in(work)
+            .tempdir_in(&workplace.work)
             .map_err(|error| cannot("make a folder", &error))?;
         let script = folder.path().join("worker.py");
-        std::fs::write(&script, WORKER).map_err(|error| cannot("write the worker", &error))?;
+        fs::write(&script, WORKER).map_err(|error| cannot("write the worker", &error))?;
 
         let mut command = Command::new(&blender.path);
         if blender.kind == Kind::Executable {
@@ -221,7 +227,12 @@ impl Worker {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         platform::lead_a_group(&mut command);
-        let mut child = command.spawn().map_err(|error| cannot("start", &error))?;
+        let runs_scripts = scene.settings.run_scripts;
+        let only = runs_scripts.then_some(scene.blend.as_path());
+        let program = if workplace.confined { blender.folders() } else { Vec::new() };
+        let walls = workplace.walls(folder.path(), program, only);
+        let mut child =
+            confine::spawn(command, walls).await.map_err(|error| cannot("start", &error))?;
         let (Some(requests), Some(output), Some(errors)) =
             (child.stdin.take(), child.stdout.take(), child.stderr.take())
         else {
@@ -244,7 +255,8 @@ impl Worker {
             memory_bytes: 0,
             idle_since: Instant::now(),
             oom_kills: 0,
-            _folder: folder,
+            runs_scripts,
+            folder,
         };
         let ready = match worker.begin(&token, Phase::Broken).await {
             Ok(()) => time::timeout(START_TIMEOUT, worker.answer(observe)).await,
@@ -282,6 +294,11 @@ impl Worker {
         self.phase == Phase::Waiting
     }
 
+    /// Whether files' own Python has run in it, and may have changed it.
+    pub(crate) fn runs_scripts(&self) -> bool {
+        self.runs_scripts
+    }
+
     /// Whether it has ended on its own, or by somebody else's hand.
     pub(crate) fn has_died(&mut self) -> bool {
         !matches!(self.child.try_wait(), Ok(None))
@@ -306,8 +323,9 @@ impl Worker {
         self.tail.iter().cloned().collect()
     }
 
-    /// Draws one frame into `folder`. Dropping this kills the process group at once, before the caller can
-    /// take the folder away: Blender would make it again.
+    /// Draws one frame and puts what it drew in the place of `folder`, which is empty: there nothing changes it
+    /// any more. Dropping this kills the process group at once, before its own folder is taken away: Blender
+    /// would make it again.
     pub(crate) async fn draw(
         &mut self,
         scene: &Scene,
@@ -331,13 +349,20 @@ impl Worker {
         self.tail.clear();
         self.oom_kills = platform::out_of_memory_kills();
         let load = Request::new(scene);
+        let infrastructure = |error: &dyn std::fmt::Display| {
+            RenderError::new(FailureReason::Infrastructure, error.to_string())
+        };
+        let drawn = self.folder.path().join("frame");
+        fs::create_dir(&drawn).map_err(|error| infrastructure(&error))?;
         let request = DrawRequest {
             load: &load,
             frame,
-            output: folder.join(frame_name(frame)).to_string_lossy().into_owned(),
+            output: drawn.join(frame_name(frame)).to_string_lossy().into_owned(),
         };
-        let request = serde_json::to_string(&request)
-            .map_err(|error| RenderError::new(FailureReason::Infrastructure, error.to_string()))?;
+        let request = serde_json::to_string(&request).map_err(|error| infrastructure(&error))?;
+        if let Some(leader) = self.group {
+            platform::forget_peak_memory(leader);
+        }
         let begun = Instant::now();
         // Until it says otherwise, it may be doing anything.
         self.begin(&request, Phase::Broken).await?;
@@ -377,6 +402,9 @@ impl Worker {
                     self.memory_bytes = memory_bytes;
                     self.idle_since = Instant::now();
                     let size: Size = (width, height);
+                    fs::remove_dir(folder)
+                        .and_then(|()| fs::rename(&drawn, folder))
+                        .map_err(|error| infrastructure(&error))?;
                     debug!(frame, seconds, whole = ?begun.elapsed(), "frame drawn");
                     return Ok(Drawing {
                         drawn: Drawn::InFolder(size),
@@ -579,6 +607,10 @@ pub(super) mod tests {
         FoundBlender { version: "9.9.9".parse().unwrap(), kind: Kind::Module, path }
     }
 
+    pub(in crate::renderer) fn workplace(folder: &Path) -> Workplace {
+        Workplace { work: folder.to_owned(), layouts: folder.to_owned(), confined: false }
+    }
+
     pub(in crate::renderer) fn scene() -> Scene {
         Scene { blend: "a.blend".into(), settings: RenderSettings::default(), file_version: None }
     }
@@ -591,7 +623,8 @@ pub(super) mod tests {
             "read request\nprintf '\\n@%s {answer}\\n' \"$token\" \"$(printf %03900d 7)\"\nread more"
         );
         let blender = impostor(folder.path(), &then);
-        let mut worker = Worker::start(blender, folder.path(), &mut |_| ()).await.unwrap();
+        let place = workplace(folder.path());
+        let mut worker = Worker::start(blender, &place, &scene(), &mut |_| ()).await.unwrap();
         let drawn = worker.draw(&scene(), 1, folder.path(), |_| ()).await;
         let error = drawn.unwrap_err();
         assert_eq!(error.reason, FailureReason::Permanent, "{error:?}");
@@ -602,8 +635,9 @@ pub(super) mod tests {
     async fn a_renderer_that_goes_silent_is_ended() {
         let folder = tempfile::tempdir().unwrap();
         let blender = impostor(folder.path(), "read request\nexec sleep 1000");
-        let mut worker = Worker::start(blender, folder.path(), &mut |_| ()).await.unwrap();
         let scene = scene();
+        let place = workplace(folder.path());
+        let mut worker = Worker::start(blender, &place, &scene, &mut |_| ()).await.unwrap();
         // From here on, time passes as fast as nothing happens.
         time::pause();
         let mut told: u32 = 0;

@@ -10,7 +10,7 @@ use super::{
     blender::{Blenders, Seat},
     synthetic::Synthetic,
 };
-use crate::{config::RendererChoice, renderer::process::Worker};
+use crate::{config::RendererChoice, confine::Workplace, renderer::process::Worker};
 
 /// All slots of a node.
 #[derive(Debug)]
@@ -43,11 +43,10 @@ enum Held {
 }
 
 impl Slots {
-    /// `work` is the folder for what the renderers write.
-    pub(crate) fn new(choice: RendererChoice, count: u32, work: &std::path::Path) -> Self {
+    pub(crate) fn new(choice: RendererChoice, count: u32, workplace: Workplace) -> Self {
         let renderer = match choice {
             RendererChoice::Blender(found) => {
-                Renderer::Blender(Arc::new(Blenders::new(found, count, work.to_owned())))
+                Renderer::Blender(Arc::new(Blenders::new(found, count, workplace)))
             }
             RendererChoice::Synthetic(time) => Renderer::Synthetic(Arc::new(Synthetic::new(time))),
         };

@@ -196,16 +196,8 @@ def single(number):
     return struct.unpack("f", struct.pack("f", number))[0]
 
 
-def forget_peak():
-    try:
-        with open("/proc/self/clear_refs", "w") as file:
-            file.write("5")
-    except OSError:
-        pass
-
-
 def memory():
-    """Bytes this process uses now and has used at most since `forget_peak`; 0: unknown."""
+    """Bytes this process uses now and has used at most since the node last reset that; 0: unknown."""
     try:
         with open("/proc/self/status") as file:
             lines = dict(line.split(":", 1) for line in file)
@@ -223,7 +215,6 @@ def memory():
 
 
 def draw(scene, frame, output):
-    forget_peak()
     begun = time.monotonic()
     scene.render.filepath = output
     scene.frame_set(frame)

@@ -249,13 +249,8 @@ impl Crew {
         let data = tempfile::tempdir().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let config = Config {
-            name: "node".into(),
-            orchestrator,
-            advertise: None,
-            slots: 1,
             tags: vec!["fast".into()],
-            renderer,
-            data: data.path().to_owned(),
+            ..Config::new("node", orchestrator, renderer, data.path())
         };
         let stop = CancellationToken::new();
         let shutdown = stop.clone().cancelled_owned();
