@@ -13,11 +13,12 @@ use tonic::{
     Status,
     transport::{Channel, Endpoint},
 };
+use tonic_types::StatusExt as _;
 
 use crate::{
     error::{Error, root_cause},
     fetch::{self, FetchProgress, OutputFolder},
-    project::Project,
+    project::{Content, Project},
     spec::JobSpec,
     watch::{Resume, Watch, backoff},
 };
@@ -66,7 +67,14 @@ pub struct Cluster {
 /// How far a submission is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SubmitProgress {
-    /// The .blend is being sent; not reported when the cluster has it already.
+    /// The project's files are being read, to learn what the cluster has of them already.
+    Hashing {
+        /// Bytes read so far.
+        done_bytes: u64,
+        /// Bytes to read.
+        total_bytes: u64,
+    },
+    /// What the cluster does not have is being sent; not reported when it has everything.
     Uploading {
         /// Bytes on their way so far.
         sent_bytes: u64,
@@ -112,7 +120,7 @@ impl Cluster {
         &self.blobs
     }
 
-    /// Reads and uploads the .blend and submits the job. It is durable once this returns; it is submitted
+    /// Reads and uploads the .blend with all it needs and submits the job. It is durable once this returns; it is submitted
     /// once, even when the connection breaks on the way and the call is repeated.
     ///
     /// # Errors
@@ -125,19 +133,19 @@ impl Cluster {
     /// far it is.
     ///
     /// # Errors
-    /// When the file has changed since, or the orchestrator refuses or stays away.
+    /// When a file has changed since, or the orchestrator refuses or stays away.
     pub async fn submit_project(
         &self,
         project: &Project,
         mut on_progress: impl FnMut(SubmitProgress) + Send,
     ) -> Result<Job, Error> {
-        let request = SubmitJobRequest {
-            request_id: uuid::Uuid::new_v4().to_string(),
-            spec: Some(project.spec().clone()),
-        };
+        let content = project.content(&mut on_progress).await?;
+        let spec = proto::JobSpec { project: Some(content.project()), ..project.spec().clone() };
+        let request =
+            SubmitJobRequest { request_id: uuid::Uuid::new_v4().to_string(), spec: Some(spec) };
         let mut attempt = 0;
         loop {
-            match self.try_submit(project, &request, &mut on_progress).await {
+            match self.try_submit(&content, &request, &mut on_progress).await {
                 Err(error) if error.is_transient() && attempt < SUBMIT_ATTEMPTS_MAX => {
                     attempt += 1;
                     on_progress(SubmitProgress::Waiting { attempt });
@@ -150,14 +158,23 @@ impl Cluster {
 
     async fn try_submit(
         &self,
-        project: &Project,
+        content: &Content,
         request: &SubmitJobRequest,
         on_progress: &mut (impl FnMut(SubmitProgress) + Send),
     ) -> Result<Job, Error> {
-        project.upload(&self.url, &self.blobs, on_progress).await?;
-        let answer = self.rpc.clone().submit_job(request.clone()).await;
-        let info = answer.map_err(|status| self.error(&status))?.into_inner().job;
-        Ok(Job { cluster: self.clone(), info: info.unwrap_or_default() })
+        let mut is_again = false;
+        loop {
+            content.upload(&self.url, &self.blobs, on_progress).await?;
+            match self.rpc.clone().submit_job(request.clone()).await {
+                Ok(answer) => {
+                    let info = answer.into_inner().job.unwrap_or_default();
+                    return Ok(Job { cluster: self.clone(), info });
+                }
+                // What no job pins is collected after a while: perhaps just now.
+                Err(status) if lacks_blobs(&status) && !is_again => is_again = true,
+                Err(status) => return Err(self.error(&status)),
+            }
+        }
     }
 
     /// A job by its number.
@@ -323,6 +340,12 @@ impl Job {
     pub async fn cancel(&self) -> Result<proto::Job, Error> {
         self.cluster.cancel(self.id()).await
     }
+}
+
+/// Whether a job was refused for blobs that are not there.
+fn lacks_blobs(status: &Status) -> bool {
+    let failure = status.get_details_precondition_failure();
+    failure.is_some_and(|failure| failure.violations.iter().any(|fault| fault.r#type == "BLOB"))
 }
 
 fn endpoint(url: &str) -> Result<Endpoint, Error> {

@@ -141,6 +141,7 @@ impl Render {
     pub(crate) async fn run(self, global: &Global) -> Result<Exit, Failure> {
         // What can go wrong here is found out before anything is made there.
         let project = Project::open(self.spec()).await?;
+        project.notes().iter().for_each(|remark| note(format_args!("note: {remark}")));
         #[cfg(feature = "local")]
         if let Some(nodes) = self.local.nodes {
             return self.run_here(nodes, &project, global).await;
@@ -288,6 +289,9 @@ pub(super) async fn submit(cluster: &Cluster, project: &Project) -> Result<Job, 
     let mut line = ProgressLine::default();
     let mut is_away = false;
     let show = |progress| match progress {
+        SubmitProgress::Hashing { done_bytes, total_bytes } => {
+            line.show("hashing", done_bytes, total_bytes);
+        }
         SubmitProgress::Uploading { sent_bytes, total_bytes } => {
             line.show("uploading", sent_bytes, total_bytes);
         }

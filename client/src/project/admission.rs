@@ -1,0 +1,95 @@
+//! Whether a .blend can be rendered as it is asked for: its scene, engine, camera and frames.
+
+use framecrew_blend::{BlendFile, Scene};
+
+use crate::{
+    frames::{FrameRange, FrameSet},
+    spec::JobSpec,
+};
+
+/// Engines that every Blender brings, of whichever generation it is.
+const ENGINES: [&str; 4] = ["CYCLES", "BLENDER_EEVEE", "BLENDER_EEVEE_NEXT", "BLENDER_WORKBENCH"];
+
+/// Those that Blender had until 2.79, by name.
+const ENGINES_OF_OLD: [(&str, &str); 2] =
+    [("BLENDER_RENDER", "Blender Render"), ("BLENDER_GAME", "the Game Engine")];
+
+/// The scene to render, which must exist whether or not its range is used.
+pub(crate) fn scene<'a>(blend: &'a BlendFile, wanted: &str) -> Result<&'a Scene, String> {
+    let found = match wanted {
+        "" => blend.active(),
+        name => blend.scenes.iter().find(|scene| scene.name == name),
+    };
+    found.ok_or_else(|| {
+        if blend.scenes.is_empty() {
+            return "has no scene to render; name the .blend that uses it".into();
+        }
+        let names = blend.scenes.iter().map(|scene| scene.name.as_str());
+        format!("has no scene `{wanted}`; name one of {} with --scene", listed(names))
+    })
+}
+
+/// The range and step that were set in Blender.
+pub(crate) fn own_frames(scene: &Scene) -> Result<FrameSet, String> {
+    let range = FrameRange::new(scene.first, scene.last, scene.step);
+    range.and_then(|range| FrameSet::new(vec![range])).map_err(|error| {
+        format!(
+            "has an animation that cannot be rendered as it is: {error}, or name frames with -f"
+        )
+    })
+}
+
+/// Why the scene's own engine draws nothing, if it is one that no Blender has: each would take EEVEE in its place,
+/// without a word.
+pub(crate) fn engine_fault(scene: &Scene) -> Option<String> {
+    let engine = scene.engine.as_str();
+    if ENGINES.contains(&engine) {
+        return None;
+    }
+    let of_old = ENGINES_OF_OLD.iter().find(|(identifier, _)| *identifier == engine);
+    let what = of_old.map_or_else(
+        || format!("`{engine}`, which is not part of Blender"),
+        |(_, name)| format!("{name}, which Blender has not had since 2.80"),
+    );
+    Some(format!(
+        "is to be drawn by {what}; choose another with --engine cycles, --engine eevee or --engine workbench, and \
+         expect its materials to look different"
+    ))
+}
+
+/// Why there is nothing to see in the scene, if nobody names a camera.
+pub(crate) fn camera_fault(scene: &Scene) -> Option<String> {
+    (!scene.has_camera).then(|| {
+        format!(
+            "has no camera in the scene `{}`; set one in Blender, or name one with --camera",
+            scene.name
+        )
+    })
+}
+
+/// Whether the job can be rendered, as far as the .blend tells; which frames it has.
+pub(crate) fn admit(blend: &BlendFile, spec: &JobSpec) -> Result<FrameSet, String> {
+    let settings = &spec.settings;
+    let scene = scene(blend, &settings.scene)?;
+    if settings.engine == 0
+        && let Some(fault) = engine_fault(scene)
+    {
+        return Err(fault);
+    }
+    if settings.camera.is_empty()
+        && let Some(fault) = camera_fault(scene)
+    {
+        return Err(fault);
+    }
+    match &spec.frames {
+        Some(Ok(frames)) => Ok(frames.clone()),
+        // A fault is found before the file is read.
+        Some(Err(fault)) => Err(fault.to_string()),
+        None => own_frames(scene),
+    }
+}
+
+/// Names, for a sentence.
+fn listed<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    names.map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,203 @@
+//! Everything a .blend needs: what it refers to, what its libraries refer to, and so on.
+
+use std::{
+    collections::{HashMap, HashSet},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use framecrew_blend::{BlendError, Files, Reference, ReferenceKind, Survey};
+
+use super::{
+    files::{self, Absence, Found},
+    stored::{Stored, clean},
+};
+use crate::error::Error;
+
+/// Files of a project: as many as the protocol takes.
+pub(crate) const FILES_MAX: usize = 100_000;
+
+/// .blend files of a project: ten times those of a film's largest sets. Each is read.
+const BLENDS_MAX: usize = 2_000;
+
+/// Libraries of libraries: far more than anybody can follow.
+const DEPTH_MAX: usize = 64;
+
+/// A .blend of a project.
+#[derive(Debug, Clone)]
+pub(crate) struct Blend {
+    /// Where it is looked for: an absolute path without `..`.
+    pub(crate) path: PathBuf,
+    /// What it says.
+    pub(crate) survey: Survey,
+    /// Over how many libraries it is reached.
+    depth: usize,
+}
+
+/// Something a .blend refers to.
+#[derive(Debug, Clone)]
+pub(crate) struct Entry {
+    /// Which of the .blend files refers to it.
+    pub(crate) wanted_by: usize,
+    /// As it says so.
+    pub(crate) reference: Reference,
+    /// Where it is looked for.
+    pub(crate) stored: Stored,
+    /// What is there.
+    pub(crate) found: Arc<Found>,
+    /// Which of the .blend files it is, if it is one.
+    pub(crate) library: Option<usize>,
+}
+
+/// Everything a .blend needs.
+#[derive(Debug, Clone)]
+pub(crate) struct Collection {
+    /// The .blend, then its libraries, each once.
+    pub(crate) blends: Vec<Blend>,
+    /// What they refer to, in their order.
+    pub(crate) entries: Vec<Entry>,
+}
+
+impl Collection {
+    /// Reads the .blend `file` and goes after all it refers to. Blocks.
+    pub(crate) fn of(file: &Path) -> Result<Self, Error> {
+        let path = std::path::absolute(file).map_err(|error| unreadable(file, error))?;
+        let path = clean(&path);
+        let survey = read(file)?;
+        let mut gathering = Gathering {
+            file,
+            collection: Self {
+                blends: vec![Blend { path, survey, depth: 0 }],
+                entries: Vec::new(),
+            },
+            looked_for: HashMap::new(),
+            paths: HashSet::new(),
+        };
+        let mut next = 0;
+        while next < gathering.collection.blends.len() {
+            gathering.follow(next)?;
+            next += 1;
+        }
+        Ok(gathering.collection)
+    }
+
+    /// The .blend itself.
+    pub(crate) fn main(&self) -> &Blend {
+        // It is the first to be put there.
+        &self.blends[0]
+    }
+}
+
+struct Gathering<'a> {
+    file: &'a Path,
+    collection: Collection,
+    /// The same things are referred to many times.
+    looked_for: HashMap<(PathBuf, String), (Arc<Found>, Option<usize>)>,
+    /// Of all files.
+    paths: HashSet<PathBuf>,
+}
+
+impl Gathering<'_> {
+    /// Goes after what one of the .blend files refers to.
+    fn follow(&mut self, blend: usize) -> Result<(), Error> {
+        let Blend { path, survey, depth } = &mut self.collection.blends[blend];
+        let (folder, depth) = (path.parent().unwrap_or(path).to_owned(), *depth);
+        for reference in std::mem::take(&mut survey.references) {
+            // Its words are in the .blend, too.
+            if reference.kind == ReferenceKind::Text || reference.path.is_empty() {
+                continue;
+            }
+            let stored = Stored::read(&reference.path, &folder);
+            let (found, library) = self.look_for(&stored, &reference, depth)?;
+            let entry = Entry { wanted_by: blend, reference, stored, found, library };
+            self.collection.entries.push(entry);
+        }
+        Ok(())
+    }
+
+    fn look_for(
+        &mut self,
+        stored: &Stored,
+        reference: &Reference,
+        depth: usize,
+    ) -> Result<(Arc<Found>, Option<usize>), Error> {
+        let stands_for = match &reference.files {
+            Files::Sequence { .. } => "sequence".to_owned(),
+            other => format!("{other:?}"),
+        };
+        let key = (stored.as_written.clone(), stands_for);
+        if let Some(known) = self.looked_for.get(&key) {
+            return Ok(known.clone());
+        }
+        let mut found = files::find(stored, &reference.files, FILES_MAX);
+        let mut library = None;
+        if reference.kind == ReferenceKind::Library && found.absence.is_none() {
+            match self.library(stored, depth)? {
+                Ok(number) => library = Some(number),
+                Err(damage) => found.absence = Some(Absence::Damaged(damage.to_string())),
+            }
+        }
+        self.paths.extend(found.files.iter().map(|file| file.path.clone()));
+        if self.paths.len() > FILES_MAX {
+            return Err(fault(
+                self.file,
+                "needs more than 100,000 files, the most that a project may have; bake caches into fewer, larger files \
+                 (Alembic, OpenVDB), or split the scene",
+            ));
+        }
+        let known = (Arc::new(found), library);
+        self.looked_for.insert(key, known.clone());
+        Ok(known)
+    }
+
+    /// The number of a library; a damaged one has none.
+    fn library(
+        &mut self,
+        stored: &Stored,
+        depth: usize,
+    ) -> Result<Result<usize, BlendError>, Error> {
+        let blends = &mut self.collection.blends;
+        if let Some(known) = blends.iter().position(|blend| blend.path == stored.path) {
+            return Ok(Ok(known));
+        }
+        let survey = match framecrew_blend::survey(stored.existing()) {
+            Ok(survey) => survey,
+            Err(error) => return Ok(Err(error)),
+        };
+        if depth == DEPTH_MAX || blends.len() == BLENDS_MAX {
+            return Err(fault(
+                self.file,
+                "needs more than 2,000 libraries, or more than 64 in a row, one linked from the other; make some of \
+                 them local in Blender",
+            ));
+        }
+        blends.push(Blend { path: stored.path.clone(), survey, depth: depth + 1 });
+        Ok(Ok(blends.len() - 1))
+    }
+}
+
+/// Reads the .blend that was named.
+fn read(file: &Path) -> Result<Survey, Error> {
+    let metadata = file.metadata().map_err(|error| unreadable(file, error))?;
+    if metadata.is_dir() {
+        return Err(fault(file, "is a folder; name the .blend in it"));
+    }
+    if !metadata.is_file() {
+        return Err(fault(file, "is a pipe or device; name a .blend on a disk"));
+    }
+    framecrew_blend::survey(file)
+        .map_err(|error| fault(file, format!("cannot be rendered: {error}")))
+}
+
+/// Why a project cannot be rendered.
+pub(super) fn fault(path: &Path, message: impl Into<String>) -> Error {
+    Error::Project { path: path.into(), message: message.into(), source: None }
+}
+
+fn unreadable(file: &Path, error: std::io::Error) -> Error {
+    let message = match error.kind() {
+        std::io::ErrorKind::NotFound => "does not exist; check the path of the .blend".to_owned(),
+        _ => format!("cannot be read ({error}); check the path and its permissions"),
+    };
+    Error::Project { path: file.into(), message, source: Some(Box::new(error)) }
+}

@@ -1,0 +1,175 @@
+//! The bytes of a project: hashed, several files at a time, and sent where the cluster does not have them.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use framecrew_blobs::{BlobClient, Chunk, FileDigest, LocalFile, UploadProgress};
+use framecrew_proto::v1 as proto;
+use tempfile::TempDir;
+use tokio::sync::mpsc;
+
+use super::{
+    collection::fault,
+    layout::{Layout, Placed},
+};
+use crate::{cluster::SubmitProgress, error::Error};
+
+/// Files that are hashed at a time, at most: beyond it the disk is what is waited for.
+const THREADS_MAX: usize = 8;
+
+/// Results on their way from the threads that hash: the reader is quicker.
+const RESULTS_AHEAD: usize = 1_024;
+
+/// A project whose every byte has been read.
+#[derive(Debug)]
+pub(crate) struct Content {
+    files: Vec<HashedFile>,
+    blend_place: String,
+    /// Holds the .blend files in which paths are changed; goes with this.
+    _scratch: Option<TempDir>,
+}
+
+#[derive(Debug)]
+struct HashedFile {
+    place: String,
+    here: LocalFile,
+}
+
+impl Content {
+    /// Changes paths where they must be changed, and hashes everything.
+    pub(super) async fn of(
+        layout: &Layout,
+        on_progress: &mut (impl FnMut(SubmitProgress) + Send),
+    ) -> Result<Self, Error> {
+        let total_bytes = layout.size_bytes();
+        let is_changed = layout.files.iter().any(|file| !file.texts.is_empty());
+        let scratch = if is_changed { Some(scratch()?) } else { None };
+        let work = Arc::new(Work {
+            files: layout.files.clone(),
+            next: AtomicUsize::new(0),
+            scratch: scratch.as_ref().map(|folder| folder.path().to_owned()),
+        });
+        let (results, mut hashed) = mpsc::channel(RESULTS_AHEAD);
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX);
+        for _ in 0..threads {
+            let (work, results) = (work.clone(), results.clone());
+            tokio::task::spawn_blocking(move || work.hash(&results));
+        }
+        drop(results);
+        let mut files: Vec<Option<HashedFile>> = work.files.iter().map(|_| None).collect();
+        let mut done_bytes = 0;
+        while let Some(result) = hashed.recv().await {
+            let (number, file): (usize, HashedFile) = result?;
+            done_bytes += work.files[number].size_bytes;
+            files[number] = Some(file);
+            on_progress(SubmitProgress::Hashing { done_bytes, total_bytes });
+        }
+        Ok(Self {
+            files: files.into_iter().flatten().collect(),
+            blend_place: layout.blend_place.clone(),
+            _scratch: scratch,
+        })
+    }
+
+    /// As it is submitted.
+    pub(crate) fn project(&self) -> proto::Project {
+        proto::Project {
+            blend_path: self.blend_place.clone(),
+            files: self.files.iter().map(HashedFile::described).collect(),
+        }
+    }
+
+    /// Uploads what the cluster does not have.
+    pub(crate) async fn upload(
+        &self,
+        url: &str,
+        blobs: &BlobClient,
+        on_progress: &mut (impl FnMut(SubmitProgress) + Send),
+    ) -> Result<(), Error> {
+        let files = self.files.iter().map(|file| file.here.clone());
+        let sent = blobs.upload_files(files, |UploadProgress { sent_bytes, total_bytes }| {
+            on_progress(SubmitProgress::Uploading { sent_bytes, total_bytes });
+        });
+        sent.await.map(drop).map_err(|error| Error::from_transfer(url, error))
+    }
+}
+
+impl HashedFile {
+    fn described(&self) -> proto::ProjectFile {
+        let LocalFile { digest, size_bytes, chunks, .. } = &self.here;
+        let chunk = |chunk: &Chunk| proto::Chunk {
+            digest: chunk.digest.to_string(),
+            size_bytes: chunk.size_bytes,
+        };
+        proto::ProjectFile {
+            path: self.place.clone(),
+            digest: digest.to_string(),
+            size_bytes: *size_bytes,
+            chunks: chunks.iter().map(chunk).collect(),
+        }
+    }
+}
+
+/// A folder for changed copies.
+fn scratch() -> Result<TempDir, Error> {
+    tempfile::Builder::new().prefix("framecrew-").tempdir().map_err(|error| {
+        fault(
+            &std::env::temp_dir(),
+            format!("cannot hold a copy of the .blend with other paths ({error}); set TMPDIR to a folder with space"),
+        )
+    })
+}
+
+/// Files to hash, by whichever thread is free.
+struct Work {
+    files: Vec<Placed>,
+    next: AtomicUsize,
+    scratch: Option<PathBuf>,
+}
+
+impl Work {
+    /// Hashes one file after the other until there are no more, or nobody waits any longer.
+    fn hash(&self, results: &mpsc::Sender<Result<(usize, HashedFile), Error>>) {
+        loop {
+            let number = self.next.fetch_add(1, Ordering::Relaxed);
+            let Some(file) = self.files.get(number) else { return };
+            let hashed = self.hash_file(number, file).map(|file| (number, file));
+            if results.blocking_send(hashed).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn hash_file(&self, number: usize, file: &Placed) -> Result<HashedFile, Error> {
+        let source = match &self.scratch {
+            Some(scratch) if !file.texts.is_empty() => {
+                let copy = scratch.join(format!("{number}.blend"));
+                changed_copy(file, &copy)?;
+                copy
+            }
+            _ => file.source.clone(),
+        };
+        let digest = FileDigest::of_file(&source).map_err(|error| Error::Project {
+            path: file.source.clone(),
+            message: format!(
+                "cannot be read ({error}); check its permissions, and that nothing takes it away"
+            ),
+            source: Some(Box::new(error)),
+        })?;
+        Ok(HashedFile { place: file.place.clone(), here: LocalFile::new(source, digest) })
+    }
+}
+
+/// Writes a copy of a .blend with other paths in it.
+fn changed_copy(file: &Placed, copy: &Path) -> Result<(), Error> {
+    let failed = |message: String| fault(&file.source, format!("cannot be sent: {message}"));
+    let mut to = std::fs::File::create(copy)
+        .map_err(|error| failed(format!("its copy {} cannot be made ({error})", copy.display())))?;
+    framecrew_blend::rewrite(&file.source, &mut to, &file.texts)
+        .map_err(|error| failed(error.to_string()))
+}

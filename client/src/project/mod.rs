@@ -1,0 +1,211 @@
+//! What a .blend needs: find it, lay it out, hash it, upload what the cluster does not have.
+//!
+//! `stored` knows where Blender looks for a path, `files` what is there, `media` what of it may leave this
+//! machine; `collection` goes from the .blend to its libraries and theirs; `layout` gives each file its place and
+//! each path its new text; `admission` and `notes` say what stands in the way and what should be known; `content`
+//! hashes and sends.
+
+mod admission;
+mod collection;
+mod content;
+mod files;
+mod layout;
+mod media;
+mod notes;
+mod stored;
+
+use framecrew_blend::BlenderVersion;
+use framecrew_proto::v1 as proto;
+
+pub(crate) use content::Content;
+
+use self::{
+    collection::{Collection, fault},
+    layout::Layout,
+};
+use crate::{cluster::SubmitProgress, error::Error, frames::FrameSet, spec::JobSpec};
+
+/// A .blend with all it needs and the job that is to render it: ready to be submitted.
+#[derive(Debug, Clone)]
+pub struct Project {
+    layout: Layout,
+    saved_by: BlenderVersion,
+    frames: FrameSet,
+    spec: proto::JobSpec,
+    notes: Vec<String>,
+}
+
+impl Project {
+    /// Reads the .blend of `spec`, without Blender, finds all that it and its libraries need, and settles which
+    /// frames to render.
+    ///
+    /// # Errors
+    /// [`Error::Frames`] when the frames are faulty; [`Error::Project`] when the file cannot be read, is
+    /// not a .blend, cannot be rendered as asked, or needs what cannot be sent.
+    pub async fn open(spec: JobSpec) -> Result<Self, Error> {
+        match tokio::task::spawn_blocking(|| Self::open_blocking(spec)).await {
+            Ok(project) => project,
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        }
+    }
+
+    fn open_blocking(spec: JobSpec) -> Result<Self, Error> {
+        spec.frames.clone().transpose()?;
+        let file = spec.file.clone();
+        if file.file_name().and_then(|name| name.to_str()).is_none() {
+            return Err(fault(
+                &file,
+                "names no file that every machine could have; name a .blend, in letters that are Unicode",
+            ));
+        }
+        let collection = Collection::of(&file)?;
+        let blend = &collection.main().survey.file;
+        let frames = admission::admit(blend, &spec).map_err(|message| fault(&file, message))?;
+        if spec.strict
+            && let Some(missing) = notes::missing(&collection)
+        {
+            return Err(fault(&file, format!("is not rendered, for --strict: {missing}")));
+        }
+        let layout = Layout::of(&collection, spec.follow_links)?;
+        let scene = admission::scene(blend, &spec.settings.scene);
+        let scene = scene.map_err(|message| fault(&file, message))?;
+        let notes = notes::notes(&collection, &layout, scene, &spec);
+        let job = proto::JobSpec {
+            name: spec.display_name(),
+            project: None,
+            frames: frames.ranges().iter().map(|range| (*range).into()).collect(),
+            settings: Some(spec.settings),
+            priority: spec.priority,
+            tags: spec.tags,
+            strict: spec.strict,
+            movie: spec.movie.map(|format| proto::Movie { format: format.into() }),
+            movie_of_job_id: 0,
+        };
+        Ok(Self { saved_by: blend.version, layout, frames, spec: job, notes })
+    }
+
+    /// The frames to render.
+    #[must_use]
+    pub fn frames(&self) -> &FrameSet {
+        &self.frames
+    }
+
+    /// How many files it has.
+    #[must_use]
+    pub fn file_count(&self) -> usize {
+        self.layout.files.len()
+    }
+
+    /// Size of all its files in bytes.
+    #[must_use]
+    pub fn size_bytes(&self) -> u64 {
+        self.layout.size_bytes()
+    }
+
+    /// The Blender that saved the .blend; no older one can open it.
+    #[must_use]
+    pub fn saved_by(&self) -> BlenderVersion {
+        self.saved_by
+    }
+
+    /// The job as it is submitted, but for the project: the hashes of its files are made when it is.
+    #[must_use]
+    pub fn spec(&self) -> &proto::JobSpec {
+        &self.spec
+    }
+
+    /// What a person should know before frames are paid for: missing files, Python that will not run, and the
+    /// like. A sentence each, with a list on lines of its own below it.
+    #[must_use]
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// Reads all files.
+    pub(crate) async fn content(
+        &self,
+        on_progress: &mut (impl FnMut(SubmitProgress) + Send),
+    ) -> Result<Content, Error> {
+        Content::of(&self.layout, on_progress).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::path::PathBuf;
+
+    use framecrew_blobs::{Digest, ProjectPath};
+
+    use super::*;
+
+    fn demo() -> JobSpec {
+        JobSpec::animation(concat!(env!("CARGO_MANIFEST_DIR"), "/assets/demo.blend"))
+    }
+
+    async fn content(spec: JobSpec) -> proto::Project {
+        Project::open(spec).await.unwrap().content(&mut |_| {}).await.unwrap().project()
+    }
+
+    #[tokio::test]
+    async fn without_frames_the_files_own_are_rendered() {
+        let project = Project::open(demo()).await.unwrap();
+        assert_eq!(project.frames().to_string(), "1-24");
+        assert_eq!(project.spec().name, "demo");
+        assert!(project.notes().is_empty(), "{:?}", project.notes());
+    }
+
+    #[tokio::test]
+    async fn frames_that_are_named_go_before_the_files_own() {
+        let project = Project::open(demo().frames("3,5-9x2")).await.unwrap();
+        assert_eq!(project.frames().to_string(), "3,5-9x2");
+        assert_eq!(project.spec().frames.len(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_project_names_its_content() {
+        let bytes = std::fs::read(demo().file()).unwrap();
+        let project = content(demo()).await;
+        let [file] = &project.files[..] else { panic!("{project:?}") };
+        assert_eq!(file.digest, Digest::of(&bytes).to_string());
+        assert_eq!(file.size_bytes, bytes.len() as u64);
+        assert_eq!(file.path, "demo.blend");
+    }
+
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn a_name_that_not_every_system_allows_is_changed_inside_the_project() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("shot 12:30.blend");
+        std::fs::copy(demo().file(), &file).unwrap();
+        let blend_path = content(JobSpec::animation(&file)).await.blend_path;
+        assert!(blend_path.parse::<ProjectPath>().is_ok());
+        assert_eq!(blend_path, "shot 12_30.blend");
+    }
+
+    #[tokio::test]
+    async fn a_scene_that_is_not_there_is_refused_with_those_that_are() {
+        let text = Project::open(demo().scene("Nowhere")).await.unwrap_err().to_string();
+        assert!(text.contains("no scene `Nowhere`") && text.contains("--scene"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn faulty_frames_are_found_before_the_file_is_read() {
+        let spec = JobSpec::animation("/nowhere.blend").frames("9-1");
+        assert!(matches!(Project::open(spec).await, Err(Error::Frames(_))));
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_read_is_named_with_what_to_do() {
+        let folder = tempfile::tempdir().unwrap();
+        for path in
+            [folder.path().join("gone.blend"), folder.path().to_owned(), PathBuf::from("..")]
+        {
+            let error = Project::open(JobSpec::animation(&path)).await.unwrap_err();
+            let text = error.to_string();
+            assert!(matches!(error, Error::Project { .. }), "{text}");
+            assert!(text.starts_with(&path.display().to_string()), "{text}");
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! What a person should know before frames are paid for, though nothing stands in the way.
+
+use std::{collections::BTreeSet, path::Path};
+
+use framecrew_blend::{Hazard, Scene};
+
+use super::{
+    collection::{Collection, Entry},
+    files::Absence,
+    layout::Layout,
+};
+use crate::{spec::JobSpec, view::words};
+
+/// Things of one kind that are listed; of more of them the count is enough.
+const LISTED_MAX: usize = 10;
+
+/// Everything worth a note, a sentence each, a list below it where there are several things of a kind.
+pub(super) fn notes(
+    collection: &Collection,
+    layout: &Layout,
+    scene: &Scene,
+    spec: &JobSpec,
+) -> Vec<String> {
+    let mut notes = Vec::new();
+    notes.extend(missing(collection));
+    notes.extend(outside(collection, layout));
+    notes.extend(hazards(collection, spec.settings.run_scripts));
+    if scene.format_is_movie && spec.movie.is_none() && spec.settings.format == 0 {
+        notes.push("the file's output is a movie: its frames come as PNG; --movie FILE makes a movie of them".into());
+    }
+    notes
+}
+
+/// What is not there, with those who want it.
+pub(super) fn missing(collection: &Collection) -> Option<String> {
+    let mut lines = BTreeSet::new();
+    for entry in &collection.entries {
+        let absence = entry.found.absence.as_ref().unwrap_or(&Absence::Missing);
+        if entry.found.missing > 0 || entry.found.absence.is_some() {
+            lines.insert(format!("{}: {absence}", described(collection, entry)));
+        }
+    }
+    let what = if lines.len() == 1 { "a file is" } else { "files are" };
+    let text = format!("{what} not there, so the frames will lack what they show");
+    (!lines.is_empty()).then(|| list(&text, lines.into_iter().collect()))
+}
+
+/// A path with those who want it.
+pub(super) fn described(collection: &Collection, entry: &Entry) -> String {
+    let blend = &collection.blends[entry.wanted_by].path;
+    let name = blend.file_name().map(Path::new).unwrap_or(blend);
+    let part = match entry.found.missing {
+        missing if missing > 0 && entry.found.absence.is_none() => {
+            format!(", {} of it", words::plural(missing as u64, "file"))
+        }
+        _ => String::new(),
+    };
+    words::printable(&format!(
+        "{} ({} `{}` in {}{part})",
+        entry.reference.path,
+        entry.reference.kind,
+        entry.reference.owner,
+        name.display()
+    ))
+    .to_string()
+}
+
+fn outside(collection: &Collection, layout: &Layout) -> Option<String> {
+    let is_outside =
+        |entry: &&Entry| !entry.found.files.is_empty() && layout.is_outside(&entry.stored.path);
+    let folders: BTreeSet<String> = (collection.entries.iter().filter(is_outside))
+        .map(|entry| words::printable(&entry.stored.path.display().to_string()).to_string())
+        .collect();
+    let text = format!("files outside {} are sent too", layout.root.display());
+    (!folders.is_empty()).then(|| list(&text, folders.into_iter().collect()))
+}
+
+fn hazards(collection: &Collection, scripts_run: bool) -> Vec<String> {
+    let all: Vec<&Hazard> =
+        collection.blends.iter().flat_map(|blend| &blend.survey.hazards).collect();
+    let (unbaked, scripts): (Vec<_>, Vec<_>) =
+        all.into_iter().partition(|hazard| matches!(hazard, Hazard::UnbakedSimulation { .. }));
+    let mut notes = Vec::new();
+    let lines = |hazards: Vec<&Hazard>| {
+        hazards
+            .into_iter()
+            .map(|hazard| words::printable(&hazard.to_string()).to_string())
+            .collect()
+    };
+    if !scripts.is_empty() && !scripts_run {
+        notes.push(list(
+            "the file has Python, which does not run without --run-scripts",
+            lines(scripts),
+        ));
+    }
+    if !unbaked.is_empty() {
+        notes.push(list("a simulation is not baked", lines(unbaked)));
+    }
+    notes
+}
+
+/// A sentence with what it is about below it.
+fn list(text: &str, lines: Vec<String>) -> String {
+    let more = lines.len().saturating_sub(LISTED_MAX);
+    let mut listed = format!("{text}:");
+    for line in lines.into_iter().take(LISTED_MAX) {
+        listed.push_str("\n  ");
+        listed.push_str(&line);
+    }
+    if more > 0 {
+        listed.push_str(&format!("\n  and {more} more"));
+    }
+    listed
+}
