@@ -224,7 +224,8 @@ fn limit_environment(command: &mut Command, home: &Path) {
             command.env_remove(name);
         }
     }
-    command.env("HOME", home);
+    // Debian's Blender asks the sound server at its start, whatever it is started for: here there is none.
+    command.env("HOME", home).env("PULSE_SERVER", "{}").env("PULSE_RUNTIME_PATH", home);
 }
 
 #[cfg(target_os = "linux")]

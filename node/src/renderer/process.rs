@@ -117,6 +117,7 @@ struct Request {
     scale_percent: Option<u32>,
     format: Option<&'static str>,
     denoise: Option<bool>,
+    scripts: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -186,6 +187,7 @@ impl Request {
                 ImageFormat::Webp => Some("WEBP"),
             },
             denoise: settings.denoise,
+            scripts: settings.run_scripts,
         }
     }
 }

@@ -245,17 +245,34 @@ impl Crew {
 
     /// The same, with a lease of `ttl`.
     pub async fn start_with(renderer: RendererChoice, ttl: Duration) -> Self {
+        Self::start_as(ttl, |config| Config { renderer, ..config }).await.unwrap()
+    }
+
+    /// The same, set up as `change` says; not started: why.
+    pub async fn start_as(
+        ttl: Duration,
+        change: impl FnOnce(Config) -> Config,
+    ) -> Result<Self, ServeError> {
         let (state, orchestrator, fake) = orchestrate(ttl).await;
         let data = tempfile::tempdir().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let config = Config {
+        let renderer = RendererChoice::Synthetic(Duration::ZERO);
+        let config = change(Config {
             tags: vec!["fast".into()],
             ..Config::new("node", orchestrator, renderer, data.path())
-        };
+        });
         let stop = CancellationToken::new();
         let shutdown = stop.clone().cancelled_owned();
         let serving = tokio::spawn(framecrew_node::serve(listener, config, shutdown));
-        Self::registered(state, data, None, stop, Some(serving), fake).await
+        let settled =
+            async || serving.is_finished() || !state.lock().unwrap().registered.is_empty();
+        eventually("a registration", settled).await;
+        if serving.is_finished() {
+            fake.abort();
+            serving.await.unwrap()?;
+            panic!("the node ended on its own");
+        }
+        Ok(Self::registered(state, data, None, stop, Some(serving), fake).await)
     }
 
     /// Starts a node as a process of its own.
