@@ -24,6 +24,8 @@ const YEAR_2025_SECONDS: u64 = 1_735_689_600;
 pub(crate) struct Facts {
     /// Blenders, newest first.
     pub(crate) blenders: Option<Vec<Blender>>,
+    /// Where there is no Blender: libraries that the one which is provisioned will lack.
+    pub(crate) likely_missing: Option<Vec<Library>>,
     /// A Python that is installed with Blender's module but cannot load it for want of libraries.
     pub(crate) broken_module: Option<Blender>,
     /// The CPython 3.11 that Blender's module could be installed for.
@@ -196,13 +198,17 @@ fn libraries(facts: &Facts) -> Check {
     const NAME: &str = "system libraries";
     let here = facts.blenders.iter().flatten().chain(&facts.broken_module);
     let blenders: Vec<_> = here.collect();
-    if blenders.is_empty() {
-        return unknown(
-            NAME,
-            "known once there is a Blender; `framecrew demo` installs what is missing, or says how",
-        );
-    }
-    let missing: Vec<_> = blenders.iter().flat_map(|blender| &blender.missing).collect();
+    let (missing, costs): (Vec<_>, _) = match &facts.likely_missing {
+        _ if !blenders.is_empty() => (
+            blenders.iter().flat_map(|blender| &blender.missing).collect(),
+            "a Blender that needs them does not start",
+        ),
+        Some(missing) => (
+            missing.iter().collect(),
+            "Blender 4.5 does not start once it is here; as root, `framecrew demo` installs them with it",
+        ),
+        None => return unknown(NAME, "not looked at"),
+    };
     if missing.is_empty() {
         return good(NAME, "all that Blender links or loads");
     }
@@ -224,9 +230,9 @@ fn libraries(facts: &Facts) -> Check {
             fix,
         );
     }
-    let check =
-        lacking(NAME, format!("missing: {names}"), "a Blender that needs them does not start", fix);
-    if facts.blenders.iter().flatten().next().is_none() { check.blocking() } else { check }
+    let check = lacking(NAME, format!("missing: {names}"), costs, fix);
+    let blocks = facts.broken_module.is_some() && facts.blenders.iter().flatten().next().is_none();
+    if blocks { check.blocking() } else { check }
 }
 
 fn python(facts: &Facts) -> Check {
@@ -249,7 +255,7 @@ fn ffmpeg(facts: &Facts) -> Check {
         None => lacking(
             NAME,
             "not found",
-            "frames cannot be made into a movie here; rendering does not need it",
+            "a node here makes no movies (`render --movie`); rendering does not need it",
             "install ffmpeg (Debian or Ubuntu: sudo apt-get install --yes ffmpeg)",
         ),
     }
@@ -415,6 +421,22 @@ mod tests {
             matches!(&libraries.verdict, Verdict::Lacking { fix, blocks: true, .. } if fix.ends_with("libsm6 libxi6")),
             "{libraries:?}"
         );
+    }
+
+    #[test]
+    fn what_a_blender_that_is_not_here_yet_will_lack_is_named_and_blocks_nothing() {
+        let missing = |libraries| Facts {
+            blenders: Some(Vec::new()),
+            python: Some("python3".into()),
+            likely_missing: Some(libraries),
+            ..Facts::default()
+        };
+        let library =
+            Library { name: "libXi.so.6".into(), package: Some("libxi6"), only_for_eevee: false };
+        let checks = checks(&missing(vec![library]));
+        let libraries = check(&checks, "system libraries");
+        assert!(libraries.detail.contains("libXi.so.6") && !libraries.blocks(), "{libraries:?}");
+        assert_eq!(super::libraries(&missing(Vec::new())).verdict, Verdict::Good);
     }
 
     #[test]

@@ -197,6 +197,57 @@ pub async fn follow(
     downloads.finish().await
 }
 
+/// Brings the movie that a job has made to the file `to`, which is there only when it is whole. `on_bytes` is told
+/// how many bytes of how many are there. Gives its size in bytes.
+///
+/// # Errors
+/// When the job has made none (yet), the file cannot be written, or the orchestrator stays away.
+pub async fn fetch_movie(
+    cluster: &Cluster,
+    job_id: u64,
+    to: &Path,
+    mut on_bytes: impl FnMut(u64, u64) + Send,
+) -> Result<u64, Error> {
+    let mut attempt = 0;
+    let output = loop {
+        match first_output(cluster, job_id).await {
+            Ok(output) => break output,
+            Err(error) if error.is_transient() && attempt < ATTEMPTS_MAX => {
+                attempt += 1;
+                tokio::time::sleep(pause(attempt)).await;
+            }
+            Err(error) => return Err(error),
+        }
+    };
+    let output = output.ok_or_else(|| Error::NotFound {
+        message: format!("job {job_id} has made no movie yet; `framecrew job {job_id}` tells why"),
+    })?;
+    let total_bytes = output.size_bytes;
+    let on_bytes = |done_bytes| on_bytes(done_bytes, total_bytes);
+    let brought = bring(cluster.url(), cluster.blobs(), &output, to, on_bytes).await;
+    brought.map(|_| total_bytes).map_err(|error| match error {
+        Error::Transfer(TransferError::File { source, .. }) => Error::Failed {
+            message: format!(
+                "cannot write the movie {}: {source}; free some space or name another file with --movie",
+                to.display()
+            ),
+        },
+        error => error,
+    })
+}
+
+/// The first output of the lowest finished frame.
+async fn first_output(cluster: &Cluster, job_id: u64) -> Result<Option<Output>, Error> {
+    let mut pages = std::pin::pin!(cluster.frames(job_id));
+    while let Some(page) = pages.next().await {
+        let finished = page?.into_iter().filter(|frame| frame.state() == FrameState::Finished);
+        if let Some(output) = finished.flat_map(|frame| frame.outputs).next() {
+            return Ok(Some(output));
+        }
+    }
+    Ok(None)
+}
+
 /// Downloads under way.
 struct Downloads<P> {
     url: String,
@@ -279,7 +330,7 @@ impl<P: FnMut(FetchProgress) + Send> Downloads<P> {
             let (url, blobs) = (self.url.clone(), self.blobs.clone());
             self.tasks.spawn(async move {
                 let fetched = match folder.place(&output.name).await {
-                    Ok(place) => bring(&url, &blobs, &output, &place).await,
+                    Ok(place) => bring(&url, &blobs, &output, &place, |_| {}).await,
                     Err(error) => Err(error),
                 };
                 ((frame.frame, output.name), fetched)
@@ -362,6 +413,7 @@ async fn bring(
     blobs: &BlobClient,
     output: &Output,
     to: &Path,
+    mut on_bytes: impl FnMut(u64) + Send,
 ) -> Result<Fetched, Error> {
     let digest: Digest = output.digest.parse().map_err(|error| Error::Failed {
         message: format!("the orchestrator names no content for {}: {error}", output.name),
@@ -371,7 +423,7 @@ async fn bring(
         if is_there(to, digest, output.size_bytes).await {
             return Ok(Fetched::Kept);
         }
-        match blobs.download_file(digest, output.size_bytes, to, |_| {}).await {
+        match blobs.download_file(digest, output.size_bytes, to, &mut on_bytes).await {
             Ok(()) => {
                 return Ok(Fetched::Brought { bytes: output.size_bytes });
             }

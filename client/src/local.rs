@@ -35,6 +35,8 @@ pub struct LocalConfig {
     pub listen: SocketAddr,
     /// What the nodes draw with.
     pub renderer: RendererChoice,
+    /// Whether the nodes render jobs whose files run their own Python.
+    pub allow_scripts: bool,
 }
 
 impl LocalConfig {
@@ -46,6 +48,7 @@ impl LocalConfig {
             data: data.into(),
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             renderer,
+            allow_scripts: false,
         }
     }
 }
@@ -137,6 +140,7 @@ impl LocalCluster {
             let renderer = config.renderer.clone();
             let settings = framecrew_node::Config {
                 advertise: Some(address),
+                allow_scripts: config.allow_scripts,
                 ..framecrew_node::Config::new(&name, &url, renderer, data)
             };
             let stop = stop_nodes.clone().cancelled_owned();

@@ -5,11 +5,7 @@ use std::{
 };
 
 use clap::Args;
-use framecrew::{
-    Cluster, JobSpec, JobView, OutputFolder, Project, contact_sheet::contact_sheet, proto::JobState,
-};
-use futures::StreamExt as _;
-use image::RgbImage;
+use framecrew::{JobSpec, JobView, OutputFolder, Project, contact_sheet, proto::JobState};
 
 use super::{
     Global,
@@ -21,8 +17,6 @@ use crate::console::{Exit, Failure, Interrupts, note, say, say_json};
 const SCENE: &[u8] = include_bytes!("../../assets/demo.blend");
 /// Enough for lanes that overtake each other.
 const NODES: u8 = 3;
-/// Frames in a row of the contact sheet.
-const SHEET_COLUMNS: u32 = 6;
 /// Name of the contact sheet, beside the frames.
 const SHEET_NAME: &str = "contact-sheet.png";
 
@@ -59,6 +53,7 @@ impl Demo {
             needs: project.saved_by(),
             data: scratch.path().into(),
             listen: (Ipv4Addr::LOCALHOST, 0).into(),
+            allow_scripts: false,
         };
         let mut here = match Here::start(plan, &mut interrupts).await {
             Ok(Some(here)) => here,
@@ -94,70 +89,17 @@ async fn render(
     json: bool,
     interrupts: &mut Interrupts,
 ) -> Result<Option<(JobView, Option<PathBuf>)>, Failure> {
-    let Some(view) = here.render(project, folder, json, interrupts).await? else {
+    let Some(view) = here.render(project, folder, None, json, interrupts).await? else {
         return Ok(None);
     };
     let sheet = if view.state() == JobState::Finished {
-        Some(make_sheet(here.cluster(), view.job().job_id, folder).await?)
+        let path = folder.path().join(SHEET_NAME);
+        contact_sheet::make(here.cluster(), view.job().job_id, &path).await?;
+        Some(path)
     } else {
         None
     };
     Ok(Some((view, sheet)))
-}
-
-/// Lays the frames out on one sheet, in their order.
-async fn make_sheet(
-    cluster: &Cluster,
-    job_id: u64,
-    folder: &OutputFolder,
-) -> Result<PathBuf, Failure> {
-    let mut files = Vec::new();
-    let mut pages = std::pin::pin!(cluster.frames(job_id));
-    while let Some(page) = pages.next().await {
-        let outputs = page?.into_iter().filter_map(|frame| frame.outputs.into_iter().next());
-        files.extend(outputs.map(|output| folder.path().join(output.name)));
-    }
-    let path = folder.path().join(SHEET_NAME);
-    let made = tokio::task::spawn_blocking(move || {
-        let frames: Vec<RgbImage> =
-            files.iter().map(|file| decode(file)).collect::<Result<_, _>>()?;
-        let sheet = contact_sheet(&frames, SHEET_COLUMNS)
-            .ok_or_else(|| failed("the job has no frames to put on a contact sheet"))?;
-        save(&sheet, &path)?;
-        Ok(path)
-    });
-    match made.await {
-        Ok(path) => path,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
-    }
-}
-
-fn decode(file: &Path) -> Result<RgbImage, Failure> {
-    match image::open(file) {
-        Ok(image) => Ok(image.into_rgb8()),
-        Err(error) => {
-            Err(failed(format!("{} cannot be read as an image: {error}", file.display())))
-        }
-    }
-}
-
-/// Writes the sheet beside its name first, so that what bears the name is whole.
-fn save(sheet: &RgbImage, path: &Path) -> Result<(), Failure> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    let write = || -> io::Result<()> {
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(".").suffix(".part");
-        // Like any other file of the user's; temporary ones are for their maker alone.
-        #[cfg(unix)]
-        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-        let mut file = builder.tempfile_in(folder)?;
-        sheet
-            .write_to(&mut io::BufWriter::new(&mut file), image::ImageFormat::Png)
-            .map_err(io::Error::other)?;
-        file.persist(path)?;
-        Ok(())
-    };
-    write().map_err(|error| unwritable(path, &error))
 }
 
 fn unwritable(path: &Path, error: &io::Error) -> Failure {
@@ -165,8 +107,4 @@ fn unwritable(path: &Path, error: &io::Error) -> Failure {
         "cannot write {}: {error}; free some space or name another folder with -o",
         path.display()
     ))
-}
-
-fn failed(text: impl Into<String>) -> Failure {
-    Failure { exit: Exit::JobFailed, text: text.into() }
 }

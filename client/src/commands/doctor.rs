@@ -76,7 +76,7 @@ async fn examine(global: &Global, data: &Path) -> Facts {
         first_line("docker", &["version", "--format", "{{.Server.Version}}"]),
         first_line("docker", &["compose", "version", "--short"]),
     );
-    let (blenders, broken_module) = local.unwrap_or_default();
+    let local::Here { blenders, broken_module, likely_missing } = local.unwrap_or_default();
     let ours = ours(&cluster, &nodes).await;
     let ports = PORTS.map(|(number, user)| Port {
         number,
@@ -87,6 +87,7 @@ async fn examine(global: &Global, data: &Path) -> Facts {
     Facts {
         blenders,
         broken_module,
+        likely_missing,
         python,
         ffmpeg,
         disk: free_bytes(data).map(|free| (data.to_owned(), free)),
@@ -104,17 +105,30 @@ mod local {
 
     use framecrew_node::{
         Version,
-        blender::{self, FoundBlender, Kind},
+        blender::{self, FoundBlender, Kind, MissingLibrary},
     };
 
     use crate::doctor::{Blender, Library};
 
-    /// The Blenders that work; where there is none, one that is installed but does not load.
-    pub(super) fn examine() -> (Option<Vec<Blender>>, Option<Blender>) {
+    /// What there is of Blender.
+    #[derive(Default)]
+    pub(super) struct Here {
+        /// The Blenders that work.
+        pub(super) blenders: Option<Vec<Blender>>,
+        /// Where there is none, one that is installed but does not load.
+        pub(super) broken_module: Option<Blender>,
+        /// Where there is none either, what the one to be provisioned will lack.
+        pub(super) likely_missing: Option<Vec<Library>>,
+    }
+
+    pub(super) fn examine() -> Here {
         let cache = blender::default_cache();
         let found = blender::find(&[], &cache);
-        let broken = if found.is_empty() { broken_module(&cache) } else { None };
-        (Some(found.iter().map(describe).collect()), broken)
+        let broken_module = if found.is_empty() { broken_module(&cache) } else { None };
+        let likely_missing = (found.is_empty() && broken_module.is_none())
+            .then(|| libraries(blender::likely_missing_libraries()));
+        let blenders = Some(found.iter().map(describe).collect());
+        Here { blenders, broken_module, likely_missing }
     }
 
     fn broken_module(cache: &std::path::Path) -> Option<Blender> {
@@ -134,26 +148,37 @@ mod local {
     }
 
     fn describe(found: &FoundBlender) -> Blender {
-        let missing = blender::missing_libraries(found).into_iter().map(|library| Library {
-            name: library.name,
-            package: library.package,
-            only_for_eevee: library.only_for_eevee,
-        });
         Blender {
             version: found.version.to_string(),
             path: found.path.clone(),
-            missing: missing.collect(),
+            missing: libraries(blender::missing_libraries(found)),
         }
+    }
+
+    fn libraries(missing: Vec<MissingLibrary>) -> Vec<Library> {
+        let library = |library: MissingLibrary| Library {
+            name: library.name,
+            package: library.package,
+            only_for_eevee: library.only_for_eevee,
+        };
+        missing.into_iter().map(library).collect()
     }
 }
 
 #[cfg(not(feature = "local"))]
 mod local {
-    use crate::doctor::Blender;
+    use crate::doctor::{Blender, Library};
+
+    #[derive(Default)]
+    pub(super) struct Here {
+        pub(super) blenders: Option<Vec<Blender>>,
+        pub(super) broken_module: Option<Blender>,
+        pub(super) likely_missing: Option<Vec<Library>>,
+    }
 
     /// Nothing here can run a Blender.
-    pub(super) fn examine() -> (Option<Vec<Blender>>, Option<Blender>) {
-        (None, None)
+    pub(super) fn examine() -> Here {
+        Here::default()
     }
 }
 

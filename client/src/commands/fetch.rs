@@ -1,10 +1,17 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use framecrew::{FrameRange, FrameSet, OutputFolder, fetch, proto, view::words};
+use framecrew::{
+    Cluster, FrameRange, FrameSet, OutputFolder, fetch,
+    proto::{self, JobState},
+    view::words,
+};
 
-use super::Global;
-use crate::console::{Exit, Failure, again, note, paths, say, say_json};
+use super::{
+    Global,
+    movie::{MovieFile, ending},
+};
+use crate::console::{Exit, Failure, ProgressLine, again, note, paths, say, say_json};
 
 /// Bring a job's finished frames into a folder; what is there already is not fetched again
 #[derive(Debug, Args)]
@@ -24,6 +31,9 @@ pub(crate) struct Fetch {
         value_name = "FRAMES"
     )]
     frames: Option<FrameSet>,
+    /// Bring the movie of the job's frames into this file, instead of the frames
+    #[arg(long, env = "FRAMECREW_FETCH_MOVIE", value_parser = MovieFile::parser(), value_name = "FILE")]
+    movie: Option<MovieFile>,
 }
 
 impl Fetch {
@@ -31,6 +41,9 @@ impl Fetch {
         let cluster = global.connect().await?;
         let job = cluster.job(self.job_id).await?;
         let info = job.info();
+        if let Some(movie) = &self.movie {
+            return bring_movie(&cluster, info, movie, global.json).await;
+        }
         let name = info.spec.as_ref().map_or("", |spec| spec.name.as_str());
         if let Some(wanted) = &self.frames {
             check_frames(self.job_id, info, wanted)?;
@@ -74,6 +87,95 @@ impl Fetch {
         }
         Ok(Exit::Success)
     }
+}
+
+/// Brings the movie that a job makes, or that is made of its frames.
+async fn bring_movie(
+    cluster: &Cluster,
+    job: &proto::Job,
+    movie: &MovieFile,
+    json: bool,
+) -> Result<Exit, Failure> {
+    let making = check_movie(cluster, job, movie).await?;
+    let folder = movie.check()?;
+    let mut line = ProgressLine::default();
+    let on_bytes = |done, total| line.show("fetching the movie", done, total);
+    let brought = fetch::fetch_movie(cluster, making, movie.path(), on_bytes).await;
+    line.clear();
+    let size_bytes = match brought {
+        Ok(size_bytes) => size_bytes,
+        Err(error) => {
+            folder.abandon();
+            return Err(error.into());
+        }
+    };
+    if json {
+        say_json(&serde_json::json!({ "movie": movie.path(), "bytes": size_bytes }))?;
+    } else {
+        say(format_args!(
+            "the movie is {} ({})",
+            movie.path().display(),
+            words::bytes(size_bytes)
+        ))?;
+    }
+    Ok(Exit::Success)
+}
+
+/// The job that has made the movie.
+async fn check_movie(
+    cluster: &Cluster,
+    job: &proto::Job,
+    movie: &MovieFile,
+) -> Result<u64, Failure> {
+    let id = job.job_id;
+    let spec = job.spec.clone().unwrap_or_default();
+    if let Some(made) = spec.movie.and_then(|made| ending(made.format()))
+        && made != ending(movie.format()).unwrap_or_default()
+    {
+        return Err(Failure::usage(format!(
+            "the movie of job {id} is a .{made}; name its file so"
+        )));
+    }
+    let making = match (words::makes_movie(job), job.movie_job_id) {
+        (true, _) => job.clone(),
+        (false, 0) => {
+            let text = match (spec.movie, job.state()) {
+                (None, _) => format!("job {id} makes no movie; render it again with --movie FILE"),
+                (_, JobState::Failed | JobState::Cancelled) => format!(
+                    "there is no movie of job {id}, as not all of its frames are there; `{}` tells why",
+                    again(cluster, &format!("job {id}"))
+                ),
+                _ => format!(
+                    "the movie of job {id} is made once all of its frames are there; `{}` follows it",
+                    again(cluster, &format!("watch {id}"))
+                ),
+            };
+            return Err(Failure::usage(text));
+        }
+        (false, making) => cluster.job(making).await?.info().clone(),
+    };
+    let making_id = making.job_id;
+    let (exit, text) = match making.state() {
+        JobState::Finished => return Ok(making_id),
+        JobState::Failed | JobState::Cancelled => {
+            let job = again(cluster, &format!("job {making_id}"));
+            let state = words::job_state(making.state());
+            (
+                Exit::of_job(making.state()),
+                format!(
+                    "job {making_id}, which was to make the movie, is {state}; `{job}` tells more"
+                ),
+            )
+        }
+        _ => {
+            let watch = again(cluster, &format!("watch {making_id}"));
+            (
+                Exit::Usage,
+                format!("job {making_id} has not made the movie yet; `{watch}` follows it"),
+            )
+        }
+    };
+    Err(Failure { exit, text })
 }
 
 /// Refuses frames that the job does not have: each part of what is wanted must name one of its frames.

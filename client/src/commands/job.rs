@@ -1,13 +1,16 @@
+use std::path::{Path, PathBuf};
+
 use clap::Args;
 use framecrew::{
-    FrameRange, FrameSet,
+    Cluster, FrameRange, FrameSet,
+    contact_sheet::{self, ContactSheet},
     proto::{self, FrameState},
     view::words,
 };
 use futures::StreamExt as _;
 
-use super::{Global, jobs::ago};
-use crate::console::{Exit, Failure, say, say_json};
+use super::{Global, jobs::ago, movie::ending};
+use crate::console::{Exit, Failure, note, paths, say, say_json};
 
 /// Failed frames that are shown with their reasons; more of them have the same few reasons.
 const FAILED_SHOWN: usize = 20;
@@ -18,6 +21,9 @@ pub(crate) struct Job {
     /// Number of the job
     #[arg(value_name = "JOB")]
     job_id: u64,
+    /// Lay the small pictures of its frames out on one sheet, as a PNG [default: the job's name with -sheet.png]
+    #[arg(long, env = "FRAMECREW_CONTACT_SHEET", num_args = 0..=1, default_missing_value = "", value_name = "FILE")]
+    contact_sheet: Option<PathBuf>,
 }
 
 impl Job {
@@ -25,39 +31,100 @@ impl Job {
         let cluster = global.connect().await?;
         let job = cluster.job(self.job_id).await?;
         let info = job.info();
+        let sheet = self.contact_sheet.map(|path| sheet_path(path, info)).transpose()?;
         if global.json {
             say_json(info)?;
-            return Ok(Exit::Success);
+        } else {
+            show(&cluster, info).await?;
         }
-        for (name, value) in facts(info) {
-            if !value.is_empty() {
-                say(format_args!("{name:<11}{}", words::printable(&value)))?;
-            }
-        }
-        if info.counts.unwrap_or_default().failed > 0 {
-            let mut shown = 0;
-            let mut pages = std::pin::pin!(cluster.frames(self.job_id));
-            while let Some(page) = pages.next().await {
-                let failed = |frame: &proto::Frame| frame.state() == FrameState::Failed;
-                for frame in page?.into_iter().filter(failed).take(FAILED_SHOWN - shown) {
-                    shown += 1;
-                    show_failure(&frame)?;
-                }
-                if shown == FAILED_SHOWN {
-                    break;
-                }
-            }
+        if let Some(path) = sheet {
+            make_sheet(&cluster, self.job_id, &path, global.json).await?;
         }
         Ok(Exit::Success)
     }
 }
 
-fn show_failure(frame: &proto::Frame) -> Result<(), Failure> {
+async fn show(cluster: &Cluster, job: &proto::Job) -> Result<(), Failure> {
+    for (name, value) in facts(job) {
+        if !value.is_empty() {
+            say(format_args!("{name:<11}{}", words::printable(&value)))?;
+        }
+    }
+    for warning in &job.warnings {
+        say(words::warning(warning))?;
+    }
+    if job.counts.unwrap_or_default().failed == 0 {
+        return Ok(());
+    }
+    let mut shown = 0;
+    let mut pages = std::pin::pin!(cluster.frames(job.job_id));
+    while let Some(page) = pages.next().await {
+        let failed = |frame: &proto::Frame| frame.state() == FrameState::Failed;
+        for frame in page?.into_iter().filter(failed).take(FAILED_SHOWN - shown) {
+            shown += 1;
+            show_failure(job, &frame)?;
+        }
+        if shown == FAILED_SHOWN {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Where the contact sheet goes; an empty path is for us to choose.
+fn sheet_path(path: PathBuf, job: &proto::Job) -> Result<PathBuf, Failure> {
+    if words::makes_movie(job) {
+        let source = job.spec.as_ref().map_or(0, |spec| spec.movie_of_job_id);
+        return Err(Failure::usage(format!(
+            "job {} makes a movie and has no frames; name job {source}, whose frames they are",
+            job.job_id
+        )));
+    }
+    let name = job.spec.as_ref().map_or("", |spec| spec.name.as_str());
+    if path.as_os_str().is_empty() {
+        return Ok(paths::sheet_of(name));
+    }
+    let is_png = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("png"));
+    if path.is_dir() || !is_png {
+        return Err(Failure::usage(format!(
+            "{} is no file for a contact sheet, which is a PNG; name one that ends in .png",
+            path.display()
+        )));
+    }
+    Ok(path)
+}
+
+async fn make_sheet(
+    cluster: &Cluster,
+    job_id: u64,
+    path: &Path,
+    json: bool,
+) -> Result<(), Failure> {
+    let ContactSheet { frames, shown, unseen } = contact_sheet::make(cluster, job_id, path).await?;
+    if json {
+        return say_json(&serde_json::json!({
+            "contactSheet": path, "frames": frames, "shown": shown, "unseen": unseen,
+        }));
+    }
+    say(format_args!("the contact sheet is {}", path.display()))?;
+    if shown < frames {
+        note(format_args!(
+            "it shows {shown} of {frames} frames, at even distances: on more, nothing could be seen"
+        ));
+    }
+    if unseen > 0 {
+        let frames = words::frames(unseen as u64);
+        note(format_args!("{frames} of it stay grey: there is no picture of them to show"));
+    }
+    Ok(())
+}
+
+fn show_failure(job: &proto::Job, frame: &proto::Frame) -> Result<(), Failure> {
     let failure = frame.failure.clone().unwrap_or_default();
     let tries = words::plural(frame.failed_attempts.into(), "failed attempt");
     say(format_args!(
-        "frame {} failed on {} after {tries} ({}): {}",
-        frame.frame,
+        "{} failed on {} after {tries} ({}): {}",
+        words::piece(job, frame.frame),
         words::printable(&frame.node),
         words::failure_reason(failure.reason()),
         words::printable(&failure.message)
@@ -72,7 +139,7 @@ fn facts(job: &proto::Job) -> Vec<(&'static str, String)> {
     let ranges = spec.frames.iter().map(|range| FrameRange::try_from(*range));
     let frames = ranges.collect::<Result<_, _>>().and_then(FrameSet::new);
     let file = spec.project.clone().unwrap_or_default().blend_path;
-    let mut state = words::job_state(job.state()).to_owned();
+    let mut state = words::state(job).to_owned();
     if !job.waiting_reason.is_empty() {
         state += &format!(" · {}", job.waiting_reason);
     }
@@ -91,19 +158,42 @@ fn facts(job: &proto::Job) -> Vec<(&'static str, String)> {
                 counts.cancelled
             ),
         ),
+        ("movie", movie(job, &spec)),
         ("frames", frames.map_or_else(|_| String::new(), |frames| frames.to_string())),
         ("file", format!("{file} (saved by Blender {})", job.file_version)),
         ("engine", words::engine(settings.engine()).into()),
         ("samples", optional(settings.samples.map(|samples| samples.to_string()))),
         ("scale", optional(settings.scale_percent.map(|percent| format!("{percent} %")))),
         ("format", words::format(settings.format()).into()),
+        ("depth", optional(settings.color_depth.map(|bits| format!("{bits} bits a channel")))),
         ("denoise", optional(settings.denoise.map(|on| if on { "on" } else { "off" }.into()))),
         ("scene", settings.scene),
+        ("view layer", settings.view_layer),
         ("camera", settings.camera),
+        (
+            "scripts",
+            if settings.run_scripts { "the file's own are run".into() } else { String::new() },
+        ),
+        ("strict", if spec.strict { "a warning fails its frame".into() } else { String::new() }),
         ("blender", settings.blender),
         ("priority", spec.priority.to_string()),
         ("tags", spec.tags.join(", ")),
         ("submitted", ago(job.submitted_at_ms)),
         ("ended", if job.ended_at_ms > 0 { ago(job.ended_at_ms) } else { String::new() }),
     ]
+}
+
+/// What the job has to do with a movie; empty: nothing.
+fn movie(job: &proto::Job, spec: &proto::JobSpec) -> String {
+    match (spec.movie_of_job_id, job.movie_job_id) {
+        (0, 0) => match &spec.movie {
+            Some(movie) => {
+                let ending = ending(movie.format()).unwrap_or_default();
+                format!("a .{ending}, once all frames are finished")
+            }
+            None => String::new(),
+        },
+        (0, making) => format!("made by job {making}"),
+        (source, _) => format!("of the frames of job {source}"),
+    }
 }

@@ -1,7 +1,10 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
-use framecrew::view::{Table, words};
+use framecrew::{
+    proto::Job,
+    view::{Table, words},
+};
 
 use super::Global;
 use crate::console::{Exit, Failure, say, say_json};
@@ -33,8 +36,8 @@ impl Jobs {
             let spec = job.spec.clone().unwrap_or_default();
             table.row([
                 job.job_id.to_string(),
-                spec.name,
-                words::job_state(job.state()).into(),
+                named(job),
+                words::state(job).into(),
                 format!("{}/{}", counts.finished, words::total(&counts)),
                 counts.failed.to_string(),
                 spec.priority.to_string(),
@@ -43,6 +46,17 @@ impl Jobs {
         }
         say(table)?;
         Ok(Exit::Success)
+    }
+}
+
+/// The job's name; of one that makes a movie, with the job whose frames it is of.
+fn named(job: &Job) -> String {
+    match &job.spec {
+        Some(spec) if spec.movie_of_job_id != 0 => {
+            format!("{} (movie of {})", spec.name, spec.movie_of_job_id)
+        }
+        Some(spec) => spec.name.clone(),
+        None => String::new(),
     }
 }
 

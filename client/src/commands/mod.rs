@@ -5,9 +5,11 @@ mod cancel;
 mod demo;
 mod doctor;
 mod fetch;
+mod inspect;
 mod job;
 mod jobs;
 mod logs;
+mod movie;
 mod nodes;
 mod render;
 #[cfg(feature = "local")]
@@ -16,11 +18,9 @@ mod renderer;
 mod up;
 mod watch;
 
-#[cfg(feature = "local")]
-use clap::parser::ValueSource;
 use clap::{
     ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand,
-    error::ErrorKind,
+    error::ErrorKind, parser::ValueSource,
 };
 use framecrew::Cluster;
 
@@ -67,7 +67,7 @@ impl Global {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Render(render::Render),
+    Render(Box<render::Render>),
     Watch(watch::Watch),
     Jobs(jobs::Jobs),
     Job(job::Job),
@@ -75,6 +75,7 @@ enum Command {
     Cancel(cancel::Cancel),
     Logs(logs::Logs),
     Nodes(nodes::Nodes),
+    Inspect(inspect::Inspect),
     Doctor(doctor::Doctor),
     #[cfg(feature = "local")]
     Up(up::Up),
@@ -92,9 +93,18 @@ pub(crate) fn parse() -> Cli {
 }
 
 /// What was typed in vain. Only what was typed: the environment is there for other commands too.
-#[cfg(feature = "local")]
 fn contradiction(matches: &ArgMatches) -> Option<&'static str> {
     let (command, matches) = matches.subcommand()?;
+    let typed = |flag| matches.value_source(flag) == Some(ValueSource::CommandLine);
+    if command == "fetch" {
+        let both = typed("movie") && (typed("output") || typed("frames"));
+        return both.then_some("--movie brings the movie alone, into that file; drop -o and -f");
+    }
+    of_local(command, matches)
+}
+
+#[cfg(feature = "local")]
+fn of_local(command: &str, matches: &ArgMatches) -> Option<&'static str> {
     let typed = |flag| matches.value_source(flag) == Some(ValueSource::CommandLine);
     let brings_its_own = match command {
         "up" | "demo" => true,
@@ -110,7 +120,7 @@ fn contradiction(matches: &ArgMatches) -> Option<&'static str> {
 }
 
 #[cfg(not(feature = "local"))]
-fn contradiction(_: &ArgMatches) -> Option<&'static str> {
+fn of_local(_: &str, _: &ArgMatches) -> Option<&'static str> {
     None
 }
 
@@ -126,6 +136,7 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Cancel(cancel) => cancel.run(&global).await,
         Command::Logs(logs) => logs.run(&global).await,
         Command::Nodes(nodes) => nodes.run(&global).await,
+        Command::Inspect(inspect) => inspect.run(&global).await,
         Command::Doctor(doctor) => doctor.run(&global).await,
         #[cfg(feature = "local")]
         Command::Up(up) => up.run(&global).await,

@@ -27,14 +27,15 @@ impl Nodes {
             return Ok(Exit::Success);
         }
         let mut table = Table::new([
-            "NODE", "STATE", "SLOTS", "WORK", "FINISHED", "CORES", "MEMORY", "BLENDER", "TAGS",
-            "SEEN",
+            "NODE", "STATE", "SLOTS", "WORK", "FINISHED", "CORES", "MEMORY", "BLENDER", "FFMPEG",
+            "SCRIPTS", "TAGS", "SEEN",
         ]);
         for node in nodes {
             let state = words::node_state(node.state()).into();
             let description = node.description.unwrap_or_default();
             let blenders = description.blenders.iter().map(|blender| match blender.kind() {
                 BlenderKind::Synthetic => "synthetic".to_owned(),
+                BlenderKind::Provisionable => format!("{} on demand", blender.version),
                 _ => blender.version.clone(),
             });
             let blenders: Vec<_> = blenders.collect();
@@ -47,6 +48,8 @@ impl Nodes {
                 description.cores.to_string(),
                 words::bytes(description.memory_bytes),
                 blenders.join(", "),
+                if description.ffmpeg.is_empty() { "none".into() } else { description.ffmpeg },
+                if description.allows_scripts { "allowed" } else { "no" }.into(),
                 description.tags.join(", "),
                 ago(node.seen_at_ms),
             ]);

@@ -1,14 +1,14 @@
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
+use clap::{Args, ValueEnum, builder::FalseyValueParser};
 use framecrew::{
     Cluster, FrameSet, ImageFormat, Job, JobSpec, OutputFolder, Project, RenderEngine,
     SubmitProgress, view::words,
 };
 
-use super::Global;
 #[cfg(feature = "local")]
 use super::renderer::{Here, Plan, Renderer, scratch};
+use super::{Global, movie::MovieFile};
 use crate::console::{
     Ending, Exit, Failure, Follow, Interrupts, ProgressLine, again, leave, note, paths, quoted,
     say, say_json,
@@ -21,6 +21,8 @@ Examples:
   framecrew render shot.blend                         the file's own frame range
   framecrew render shot.blend -f 1-250,300..400x2     other frames
   framecrew render shot.blend -f 42 --samples 16 --scale 25
+  framecrew render shot.blend --movie shot.mp4        the frames, and a movie of them
+  framecrew render shot.blend --strict                a missing texture fails the frame instead of a warning
   framecrew render shot.blend --detach --json         submit only, and print the job
   framecrew render shot.blend --local=2               on this machine, with two nodes, no cluster needed")]
 pub(crate) struct Render {
@@ -49,12 +51,22 @@ pub(crate) struct Render {
         help_heading = "Frames"
     )]
     format: Option<Format>,
+    /// Bits of a channel, as far as the format has them (PNG and TIFF 8 or 16, OpenEXR 16 or 32) [default: the
+    /// file's own]
+    #[arg(long = "depth", env = "FRAMECREW_DEPTH", value_name = "BITS", help_heading = "Frames")]
+    depth: Option<Depth>,
+    /// Make a movie of the frames once all are there, with the scene's sound: .mp4 (H.264), .mkv (H.264, lossless
+    /// sound), .mov (ProRes) or .webm (VP9); not from OpenEXR
+    #[arg(long, env = "FRAMECREW_MOVIE", value_parser = MovieFile::parser(), value_name = "FILE", help_heading = "Frames")]
+    movie: Option<MovieFile>,
     #[command(flatten)]
     settings: Settings,
     #[command(flatten)]
+    trust: Trust,
+    #[command(flatten)]
     placing: Placing,
     /// Submit only: print the job and leave
-    #[arg(long, env = "FRAMECREW_DETACH", value_parser = clap::builder::FalseyValueParser::new(), help_heading = "Watching")]
+    #[arg(long, env = "FRAMECREW_DETACH", value_parser = FalseyValueParser::new(), help_heading = "Watching")]
     detach: bool,
     #[cfg(feature = "local")]
     #[command(flatten)]
@@ -76,12 +88,29 @@ struct Settings {
     /// Scene to render
     #[arg(long, env = "FRAMECREW_SCENE", value_name = "NAME")]
     scene: Option<String>,
+    /// View layer to render, alone
+    #[arg(long, env = "FRAMECREW_VIEW_LAYER", value_name = "NAME")]
+    view_layer: Option<String>,
     /// Camera to render from
     #[arg(long, env = "FRAMECREW_CAMERA", value_name = "NAME")]
     camera: Option<String>,
     /// Whether to denoise
     #[arg(long, env = "FRAMECREW_DENOISE", ignore_case = true, value_name = "WHETHER")]
     denoise: Option<Switch>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Project")]
+struct Trust {
+    /// Run the file's own Python (registered texts, driver expressions); only on nodes started with --allow-scripts
+    #[arg(long, env = "FRAMECREW_RUN_SCRIPTS", value_parser = FalseyValueParser::new())]
+    run_scripts: bool,
+    /// Fail a frame where otherwise there would be a warning: a missing file, a script that was not run
+    #[arg(long, env = "FRAMECREW_STRICT", value_parser = FalseyValueParser::new())]
+    strict: bool,
+    /// Upload what symbolic links in the project lead to, outside of it too
+    #[arg(long, env = "FRAMECREW_FOLLOW_LINKS", value_parser = FalseyValueParser::new())]
+    follow_links: bool,
 }
 
 #[derive(Debug, Args)]
@@ -127,8 +156,26 @@ enum Format {
     Jpeg,
     #[value(name = "OPEN_EXR", alias = "EXR")]
     OpenExr,
+    #[value(name = "OPEN_EXR_MULTILAYER", alias = "EXR_MULTILAYER")]
+    OpenExrMultilayer,
     #[value(name = "TIFF")]
     Tiff,
+    #[value(name = "WEBP")]
+    Webp,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Depth {
+    #[value(name = "8")]
+    Bits8,
+    #[value(name = "10")]
+    Bits10,
+    #[value(name = "12")]
+    Bits12,
+    #[value(name = "16")]
+    Bits16,
+    #[value(name = "32")]
+    Bits32,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -140,6 +187,7 @@ enum Switch {
 impl Render {
     pub(crate) async fn run(self, global: &Global) -> Result<Exit, Failure> {
         // What can go wrong here is found out before anything is made there.
+        self.check_movie()?;
         let project = Project::open(self.spec()).await?;
         project.notes().iter().for_each(|remark| note(format_args!("note: {remark}")));
         #[cfg(feature = "local")]
@@ -147,7 +195,7 @@ impl Render {
             return self.run_here(nodes, &project, global).await;
         }
         let cluster = global.connect().await?;
-        let folder = if self.detach { None } else { Some(self.open_folder(&project)?) };
+        let places = if self.detach { None } else { Some(self.open_places(&project)?) };
         let mut interrupts = Interrupts::listen()?;
         let submitted = tokio::select! {
             submitted = submit(&cluster, &project) => submitted,
@@ -159,26 +207,35 @@ impl Render {
                 Err(Failure { exit: Exit::Interrupted, text: String::new() })
             }
         };
-        let (job, folder) = match (submitted, folder) {
-            (Ok(job), Some(folder)) => (job, folder),
+        let (job, places) = match (submitted, places) {
+            (Ok(job), Some(places)) => (job, places),
             (Ok(job), None) => return self.detached(&cluster, &job, global.json),
-            (Err(failure), folder) => {
-                folder.into_iter().for_each(OutputFolder::abandon);
+            (Err(failure), places) => {
+                places.into_iter().for_each(Places::abandon);
                 return Err(failure);
             }
         };
         let follow = Follow {
             cluster: &cluster,
             job_id: job.id(),
-            folder: Some(&folder),
+            folder: Some(&places.frames),
+            movie: self.movie.as_ref().map(MovieFile::path),
             outlives: true,
             json: global.json,
         };
         match follow.run(&mut interrupts).await? {
             Ending::Over(view) => Ok(Exit::of_job(view.state())),
-            Ending::Interrupted { by, is_over } => {
-                leave(&follow, by, is_over, &mut interrupts).await
-            }
+            Ending::Interrupted(left) => leave(&cluster, left, &mut interrupts).await,
+        }
+    }
+
+    /// Refuses what is no movie in the making.
+    fn check_movie(&self) -> Result<(), Failure> {
+        match (&self.movie, self.format) {
+            (Some(_), Some(Format::OpenExr | Format::OpenExrMultilayer)) => Err(Failure::usage(
+                "a movie cannot be made of OpenEXR frames, whose light has no limits; take another --format, like PNG",
+            )),
+            _ => Ok(()),
         }
     }
 
@@ -194,7 +251,7 @@ impl Render {
                 "--detach leaves the job to a cluster, but --local has one only while this command runs; drop one of them",
             ));
         }
-        let folder = self.open_folder(project)?;
+        let places = self.open_places(project)?;
         let mut interrupts = Interrupts::listen()?;
         let scratch = scratch()?;
         let plan = Plan {
@@ -203,22 +260,33 @@ impl Render {
             needs: project.saved_by(),
             data: scratch.path().into(),
             listen: (std::net::Ipv4Addr::LOCALHOST, 0).into(),
+            // They are this person's own scripts, on the person's own machine.
+            allow_scripts: self.trust.run_scripts,
         };
         let mut here = match Here::start(plan, &mut interrupts).await {
             Ok(Some(here)) => here,
             other => {
-                folder.abandon();
+                places.abandon();
                 return other.map(|_| Exit::Interrupted);
             }
         };
-        let rendered = here.render(project, &folder, global.json, &mut interrupts).await;
+        let movie = self.movie.as_ref().map(MovieFile::path);
+        let rendered = here.render(project, &places.frames, movie, global.json, &mut interrupts);
+        let rendered = rendered.await;
         here.stop().await;
         Ok(rendered?.map_or(Exit::Interrupted, |view| Exit::of_job(view.state())))
     }
 
-    fn open_folder(&self, project: &Project) -> Result<OutputFolder, Failure> {
+    fn open_places(&self, project: &Project) -> Result<Places, Failure> {
+        let movie = self.movie.as_ref().map(MovieFile::check).transpose()?;
         let default = || paths::frames_of(&project.spec().name);
-        Ok(OutputFolder::open(&self.output.clone().unwrap_or_else(default))?)
+        match OutputFolder::open(&self.output.clone().unwrap_or_else(default)) {
+            Ok(frames) => Ok(Places { frames, movie }),
+            Err(error) => {
+                movie.into_iter().for_each(OutputFolder::abandon);
+                Err(error.into())
+            }
+        }
     }
 
     fn detached(&self, cluster: &Cluster, job: &Job, json: bool) -> Result<Exit, Failure> {
@@ -235,12 +303,23 @@ impl Render {
             again(cluster, &format!("watch {id}")),
             again(cluster, &format!("fetch {id}{output}"))
         ))?;
+        if let Some(movie) = &self.movie {
+            let fetch = format!("fetch {id} --movie {}", quoted(movie.path()));
+            say(format_args!(
+                "once all are there, a job of its own makes the movie; get it with `{}`",
+                again(cluster, &fetch)
+            ))?;
+        }
         Ok(Exit::Success)
     }
 
     fn spec(&self) -> JobSpec {
-        let Self { settings, placing, .. } = self;
-        let mut spec = JobSpec::animation(&self.file).priority(placing.priority);
+        let Self { settings, trust, placing, .. } = self;
+        let mut spec = JobSpec::animation(&self.file)
+            .priority(placing.priority)
+            .run_scripts(trust.run_scripts)
+            .strict(trust.strict)
+            .follow_links(trust.follow_links);
         if let Some(frames) = &self.frames {
             spec = spec.frames(frames.clone());
         }
@@ -249,8 +328,22 @@ impl Render {
                 Format::Png => ImageFormat::Png,
                 Format::Jpeg => ImageFormat::Jpeg,
                 Format::OpenExr => ImageFormat::OpenExr,
+                Format::OpenExrMultilayer => ImageFormat::OpenExrMultilayer,
                 Format::Tiff => ImageFormat::Tiff,
+                Format::Webp => ImageFormat::Webp,
             });
+        }
+        if let Some(depth) = self.depth {
+            spec = spec.color_depth(match depth {
+                Depth::Bits8 => 8,
+                Depth::Bits10 => 10,
+                Depth::Bits12 => 12,
+                Depth::Bits16 => 16,
+                Depth::Bits32 => 32,
+            });
+        }
+        if let Some(movie) = &self.movie {
+            spec = spec.movie(movie.format());
         }
         if let Some(engine) = settings.engine {
             spec = spec.engine(match engine {
@@ -268,6 +361,9 @@ impl Render {
         if let Some(scene) = &settings.scene {
             spec = spec.scene(scene);
         }
+        if let Some(view_layer) = &settings.view_layer {
+            spec = spec.view_layer(view_layer);
+        }
         if let Some(camera) = &settings.camera {
             spec = spec.camera(camera);
         }
@@ -281,6 +377,19 @@ impl Render {
             spec = spec.blender(version);
         }
         placing.tags.iter().fold(spec, JobSpec::tag)
+    }
+}
+
+/// Where what the job makes will go.
+struct Places {
+    frames: OutputFolder,
+    /// The movie's folder.
+    movie: Option<OutputFolder>,
+}
+
+impl Places {
+    fn abandon(self) {
+        [Some(self.frames), self.movie].into_iter().flatten().for_each(OutputFolder::abandon);
     }
 }
 

@@ -1,6 +1,9 @@
 //! A cluster in this process, for the commands that bring their own: what it draws with, and its life.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
 use clap::Args;
 use framecrew::{
@@ -53,6 +56,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) data: PathBuf,
     /// Where its orchestrator listens.
     pub(crate) listen: SocketAddr,
+    /// Whether its nodes render jobs whose files run their own Python.
+    pub(crate) allow_scripts: bool,
 }
 
 /// A cluster in this process. Stop it; a drop would leave the renderers to their fate.
@@ -67,11 +72,12 @@ impl Here {
         plan: Plan<'_>,
         interrupts: &mut Interrupts,
     ) -> Result<Option<Self>, Failure> {
-        let Plan { nodes, renderer, needs, data, listen } = plan;
+        let Plan { nodes, renderer, needs, data, listen, allow_scripts } = plan;
         let starting = async {
             check_address(listen).await?;
             let config = LocalConfig {
                 listen,
+                allow_scripts,
                 ..LocalConfig::new(nodes.into(), data, renderer.choose(needs).await?)
             };
             Ok(LocalCluster::start(config).await?)
@@ -87,11 +93,12 @@ impl Here {
         self.local.cluster()
     }
 
-    /// Renders a project into a folder; `None` when interrupted.
+    /// Renders a project into a folder, and its movie into a file; `None` when interrupted.
     pub(crate) async fn render(
         &mut self,
         project: &Project,
         folder: &OutputFolder,
+        movie: Option<&Path>,
         json: bool,
         interrupts: &mut Interrupts,
     ) -> Result<Option<JobView>, Failure> {
@@ -102,6 +109,7 @@ impl Here {
                 cluster: &cluster,
                 job_id: job.id(),
                 folder: Some(folder),
+                movie,
                 outlives: false,
                 json,
             };
@@ -113,7 +121,7 @@ impl Here {
         };
         match ending {
             Ending::Over(view) => Ok(Some(*view)),
-            Ending::Interrupted { .. } => {
+            Ending::Interrupted(_) => {
                 note(format_args!(
                     "stopping; the frames that are finished are in {}",
                     folder.path().display()

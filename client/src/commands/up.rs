@@ -30,6 +30,10 @@ pub(crate) struct Up {
         value_name = "ADDRESS"
     )]
     listen: SocketAddr,
+    /// Render jobs that run their files' own Python (`render --run-scripts`), too: whoever may submit can then run
+    /// programs here
+    #[arg(long, env = "FRAMECREW_ALLOW_SCRIPTS", value_parser = clap::builder::FalseyValueParser::new())]
+    allow_scripts: bool,
     #[command(flatten)]
     renderer: Renderer,
 }
@@ -44,6 +48,7 @@ impl Up {
             needs: ANY_VERSION,
             data: data.clone(),
             listen: self.listen,
+            allow_scripts: self.allow_scripts,
         };
         let Some(mut here) = Here::start(plan, &mut interrupts).await? else {
             return Ok(Exit::Interrupted);

@@ -1,7 +1,12 @@
 use clap::Args;
+use framecrew::{
+    Cluster,
+    proto::{self, JobState},
+    view::words,
+};
 
 use super::Global;
-use crate::console::{Ending, Exit, Failure, Follow, Interrupts, leave};
+use crate::console::{Ending, Exit, Failure, Follow, Interrupts, again, leave, note};
 
 /// Follow a job until it is over; Ctrl-C leaves it running, twice cancels it
 #[derive(Debug, Args)]
@@ -19,14 +24,43 @@ impl Watch {
             cluster: &cluster,
             job_id: self.job_id,
             folder: None,
+            movie: None,
             outlives: true,
             json: global.json,
         };
         match follow.run(&mut interrupts).await? {
-            Ending::Over(view) => Ok(Exit::of_job(view.state())),
-            Ending::Interrupted { by, is_over } => {
-                leave(&follow, by, is_over, &mut interrupts).await
+            Ending::Over(view) => {
+                tell_of_movie(&cluster, view.job()).await?;
+                Ok(Exit::of_job(view.state()))
             }
+            Ending::Interrupted(left) => leave(&cluster, left, &mut interrupts).await,
         }
     }
+}
+
+/// Says where it goes on with the movie of a job that is finished.
+async fn tell_of_movie(cluster: &Cluster, job: &proto::Job) -> Result<(), Failure> {
+    let spec = job.spec.clone().unwrap_or_default();
+    if job.state() != JobState::Finished || (spec.movie.is_none() && !words::makes_movie(job)) {
+        return Ok(());
+    }
+    let id = job.job_id;
+    let fetch = again(cluster, &format!("fetch {id} --movie FILE"));
+    if words::makes_movie(job) {
+        note(format_args!("get the movie with `{fetch}`"));
+        return Ok(());
+    }
+    // It may have been begun since the last that was heard of the job.
+    let making = match job.movie_job_id {
+        0 => cluster.job(id).await?.info().movie_job_id,
+        making => making,
+    };
+    match making {
+        0 => note(format_args!("its movie is made next; get it with `{fetch}`")),
+        _ => note(format_args!(
+            "job {making} makes its movie: follow it with `{}`, get it with `{fetch}`",
+            again(cluster, &format!("watch {making}"))
+        )),
+    }
+    Ok(())
 }

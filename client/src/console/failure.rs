@@ -1,6 +1,6 @@
 use std::io;
 
-use framecrew::{Error, proto::JobState};
+use framecrew::{Error, contact_sheet::SheetError, proto::JobState};
 
 /// How the command ends, as its exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,7 +42,6 @@ pub(crate) struct Failure {
 
 impl Failure {
     /// What was typed, or what it names, cannot be used.
-    #[cfg(feature = "local")]
     pub(crate) fn usage(text: impl Into<String>) -> Self {
         Self { exit: Exit::Usage, text: text.into() }
     }
@@ -57,6 +56,15 @@ impl From<Error> for Failure {
             _ => Exit::Usage,
         };
         Self { exit, text: error.to_string() }
+    }
+}
+
+impl From<SheetError> for Failure {
+    fn from(error: SheetError) -> Self {
+        match error {
+            SheetError::Cluster(error) => error.into(),
+            error @ SheetError::Write { .. } => Self::usage(error.to_string()),
+        }
     }
 }
 

@@ -1,27 +1,39 @@
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    path::Path,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use framecrew::{
     Cluster, Error, FetchProgress, JobView, Link, Live, OutputFolder, WatchEvent, fetch,
-    proto::WatchJobResponse,
-    view::{self, Lines, words},
+    proto::{JobState, WatchJobResponse},
+    view::{self, Lines, Warned, words},
 };
 use futures::StreamExt as _;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::{
-    Failure, Interrupt, Interrupts, again, can_draw, note, say, say_json, screen::Screen,
-    wants_color,
+    Exit, Failure, Interrupt, Interrupts, Left, ProgressLine, again, can_draw, note, quoted, say,
+    say_json, screen::Screen, wants_color,
 };
 
 /// Time between two drawings of the panel: fast enough to look alive, cheap enough for any terminal.
 const REDRAW_EVERY: Duration = Duration::from_millis(100);
 
-/// Shows a job until it is over, and brings its frames meanwhile.
+/// How long a finished job may take to get the one that makes its movie: it is submitted at once, and a store
+/// that is busy takes seconds.
+const MOVIE_BEGINS_WITHIN: Duration = Duration::from_secs(60);
+/// Time between two looks whether it has.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// Shows a job until it is over, and brings its frames meanwhile and its movie then.
+#[derive(Clone, Copy)]
 pub(crate) struct Follow<'a> {
     pub(crate) cluster: &'a Cluster,
     pub(crate) job_id: u64,
     /// Where frames go; without it none are fetched.
     pub(crate) folder: Option<&'a OutputFolder>,
+    /// Where the movie of the frames goes, which a job of its own makes; without it none is waited for.
+    pub(crate) movie: Option<&'a Path>,
     /// Whether the job goes on when this command ends.
     pub(crate) outlives: bool,
     /// Messages as JSON instead of text for people.
@@ -30,19 +42,47 @@ pub(crate) struct Follow<'a> {
 
 /// How following a job ended.
 pub(crate) enum Ending {
-    /// The job is over, and everything it made is fetched.
+    /// The job (or the one that makes its movie) is over, and everything it made is fetched.
     Over(Box<JobView>),
     /// From outside; the job goes on, unless it is over and only its frames were still coming.
-    Interrupted { by: Interrupt, is_over: bool },
+    Interrupted(Left),
 }
 
 impl Follow<'_> {
-    /// Follows the job until it is over or the person has seen enough. Where frames are fetched, a reader that
-    /// has seen enough, like `head`, does not end it.
+    /// Follows the job, and where a movie is wanted the one that makes it, until it is over or the person has
+    /// seen enough. Where something is fetched, a reader that has seen enough, like `head`, does not end it.
     pub(crate) async fn run(&self, interrupts: &mut Interrupts) -> Result<Ending, Failure> {
+        let view = match self.follow(interrupts).await? {
+            Ending::Over(view) => view,
+            interrupted => return Ok(interrupted),
+        };
+        let Some(path) = self.movie else { return Ok(Ending::Over(view)) };
+        if view.state() != JobState::Finished {
+            note("no movie is made, as not all of its frames are there");
+            return Ok(Ending::Over(view));
+        }
+        let job_id = tokio::select! {
+            job_id = self.movie_job(&view) => job_id?,
+            by = interrupts.next() => return Ok(Ending::Interrupted(self.left(by, false))),
+        };
+        let making = Follow { job_id, folder: None, ..*self };
+        let view = match making.follow(interrupts).await? {
+            Ending::Over(view) => view,
+            interrupted => return Ok(interrupted),
+        };
+        if view.state() == JobState::Finished {
+            tokio::select! {
+                brought = making.bring_movie(path) => brought?,
+                by = interrupts.next() => return Ok(Ending::Interrupted(making.left(by, true))),
+            }
+        }
+        Ok(Ending::Over(view))
+    }
+
+    async fn follow(&self, interrupts: &mut Interrupts) -> Result<Ending, Failure> {
         let began = Instant::now();
         let mut live = Live::default();
-        let mut display = Display::new(self.json, self.folder.is_some());
+        let mut display = Display::new(self.json, self.folder.is_some() || self.movie.is_some());
         let mut watch = self.cluster.watch(self.job_id);
         let (on_fetched, mut fetched) = tokio::sync::watch::channel(FetchProgress::default());
         let fetching = async {
@@ -90,7 +130,7 @@ impl Follow<'_> {
                 _ = ticks.tick() => display.redraw(&live, began.elapsed())?,
                 by = interrupts.next() => {
                     display.close(&live, None)?;
-                    return Ok(Ending::Interrupted { by, is_over: is_over(live.view()) });
+                    return Ok(Ending::Interrupted(self.left(by, is_over(live.view()))));
                 }
             }
         }
@@ -101,6 +141,74 @@ impl Follow<'_> {
             return Err(error.into());
         }
         Ok(Ending::Over(Box::new(live.view().clone())))
+    }
+
+    /// The job that makes the movie of this one, which is finished.
+    async fn movie_job(&self, view: &JobView) -> Result<u64, Failure> {
+        let mut job_id = view.job().movie_job_id;
+        let look = async {
+            while job_id == 0 {
+                match self.cluster.job(self.job_id).await {
+                    Ok(job) => job_id = job.info().movie_job_id,
+                    Err(error) if error.is_transient() => {}
+                    Err(error) => return Err(Failure::from(error)),
+                }
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+            Ok(job_id)
+        };
+        tokio::time::timeout(MOVIE_BEGINS_WITHIN, look).await.unwrap_or_else(|_| {
+            let job = again(self.cluster, &format!("job {}", self.job_id));
+            Err(Failure {
+                exit: Exit::JobFailed,
+                text: format!(
+                    "job {} is finished, but no job makes its movie after {} s; `{job}` tells when one does",
+                    self.job_id,
+                    MOVIE_BEGINS_WITHIN.as_secs()
+                ),
+            })
+        })
+    }
+
+    /// Brings what this job has made, which is a movie.
+    async fn bring_movie(&self, path: &Path) -> Result<(), Failure> {
+        let mut line = ProgressLine::default();
+        let on_bytes = |done, total| line.show("fetching the movie", done, total);
+        let brought = fetch::fetch_movie(self.cluster, self.job_id, path, on_bytes).await;
+        line.clear();
+        let size_bytes = brought.map_err(|error| {
+            let mut failure = Failure::from(error);
+            if self.outlives {
+                let fetch = again(self.cluster, &format!("fetch {} --movie FILE", self.job_id));
+                failure.text +=
+                    &format!("\njob {} is finished: get the movie with `{fetch}`", self.job_id);
+            }
+            failure
+        })?;
+        if self.json {
+            return Ok(());
+        }
+        match say(format_args!("the movie is {} ({})", path.display(), words::bytes(size_bytes))) {
+            Err(failure) if !failure.is_unread() => Err(failure),
+            _ => Ok(()),
+        }
+    }
+
+    fn left(&self, by: Interrupt, is_over: bool) -> Left {
+        let id = self.job_id;
+        let fetch =
+            |what: String| format!("`{}`", again(self.cluster, &format!("fetch {id} {what}")));
+        let frames = self.folder.map(|folder| fetch(format!("-o {}", quoted(folder.path()))));
+        let movie = self.movie.map(|path| fetch(format!("--movie {}", quoted(path))));
+        let rest = match (frames, movie) {
+            (Some(frames), Some(movie)) => {
+                Some(format!("get the rest with {frames}, and its movie with {movie}"))
+            }
+            (Some(frames), None) => Some(format!("get the rest with {frames}")),
+            (None, Some(movie)) => Some(format!("get the movie with {movie}")),
+            (None, None) => None,
+        };
+        Left { job_id: id, by, is_over, rest }
     }
 
     /// The job does not suffer from what is wrong here.
@@ -118,8 +226,7 @@ impl Follow<'_> {
 
 /// Whether nothing about the job changes any more.
 fn is_over(view: &JobView) -> bool {
-    use framecrew::proto::JobState::{Cancelled, Failed, Finished};
-    matches!(view.state(), Finished | Failed | Cancelled)
+    matches!(view.state(), JobState::Finished | JobState::Failed | JobState::Cancelled)
 }
 
 /// What the person sees.
@@ -130,8 +237,8 @@ struct Display {
 }
 
 enum Form {
-    /// Opened at the first drawing, when its height is known.
-    Panel(Option<Screen>),
+    /// Opened at the first drawing, when its height is known. Warnings go above it, where they stay.
+    Panel(Option<Screen>, Warned),
     Lines(Lines),
     Json,
     /// Nobody reads any more.
@@ -143,7 +250,7 @@ impl Display {
         let form = if json {
             Form::Json
         } else if can_draw() {
-            Form::Panel(None)
+            Form::Panel(None, Warned::default())
         } else {
             Form::Lines(Lines::default())
         };
@@ -168,7 +275,13 @@ impl Display {
         message: &WatchJobResponse,
     ) -> Result<(), Failure> {
         let said = match &mut self.form {
-            Form::Panel(_) | Form::Mute => Ok(()),
+            Form::Mute => Ok(()),
+            Form::Panel(screen, warned) => {
+                warned.fresh(live.view()).into_iter().try_for_each(|line| match screen {
+                    Some(screen) => screen.print(&line).map_err(Failure::from),
+                    None => say(line),
+                })
+            }
             Form::Lines(lines) => lines.update(live, now, message).into_iter().try_for_each(say),
             Form::Json => say_json(message),
         };
@@ -178,7 +291,7 @@ impl Display {
     /// `attempt` counts from 1 in each outage.
     fn disconnected(&mut self, live: &Live, attempt: u32) -> Result<(), Failure> {
         let said = match &mut self.form {
-            Form::Panel(_) | Form::Mute => Ok(()),
+            Form::Panel(..) | Form::Mute => Ok(()),
             Form::Lines(lines) => lines.disconnected(live).map_or(Ok(()), say),
             Form::Json => {
                 if let (1, Link::Down { reason, .. }) = (attempt, live.link()) {
@@ -191,7 +304,7 @@ impl Display {
     }
 
     fn redraw(&mut self, live: &Live, now: Duration) -> Result<(), Failure> {
-        let Form::Panel(screen) = &mut self.form else { return Ok(()) };
+        let Form::Panel(screen, _) = &mut self.form else { return Ok(()) };
         // Before the first message there is nothing to draw.
         if live.view().job().job_id == 0 {
             return Ok(());
@@ -213,7 +326,7 @@ impl Display {
     /// Ends the display; a panel leaves a line behind. `folder` is where frames are, if any.
     fn close(mut self, live: &Live, folder: Option<&OutputFolder>) -> Result<(), Failure> {
         let mut lines = Vec::new();
-        if let Form::Panel(screen) = &mut self.form {
+        if let Form::Panel(screen, _) = &mut self.form {
             drop(screen.take());
             lines.push(view::summary(live.view()));
             lines.extend(view::failures(live.view()));

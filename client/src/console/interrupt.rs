@@ -1,6 +1,8 @@
 use std::{io, time::Duration};
 
-use super::{Exit, Failure, Follow, again, note, quoted};
+use framecrew::Cluster;
+
+use super::{Exit, Failure, again, note};
 
 /// How long a second Ctrl-C cancels the job instead of only leaving it.
 const SECOND_WITHIN: Duration = Duration::from_secs(2);
@@ -58,26 +60,32 @@ impl Interrupts {
     }
 }
 
+/// A job that somebody stopped following.
+#[derive(Debug)]
+pub(crate) struct Left {
+    pub(crate) job_id: u64,
+    pub(crate) by: Interrupt,
+    /// Whether only what it made was still coming.
+    pub(crate) is_over: bool,
+    /// How to get what has not come, for people.
+    pub(crate) rest: Option<String>,
+}
+
 /// Leaves a job that renders on, unless the person asks once more: then it is cancelled.
 pub(crate) async fn leave(
-    follow: &Follow<'_>,
-    by: Interrupt,
-    is_over: bool,
+    cluster: &Cluster,
+    left: Left,
     interrupts: &mut Interrupts,
 ) -> Result<Exit, Failure> {
-    let Follow { cluster, job_id, folder, .. } = follow;
-    let watch = again(cluster, &format!("watch {job_id}"));
-    let fetch = folder.map(|folder| {
-        let fetch = format!("fetch {job_id} -o {}", quoted(folder.path()));
-        format!("get the rest with `{}`", again(cluster, &fetch))
-    });
+    let Left { job_id, by, is_over, rest } = left;
     if is_over {
-        let fetch = fetch.map_or_else(String::new, |fetch| format!("; {fetch}"));
-        note(format_args!("job {job_id} is over{fetch}"));
+        let rest = rest.map_or_else(String::new, |rest| format!("; {rest}"));
+        note(format_args!("job {job_id} is over{rest}"));
         return Ok(Exit::Interrupted);
     }
-    let fetch = fetch.map_or_else(String::new, |fetch| format!(" and {fetch}"));
-    let left = format!("job {job_id} renders on; come back with `{watch}`{fetch}");
+    let watch = again(cluster, &format!("watch {job_id}"));
+    let rest = rest.map_or_else(String::new, |rest| format!(" and {rest}"));
+    let left = format!("job {job_id} renders on; come back with `{watch}`{rest}");
     if by != Interrupt::CtrlC {
         note(left);
         return Ok(Exit::Interrupted);
@@ -87,7 +95,7 @@ pub(crate) async fn leave(
         Ok(Interrupt::CtrlC) => {}
         _ => return Ok(Exit::Interrupted),
     }
-    cluster.cancel(*job_id).await?;
+    cluster.cancel(job_id).await?;
     note(format_args!("job {job_id} is cancelled"));
     Ok(Exit::Cancelled)
 }

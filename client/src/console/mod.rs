@@ -9,7 +9,7 @@ mod screen;
 
 pub(crate) use failure::{Exit, Failure};
 pub(crate) use follow::{Ending, Follow};
-pub(crate) use interrupt::{Interrupt, Interrupts, leave};
+pub(crate) use interrupt::{Interrupt, Interrupts, Left, leave};
 pub(crate) use progress::ProgressLine;
 
 use std::{

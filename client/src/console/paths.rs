@@ -17,11 +17,20 @@ pub(crate) fn data() -> Result<PathBuf, super::Failure> {
 
 /// Folder for a job's frames, in the current one: the job's name, made fit for a path, with `-frames`.
 pub(crate) fn frames_of(job_name: &str) -> PathBuf {
+    PathBuf::from(format!("{}-frames", fit(job_name)))
+}
+
+/// File for a job's contact sheet, in the current folder.
+pub(crate) fn sheet_of(job_name: &str) -> PathBuf {
+    PathBuf::from(format!("{}-sheet.png", fit(job_name)))
+}
+
+/// The name as a part of a path, without what leads elsewhere.
+fn fit(name: &str) -> String {
     let keep = |c: char| if c.is_alphanumeric() || "-_. ".contains(c) { c } else { '-' };
-    let name: String = job_name.chars().map(keep).take(100).collect();
+    let name: String = name.chars().map(keep).take(100).collect();
     let name = name.trim_matches(['.', ' ']);
-    let name = if name.is_empty() { "job" } else { name };
-    PathBuf::from(format!("{name}-frames"))
+    if name.is_empty() { "job".into() } else { name.into() }
 }
 
 #[cfg(test)]

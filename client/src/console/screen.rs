@@ -1,5 +1,5 @@
 use std::{
-    io::{self, Stdout},
+    io::{self, Stdout, Write as _},
     time::Duration,
 };
 
@@ -48,6 +48,14 @@ impl Screen {
         let quiet = Quiet::start();
         let shape = Shape::of(Panel::new(live, now).height())?;
         Ok(Self { terminal: inline(shape.rows)?, shape, color, _quiet: quiet })
+    }
+
+    /// Prints a line above the panel, where it stays.
+    pub(crate) fn print(&mut self, line: &str) -> io::Result<()> {
+        erase()?;
+        writeln!(io::stdout().lock(), "{line}")?;
+        self.terminal = inline(self.shape.rows)?;
+        Ok(())
     }
 
     /// Draws the panel as it is now, anew where its height or the terminal's size has changed.

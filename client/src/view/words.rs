@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use framecrew_proto::v1::{
-    FailureReason, FrameCounts, ImageFormat, Job, JobState, MovieFormat, NodeState, RenderEngine,
-    SliceProgress, Warning,
+    FailureReason, FrameCounts, ImageFormat, Job, JobState, NodeState, RenderEngine, SliceProgress,
+    Warning,
 };
 
 /// `7 · shot`: a job's number and name.
@@ -164,17 +164,6 @@ pub fn state(job: &Job) -> &'static str {
 #[must_use]
 pub fn piece(job: &Job, frame: i32) -> String {
     if makes_movie(job) { "the movie".into() } else { format!("frame {frame}") }
-}
-
-/// Ending of a movie's file name.
-#[must_use]
-pub fn movie_extension(format: MovieFormat) -> &'static str {
-    match format {
-        MovieFormat::Unspecified | MovieFormat::Mp4 => "mp4",
-        MovieFormat::Mkv => "mkv",
-        MovieFormat::Mov => "mov",
-        MovieFormat::Webm => "webm",
-    }
 }
 
 /// A node's state.
