@@ -125,27 +125,31 @@ impl BlobStore for BlobStoreService {
             Err(_) => return Err(exhausted("UPLOADS", "too many uploads run at once")),
         };
         let mut parts = Parts(request.into_inner());
-        let (digest, size_bytes) = match parts.next().await? {
-            Some(Part::Header(header)) => parse_header(&header)?,
-            Some(_) => return Err(invalid("header", "the first message must be the header")),
-            None => return Err(not_committed()),
-        };
-        if self.blobs.contains(digest).await? {
-            return match self.blobs.size_bytes(digest).await? {
-                Some(stored) if stored != size_bytes => Err(invalid(
-                    "header.size_bytes",
-                    format!("the blob of that digest has {stored} bytes, not {size_bytes}"),
-                )),
-                _ => Ok(Response::new(UploadResponse { existed: true, blobs: 1 })),
+        let mut answer = UploadResponse { existed: true, blobs: 0 };
+        loop {
+            let (digest, size_bytes) = match parts.next().await? {
+                Some(Part::Header(header)) => parse_header(&header)?,
+                Some(_) => return Err(invalid("header", "each blob begins with one")),
+                None if answer.blobs == 0 => return Err(not_committed()),
+                None => return Ok(Response::new(answer)),
             };
+            let existed = self.blobs.contains(digest).await?;
+            if existed
+                && let Some(stored) = self.blobs.size_bytes(digest).await?
+                && stored != size_bytes
+            {
+                let fault = format!("the blob of that digest has {stored} bytes, not {size_bytes}");
+                return Err(invalid("header.size_bytes", fault));
+            }
+            answer.existed &= existed;
+            let mut incoming = self.blobs.receive(digest).await?;
+            if let Err(status) = fill(&mut incoming, size_bytes, &mut parts).await {
+                incoming.abort().await;
+                return Err(status);
+            }
+            incoming.commit().await?;
+            answer.blobs += 1;
         }
-        let mut incoming = self.blobs.receive(digest).await?;
-        if let Err(status) = fill(&mut incoming, size_bytes, &mut parts).await {
-            incoming.abort().await;
-            return Err(status);
-        }
-        incoming.commit().await?;
-        Ok(Response::new(UploadResponse { existed: false, blobs: 1 }))
     }
 
     type DownloadStream = BoxStream<'static, Result<DownloadResponse, Status>>;

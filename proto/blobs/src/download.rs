@@ -1,7 +1,6 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    time::Duration,
 };
 
 use framecrew_proto::v1::{
@@ -10,15 +9,10 @@ use framecrew_proto::v1::{
 use tokio::{fs::File, io::AsyncWriteExt as _};
 use tonic::transport::Channel;
 
-use crate::{Digest, TransferError};
-
-/// Broken links in a row, with not one new byte between them, before a download gives up: together with the
-/// pauses about five seconds, long enough for a store that restarts.
-const RESUMES_MAX: u32 = 6;
-
-/// Pause before the first resume; it doubles with each one, and a random half of it is taken off so that a
-/// crew that lost its store does not return in step.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
+use crate::{
+    Digest, TransferError,
+    resume::{RESUMES_MAX, pause},
+};
 
 /// Longest part of the target's name that goes into the hidden file's name, in bytes, so that the latter stays
 /// below the 255 bytes of common file systems.
@@ -69,11 +63,6 @@ pub(crate) async fn to_file(
             }
         }
     }
-}
-
-fn pause(broken: u32) -> Duration {
-    let whole = FIRST_PAUSE * (1 << (broken - 1).min(RESUMES_MAX));
-    whole.mul_f64(0.5 + fastrand::f64() / 2.0)
 }
 
 /// Appends the rest of the blob to `part`; ends well only when all of it is there.
@@ -251,15 +240,6 @@ mod tests {
             let name = hidden.file_name().unwrap().to_str().unwrap();
             assert!(name.starts_with('.') && name.len() <= 255, "{name}");
             assert_eq!(hidden.parent(), Some(Path::new("renders")));
-        }
-    }
-
-    #[test]
-    fn pauses_grow_and_never_last_longer_than_told() {
-        let mut whole = FIRST_PAUSE;
-        for broken in 1..=RESUMES_MAX {
-            assert!((whole / 2..=whole).contains(&pause(broken)));
-            whole *= 2;
         }
     }
 }

@@ -1,13 +1,18 @@
 //! Blobs over the wire: naming, uploading and downloading them, and the paths they have in a project.
 
 mod client;
+mod content;
 mod download;
 mod error;
 mod path;
+mod resume;
+mod upload;
 
 pub use client::BlobClient;
+pub use content::{Chunk, FileDigest};
 pub use error::TransferError;
 pub use path::{InvalidPath, PathFault, ProjectPath, check_paths};
+pub use upload::{LocalFile, Source, UploadProgress, Uploaded};
 
 use std::{fmt, io, path::Path, str::FromStr};
 

@@ -8,10 +8,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use framecrew_blobs::{BlobClient, Digest, TransferError};
+use framecrew_blobs::{BlobClient, Digest, FileDigest, LocalFile, Source, TransferError};
 use framecrew_proto::v1::{
-    DownloadRequest, DownloadResponse, FindMissingRequest, FindMissingResponse, UploadRequest,
-    UploadResponse,
+    DownloadRequest, DownloadResponse, FindMissingRequest, FindMissingResponse, UploadHeader,
+    UploadRequest, UploadResponse,
     blob_store_server::{BlobStore, BlobStoreServer},
     upload_request::Part,
 };
@@ -37,17 +37,24 @@ const GOOD: Script = Script { bytes: BLOB, until: BLOB.len(), end: None };
 struct FakeStore {
     scripts: Arc<Mutex<Vec<Script>>>,
     offsets: Arc<Mutex<Vec<u64>>>,
-    uploaded: Arc<Mutex<Vec<u8>>>,
+    /// What was committed, in that order.
+    uploaded: Arc<Mutex<Vec<Vec<u8>>>>,
     refusal: Option<Code>,
+    /// Streams break after so many commits, each of them once.
+    breaks_after: Arc<Mutex<Vec<usize>>>,
 }
 
 #[tonic::async_trait]
 impl BlobStore for FakeStore {
     async fn find_missing(
         &self,
-        _: Request<FindMissingRequest>,
+        request: Request<FindMissingRequest>,
     ) -> Result<Response<FindMissingResponse>, Status> {
-        Err(Status::unimplemented("not needed here"))
+        let uploaded: Vec<_> =
+            self.uploaded.lock().unwrap().iter().map(|blob| Digest::of(blob).to_string()).collect();
+        let mut missing = request.into_inner().digests;
+        missing.retain(|digest| !uploaded.contains(digest));
+        Ok(Response::new(FindMissingResponse { missing }))
     }
 
     async fn upload(
@@ -58,21 +65,38 @@ impl BlobStore for FakeStore {
             return Err(Status::new(code, "refused"));
         }
         let mut parts = request.into_inner();
-        let mut bytes = Vec::new();
+        let breaks_after = self.breaks_after.lock().unwrap().pop();
+        let mut blobs = 0;
+        let mut open: Option<(UploadHeader, Vec<u8>)> = None;
         while let Some(message) = parts.message().await? {
-            match message.part {
-                Some(Part::Chunk(chunk)) => {
+            match message.part.unwrap() {
+                Part::Header(header) => {
+                    assert!(open.is_none());
+                    open = Some((header, Vec::new()));
+                }
+                Part::Chunk(chunk) => {
+                    let (_, bytes) = open.as_mut().unwrap();
                     assert_eq!(chunk.offset, bytes.len() as u64);
                     bytes.extend_from_slice(&chunk.data);
                 }
-                Some(Part::Commit(_)) => {
-                    *self.uploaded.lock().unwrap() = bytes;
-                    return Ok(Response::new(UploadResponse { existed: false }));
+                Part::Commit(_) => {
+                    let (header, bytes) = open.take().unwrap();
+                    assert_eq!(bytes.len() as u64, header.size_bytes);
+                    if Digest::of(&bytes).to_string() != header.digest {
+                        return Err(Status::invalid_argument("the digest differs"));
+                    }
+                    self.uploaded.lock().unwrap().push(bytes);
+                    blobs += 1;
+                    if breaks_after == Some(blobs) {
+                        return Err(Status::unavailable("scripted"));
+                    }
                 }
-                _ => {}
             }
         }
-        Err(Status::aborted("no commit"))
+        if open.is_some() {
+            return Err(Status::aborted("no commit"));
+        }
+        Ok(Response::new(UploadResponse { existed: false, blobs: blobs as u64 }))
     }
 
     type DownloadStream = Iter<std::vec::IntoIter<Result<DownloadResponse, Status>>>;
@@ -168,6 +192,18 @@ impl Fixture {
             .unwrap()
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
             .collect()
+    }
+
+    /// A file with this content.
+    fn file(&self, name: &str, content: &[u8]) -> LocalFile {
+        let path = self.dir.path().join(name);
+        fs::write(&path, content).unwrap();
+        let content = FileDigest::of_file(&path).unwrap();
+        LocalFile::new(path, content)
+    }
+
+    fn uploaded(&self) -> Vec<Vec<u8>> {
+        self.store.uploaded.lock().unwrap().clone()
     }
 
     fn offsets(&self) -> Vec<u64> {
@@ -270,7 +306,7 @@ async fn a_file_of_many_chunks_is_uploaded_whole_from_another_task() {
     let client = fixture.client.clone();
     let upload = async move { client.upload_file(&path, digest, size_bytes, |_| {}).await };
     tokio::spawn(upload).await.unwrap().unwrap();
-    assert_eq!(*fixture.store.uploaded.lock().unwrap(), bytes);
+    assert_eq!(fixture.uploaded(), [bytes]);
 }
 
 #[tokio::test]
@@ -285,8 +321,86 @@ async fn a_file_that_changed_since_it_was_hashed_is_not_stored() {
         assert!(matches!(error, TransferError::Changed { .. }), "{error}");
         let text = error.to_string();
         assert!(text.contains("project.blend changed"), "{text}");
-        assert_eq!(*fixture.store.uploaded.lock().unwrap(), b"");
+        assert_eq!(fixture.uploaded(), [[0; 0]; 0]);
     }
+}
+
+#[tokio::test]
+async fn files_are_sent_once_each_and_only_what_is_missing() {
+    let fixture = Fixture::new([GOOD]).await;
+    let large = noise(12 << 20);
+    let files = vec![
+        fixture.file("one", b"one"),
+        fixture.file("same", b"one"),
+        fixture.file("large", &large),
+        fixture.file("empty", b""),
+    ];
+    assert!(files[2].chunks.len() > 1);
+    let mut progress = Vec::new();
+    let upload = fixture.client.upload_files(files.clone(), |now| progress.push(now));
+    let sent = upload.await.unwrap();
+    assert_eq!(sent.blobs, 2 + files[2].chunks.len() as u64);
+    assert_eq!(sent.bytes, 3 + large.len() as u64);
+    assert_eq!(fixture.uploaded().len() as u64, sent.blobs);
+    let last = progress.last().unwrap();
+    assert_eq!((last.sent_bytes, last.total_bytes), (sent.bytes, sent.bytes));
+    assert!(progress.is_sorted_by_key(|now| now.sent_bytes));
+
+    let mut files = files;
+    files.push(fixture.file("new", b"new"));
+    let sent = fixture.client.upload_files(files, |_| {}).await.unwrap();
+    assert_eq!((sent.blobs, sent.bytes), (1, 3));
+}
+
+#[tokio::test]
+async fn a_broken_upload_goes_on_with_what_had_not_arrived() {
+    let store =
+        FakeStore { breaks_after: Arc::new(Mutex::new(vec![1; 6])), ..FakeStore::default() };
+    let fixture = Fixture::serve(store).await;
+    let files = (0..40).map(|n| fixture.file(&format!("{n}"), format!("file {n}").as_bytes()));
+    let sent = fixture.client.upload_files(files.collect::<Vec<_>>(), |_| {}).await.unwrap();
+    assert_eq!(sent.blobs, 40);
+    let mut uploaded = fixture.uploaded();
+    uploaded.sort();
+    uploaded.dedup();
+    assert_eq!(uploaded.len(), 40);
+    // What another stream was sending when one broke may go twice.
+    assert!(fixture.uploaded().len() < 60, "{}", fixture.uploaded().len());
+}
+
+#[tokio::test]
+async fn a_file_that_changed_is_named_and_the_others_are_kept() {
+    let fixture = Fixture::new([GOOD]).await;
+    let files = vec![fixture.file("one", b"one"), fixture.file("two", b"two")];
+    for changed in ["TWO", "to", "two and more"] {
+        fs::write(&files[1].path, changed).unwrap();
+        let error = fixture.client.upload_files(files.clone(), |_| {}).await.unwrap_err();
+        assert!(matches!(error, TransferError::Changed { .. }), "{error}");
+        assert!(error.to_string().contains("two changed"), "{error}");
+    }
+    assert!(fixture.uploaded().iter().all(|blob| blob == b"one"));
+}
+
+#[tokio::test]
+async fn blobs_from_files_and_from_memory_go_in_one_call() {
+    let fixture = Fixture::new([GOOD]).await;
+    let LocalFile { path, digest, size_bytes, .. } = fixture.file("0001.png", b"picture");
+    let preview = Bytes::from_static(b"preview");
+    let sources = [
+        Source::File { path, digest, size_bytes },
+        Source::Bytes { digest: Digest::of(&preview), bytes: preview },
+    ];
+    fixture.client.upload_all(sources).await.unwrap();
+    let mut uploaded = fixture.uploaded();
+    uploaded.sort();
+    assert_eq!(uploaded, [b"picture", b"preview"]);
+}
+
+/// Bytes that do not repeat.
+fn noise(len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    blake3::Hasher::new().finalize_xof().fill(&mut bytes);
+    bytes
 }
 
 #[tokio::test]
