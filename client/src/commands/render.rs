@@ -397,9 +397,10 @@ impl Places {
 pub(super) async fn submit(cluster: &Cluster, project: &Project) -> Result<Job, Failure> {
     let mut line = ProgressLine::default();
     let mut is_away = false;
+    let files = format!("reading {}", words::plural(project.file_count() as u64, "file"));
     let show = |progress| match progress {
         SubmitProgress::Hashing { done_bytes, total_bytes } => {
-            line.show("hashing", done_bytes, total_bytes);
+            line.show(&files, done_bytes, total_bytes);
         }
         SubmitProgress::Uploading { sent_bytes, total_bytes } => {
             line.show("uploading", sent_bytes, total_bytes);
