@@ -5,14 +5,14 @@
 //! each path its new text; `admission` and `notes` say what stands in the way and what should be known; `content`
 //! hashes and sends.
 
-mod admission;
-mod collection;
+pub(crate) mod admission;
+pub(crate) mod collection;
 mod content;
-mod files;
-mod layout;
+pub(crate) mod files;
+pub(crate) mod layout;
 mod media;
-mod notes;
-mod stored;
+pub(crate) mod notes;
+pub(crate) mod stored;
 
 use framecrew_blend::BlenderVersion;
 use framecrew_proto::v1 as proto;
@@ -69,7 +69,7 @@ impl Project {
         let layout = Layout::of(&collection, spec.follow_links)?;
         let scene = admission::scene(blend, &spec.settings.scene);
         let scene = scene.map_err(|message| fault(&file, message))?;
-        let notes = notes::notes(&collection, &layout, scene, &spec);
+        let notes = notes::notes(&collection, Some(&layout), Some(scene), &spec);
         let job = proto::JobSpec {
             name: spec.display_name(),
             project: None,

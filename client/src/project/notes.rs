@@ -14,19 +14,24 @@ use crate::{spec::JobSpec, view::words};
 /// Things of one kind that are listed; of more of them the count is enough.
 const LISTED_MAX: usize = 10;
 
-/// Everything worth a note, a sentence each, a list below it where there are several things of a kind.
-pub(super) fn notes(
+/// Everything worth a note, a sentence each, a list below it where there are several things of a kind. Where the
+/// project cannot be laid out, or has no scene, that has been said.
+pub(crate) fn notes(
     collection: &Collection,
-    layout: &Layout,
-    scene: &Scene,
+    layout: Option<&Layout>,
+    scene: Option<&Scene>,
     spec: &JobSpec,
 ) -> Vec<String> {
     let mut notes = Vec::new();
     notes.extend(missing(collection));
-    notes.extend(outside(collection, layout));
+    notes.extend(layout.and_then(|layout| outside(collection, layout)));
     notes.extend(hazards(collection, spec.settings.run_scripts));
-    if scene.format_is_movie && spec.movie.is_none() && spec.settings.format == 0 {
-        notes.push("the file's output is a movie: its frames come as PNG; --movie FILE makes a movie of them".into());
+    let is_movie = scene.is_some_and(|scene| scene.format_is_movie);
+    if is_movie && spec.movie.is_none() && spec.settings.format == 0 {
+        notes.push(
+            "the file's output is a movie: its frames come as PNG; --movie FILE makes a movie of them"
+                .into(),
+        );
     }
     notes
 }
