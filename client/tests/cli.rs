@@ -152,10 +152,63 @@ fn settings_out_of_range_are_refused_with_the_range() {
         ["--priority", "101"],
         ["--engine", "povray"],
         ["--denoise", "maybe"],
+        ["--format", "BMP"],
+        ["--depth", "9"],
+        ["--movie", "out.avi"],
     ] {
         framecrew(folder.path(), &["render", DEMO, flag[0], flag[1]])
             .refuses(2, &[flag[0], flag[1]]);
     }
+}
+
+#[test]
+fn a_movie_of_a_kind_that_is_not_made_is_refused_with_those_that_are() {
+    let folder = folder();
+    for movie in ["out.avi", "out", "mp4"] {
+        let said = framecrew(folder.path(), &["render", DEMO, "--movie", movie]);
+        said.refuses(2, &[movie, ".mp4", ".mkv", ".mov", ".webm"]);
+        let said = framecrew(folder.path(), &["fetch", "1", "--movie", movie]);
+        said.refuses(2, &[movie, ".mp4"]);
+    }
+}
+
+#[test]
+fn a_movie_of_openexr_is_refused_before_the_file_is_looked_at() {
+    let folder = folder();
+    for format in ["OPEN_EXR", "exr", "OPEN_EXR_MULTILAYER", "EXR_MULTILAYER"] {
+        let args = ["render", "gone.blend", "--movie", "out.mp4", "--format", format];
+        framecrew(folder.path(), &args).refuses(2, &["OpenEXR", "--format", "PNG"]);
+    }
+}
+
+#[test]
+fn a_movie_that_cannot_be_written_is_refused_before_anything_is_submitted() {
+    let folder = folder();
+    let file = write(folder.path(), "file", b"");
+    fs::create_dir(folder.path().join("folder.mp4")).unwrap();
+    let (_mute, url) = mute();
+    let below = file.join("out.mp4");
+    for movie in [below.to_str().unwrap(), "folder.mp4"] {
+        let args = ["render", DEMO, "-o", "out", "--movie", movie, "--cluster", &url];
+        framecrew(folder.path(), &args).refuses(2, &[movie]);
+    }
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "nothing is made");
+}
+
+#[test]
+fn a_movie_is_fetched_alone() {
+    let folder = folder();
+    for with in [["-o", "out"], ["-f", "1-9"]] {
+        let args = [&["fetch", "1", "--movie", "out.mp4"][..], &with].concat();
+        framecrew(folder.path(), &args).refuses(2, &["--movie", "drop -o and -f"]);
+    }
+}
+
+#[test]
+fn a_view_layer_that_is_not_in_the_file_is_refused_with_those_that_are() {
+    let folder = folder();
+    let said = framecrew(folder.path(), &["render", DEMO, "--view-layer", "Nowhere"]);
+    said.refuses(2, &["no view layer `Nowhere`", "`ViewLayer`", "--view-layer"]);
 }
 
 #[test]
@@ -264,6 +317,32 @@ fn help_tells_of_every_command_and_of_the_exit_codes() {
         "130",
     ] {
         assert!(said.stdout.contains(word), "{word}");
+    }
+}
+
+#[test]
+fn the_help_of_render_groups_its_flags_and_says_what_they_cost() {
+    let folder = folder();
+    let said = framecrew(folder.path(), &["render", "--help"]);
+    assert_eq!(said.code, 0);
+    for words in [
+        "Frames:",
+        "Render settings",
+        "Project:",
+        "Scheduling:",
+        "--view-layer <NAME>",
+        "--depth <BITS>",
+        "OPEN_EXR_MULTILAYER",
+        "WEBP",
+        "--movie <FILE>",
+        "ProRes",
+        "--run-scripts",
+        "--allow-scripts",
+        "--strict",
+        "--follow-links",
+        "FRAMECREW_MOVIE",
+    ] {
+        assert!(said.stdout.contains(words), "{words:?} is not in: {}", said.stdout);
     }
 }
 

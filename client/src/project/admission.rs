@@ -67,6 +67,19 @@ pub(crate) fn camera_fault(scene: &Scene) -> Option<String> {
     })
 }
 
+/// Why the view layer asked for cannot be rendered.
+fn view_layer_fault(scene: &Scene, wanted: &str) -> Option<String> {
+    if wanted.is_empty() || scene.view_layers.iter().any(|layer| layer.name == wanted) {
+        return None;
+    }
+    let names = scene.view_layers.iter().map(|layer| layer.name.as_str());
+    let names = listed(names);
+    Some(format!(
+        "has no view layer `{wanted}` in the scene `{}`; name one of {names} with --view-layer",
+        scene.name
+    ))
+}
+
 /// Whether the job can be rendered, as far as the .blend tells; which frames it has.
 pub(crate) fn admit(blend: &BlendFile, spec: &JobSpec) -> Result<FrameSet, String> {
     let settings = &spec.settings;
@@ -80,6 +93,14 @@ pub(crate) fn admit(blend: &BlendFile, spec: &JobSpec) -> Result<FrameSet, Strin
         && let Some(fault) = camera_fault(scene)
     {
         return Err(fault);
+    }
+    if let Some(fault) = view_layer_fault(scene, &settings.view_layer) {
+        return Err(fault);
+    }
+    if spec.movie.is_some() && settings.format == 0 && scene.format.starts_with("OPEN_EXR") {
+        return Err("writes OpenEXR, of which no movie can be made; choose another format with --format, like \
+             --format PNG, or drop --movie"
+            .into());
     }
     match &spec.frames {
         Some(Ok(frames)) => Ok(frames.clone()),
