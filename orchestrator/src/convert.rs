@@ -3,17 +3,19 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use framecrew_blobs::{Digest, check_paths};
 use framecrew_proto::v1 as wire;
 
 use crate::{
     domain::{
         Blender, BlenderVersion, Failure, FailureReason, Frame, FrameCounts, FrameRange, FrameSet,
-        FrameState, JobSpec, JobState, MovieOf, NodeDescription, Output, Project, ProjectFile,
-        RenderSettings, Rendered, Slice,
+        FrameState, JobSpec, JobState, MovieOf, NodeDescription, Output, Preview, Project,
+        ProjectFile, RenderSettings, Rendered, Slice, Warning,
     },
     driver::BatchNews,
     feed::{ActiveSlice, NodeState, NodeView, Progress},
+    movie,
     service::faults::Faults,
     store::{JobRecord, JobStanding, LogRecord},
 };
@@ -22,7 +24,7 @@ use crate::{
 const NAME_MAX: usize = 200;
 /// Characters in the names of nodes and tags.
 const SHORT_NAME_MAX: usize = 100;
-/// Bytes in the names of scenes and cameras: what Blender's longest names have.
+/// Bytes in the names of scenes, cameras and view layers: what Blender's longest names have.
 const BLENDER_NAME_BYTES_MAX: usize = 255;
 /// Characters in a request's id.
 const REQUEST_ID_MAX: usize = 64;
@@ -43,6 +45,14 @@ const LINE_BYTES_MAX: usize = 2_000;
 const LOG_TAIL_MAX: usize = 20;
 /// Lines that one message may say were dropped: more than a renderer writes in a day.
 const DROPPED_MAX: u64 = 1 << 32;
+/// Files that a frame produced: more than the views and File Output nodes of any scene we know write.
+const OUTPUTS_MAX: usize = 1_000;
+/// Bytes of a preview; the protocol says so.
+const PREVIEW_BYTES_MAX: usize = 32_768;
+/// Width and height of a preview in pixels; the protocol says so.
+const PREVIEW_PIXELS_MAX: u32 = 256;
+/// Bytes in a warning's text; the protocol says so.
+const WARNING_BYTES_MAX: usize = 500;
 
 impl Faults {
     fn text(&mut self, field: &str, text: &str, max: usize) {
@@ -80,6 +90,12 @@ pub(crate) fn job_spec(spec: wire::JobSpec, faults: &mut Faults) -> Option<JobSp
         }
     };
     let settings = parse_settings(spec.settings.unwrap_or_default(), faults);
+    if spec.movie_of_job_id != 0 {
+        faults.add("spec.movie_of_job_id", "is set by the orchestrator alone: leave it 0");
+    }
+    if let Some(wanted) = &spec.movie {
+        check_movie(wanted, settings.format, project.as_ref(), frames.as_ref(), faults);
+    }
     Some(JobSpec {
         name: spec.name,
         project: project?,
@@ -91,6 +107,39 @@ pub(crate) fn job_spec(spec: wire::JobSpec, faults: &mut Faults) -> Option<JobSp
         movie: spec.movie.map(|movie| movie.format),
         movie_of: None,
     })
+}
+
+fn check_movie(
+    wanted: &wire::Movie,
+    frames_format: i32,
+    project: Option<&Project>,
+    frames: Option<&FrameSet>,
+    faults: &mut Faults,
+) {
+    use wire::{ImageFormat, MovieFormat};
+    const FIELD: &str = "spec.movie";
+    if MovieFormat::try_from(wanted.format).map_or(true, |it| it == MovieFormat::Unspecified) {
+        faults.add(format!("{FIELD}.format"), format!("{} is no movie format", wanted.format));
+    }
+    if let Ok(ImageFormat::OpenExr | ImageFormat::OpenExrMultilayer) = frames_format.try_into() {
+        let message = "is made of frames with 8 or 16 bits a channel, not of OpenEXR: choose \
+                       another format for the frames, or leave the movie out";
+        faults.add(FIELD, message);
+    }
+    let (Some(project), Some(frames)) = (project, frames) else { return };
+    let (files, frames) = (project.files.len() as u64, frames.len());
+    if files + frames > FILES_MAX as u64 {
+        let message = format!(
+            "is made by a job whose project has the {files} files and the {frames} frames of this one: \
+             {FILES_MAX} together at most"
+        );
+        faults.add(FIELD, message);
+    }
+    let taken = project.files.iter().enumerate().filter(|(_, f)| movie::is_in_folder(&f.path));
+    for (n, _) in taken {
+        let message = format!("is in {}, where the movie's frames will be", MovieOf::FOLDER);
+        faults.add(format!("spec.project.files[{n}].path"), message);
+    }
 }
 
 fn frame_set(ranges: &[wire::FrameRange], faults: &mut Faults) -> Option<FrameSet> {
@@ -155,7 +204,11 @@ fn parse_project(project: wire::Project, faults: &mut Faults) -> Option<Project>
 
 fn parse_settings(settings: wire::RenderSettings, faults: &mut Faults) -> RenderSettings {
     const FIELD: &str = "spec.settings";
-    for (field, text) in [("scene", &settings.scene), ("camera", &settings.camera)] {
+    for (field, text) in [
+        ("scene", &settings.scene),
+        ("camera", &settings.camera),
+        ("view_layer", &settings.view_layer),
+    ] {
         if text.len() > BLENDER_NAME_BYTES_MAX {
             let message =
                 format!("must have {BLENDER_NAME_BYTES_MAX} bytes at most, has {}", text.len());
@@ -179,6 +232,12 @@ fn parse_settings(settings: wire::RenderSettings, faults: &mut Faults) -> Render
         && !(1..=1_000).contains(&percent)
     {
         faults.add(format!("{FIELD}.scale_percent"), format!("must be 1 to 1,000, is {percent}"));
+    }
+    if let Some(depth) = settings.color_depth
+        && !matches!(depth, 8 | 10 | 12 | 16 | 32)
+    {
+        let message = format!("must be 8, 10, 12, 16 or 32 bits, is {depth}");
+        faults.add(format!("{FIELD}.color_depth"), message);
     }
     let blender = if settings.blender.is_empty() {
         None
@@ -213,6 +272,11 @@ pub(crate) fn node_name(name: &str, faults: &mut Faults) {
 /// Checks a request's id.
 pub(crate) fn request_id(request_id: &str, faults: &mut Faults) {
     faults.text("request_id", request_id, REQUEST_ID_MAX);
+    if request_id.starts_with(movie::REQUEST_PREFIX) {
+        let message =
+            format!("must not begin with {}, as the orchestrator's own do", movie::REQUEST_PREFIX);
+        faults.add("request_id", message);
+    }
 }
 
 pub(crate) fn node_description(
@@ -269,8 +333,6 @@ pub(crate) fn slice(wire: &wire::Slice) -> Slice {
 pub(crate) enum InvalidEvent {
     #[error("{0} is missing")]
     Missing(&'static str),
-    #[error("an output's digest is malformed")]
-    Digest(#[from] framecrew_blobs::InvalidDigest),
 }
 
 /// What a node says; `None` for what a later version of it may say.
@@ -295,20 +357,14 @@ pub(crate) fn batch_news(event: wire::BatchEvent) -> Result<Option<BatchNews>, I
         ),
         Event::Finished(finished) => {
             let slice = slice(finished.slice)?;
-            let outputs = finished.outputs.into_iter().map(|output| {
-                Ok(Output {
-                    digest: output.digest.parse::<Digest>()?,
-                    name: output.name,
-                    size_bytes: output.size_bytes,
-                    width: output.width,
-                    height: output.height,
-                    channels: output.channels,
-                })
-            });
-            let outputs = outputs.collect::<Result<Vec<_>, InvalidEvent>>()?;
-            if outputs.is_empty() {
-                return Err(InvalidEvent::Missing("a finished slice's output"));
-            }
+            let outputs = match parse_outputs(finished.outputs) {
+                Ok(outputs) => outputs,
+                Err(message) => {
+                    let reason = FailureReason::InvalidOutput;
+                    let failure = Failure { reason, message, log_tail: Vec::new() };
+                    return Ok(Some(BatchNews::Failed(slice, failure)));
+                }
+            };
             BatchNews::Finished(
                 slice,
                 Rendered {
@@ -319,7 +375,7 @@ pub(crate) fn batch_news(event: wire::BatchEvent) -> Result<Option<BatchNews>, I
                         0.0
                     },
                     peak_memory_bytes: finished.peak_memory_bytes,
-                    preview: None,
+                    preview: finished.preview.and_then(parse_preview),
                 },
             )
         }
@@ -345,9 +401,60 @@ pub(crate) fn batch_news(event: wire::BatchEvent) -> Result<Option<BatchNews>, I
             lines: log.lines.iter().map(|line| (line.frame, shortened(&line.text))).collect(),
             dropped: log.dropped.min(DROPPED_MAX),
         },
-        Event::Warning(_) => return Ok(None),
+        Event::Warning(warning) => match parse_warning(&warning) {
+            Some(warning) => BatchNews::Warning(warning),
+            None => return Ok(None),
+        },
         Event::Ended(_) => BatchNews::Ended,
     }))
+}
+
+/// What a frame produced. A fault is told in a sentence: the frame is not taken then.
+fn parse_outputs(outputs: Vec<wire::Output>) -> Result<Vec<Output>, String> {
+    if outputs.is_empty() || outputs.len() > OUTPUTS_MAX {
+        let count = outputs.len();
+        return Err(format!("a finished frame has 1 to {OUTPUTS_MAX} outputs, not {count}"));
+    }
+    // They become files under these names, in one folder.
+    let faults = check_paths(outputs.iter().map(|output| &*output.name));
+    if let Some((n, fault)) = faults.first() {
+        return Err(format!("the name of output {n}, {:?}, {fault}", shortened(&outputs[*n].name)));
+    }
+    let parse = |output: wire::Output| {
+        let digest: Digest =
+            output.digest.parse().map_err(|error| format!("output {}: {error}", output.name))?;
+        Ok(Output {
+            digest,
+            name: output.name,
+            size_bytes: output.size_bytes,
+            width: output.width,
+            height: output.height,
+            channels: output.channels,
+        })
+    };
+    outputs.into_iter().map(parse).collect()
+}
+
+/// A frame's preview; `None` where it is not what it says: the frame is good without it.
+fn parse_preview(preview: wire::Preview) -> Option<Preview> {
+    let wire::Preview { digest, size_bytes, width, height, data } = preview;
+    let is_sound = (1..=PREVIEW_BYTES_MAX).contains(&data.len())
+        && size_bytes == data.len() as u64
+        && [width, height].iter().all(|side| (1..=PREVIEW_PIXELS_MAX).contains(side))
+        && digest.parse() == Ok(Digest::of(&data));
+    // A copy: a slice of the message would keep all of it in memory.
+    let data = Bytes::copy_from_slice(&data);
+    is_sound.then(|| Preview { digest: Digest::of(&data), size_bytes, width, height, data })
+}
+
+/// A warning in one line of bounded length; `None` where nothing is said.
+fn parse_warning(warning: &wire::Warning) -> Option<Warning> {
+    let spaced = |c: char| if c.is_control() { ' ' } else { c };
+    let text: String = warning.text.chars().map(spaced).take(WARNING_BYTES_MAX).collect();
+    let text = text[..text.floor_char_boundary(WARNING_BYTES_MAX)].trim();
+    // A kind that only a later version of the node knows is none.
+    let kind = wire::WarningKind::try_from(warning.kind).unwrap_or_default();
+    (!text.is_empty()).then(|| Warning { kind: kind.into(), text: text.to_owned() })
 }
 
 /// A line of a node, with no more bytes than the protocol says.
@@ -444,7 +551,7 @@ pub(crate) fn encoding_to_wire(spec: &JobSpec) -> Option<wire::Encoding> {
     let movie = spec.movie_of.as_ref()?;
     Some(wire::Encoding {
         format: spec.movie?,
-        name: spec.name.clone(),
+        name: movie::file_name(&spec.name),
         frames_folder: MovieOf::FOLDER.into(),
         frames: movie.frames.ranges().iter().map(range_to_wire).collect(),
     })
@@ -467,8 +574,9 @@ pub(crate) fn job_to_wire(
     detail: SpecDetail,
     waiting_reason: String,
 ) -> wire::Job {
-    let JobStanding { state, counts, revision, started_at_ms, ended_at_ms } = record.standing;
-    let FrameCounts { open, finished, failed, cancelled } = counts;
+    let JobStanding { state, counts, revision, started_at_ms, ended_at_ms, warnings, movie_job } =
+        &record.standing;
+    let FrameCounts { open, finished, failed, cancelled } = *counts;
     wire::Job {
         job_id: record.job.0,
         spec: match detail {
@@ -485,14 +593,17 @@ pub(crate) fn job_to_wire(
         }
         .into(),
         counts: Some(wire::FrameCounts { open, finished, failed, cancelled }),
-        revision,
+        revision: *revision,
         submitted_at_ms: record.submitted_at_ms,
-        started_at_ms,
-        ended_at_ms,
+        started_at_ms: *started_at_ms,
+        ended_at_ms: *ended_at_ms,
         file_version: record.file_version.to_string(),
         waiting_reason,
-        warnings: Vec::new(),
-        movie_job_id: 0,
+        warnings: warnings
+            .iter()
+            .map(|Warning { kind, text }| wire::Warning { kind: *kind, text: text.clone() })
+            .collect(),
+        movie_job_id: movie_job.map_or(0, |job| job.0),
     }
 }
 
@@ -505,7 +616,8 @@ pub(crate) fn frame_state_to_wire(state: FrameState) -> wire::FrameState {
     }
 }
 
-pub(crate) fn frame_to_wire(frame: &Frame) -> wire::Frame {
+/// A frame, and its preview's bytes where they are at hand.
+pub(crate) fn frame_to_wire(frame: &Frame, preview_data: Bytes) -> wire::Frame {
     let rendered = frame.rendered.as_ref();
     wire::Frame {
         frame: frame.frame,
@@ -527,7 +639,15 @@ pub(crate) fn frame_to_wire(frame: &Frame) -> wire::Frame {
         node: frame.node.as_ref().map(Arc::<str>::to_string).unwrap_or_default(),
         render_seconds: rendered.map_or(0.0, |rendered| rendered.render_seconds),
         peak_memory_bytes: rendered.map_or(0, |rendered| rendered.peak_memory_bytes),
-        preview: None,
+        preview: rendered.and_then(|rendered| rendered.preview.as_ref()).map(|preview| {
+            wire::Preview {
+                digest: preview.digest.to_string(),
+                size_bytes: preview.size_bytes,
+                width: preview.width,
+                height: preview.height,
+                data: preview_data,
+            }
+        }),
     }
 }
 

@@ -27,8 +27,7 @@ use crate::{
     blobs::Blobs,
     convert,
     domain::{
-        BatchId, BlenderVersion, Epoch, Failure, FailureReason, JobId, JobSpec, NodeName, Rendered,
-        Slice,
+        BatchId, BlenderVersion, Epoch, Failure, FailureReason, JobId, JobSpec, NodeName, Slice,
     },
     driver::{BatchNews, DriverHandle},
 };
@@ -417,7 +416,7 @@ impl Follower {
 
     /// A frame is finished only when its outputs are in the store: the node's word is not enough.
     async fn verified(&self, news: BatchNews) -> BatchNews {
-        let BatchNews::Finished(slice, rendered) = news else { return news };
+        let BatchNews::Finished(slice, mut rendered) = news else { return news };
         for output in &rendered.outputs {
             let trouble = match self.blobs.contains(output.digest).await {
                 Ok(true) => continue,
@@ -429,8 +428,13 @@ impl Follower {
                 Failure { reason: FailureReason::Infrastructure, message, log_tail: Vec::new() };
             return BatchNews::Failed(slice, failure);
         }
-        let Rendered { outputs, .. } = &rendered;
-        debug_assert!(!outputs.is_empty(), "the edge refuses a frame without outputs");
+        debug_assert!(!rendered.outputs.is_empty(), "the edge refuses a frame without outputs");
+        if let Some(preview) = &rendered.preview
+            && !matches!(self.blobs.contains(preview.digest).await, Ok(true))
+        {
+            debug!(batch = %self.batch, node = %self.node, "a preview is not in the blob store");
+            rendered.preview = None;
+        }
         BatchNews::Finished(slice, rendered)
     }
 }

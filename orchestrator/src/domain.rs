@@ -134,6 +134,12 @@ impl FrameSet {
         frames.windows(2).all(|pair| pair[0] < pair[1]).then_some(set)
     }
 
+    /// A set of one frame.
+    #[must_use]
+    pub fn one(frame: i32) -> Self {
+        Self { ranges: vec![FrameRange { first: frame, last: frame, step: 1 }] }
+    }
+
     /// Number of frames.
     #[must_use]
     pub fn len(&self) -> u64 {
@@ -225,7 +231,8 @@ pub struct JobSpec {
     /// Whether a warning fails the frame.
     #[serde(default)]
     pub strict: bool,
-    /// The movie to make of its frames: a `MovieFormat` of the protocol.
+    /// The movie to make of its frames: a `MovieFormat` of the protocol. With [`Self::movie_of`], the movie
+    /// that this job is.
     #[serde(default)]
     pub movie: Option<i32>,
     /// Set in a job that draws nothing but makes a movie of another one's frames.

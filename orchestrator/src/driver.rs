@@ -14,6 +14,8 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use bytes::Bytes;
+use framecrew_blobs::Digest;
 use tokio::{
     sync::{mpsc, oneshot},
     time::Instant,
@@ -25,9 +27,10 @@ use crate::{
     dispatch::{Assignment, Dispatch},
     domain::{
         BatchId, Frame, FrameState, Incarnation, JobId, JobState, NodeDescription, NodeName, Now,
-        Rendered, Slice,
+        Rendered, Slice, Warning,
     },
     feed::{ActiveSlice, Feed, JobNews, NodeState, NodeView, Progress},
+    movie::{self, Image},
     scheduler::{Action, Event, RestoredBatch, RestoredJob, RestoredNode, Scheduler},
     store::{
         BatchRecord, Group, JobRecord, LogRecord, NodeRecord, Remembered, Request, Store,
@@ -50,6 +53,8 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 const RETRY_MIN: Duration = Duration::from_millis(50);
 /// Longest such pause: a disk with room again is noticed within it.
 const RETRY_MAX: Duration = Duration::from_secs(2);
+/// Warnings of a job; the protocol says so. The last one says that there are more.
+const WARNINGS_MAX: usize = 100;
 
 /// Something that a node said of a batch.
 #[derive(Debug)]
@@ -64,6 +69,7 @@ pub(crate) enum BatchNews {
         lines: Vec<(Option<i32>, String)>,
         dropped: u64,
     },
+    Warning(Warning),
     /// The node would not take it, or does not know it.
     Refused,
     Ended,
@@ -242,12 +248,30 @@ enum Effect {
 struct OpenJob {
     record: JobRecord,
     next_log_line: u64,
+    /// By frame, those of finished frames, while a movie is to be made of them.
+    images: Option<BTreeMap<i32, Image>>,
+}
+
+impl OpenJob {
+    fn new(record: JobRecord, next_log_line: u64) -> Self {
+        let images = movie::is_wanted(&record.spec).then(BTreeMap::new);
+        Self { record, next_log_line, images }
+    }
+
+    fn take_image(&mut self, frame: i32, rendered: &Rendered) {
+        if let Some(images) = &mut self.images
+            && let Some(image) = Image::of(rendered)
+        {
+            images.insert(frame, image);
+        }
+    }
 }
 
 /// What happened to a job in the group at hand.
 #[derive(Default)]
 struct Pending {
     frames: Vec<Arc<Frame>>,
+    previews: Vec<(Digest, Bytes)>,
     active: BTreeMap<Slice, ActiveSlice>,
 }
 
@@ -256,6 +280,8 @@ struct Pending {
 struct Turn {
     group: Group,
     effects: Vec<Effect>,
+    /// Movies' jobs, which begin once they are durable.
+    movies: Vec<JobRecord>,
     jobs: BTreeMap<JobId, Pending>,
     nodes: BTreeSet<NodeName>,
     gone: Vec<NodeView>,
@@ -303,10 +329,15 @@ impl Driver {
         let mut restored_jobs = Vec::new();
         let mut settled_slices = HashSet::new();
         for (record, frames) in open_jobs {
+            let next_log_line = store.next_log_line(record.job).await?;
+            let mut open = OpenJob::new(record.clone(), next_log_line);
             let mut settled = Vec::new();
             let mut attempts = Vec::new();
             for frame in frames {
                 let slice = Slice::whole(frame.frame);
+                if let Some(rendered) = &frame.rendered {
+                    open.take_image(frame.frame, rendered);
+                }
                 if frame.state == FrameState::Open {
                     attempts.push((slice, frame.attempts));
                 } else {
@@ -326,8 +357,7 @@ impl Driver {
                 attempts,
             });
             feed.open_job(&record);
-            let next_log_line = store.next_log_line(record.job).await?;
-            jobs.insert(record.job, OpenJob { record, next_log_line });
+            jobs.insert(record.job, open);
         }
         let mut restored_batches = Vec::new();
         let mut log_sequences = HashMap::new();
@@ -480,8 +510,7 @@ impl Driver {
         }
         // Watchers may come as soon as a submission is answered.
         for (_, record) in &group.new_jobs {
-            self.feed.open_job(record);
-            self.jobs.insert(record.job, OpenJob { record: record.clone(), next_log_line: 1 });
+            self.open(record);
         }
         // Answered from the store: what it does not have was not accepted.
         for (job, existed, reply) in accepted {
@@ -493,11 +522,22 @@ impl Driver {
             let _ = reply.send(answer);
         }
         for (_, record) in group.new_jobs {
-            let (job, frames) = (record.job, record.spec.frames.clone());
-            info!(%job, name = record.spec.name, frames = frames.len(), "job accepted");
-            let (requirements, priority) = (record.requirements(), record.spec.priority);
-            self.decide(Event::JobSubmitted { job, frames, requirements, priority }, turn);
+            self.begin(&record, turn);
         }
+    }
+
+    /// Takes in a job that is durable: watchers may come from now on.
+    fn open(&mut self, record: &JobRecord) {
+        self.feed.open_job(record);
+        self.jobs.insert(record.job, OpenJob::new(record.clone(), 1));
+    }
+
+    /// Lets a job's frames be given away.
+    fn begin(&mut self, record: &JobRecord, turn: &mut Turn) {
+        let (job, frames) = (record.job, record.spec.frames.clone());
+        info!(%job, name = record.spec.name, frames = frames.len(), "job accepted");
+        let (requirements, priority) = (record.requirements(), record.spec.priority);
+        self.decide(Event::JobSubmitted { job, frames, requirements, priority }, turn);
     }
 
     fn take(&mut self, command: Command, turn: &mut Turn) {
@@ -582,6 +622,7 @@ impl Driver {
             BatchNews::Log { sequence, lines, dropped } => {
                 return self.keep_log(batch, sequence, lines, dropped, turn);
             }
+            BatchNews::Warning(warning) => return self.keep_warning(batch, warning, turn),
             BatchNews::Finished(slice, rendered) => Event::SliceFinished { batch, slice, rendered },
             BatchNews::Failed(slice, failure) => {
                 debug!(%batch, frame = slice.frame, reason = ?failure.reason, message = failure.message, "try failed");
@@ -613,6 +654,25 @@ impl Driver {
             records.push(LogRecord { line, frame, node: node.clone(), at_ms: wall_ms(), text });
         }
         turn.jobs.entry(job).or_default();
+    }
+
+    /// Keeps a warning that the job does not have yet. What comes after the job's end comes too late.
+    fn keep_warning(&mut self, batch: BatchId, warning: Warning, turn: &mut Turn) {
+        let Some((job, node)) = self.scheduler.batch(batch) else { return };
+        let Some(open) = self.jobs.get_mut(&job) else { return };
+        let standing = &mut open.record.standing;
+        let number = standing.warnings.len();
+        if standing.state.is_final()
+            || number >= WARNINGS_MAX
+            || standing.warnings.contains(&warning)
+        {
+            return;
+        }
+        let warning = if number + 1 < WARNINGS_MAX { warning } else { more_warnings() };
+        info!(%job, %node, text = warning.text, "warning");
+        standing.warnings = standing.warnings.iter().cloned().chain([warning.clone()]).collect();
+        turn.group.warnings.entry(job).or_default().push((number, warning));
+        self.decide(Event::JobRevised { job }, turn);
     }
 
     fn may_register(&self, registration: &Registration) -> Result<(), MembershipError> {
@@ -699,7 +759,16 @@ impl Driver {
                 Action::CancelBatch { batch, node } => {
                     turn.effects.push(Effect::CancelBatch(batch, node));
                 }
-                Action::FinishSlice { job, slice, node, attempts, rendered, revision } => {
+                Action::FinishSlice { job, slice, node, attempts, mut rendered, revision } => {
+                    // Kept for a while, and not with each of the frames that are kept.
+                    if let Some(preview) = &mut rendered.preview {
+                        let data = std::mem::take(&mut preview.data);
+                        let previews = &mut turn.jobs.entry(job).or_default().previews;
+                        previews.push((preview.digest, data));
+                    }
+                    if let Some(open) = self.jobs.get_mut(&job) {
+                        open.take_image(slice.frame, &rendered);
+                    }
                     turn.put_frame(
                         job,
                         slice,
@@ -757,7 +826,23 @@ impl Driver {
                     }
                     (standing.state, standing.counts, standing.revision) =
                         (state, counts, revision);
-                    turn.group.jobs.insert(job, *standing);
+                    if state == JobState::Finished
+                        && let Some(images) = open.images.take()
+                    {
+                        self.last_job += 1;
+                        let movie = JobId(self.last_job);
+                        standing.movie_job = Some(movie);
+                        let record = JobRecord::submitted(
+                            movie,
+                            Arc::new(movie::spec(job, &open.record.spec, &images)),
+                            open.record.file_version,
+                            wall_ms(),
+                        );
+                        // In one transaction with the end of its source: there is never the one without the other.
+                        turn.group.new_jobs.push((movie::request(job), record.clone()));
+                        turn.movies.push(record);
+                    }
+                    turn.group.jobs.insert(job, open.record.standing.clone());
                     turn.jobs.entry(job).or_default();
                 }
                 Action::NodeChanged { node } => {
@@ -778,11 +863,28 @@ impl Driver {
         }
     }
 
-    /// Commits a turn, however often it takes, and lets it be seen.
+    /// Finishes a turn, and one more for the jobs that were made in it.
     async fn finish(&mut self, turn: Turn) {
-        let Turn { group, effects, jobs, nodes, gone } = turn;
+        let movies = turn.movies.clone();
+        self.settle(turn).await;
+        if !movies.is_empty() {
+            let mut next = Turn::default();
+            for record in &movies {
+                self.begin(record, &mut next);
+            }
+            self.settle(next).await;
+        }
+    }
+
+    /// Commits a turn, however often it takes, and lets it be seen.
+    async fn settle(&mut self, turn: Turn) {
+        let Turn { group, effects, movies, jobs, nodes, gone } = turn;
         if !group.is_empty() {
             self.commit(&group).await;
+        }
+        // First: who sees the source's end may ask for its movie.
+        for record in &movies {
+            self.open(record);
         }
         for view in gone {
             self.feed.publish_node(view);
@@ -801,17 +903,18 @@ impl Driver {
                 self.feed.publish_node(view);
             }
         }
-        for (job, Pending { frames, active }) in jobs {
+        for (job, Pending { frames, previews, active }) in jobs {
             let Some(open) = self.jobs.get(&job) else { continue };
-            let standing = open.record.standing;
+            let standing = open.record.standing.clone();
+            let is_final = standing.state.is_final();
             // What was begun and settled in the same turn is not active any more.
             let settled: HashSet<i32> = frames.iter().map(|frame| frame.frame).collect();
             let active = active
                 .into_values()
                 .filter(|active| !settled.contains(&active.slice.frame))
                 .collect();
-            self.feed.publish_job(&open.record, JobNews { standing, frames, active });
-            if standing.state.is_final() {
+            self.feed.publish_job(&open.record, JobNews { standing, frames, previews, active });
+            if is_final {
                 self.jobs.remove(&job);
             }
         }
@@ -860,6 +963,13 @@ impl Turn {
 
 #[cfg(test)]
 mod tests;
+
+/// The last warning that a job keeps.
+fn more_warnings() -> Warning {
+    let text =
+        "there are more warnings than are kept; the log has what the renderers wrote".to_owned();
+    Warning { kind: 0, text }
+}
 
 /// Milliseconds since 1970, for people: no decision rests on it.
 pub(crate) fn wall_ms() -> i64 {

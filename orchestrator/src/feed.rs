@@ -10,10 +10,16 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
+use framecrew_blobs::Digest;
 use tokio::sync::watch;
 
 use crate::{
-    domain::{Frame, Incarnation, JobId, NodeDescription, NodeName, Requirements, Revision, Slice},
+    domain::{
+        Frame, Incarnation, JobId, JobSpec, NodeDescription, NodeName, Project, Requirements,
+        Revision, Slice,
+    },
+    previews::{PREVIEWS_BYTES_MAX, Previews},
     store::{Identity, JobRecord, JobStanding, LogRecord, NodeRecord, Snapshot, Store, StoreError},
 };
 
@@ -62,6 +68,8 @@ pub(crate) struct JobNews {
     pub(crate) standing: JobStanding,
     /// By revision, rising.
     pub(crate) frames: Vec<Arc<Frame>>,
+    /// The bytes of those frames' previews.
+    pub(crate) previews: Vec<(Digest, Bytes)>,
     pub(crate) active: Vec<ActiveSlice>,
 }
 
@@ -144,6 +152,7 @@ pub(crate) struct Feed {
     identity: Identity,
     jobs: Mutex<HashMap<JobId, Arc<JobFeed>>>,
     cluster: Mutex<ClusterNow>,
+    previews: Arc<Mutex<Previews>>,
     cluster_changed: watch::Sender<()>,
 }
 
@@ -164,9 +173,12 @@ pub(crate) enum WatchError {
 #[derive(Debug)]
 pub(crate) enum Update {
     Snapshot { snapshot: Snapshot, active: Vec<ActiveSlice> },
-    Changes { standing: JobStanding, frames: Vec<Arc<Frame>>, active: Vec<ActiveSlice> },
+    Changes { standing: JobStanding, frames: Vec<FrameNews>, active: Vec<ActiveSlice> },
     Ended(JobStanding),
 }
+
+/// A frame that changed, and its preview's bytes while they are kept.
+pub(crate) type FrameNews = (Arc<Frame>, Bytes);
 
 /// No holder of these locks panics, so a poisoned one is still whole.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -180,6 +192,7 @@ impl Feed {
             identity,
             jobs: Mutex::default(),
             cluster: Mutex::default(),
+            previews: Arc::new(Mutex::new(Previews::new(PREVIEWS_BYTES_MAX))),
             cluster_changed: watch::Sender::new(()),
         }
     }
@@ -192,7 +205,7 @@ impl Feed {
 
     pub(crate) fn open_job(&self, record: &JobRecord) {
         let now = JobNow {
-            standing: record.standing,
+            standing: record.standing.clone(),
             recent: VecDeque::new(),
             recent_above: record.standing.revision,
             active: HashMap::new(),
@@ -206,6 +219,12 @@ impl Feed {
     /// Shows what happened to a job, and lets it go when it is over.
     pub(crate) fn publish_job(&self, record: &JobRecord, news: JobNews) {
         let is_final = news.standing.state.is_final();
+        {
+            let mut previews = lock(&self.previews);
+            for (digest, data) in news.previews {
+                previews.keep(digest, data);
+            }
+        }
         let feed = {
             let mut jobs = lock(&self.jobs);
             if is_final { jobs.remove(&record.job) } else { jobs.get(&record.job).cloned() }
@@ -213,7 +232,7 @@ impl Feed {
         if let Some(feed) = feed {
             let mut now = lock(&feed.now);
             let standing_changed = now.standing != news.standing;
-            now.standing = news.standing;
+            now.standing = news.standing.clone();
             for frame in news.frames {
                 now.active.remove(&Slice::whole(frame.frame));
                 now.recent.push_back(frame);
@@ -237,9 +256,14 @@ impl Feed {
                 return;
             }
         }
-        self.publish_record(JobRecord { standing: news.standing, ..record.clone() });
+        let mut record = JobRecord { standing: news.standing, ..record.clone() };
+        if is_final {
+            record.spec = Arc::new(without_project(&record.spec));
+        }
+        self.publish_record(record);
     }
 
+    /// In a job that is over, the spec is one without its project, which may be large.
     fn publish_record(&self, record: JobRecord) {
         let mut cluster = lock(&self.cluster);
         cluster.version += 1;
@@ -319,6 +343,7 @@ impl Feed {
         let changed = feed.as_ref().map(|feed| feed.changed.subscribe());
         Ok(JobWatch {
             store: self.store.clone(),
+            previews: self.previews.clone(),
             job,
             feed,
             changed,
@@ -342,7 +367,7 @@ impl Feed {
         }
     }
 
-    /// A job, without a copy of its spec of its own where one is in memory.
+    /// A job as it is in memory, its project left out when it is over.
     pub(crate) fn record(&self, job: JobId) -> Option<JobRecord> {
         lock(&self.cluster).jobs.get(&job).map(|(_, record)| record.clone())
     }
@@ -381,6 +406,7 @@ enum Phase {
 #[derive(Debug)]
 pub(crate) struct JobWatch {
     store: Arc<dyn Store>,
+    previews: Arc<Mutex<Previews>>,
     job: JobId,
     /// `None` for a job that was over when the watch began.
     feed: Option<Arc<JobFeed>>,
@@ -405,7 +431,7 @@ impl JobWatch {
         let mut snapshot = self.store.snapshot(self.job, TROUBLED_MAX).await?.ok_or_else(|| {
             StoreError::Unreadable { what: "a job", detail: "it vanished".to_owned() }
         })?;
-        snapshot.troubled.truncate(fitting(&snapshot.troubled));
+        snapshot.troubled.truncate(fitting(snapshot.troubled.iter().map(bytes_of)));
         self.revision = snapshot.job.standing.revision;
         // A commit is readable a moment before it is published. What nodes were doing before it must not be
         // shown after it.
@@ -423,12 +449,13 @@ impl JobWatch {
             if let Some(changed) = &mut self.changed {
                 changed.borrow_and_update();
             }
-            let (standing, mut frames) = self.frames().await?;
-            let fit = fitting(frames.iter().map(|frame| &**frame));
+            let (standing, frames) = self.frames().await?;
+            let mut frames = self.with_previews(frames);
+            let fit = fitting(frames.iter().map(|(frame, data)| bytes_of(frame) + data.len()));
             let is_cut = frames.len() > fit;
             frames.truncate(fit);
             let revision = match frames.last() {
-                Some(frame) if is_cut => frame.revision,
+                Some((frame, _)) if is_cut => frame.revision,
                 _ => standing.revision.max(self.revision),
             };
             let active = self.new_active();
@@ -454,9 +481,9 @@ impl JobWatch {
                 if now.recent_above <= self.revision {
                     let from = now.recent.partition_point(|frame| frame.revision <= self.revision);
                     let frames = now.recent.range(from..).take(limit).cloned().collect();
-                    return Ok((now.standing, frames));
+                    return Ok((now.standing.clone(), frames));
                 }
-                now.standing
+                now.standing.clone()
             }
             None => {
                 let record = self.store.job(self.job).await?;
@@ -468,6 +495,16 @@ impl JobWatch {
         };
         let frames = self.store.frames_changed(self.job, self.revision, limit as u32).await?;
         Ok((standing, frames.into_iter().map(Arc::new).collect()))
+    }
+
+    fn with_previews(&self, frames: Vec<Arc<Frame>>) -> Vec<FrameNews> {
+        let previews = lock(&self.previews);
+        let with_preview = |frame: Arc<Frame>| {
+            let preview = frame.rendered.as_ref().and_then(|rendered| rendered.preview.as_ref());
+            let data = preview.map(|preview| previews.find(preview.digest)).unwrap_or_default();
+            (frame, data)
+        };
+        frames.into_iter().map(with_preview).collect()
     }
 
     fn new_active(&mut self) -> Vec<ActiveSlice> {
@@ -502,21 +539,46 @@ impl JobWatch {
     }
 }
 
-/// How many of these frames fit in one message; at least one.
-fn fitting<'a>(frames: impl IntoIterator<Item = &'a Frame>) -> usize {
-    /// What a frame has besides its texts: digests, numbers, names.
-    const FRAME_BYTES: usize = 300;
+/// How many frames of these sizes fit in one message; at least one.
+pub(crate) fn fitting(frames: impl IntoIterator<Item = usize>) -> usize {
     let mut bytes = 0;
-    let bytes_of = |frame: &Frame| {
-        let failure = frame.failure.as_ref();
-        let tail = failure.map_or(0, |f| f.log_tail.iter().map(String::len).sum::<usize>());
-        FRAME_BYTES + tail + failure.map_or(0, |f| f.message.len())
-    };
-    let fit = frames.into_iter().take(FRAMES_IN_MESSAGE).take_while(|frame| {
-        bytes += bytes_of(frame);
+    let fit = frames.into_iter().take(FRAMES_IN_MESSAGE).take_while(|frame_bytes| {
+        bytes += frame_bytes;
         bytes <= FRAME_BYTES_IN_MESSAGE
     });
     fit.count().max(1)
+}
+
+/// Bytes of a frame in a message, about.
+pub(crate) fn bytes_of(frame: &Frame) -> usize {
+    /// What a frame has besides its texts and outputs: numbers, the node's name, a digest.
+    const FRAME_BYTES: usize = 200;
+    /// What an output has besides its name: a digest, numbers.
+    const OUTPUT_BYTES: usize = 100;
+    let failure = frame.failure.as_ref().map_or(0, |failure| {
+        failure.message.len() + failure.log_tail.iter().map(String::len).sum::<usize>()
+    });
+    let outputs = frame.rendered.as_ref().map_or(0, |rendered| {
+        rendered.outputs.iter().map(|output| OUTPUT_BYTES + output.name.len()).sum()
+    });
+    FRAME_BYTES + failure + outputs
+}
+
+fn without_project(spec: &JobSpec) -> JobSpec {
+    // Field by field: a project is what must not be copied here.
+    let JobSpec { name, project: _, frames, settings, priority, tags, strict, movie, movie_of } =
+        spec;
+    JobSpec {
+        name: name.clone(),
+        project: Project { blend_path: String::new(), files: Vec::new() },
+        frames: frames.clone(),
+        settings: settings.clone(),
+        priority: *priority,
+        tags: tags.clone(),
+        strict: *strict,
+        movie: *movie,
+        movie_of: movie_of.clone(),
+    }
 }
 
 /// One watcher of the cluster.

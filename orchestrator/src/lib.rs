@@ -11,6 +11,8 @@ mod driver;
 mod feed;
 #[cfg(test)]
 mod invariants;
+mod movie;
+mod previews;
 pub mod scheduler;
 mod serve;
 mod service;

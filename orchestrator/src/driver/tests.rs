@@ -10,7 +10,8 @@ use super::*;
 use crate::{
     blobs::Blobs,
     domain::{
-        Blender, BlenderVersion, FrameRange, FrameSet, JobSpec, Output, Project, RenderSettings,
+        Blender, BlenderVersion, FrameRange, FrameSet, JobSpec, MovieOf, Output, Preview, Project,
+        RenderSettings,
     },
     feed::Update,
     store::{Snapshot, sqlite::SqliteStore},
@@ -99,13 +100,14 @@ impl Store for FullableStore {
 
 /// A driver on a real database, with a node that takes calls and never answers: tests speak for it.
 struct Fixture {
-    _dir: TempDir,
+    dir: TempDir,
     store: Arc<FullableStore>,
     feed: Arc<Feed>,
     driver: DriverHandle,
     /// Where the node would be: connections wait there for ever.
     node: std::net::TcpListener,
     stop: CancellationToken,
+    running: tokio::task::JoinHandle<()>,
 }
 
 impl Drop for Fixture {
@@ -116,7 +118,11 @@ impl Drop for Fixture {
 
 impl Fixture {
     async fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        let node = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        Self::on(tempfile::tempdir().unwrap(), node).await
+    }
+
+    async fn on(dir: TempDir, node: std::net::TcpListener) -> Self {
         let (inner, identity) = SqliteStore::open(&dir.path().join("db")).await.unwrap();
         let store = Arc::new(FullableStore {
             inner,
@@ -129,10 +135,39 @@ impl Fixture {
         let (driver, mailbox) = mailbox();
         let dispatch = Dispatch::new(driver.clone(), blobs, identity.epoch, stop.clone());
         let lease = Duration::from_secs(3_600);
-        let running = Driver::restore(store.clone(), feed.clone(), dispatch, mailbox, lease);
-        tokio::spawn(running.await.unwrap().run(stop.clone()));
-        let node = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        Self { _dir: dir, store, feed, driver, node, stop }
+        let restored = Driver::restore(store.clone(), feed.clone(), dispatch, mailbox, lease);
+        let running = tokio::spawn(restored.await.unwrap().run(stop.clone()));
+        Self { dir, store, feed, driver, node, stop, running }
+    }
+
+    /// Another life on the same store, after this one died wherever it was.
+    async fn restart(mut self) -> Self {
+        self.running.abort();
+        let _ = (&mut self.running).await;
+        let dir = std::mem::replace(&mut self.dir, tempfile::tempdir().unwrap());
+        let node = self.node.try_clone().unwrap();
+        drop(self);
+        Self::on(dir, node).await
+    }
+
+    /// The batch that the node has of a job.
+    async fn batch(&self, job: JobId) -> BatchId {
+        self.until(job, |record| record.standing.state == JobState::Rendering).await;
+        let batches = self.store.remember().await.unwrap().batches;
+        batches.iter().find(|(_, record)| record.job == job).unwrap().0
+    }
+
+    /// Follows a job until it is as `wanted` says.
+    async fn until(&self, job: JobId, wanted: impl Fn(&JobRecord) -> bool) -> JobRecord {
+        let mut watch = self.feed.watch(job, 0, "").await.unwrap();
+        loop {
+            let seen = watch.next().await.unwrap();
+            let record = self.store.job(job).await.unwrap().unwrap();
+            if wanted(&record) {
+                return record;
+            }
+            assert!(seen.is_some(), "the job is over: {:?}", record.standing);
+        }
     }
 
     fn job(&self, request_id: &str) -> NewJob {
@@ -154,6 +189,13 @@ impl Fixture {
         }
     }
 
+    /// A job of one frame, of which a movie is to be made.
+    fn movie(&self, request_id: &str) -> NewJob {
+        let job = self.job(request_id);
+        let spec = JobSpec { frames: FrameSet::one(7), movie: Some(1), ..(*job.spec).clone() };
+        NewJob { spec: Arc::new(spec), ..job }
+    }
+
     async fn node(&self) {
         let registration = Registration {
             node: "a".into(),
@@ -161,6 +203,7 @@ impl Fixture {
             address: format!("http://{}", self.node.local_addr().unwrap()),
             description: NodeDescription {
                 slots: 1,
+                ffmpeg: "6.0".to_owned(),
                 blenders: vec![Blender { version: Some(version()), kind: 1, path: String::new() }],
                 ..NodeDescription::default()
             },
@@ -227,7 +270,7 @@ async fn nothing_is_visible_before_it_is_durable() {
     fixture.store.is_full.store(false, Ordering::SeqCst);
     let (_, update) = watch.next().await.unwrap().unwrap();
     let Update::Changes { frames, standing, .. } = update else { panic!("{update:?}") };
-    assert_eq!(frames[0].state, FrameState::Finished);
+    assert_eq!(frames[0].0.state, FrameState::Finished);
     assert_eq!(standing.counts.finished, 1);
     assert_eq!(fixture.store.job(job.job).await.unwrap().unwrap().standing.counts.finished, 1);
 }
@@ -251,4 +294,192 @@ async fn nobody_waits_for_ever_while_the_store_fails() {
     let (driver, _mailbox) = mailbox();
     let error = driver.cancel(JobId(1)).await.unwrap_err();
     assert!(matches!(error, NoAnswer::Late), "{error}");
+}
+
+fn warning(text: &str) -> BatchNews {
+    BatchNews::Warning(Warning { kind: 1, text: text.to_owned() })
+}
+
+fn texts(standing: &crate::store::JobStanding) -> Vec<&str> {
+    standing.warnings.iter().map(|warning| &*warning.text).collect()
+}
+
+#[tokio::test]
+async fn a_warning_is_told_once_and_survives() {
+    let fixture = Fixture::new().await;
+    let (job, _) = fixture.driver.submit(fixture.job("r")).await.unwrap();
+    fixture.node().await;
+    let batch = fixture.batch(job.job).await;
+    let before = fixture.store.job(job.job).await.unwrap().unwrap().standing.revision;
+    fixture.driver.report(batch, vec![warning("a"), warning("b"), warning("a")]).await;
+    let record = fixture.until(job.job, |record| record.standing.warnings.len() == 2).await;
+    assert_eq!(texts(&record.standing), ["a", "b"]);
+    assert_eq!(record.standing.revision, before + 2);
+
+    // A watcher that has the first hears of the second, from the store as from memory.
+    let mut watch = fixture.feed.watch(job.job, before + 1, "").await.unwrap();
+    let (revision, update) = watch.next().await.unwrap().unwrap();
+    let Update::Changes { standing, frames, .. } = update else { panic!("{update:?}") };
+    assert_eq!((revision, frames.len()), (before + 2, 0));
+    assert_eq!(standing, record.standing);
+
+    let fixture = fixture.restart().await;
+    let batch = fixture.batch(job.job).await;
+    fixture.driver.report(batch, vec![warning("b"), warning("c")]).await;
+    let after = fixture.until(job.job, |record| record.standing.warnings.len() > 2).await;
+    assert_eq!(texts(&after.standing), ["a", "b", "c"]);
+    assert_eq!(after.standing.revision, record.standing.revision + 1);
+    let mut watch = fixture.feed.watch(job.job, 0, "").await.unwrap();
+    let (_, update) = watch.next().await.unwrap().unwrap();
+    let Update::Snapshot { snapshot, .. } = update else { panic!("{update:?}") };
+    assert_eq!(snapshot.job.standing, after.standing);
+    let listed = fixture.store.jobs_before(JobId(u64::MAX), 9).await.unwrap();
+    assert_eq!(listed[0].standing, after.standing);
+}
+
+#[tokio::test]
+async fn a_warning_is_not_visible_before_it_is_durable() {
+    let fixture = Fixture::new().await;
+    let (job, _) = fixture.driver.submit(fixture.job("r")).await.unwrap();
+    fixture.node().await;
+    let batch = fixture.batch(job.job).await;
+    let revision = fixture.store.job(job.job).await.unwrap().unwrap().standing.revision;
+    let mut watch = fixture.feed.watch(job.job, revision, "").await.unwrap();
+    watch.next().await.unwrap();
+    fixture.store.is_full.store(true, Ordering::SeqCst);
+    fixture.driver.report(batch, vec![warning("a")]).await;
+    fixture.refused().await;
+    assert!(watch.next().now_or_never().is_none(), "the warning is not stored yet");
+    fixture.store.is_full.store(false, Ordering::SeqCst);
+    let (_, update) = watch.next().await.unwrap().unwrap();
+    let Update::Changes { standing, .. } = update else { panic!("{update:?}") };
+    assert_eq!(texts(&standing), ["a"]);
+}
+
+#[tokio::test]
+async fn a_hundred_warnings_are_kept_and_the_last_says_that_there_are_more() {
+    let fixture = Fixture::new().await;
+    let (job, _) = fixture.driver.submit(fixture.job("r")).await.unwrap();
+    fixture.node().await;
+    let batch = fixture.batch(job.job).await;
+    let many = (0..300).map(|n| warning(&n.to_string())).collect();
+    fixture.driver.report(batch, many).await;
+    fixture.driver.report(batch, vec![BatchNews::Finished(Slice::whole(1), rendered())]).await;
+    let record = fixture.until(job.job, |record| record.standing.counts.finished == 1).await;
+    assert_eq!(record.standing.warnings.len(), WARNINGS_MAX);
+    assert_eq!(record.standing.warnings[98].text, "98");
+    assert!(record.standing.warnings[99].text.contains("more warnings"));
+}
+
+#[tokio::test]
+async fn a_preview_is_stored_without_its_bytes_which_are_at_hand_for_a_while() {
+    let fixture = Fixture::new().await;
+    let (job, _) = fixture.driver.submit(fixture.job("r")).await.unwrap();
+    fixture.node().await;
+    let batch = fixture.batch(job.job).await;
+    let data = Bytes::from_static(b"a small picture");
+    let preview = Preview {
+        digest: Digest::of(&data),
+        size_bytes: 15,
+        width: 9,
+        height: 5,
+        data: data.clone(),
+    };
+    let drawn = Rendered { preview: Some(preview.clone()), ..rendered() };
+    fixture.driver.report(batch, vec![BatchNews::Finished(Slice::whole(1), drawn)]).await;
+    let record = fixture.until(job.job, |record| record.standing.counts.finished == 1).await;
+    let stored = Preview { data: Bytes::new(), ..preview };
+    let frames = fixture.store.frames_after(job.job, 0, 9).await.unwrap();
+    assert_eq!(frames[0].rendered.as_ref().unwrap().preview.as_ref(), Some(&stored));
+
+    let changed = async |feed: &Arc<Feed>| {
+        let mut watch = feed.watch(job.job, record.standing.revision - 1, "").await.unwrap();
+        let (_, update) = watch.next().await.unwrap().unwrap();
+        let Update::Changes { mut frames, .. } = update else { panic!("{update:?}") };
+        frames.remove(0)
+    };
+    let (frame, bytes) = changed(&fixture.feed).await;
+    assert_eq!(frame.rendered.as_ref().unwrap().preview.as_ref(), Some(&stored));
+    assert_eq!(bytes, data);
+    let fixture = fixture.restart().await;
+    let (again, bytes) = changed(&fixture.feed).await;
+    assert_eq!(again, frame);
+    assert!(bytes.is_empty(), "it is downloaded then");
+}
+
+#[tokio::test]
+async fn a_movie_s_job_is_made_in_one_commit_with_the_end_of_its_source() {
+    let fixture = Fixture::new().await;
+    let (source, _) = fixture.driver.submit(fixture.movie("r")).await.unwrap();
+    fixture.node().await;
+    let batch = fixture.batch(source.job).await;
+    fixture.store.is_full.store(true, Ordering::SeqCst);
+    let done = || vec![BatchNews::Finished(Slice::whole(7), rendered()), BatchNews::Ended];
+    fixture.driver.report(batch, done()).await;
+    fixture.refused().await;
+    assert_eq!(fixture.store.jobs_before(JobId(u64::MAX), 9).await.unwrap().len(), 1);
+
+    // Dead before anything of it was written: the node tells it all again.
+    let fixture = fixture.restart().await;
+    assert_eq!(fixture.store.jobs_before(JobId(u64::MAX), 9).await.unwrap().len(), 1);
+    fixture.driver.report(batch, done()).await;
+    let is_over = |record: &JobRecord| record.standing.state.is_final();
+    let ended = fixture.until(source.job, is_over).await;
+    let movie = ended.standing.movie_job.unwrap();
+    let record = fixture.store.job(movie).await.unwrap().unwrap();
+    assert_eq!(record.spec.movie_of.as_ref().map(|of| of.job), Some(source.job));
+    assert_eq!(record.spec.project.files[0].path, format!("{}/000001.png", MovieOf::FOLDER));
+    assert_eq!(record.spec.project.files[0].digest, Digest::of(b"1"));
+
+    // Dead right after: it is there, once, and goes to the node.
+    let fixture = fixture.restart().await;
+    assert_eq!(fixture.store.jobs_before(JobId(u64::MAX), 9).await.unwrap().len(), 2);
+    let batch = fixture.batch(movie).await;
+    let done = vec![BatchNews::Finished(Slice::whole(1), rendered()), BatchNews::Ended];
+    fixture.driver.report(batch, done).await;
+    let ended = fixture.until(movie, is_over).await;
+    assert_eq!((ended.standing.state, ended.standing.movie_job), (JobState::Finished, None));
+    assert_eq!(fixture.store.jobs_before(JobId(u64::MAX), 9).await.unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn frames_finished_in_a_former_life_are_in_the_movie() {
+    let fixture = Fixture::new().await;
+    let job = fixture.movie("r");
+    let frames = FrameSet::new(vec![FrameRange { first: 1, last: 2, step: 1 }]).unwrap();
+    let spec = Arc::new(JobSpec { frames, ..(*job.spec).clone() });
+    let (source, _) = fixture.driver.submit(NewJob { spec, ..job }).await.unwrap();
+    fixture.node().await;
+    let batch = fixture.batch(source.job).await;
+    let finish =
+        |frame| vec![BatchNews::Finished(Slice::whole(frame), rendered()), BatchNews::Ended];
+    fixture.driver.report(batch, finish(1)).await;
+    fixture.until(source.job, |record| record.standing.counts.finished == 1).await;
+    let fixture = fixture.restart().await;
+    let batch = fixture.batch(source.job).await;
+    fixture.driver.report(batch, finish(2)).await;
+    let ended = fixture.until(source.job, |record| record.standing.state.is_final()).await;
+    let movie = fixture.store.job(ended.standing.movie_job.unwrap()).await.unwrap().unwrap();
+    assert_eq!(movie.spec.project.files.len(), 2);
+}
+
+#[tokio::test]
+async fn a_job_that_fails_or_is_cancelled_makes_no_movie() {
+    let fixture = Fixture::new().await;
+    let (failing, _) = fixture.driver.submit(fixture.movie("a")).await.unwrap();
+    let (cancelled, _) = fixture.driver.submit(fixture.movie("b")).await.unwrap();
+    fixture.driver.cancel(cancelled.job).await.unwrap();
+    fixture.node().await;
+    let batch = fixture.batch(failing.job).await;
+    let failure = crate::domain::Failure {
+        reason: crate::domain::FailureReason::Permanent,
+        message: String::new(),
+        log_tail: Vec::new(),
+    };
+    fixture.driver.report(batch, vec![BatchNews::Failed(Slice::whole(7), failure)]).await;
+    for job in [failing.job, cancelled.job] {
+        let record = fixture.until(job, |record| record.standing.state.is_final()).await;
+        assert_eq!(record.standing.movie_job, None);
+    }
+    assert_eq!(fixture.store.jobs_before(JobId(u64::MAX), 9).await.unwrap().len(), 2);
 }

@@ -50,6 +50,12 @@ pub enum Event {
         /// The job.
         job: JobId,
     },
+    /// Something about a job changed that is none of the scheduler's business, like a warning: it takes a
+    /// revision of the job, where all of them come from.
+    JobRevised {
+        /// The job.
+        job: JobId,
+    },
     /// A node joined, or joined again.
     NodeRegistered {
         /// The node.
@@ -394,6 +400,10 @@ impl Scheduler {
             Event::JobCancelled { job } => {
                 self.cancel(job, &mut actions);
                 self.roomy.clone()
+            }
+            Event::JobRevised { job } => {
+                self.revise(job, &mut actions);
+                BTreeSet::new()
             }
             Event::NodeRegistered { node, incarnation, description } => {
                 self.register(now, node, incarnation, description, &mut actions)
@@ -821,6 +831,19 @@ impl Scheduler {
         actions.push(Action::UpdateJob {
             job: job_id,
             state: JobState::Cancelled,
+            counts: job.counts,
+            revision: job.next_revision(),
+        });
+    }
+
+    fn revise(&mut self, job_id: JobId, actions: &mut Vec<Action>) {
+        let Some(job) = self.jobs.get_mut(&job_id) else {
+            self.ignored_events += 1;
+            return;
+        };
+        actions.push(Action::UpdateJob {
+            job: job_id,
+            state: job.state,
             counts: job.counts,
             revision: job.next_revision(),
         });

@@ -39,6 +39,7 @@ const HEARTBEAT: Duration = Duration::from_secs(5);
 enum Happening {
     Submit(Plan),
     CancelJob(usize),
+    ReviseJob(usize),
     /// The scheduler's deadline.
     Wake,
     CrashOrchestrator(Duration),
@@ -186,6 +187,10 @@ impl World {
                 if !self.invariants.state(job).is_final() {
                     self.decide(Event::JobCancelled { job });
                 }
+            }
+            Happening::ReviseJob(which) => {
+                let Some(job) = self.plans.keys().nth(which).copied() else { return };
+                self.decide(Event::JobRevised { job });
             }
             Happening::Wake => {
                 self.next_wake = None;

@@ -1,12 +1,13 @@
 //! Jobs are submitted, shown, watched and cancelled.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
+use bytes::Bytes;
 use framecrew_blobs::Digest;
 use framecrew_proto::v1::{
-    FrameRun, Job, JobChanges, JobEnded, JobSnapshot, ListFramesRequest, ListFramesResponse,
-    ListJobsRequest, ListJobsResponse, ReadLogRequest, ReadLogResponse, SubmitJobRequest,
-    SubmitJobResponse, WatchClusterResponse, WatchJobRequest, WatchJobResponse,
+    BlenderKind, FrameRun, Job, JobChanges, JobEnded, JobSnapshot, ListFramesRequest,
+    ListFramesResponse, ListJobsRequest, ListJobsResponse, ReadLogRequest, ReadLogResponse,
+    SubmitJobRequest, SubmitJobResponse, WatchClusterResponse, WatchJobRequest, WatchJobResponse,
     watch_job_response::Update as WireUpdate,
 };
 use futures::stream;
@@ -22,10 +23,10 @@ use crate::{
     convert::{self, SpecDetail},
     domain::{
         Attempts, BlenderVersion, Frame, FrameRange, FrameState, JobId, JobSpec, JobState,
-        Requirements,
+        NodeDescription, ProjectFile, Requirements,
     },
     driver::{NewJob, NoAnswer, SubmitError},
-    feed::{NodeView, Update, WatchError},
+    feed::{self, NodeView, Update, WatchError},
     store::{JobRecord, JobStanding, Request, Snapshot, StoreError},
 };
 
@@ -33,6 +34,8 @@ use crate::{
 const PAGE_DEFAULT: u32 = 100;
 /// Items on a page.
 const PAGE_MAX: u32 = 1_000;
+/// Bytes at the end of a .blend among which its last block begins.
+const BLEND_END_BYTES: u64 = 4 << 10;
 
 impl OrchestratorService {
     pub(super) async fn submit(
@@ -56,7 +59,7 @@ impl OrchestratorService {
                 return Err(SubmitError::RequestIdTaken(job).into());
             }
             let record = self.store.job(job).await?.ok_or_else(unknown_job)?;
-            let job = Some(self.job_to_wire(&record, SpecDetail::Whole));
+            let job = Some(self.job_to_wire(&record, SpecDetail::WithoutProject));
             return Ok(SubmitJobResponse { job, existed: true });
         }
         self.check_uploaded(&spec).await?;
@@ -65,6 +68,7 @@ impl OrchestratorService {
             file_version,
             blender: spec.settings.blender,
             tags: spec.tags.clone(),
+            // So that there is a node for each frame, and for the movie of them.
             ffmpeg: spec.movie.is_some(),
             run_scripts: spec.settings.run_scripts,
         };
@@ -75,7 +79,8 @@ impl OrchestratorService {
             file_version,
         };
         let (record, existed) = self.driver.submit(new).await?;
-        Ok(SubmitJobResponse { job: Some(self.job_to_wire(&record, SpecDetail::Whole)), existed })
+        let job = Some(self.job_to_wire(&record, SpecDetail::WithoutProject));
+        Ok(SubmitJobResponse { job, existed })
     }
 
     async fn check_uploaded(&self, spec: &JobSpec) -> Result<(), Status> {
@@ -116,45 +121,57 @@ impl OrchestratorService {
             .iter()
             .find(|file| file.path == spec.project.blend_path)
             .ok_or_else(|| invalid(FIELD, "is not one of the project's files"))?;
-        let range = 0..blend.size_bytes.min(framecrew_blend::VERSION_PREFIX_BYTES as u64);
-        let bytes = if range.is_empty() {
-            bytes::Bytes::new()
-        } else {
-            self.blobs.read_range(blend.digest, range).await?
-        };
-        let version = framecrew_blend::read_version(&*bytes)
+        let size_bytes = blend.size_bytes;
+        let prefix = 0..size_bytes.min(framecrew_blend::VERSION_PREFIX_BYTES as u64);
+        let prefix = self.read_file(blend, prefix).await?;
+        let version = framecrew_blend::read_version(&*prefix)
             .map_err(|error| invalid(FIELD, format!("{}: {error}", blend.path)))?;
+        // What is compressed tells its end only to those who read all of it.
+        if prefix.starts_with(b"BLENDER") {
+            let end = size_bytes.saturating_sub(BLEND_END_BYTES)..size_bytes;
+            if !self.read_file(blend, end).await?.windows(4).any(|code| code == b"ENDB") {
+                let message =
+                    format!("{} is cut off: save or copy it again, and submit that", blend.path);
+                return Err(invalid(FIELD, message));
+            }
+        }
         Ok(BlenderVersion { major: version.major, minor: version.minor, patch: None })
+    }
+
+    /// Bytes of a file that is uploaded, from those of its blobs that hold them.
+    async fn read_file(&self, file: &ProjectFile, range: Range<u64>) -> Result<Vec<u8>, Status> {
+        let mut bytes = Vec::new();
+        let mut begin: u64 = 0;
+        for (digest, size_bytes) in file.blobs() {
+            let end = begin.saturating_add(size_bytes);
+            let (from, to) = (range.start.max(begin), range.end.min(end));
+            if from < to {
+                let piece = self.blobs.read_range(digest, from - begin..to - begin).await?;
+                bytes.extend_from_slice(&piece);
+            }
+            begin = end;
+        }
+        Ok(bytes)
     }
 
     /// Refuses what no node can render; where there is no node yet, the job waits for one.
     fn check_renderable(&self, requirements: &Requirements) -> Result<(), Status> {
+        if let Some(wanted) = requirements.blender
+            && !wanted.opens(requirements.file_version)
+        {
+            let message = format!(
+                "is {wanted}, which cannot open a file saved by Blender {}: ask for that or a newer one",
+                requirements.file_version
+            );
+            return Err(invalid("spec.settings.blender", message));
+        }
         let nodes: Vec<_> =
             self.feed.nodes().into_iter().filter(|node| node.state.is_live()).collect();
         if nodes.is_empty() || nodes.iter().any(|node| node.description.meets(requirements)) {
             return Ok(());
         }
-        let tagged: Vec<_> = nodes
-            .iter()
-            .filter(|node| requirements.tags.iter().all(|tag| node.description.tags.contains(tag)))
-            .collect();
-        let message = if tagged.is_empty() {
-            let tags = requirements.tags.join(", ");
-            format!("no node has the tags {tags}; start one with --tag, or leave them out")
-        } else {
-            let mut versions: Vec<_> = tagged
-                .iter()
-                .flat_map(|node| node.description.blenders.iter().filter_map(|b| b.version))
-                .collect();
-            versions.sort_unstable();
-            versions.dedup();
-            let versions = versions.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-            let (saved_by, needs) = (requirements.file_version, requirements);
-            format!(
-                "the file was saved by Blender {saved_by} and the job needs {needs}, but the nodes have \
-                 {versions}; start a node that has it"
-            )
-        };
+        let descriptions = nodes.iter().map(|node| &node.description);
+        let message = what_is_missing(requirements, descriptions);
         Err(unmet(message, "NODE", nodes.iter().map(what_it_has)))
     }
 
@@ -209,16 +226,22 @@ impl OrchestratorService {
         let is_more = numbers.len() > size as usize;
         numbers.truncate(size as usize);
         let stored = self.store.frames_after(job, after, size).await?;
-        let mut stored = stored.iter().peekable();
+        let mut stored = stored.into_iter().peekable();
         let frames = numbers.iter().map(|&number| {
             let known = stored.next_if(|frame| frame.frame == number);
-            let mut frame = known.cloned().unwrap_or_else(|| untouched(number));
-            frame.state = shown(frame.state, record.standing.state);
-            convert::frame_to_wire(&frame)
+            let frame = known.unwrap_or_else(|| untouched(number));
+            Frame { state: shown(frame.state, record.standing.state), ..frame }
         });
-        let frames = frames.collect();
-        let next = numbers.last().filter(|_| is_more).map(i32::to_string);
-        Ok(ListFramesResponse { frames, next_page_token: next.unwrap_or_default() })
+        let mut frames: Vec<Frame> = frames.collect();
+        // Frames with many outputs, or long reasons, make a shorter page.
+        let fit = feed::fitting(frames.iter().map(feed::bytes_of));
+        let is_more = is_more || frames.len() > fit;
+        frames.truncate(fit);
+        let next = frames.last().filter(|_| is_more).map(|frame| frame.frame.to_string());
+        Ok(ListFramesResponse {
+            frames: frames.iter().map(|f| convert::frame_to_wire(f, Bytes::new())).collect(),
+            next_page_token: next.unwrap_or_default(),
+        })
     }
 
     pub(super) async fn cancel(&self, job_id: u64) -> Result<Job, Status> {
@@ -269,10 +292,10 @@ impl OrchestratorService {
                 let runs = runs(&snapshot);
                 let troubled = snapshot.troubled.iter().map(|frame| {
                     let state = shown(frame.state, snapshot.job.standing.state);
-                    convert::frame_to_wire(&Frame { state, ..frame.clone() })
+                    convert::frame_to_wire(&Frame { state, ..frame.clone() }, Bytes::new())
                 });
                 WireUpdate::Snapshot(JobSnapshot {
-                    job: Some(self.job_to_wire(&snapshot.job, SpecDetail::Whole)),
+                    job: Some(self.job_to_wire(&snapshot.job, SpecDetail::WithoutProject)),
                     runs,
                     troubled: troubled.collect(),
                     active: active.iter().map(convert::active_to_wire).collect(),
@@ -280,7 +303,10 @@ impl OrchestratorService {
             }
             Update::Changes { standing, frames, active } => WireUpdate::Changes(JobChanges {
                 job: standing_to_wire(standing),
-                frames: frames.iter().map(|frame| convert::frame_to_wire(frame)).collect(),
+                frames: frames
+                    .into_iter()
+                    .map(|(frame, preview)| convert::frame_to_wire(&frame, preview))
+                    .collect(),
                 active: active.iter().map(convert::active_to_wire).collect(),
             }),
             Update::Ended(standing) => {
@@ -367,16 +393,83 @@ impl OutputLookup for OrchestratorService {
     }
 }
 
+/// What no node has of what a job needs, and what to do about it.
+fn what_is_missing<'a>(
+    requirements: &Requirements,
+    nodes: impl Iterator<Item = &'a NodeDescription>,
+) -> String {
+    let Requirements { file_version, blender, tags, ffmpeg, run_scripts } = requirements;
+    let mut nodes: Vec<_> =
+        nodes.filter(|node| tags.iter().all(|tag| node.tags.contains(tag))).collect();
+    let (tagged, of_tags) = match &*tags.join(", ") {
+        "" => (String::new(), String::new()),
+        tags => (format!(" with the tags {tags}"), tags.to_owned()),
+    };
+    if nodes.is_empty() {
+        return format!("no node has the tags {of_tags}; start one with --tag, or leave them out");
+    }
+    let only_blender = Requirements { blender: *blender, ..Requirements::of_file(*file_version) };
+    let has = words_for_blenders(&nodes);
+    nodes.retain(|node| node.meets(&only_blender));
+    if nodes.is_empty() {
+        return match blender {
+            Some(wanted) => format!(
+                "the job asks for Blender {wanted}, but the nodes{tagged} have {has}; ask for one of those, \
+                 or start a node that has it or may fetch it (--provision)"
+            ),
+            None => format!(
+                "the file was saved by Blender {file_version}, which no older one opens, but the \
+                 nodes{tagged} have {has}; start a node that has {file_version} or newer, or may fetch it \
+                 (--provision)"
+            ),
+        };
+    }
+    if *ffmpeg && !nodes.iter().any(|node| !node.ffmpeg.is_empty()) {
+        return format!(
+            "no node{tagged} has ffmpeg, which makes the movie; install it on one that can render the \
+             file and start that again, or leave the movie out"
+        );
+    }
+    if *run_scripts && !nodes.iter().any(|node| node.allows_scripts) {
+        return format!(
+            "no node{tagged} allows scripts: start one with --allow-scripts, or let the job do without"
+        );
+    }
+    format!(
+        "each of these is on some node, but not all of it on one: {requirements}; start such a node"
+    )
+}
+
+/// The versions of some nodes' Blenders, rising.
+fn words_for_blenders(nodes: &[&NodeDescription]) -> String {
+    let mut versions: Vec<_> = nodes
+        .iter()
+        .flat_map(|node| node.blenders.iter().filter_map(|blender| blender.version))
+        .collect();
+    versions.sort_unstable();
+    versions.dedup();
+    versions.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
 /// A node's name, and in words what matters to placing a job on it.
 fn what_it_has(node: &NodeView) -> (String, String) {
-    let description = &node.description;
-    let blenders = description.blenders.iter().map(|blender| match blender.version {
+    let NodeDescription { blenders, tags, ffmpeg, allows_scripts, .. } = &node.description;
+    let blenders = blenders.iter().map(|blender| match blender.version {
+        Some(version) if blender.kind == BlenderKind::Provisionable as i32 => {
+            format!("Blender {version} (fetched when needed)")
+        }
         Some(version) => format!("Blender {version}"),
         None => "the synthetic renderer".to_owned(),
     });
     let mut has = blenders.collect::<Vec<_>>().join(", ");
-    if !description.tags.is_empty() {
-        has += &format!("; tags {}", description.tags.join(", "));
+    if !ffmpeg.is_empty() {
+        has += ", ffmpeg";
+    }
+    if *allows_scripts {
+        has += "; allows scripts";
+    }
+    if !tags.is_empty() {
+        has += &format!("; tags {}", tags.join(", "));
     }
     (node.name.to_string(), format!("has {has}"))
 }

@@ -8,11 +8,12 @@ use std::{
     sync::Arc,
 };
 
+use framecrew_blobs::Digest;
 use futures::future::BoxFuture;
 
 use crate::domain::{
     BatchId, BlenderVersion, Frame, FrameCounts, FrameState, Incarnation, JobId, JobSpec, JobState,
-    NodeDescription, NodeName, Requirements, Revision, Slice,
+    NodeDescription, NodeName, Requirements, Revision, Slice, Warning,
 };
 
 /// Log lines kept of one job; older ones are dropped, and a reader is told how many.
@@ -28,8 +29,8 @@ pub(crate) struct JobRecord {
     pub(crate) standing: JobStanding,
 }
 
-/// The part of a job that changes.
-#[derive(Debug, Clone, Copy, PartialEq)]
+/// The part of a job that changes. Cheap to clone.
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct JobStanding {
     pub(crate) state: JobState,
     pub(crate) counts: FrameCounts,
@@ -38,6 +39,10 @@ pub(crate) struct JobStanding {
     pub(crate) started_at_ms: i64,
     /// Milliseconds since 1970; 0: not yet.
     pub(crate) ended_at_ms: i64,
+    /// What is wrong with its frames although they are drawn, in the order it was told; none twice.
+    pub(crate) warnings: Arc<[Warning]>,
+    /// The job that makes a movie of its frames.
+    pub(crate) movie_job: Option<JobId>,
 }
 
 impl JobRecord {
@@ -55,6 +60,8 @@ impl JobRecord {
             revision: 1,
             started_at_ms: 0,
             ended_at_ms: 0,
+            warnings: Arc::default(),
+            movie_job: None,
         };
         Self { job, spec, file_version, submitted_at_ms, standing }
     }
@@ -106,7 +113,10 @@ pub(crate) struct LogRecord {
 #[derive(Debug, Default)]
 pub(crate) struct Group {
     pub(crate) new_jobs: Vec<(Request, JobRecord)>,
+    /// All but their warnings, which are only added to.
     pub(crate) jobs: BTreeMap<JobId, JobStanding>,
+    /// New warnings, each with its place among all of its job, from 0.
+    pub(crate) warnings: BTreeMap<JobId, Vec<(usize, Warning)>>,
     pub(crate) frames: BTreeMap<(JobId, Slice), Arc<Frame>>,
     pub(crate) started_batches: BTreeMap<BatchId, BatchRecord>,
     pub(crate) ended_batches: BTreeSet<BatchId>,
@@ -120,6 +130,7 @@ impl Group {
         let Self {
             new_jobs,
             jobs,
+            warnings,
             frames,
             started_batches,
             ended_batches,
@@ -129,6 +140,7 @@ impl Group {
         } = self;
         new_jobs.is_empty()
             && jobs.is_empty()
+            && warnings.is_empty()
             && frames.is_empty()
             && started_batches.is_empty()
             && ended_batches.is_empty()
@@ -230,6 +242,12 @@ pub(crate) trait Store: Debug + Send + Sync + 'static {
         line: u64,
         limit: u32,
     ) -> BoxFuture<'_, Result<Vec<LogRecord>, StoreError>>;
+
+    /// Every blob that a job needs: of its project, and of what its frames produced; some more than once.
+    fn pins<'a>(
+        &'a self,
+        each: &'a mut (dyn FnMut(Digest) + Send),
+    ) -> BoxFuture<'a, Result<(), StoreError>>;
 
     /// The number of the line that a job's log gets next.
     fn next_log_line(&self, job: JobId) -> BoxFuture<'_, Result<u64, StoreError>>;

@@ -1,12 +1,12 @@
 //! The store in SQLite: one writer whose commits are durable (WAL, `synchronous=FULL`), readers beside it.
 //! Statements keep to what PostgreSQL says too (`$1`, `ON CONFLICT`).
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{collections::HashMap, path::Path, sync::Arc, time::Duration};
 
 use futures::{FutureExt as _, TryStreamExt as _, future::BoxFuture};
 use serde::{Serialize, de::DeserializeOwned};
 use sqlx::{
-    QueryBuilder, Row as _, Sqlite, SqlitePool,
+    QueryBuilder, Row as _, Sqlite, SqliteConnection, SqlitePool,
     sqlite::{
         SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
     },
@@ -18,14 +18,14 @@ use super::{
 };
 use crate::domain::{
     Attempts, BatchId, Epoch, Frame, FrameCounts, FrameState, Incarnation, JobId, NodeName, Output,
-    Rendered, Revision,
+    Preview, Rendered, Revision, Warning,
 };
 
 /// Connections for readers: more would only wait for the processors.
 const READERS: u32 = 4;
 /// How long a statement waits for another one's lock; only a checkpoint can hold one.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
-/// Rows in one INSERT: SQLite takes 32,766 parameters, and a row of the widest table has 11.
+/// Rows in one INSERT: SQLite takes 32,766 parameters, and a row of the widest table has 12.
 const ROWS_MAX: usize = 1_000;
 
 #[derive(Debug)]
@@ -124,29 +124,45 @@ fn from_word<T: DeserializeOwned>(what: &'static str, word: &str) -> Result<T, S
 async fn write(writer: &SqlitePool, group: &Group) -> Result<(), StoreError> {
     let mut tx = writer.begin_with("BEGIN IMMEDIATE").await?;
     for (request, record) in &group.new_jobs {
-        let JobStanding { state, counts, revision, started_at_ms, ended_at_ms } = record.standing;
-        sqlx::query("INSERT INTO job VALUES ($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13,$14)")
+        // A job begins without warnings and without a movie.
+        let JobStanding { state, counts, revision, started_at_ms, ended_at_ms, .. } =
+            &record.standing;
+        sqlx::query(
+            "INSERT INTO job (job_id, request_id, fingerprint, spec, file_version, state, open_frames, \
+             finished_frames, failed_frames, cancelled_frames, revision, submitted_at_ms, \
+             started_at_ms, ended_at_ms) VALUES ($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13,$14)",
+        )
             .bind(record.job.0 as i64)
             .bind(&request.request_id)
             .bind(&request.fingerprint)
             .bind(to_json(&*record.spec))
             .bind(record.file_version.to_string())
-            .bind(to_word(&state))
+            .bind(to_word(state))
             .bind(counts.open as i64)
             .bind(counts.finished as i64)
             .bind(counts.failed as i64)
             .bind(counts.cancelled as i64)
-            .bind(revision as i64)
+            .bind(*revision as i64)
             .bind(record.submitted_at_ms)
             .bind(started_at_ms)
             .bind(ended_at_ms)
             .execute(&mut *tx)
             .await?;
     }
-    for (job, JobStanding { state, counts, revision, started_at_ms, ended_at_ms }) in &group.jobs {
+    for (job, standing) in &group.jobs {
+        let JobStanding {
+            state,
+            counts,
+            revision,
+            started_at_ms,
+            ended_at_ms,
+            movie_job,
+            warnings: _,
+        } = standing;
         sqlx::query(
             "UPDATE job SET state = $2, open_frames = $3, finished_frames = $4, failed_frames = $5, \
-             cancelled_frames = $6, revision = $7, started_at_ms = $8, ended_at_ms = $9 WHERE job_id = $1",
+             cancelled_frames = $6, revision = $7, started_at_ms = $8, ended_at_ms = $9, \
+             movie_job_id = $10 WHERE job_id = $1",
         )
         .bind(job.0 as i64)
         .bind(to_word(state))
@@ -157,14 +173,26 @@ async fn write(writer: &SqlitePool, group: &Group) -> Result<(), StoreError> {
         .bind(*revision as i64)
         .bind(started_at_ms)
         .bind(ended_at_ms)
+        .bind(movie_job.map(|job| job.0 as i64))
         .execute(&mut *tx)
         .await?;
+    }
+    for (job, warnings) in &group.warnings {
+        for (number, Warning { kind, text }) in warnings {
+            sqlx::query("INSERT INTO warning (job_id, number, kind, text) VALUES ($1,$2,$3,$4)")
+                .bind(job.0 as i64)
+                .bind(*number as i64)
+                .bind(i64::from(*kind))
+                .bind(text)
+                .execute(&mut *tx)
+                .await?;
+        }
     }
     let frames: Vec<_> = group.frames.iter().collect();
     for chunk in frames.chunks(ROWS_MAX) {
         let mut insert = QueryBuilder::<Sqlite>::new(
             "INSERT INTO slice (job_id, frame, slice_index, state, revision, attempts, outputs, \
-             failure, node, render_seconds, peak_memory_bytes) ",
+             failure, node, render_seconds, peak_memory_bytes, preview) ",
         );
         insert.push_values(chunk, |mut row, ((job, slice), frame)| {
             let rendered = frame.rendered.as_ref();
@@ -178,14 +206,15 @@ async fn write(writer: &SqlitePool, group: &Group) -> Result<(), StoreError> {
                 .push_bind(frame.failure.as_ref().map(to_json))
                 .push_bind(frame.node.as_deref().map(str::to_owned))
                 .push_bind(rendered.map_or(0.0, |r| r.render_seconds))
-                .push_bind(rendered.map_or(0, |r| r.peak_memory_bytes as i64));
+                .push_bind(rendered.map_or(0, |r| r.peak_memory_bytes as i64))
+                .push_bind(rendered.and_then(|r| r.preview.as_ref()).map(to_json));
         });
         insert.push(
             " ON CONFLICT (job_id, frame, slice_index) DO UPDATE SET state = excluded.state, \
              revision = excluded.revision, attempts = excluded.attempts, outputs = excluded.outputs, \
              failure = excluded.failure, node = excluded.node, \
              render_seconds = excluded.render_seconds, \
-             peak_memory_bytes = excluded.peak_memory_bytes",
+             peak_memory_bytes = excluded.peak_memory_bytes, preview = excluded.preview",
         );
         insert.build().execute(&mut *tx).await?;
     }
@@ -253,11 +282,14 @@ async fn write(writer: &SqlitePool, group: &Group) -> Result<(), StoreError> {
 }
 
 const JOB: &str = "SELECT job_id, spec, file_version, state, open_frames, finished_frames, \
-     failed_frames, cancelled_frames, revision, submitted_at_ms, started_at_ms, ended_at_ms FROM job ";
+     failed_frames, cancelled_frames, revision, submitted_at_ms, started_at_ms, ended_at_ms, \
+     movie_job_id FROM job ";
 
+/// A job without its warnings, which lie in another table.
 fn job_of(row: &SqliteRow) -> Result<JobRecord, StoreError> {
     let count = |column| row.try_get::<i64, _>(column).map(|n| n as u64);
     let version: String = row.try_get("file_version")?;
+    let movie_job: Option<i64> = row.try_get("movie_job_id")?;
     Ok(JobRecord {
         job: JobId(count("job_id")?),
         spec: Arc::new(from_json("a job", row.try_get("spec")?)?),
@@ -276,16 +308,50 @@ fn job_of(row: &SqliteRow) -> Result<JobRecord, StoreError> {
             revision: count("revision")?,
             started_at_ms: row.try_get("started_at_ms")?,
             ended_at_ms: row.try_get("ended_at_ms")?,
+            warnings: Arc::default(),
+            movie_job: movie_job.map(|job| JobId(job as u64)),
         },
     })
 }
 
+/// Jobs of adjoining numbers, read with their warnings: in a transaction, so that both are of one moment.
+async fn with_warnings(
+    tx: &mut SqliteConnection,
+    mut jobs: Vec<JobRecord>,
+) -> Result<Vec<JobRecord>, StoreError> {
+    let numbers = || jobs.iter().map(|record| record.job.0 as i64);
+    let (Some(first), Some(last)) = (numbers().min(), numbers().max()) else { return Ok(jobs) };
+    let rows = sqlx::query(
+        "SELECT job_id, kind, text FROM warning WHERE job_id BETWEEN $1 AND $2 \
+         ORDER BY job_id, number",
+    )
+    .bind(first)
+    .bind(last)
+    .fetch_all(tx)
+    .await?;
+    let mut warnings: HashMap<JobId, Vec<Warning>> = HashMap::new();
+    for row in &rows {
+        let job = JobId(row.try_get::<i64, _>("job_id")? as u64);
+        let warning = Warning { kind: row.try_get("kind")?, text: row.try_get("text")? };
+        warnings.entry(job).or_default().push(warning);
+    }
+    for record in &mut jobs {
+        if let Some(warnings) = warnings.remove(&record.job) {
+            record.standing.warnings = warnings.into();
+        }
+    }
+    Ok(jobs)
+}
+
 const FRAME: &str = "SELECT frame, state, revision, attempts, outputs, failure, node, \
-     render_seconds, peak_memory_bytes FROM slice ";
+     render_seconds, peak_memory_bytes, preview FROM slice ";
 
 fn frame_of(row: &SqliteRow) -> Result<Frame, StoreError> {
     let state: FrameState = from_word("a frame's state", row.try_get("state")?)?;
     let outputs: Vec<Output> = from_json("a frame's outputs", row.try_get("outputs")?)?;
+    let preview: Option<String> = row.try_get("preview")?;
+    let preview: Option<Preview> =
+        preview.map(|text| from_json("a frame's preview", &text)).transpose()?;
     let failure: Option<String> = row.try_get("failure")?;
     let node: Option<String> = row.try_get("node")?;
     Ok(Frame {
@@ -299,7 +365,7 @@ fn frame_of(row: &SqliteRow) -> Result<Frame, StoreError> {
                     outputs,
                     render_seconds: row.try_get("render_seconds")?,
                     peak_memory_bytes: row.try_get::<i64, _>("peak_memory_bytes")? as u64,
-                    preview: None,
+                    preview,
                 })
             })
             .transpose()?,
@@ -331,8 +397,11 @@ impl Store for SqliteStore {
             )))
             .fetch_all(&self.readers)
             .await?;
-            for row in &rows {
-                let record = job_of(row)?;
+            let records = rows.iter().map(job_of).collect::<Result<_, _>>()?;
+            let mut reader = self.readers.acquire().await?;
+            let records = with_warnings(&mut reader, records).await?;
+            drop(reader);
+            for record in records {
                 let frames = self.frames_after(record.job, i64::MIN, u32::MAX).await?;
                 remembered.open_jobs.push((record, frames));
             }
@@ -390,13 +459,13 @@ impl Store for SqliteStore {
 
     fn job(&self, job: JobId) -> BoxFuture<'_, Result<Option<JobRecord>, StoreError>> {
         async move {
-            sqlx::query(sqlx::AssertSqlSafe(format!("{JOB} WHERE job_id = $1")))
+            let mut tx = self.readers.begin().await?;
+            let row = sqlx::query(sqlx::AssertSqlSafe(format!("{JOB} WHERE job_id = $1")))
                 .bind(job.0 as i64)
-                .fetch_optional(&self.readers)
-                .await?
-                .as_ref()
-                .map(job_of)
-                .transpose()
+                .fetch_optional(&mut *tx)
+                .await?;
+            let record = row.as_ref().map(job_of).transpose()?;
+            Ok(with_warnings(&mut tx, record.into_iter().collect()).await?.pop())
         }
         .boxed()
     }
@@ -407,16 +476,15 @@ impl Store for SqliteStore {
         limit: u32,
     ) -> BoxFuture<'_, Result<Vec<JobRecord>, StoreError>> {
         async move {
-            sqlx::query(sqlx::AssertSqlSafe(format!(
+            let mut tx = self.readers.begin().await?;
+            let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
                 "{JOB} WHERE job_id < $1 ORDER BY job_id DESC LIMIT $2"
             )))
             .bind(i64::try_from(before.0).unwrap_or(i64::MAX))
             .bind(i64::from(limit))
-            .fetch_all(&self.readers)
-            .await?
-            .iter()
-            .map(job_of)
-            .collect()
+            .fetch_all(&mut *tx)
+            .await?;
+            with_warnings(&mut tx, rows.iter().map(job_of).collect::<Result<_, _>>()?).await
         }
         .boxed()
     }
@@ -500,7 +568,8 @@ impl Store for SqliteStore {
             .iter()
             .map(frame_of)
             .collect::<Result<_, _>>()?;
-            Ok(Some(Snapshot { job: job_of(&row)?, states, troubled }))
+            let job = with_warnings(&mut tx, vec![job_of(&row)?]).await?.pop();
+            Ok(job.map(|job| Snapshot { job, states, troubled }))
         }
         .boxed()
     }

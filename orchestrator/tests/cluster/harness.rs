@@ -73,7 +73,7 @@ impl Orchestrator {
 
     /// A job of a file saved by 3.4, uploaded.
     pub(crate) async fn spec(&self, first: i32, last: i32) -> JobSpec {
-        let blend = b"BLENDER-v304 and so on";
+        let blend = b"BLENDER-v304 and so on ENDB";
         let digest = self.upload(blend).await;
         JobSpec {
             name: "shot".to_owned(),

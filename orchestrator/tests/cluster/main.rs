@@ -4,6 +4,8 @@
 
 mod harness;
 mod membership;
+mod movie;
+mod placement;
 mod restart;
 mod scripted_node;
 mod submit;

@@ -6,9 +6,10 @@ use framecrew_blobs::Digest;
 use framecrew_proto::v1::{
     AttachBatchRequest, AttachBatchResponse, BatchEnd, BatchEnded, BatchEvent, Blender,
     BlenderKind, CancelBatchRequest, CancelBatchResponse, DescribeNodeRequest,
-    DescribeNodeResponse, Failure, FailureReason, NodeDescription, Output, RegisterNodeRequest,
-    RenderBatchRequest, RenderBatchResponse, Slice, SliceFailed, SliceFinished, SliceProgress,
-    SliceStarted, WatchNodeRequest, WatchNodeResponse,
+    DescribeNodeResponse, Failure, FailureReason, NodeDescription, Output, Preview,
+    RegisterNodeRequest, RenderBatchRequest, RenderBatchResponse, Slice, SliceFailed,
+    SliceFinished, SliceProgress, SliceStarted, Warning, WarningKind, WatchNodeRequest,
+    WatchNodeResponse,
     batch_event::Event,
     render_node_server::{RenderNode, RenderNodeServer},
 };
@@ -65,20 +66,17 @@ impl Batch {
     }
 
     pub(crate) fn finish_in(&mut self, frame: i32, digest: Digest, render_seconds: f64) {
-        self.say(Event::Finished(SliceFinished {
-            slice: slice(frame),
-            outputs: vec![Output {
-                name: format!("{frame:04}.png"),
-                digest: digest.to_string(),
-                size_bytes: 1,
-                width: 1,
-                height: 1,
-                ..Default::default()
-            }],
-            render_seconds,
-            peak_memory_bytes: 0,
-            ..Default::default()
-        }));
+        self.say(Event::Finished(SliceFinished { render_seconds, ..finished(frame, digest) }));
+    }
+
+    pub(crate) fn finish_with(&mut self, frame: i32, digest: Digest, preview: Preview) {
+        let preview = Some(preview);
+        self.say(Event::Finished(SliceFinished { preview, ..finished(frame, digest) }));
+    }
+
+    pub(crate) fn warn(&mut self, text: &str) {
+        let kind = WarningKind::MissingFile.into();
+        self.say(Event::Warning(Warning { kind, text: text.to_owned() }));
     }
 
     pub(crate) fn fail(&mut self, frame: i32, reason: FailureReason) {
@@ -95,6 +93,23 @@ impl Batch {
     }
 }
 
+/// A frame with one output.
+pub(crate) fn finished(frame: i32, digest: Digest) -> SliceFinished {
+    SliceFinished {
+        slice: slice(frame),
+        outputs: vec![Output {
+            name: format!("{frame:04}.png"),
+            digest: digest.to_string(),
+            size_bytes: 1,
+            width: 1,
+            height: 1,
+            channels: 4,
+        }],
+        render_seconds: 60.0,
+        ..SliceFinished::default()
+    }
+}
+
 fn slice(frame: i32) -> Option<Slice> {
     Some(Slice { frame, index: 0 })
 }
@@ -104,6 +119,7 @@ fn slice(frame: i32) -> Option<Slice> {
 pub(crate) struct ScriptedNode {
     pub(crate) name: String,
     pub(crate) address: SocketAddr,
+    description: NodeDescription,
     asked: mpsc::UnboundedReceiver<Asked>,
     server: JoinHandle<()>,
 }
@@ -117,6 +133,14 @@ impl Drop for ScriptedNode {
 impl ScriptedNode {
     /// A node with Blender 3.4.1 and one slot.
     pub(crate) async fn join(orchestrator: &Orchestrator, name: &str) -> Self {
+        Self::join_as(orchestrator, name, description("3.4.1")).await
+    }
+
+    pub(crate) async fn join_as(
+        orchestrator: &Orchestrator,
+        name: &str,
+        description: NodeDescription,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (sender, asked) = mpsc::unbounded_channel();
@@ -128,7 +152,7 @@ impl ScriptedNode {
                 .await
                 .unwrap();
         });
-        let node = Self { name: name.to_owned(), address, asked, server };
+        let node = Self { name: name.to_owned(), address, description, asked, server };
         orchestrator.client().await.register_node(node.registration(1)).await.unwrap();
         node
     }
@@ -139,13 +163,17 @@ impl ScriptedNode {
             incarnation,
             address: format!("http://{}", self.address),
             port: 0,
-            description: Some(description("3.4.1")),
+            description: Some(self.description.clone()),
             batch_ids: Vec::new(),
         }
     }
 
     pub(crate) async fn asked(&mut self) -> Asked {
         patience(self.asked.recv()).await.unwrap()
+    }
+
+    pub(crate) fn was_asked_nothing(&mut self) -> bool {
+        self.asked.try_recv().is_err()
     }
 
     pub(crate) async fn batch(&mut self) -> (RenderBatchRequest, Batch) {

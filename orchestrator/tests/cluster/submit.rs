@@ -1,8 +1,8 @@
 //! What is handed in is checked whole, and accepted once.
 
 use framecrew_proto::v1::{
-    CancelJobRequest, FrameRange, GetJobRequest, JobSpec, JobState, ListJobsRequest, Project,
-    ProjectFile, RenderSettings, SubmitJobRequest,
+    CancelJobRequest, FrameRange, GetJobRequest, ImageFormat, JobSpec, JobState, ListJobsRequest,
+    Movie, MovieFormat, Project, ProjectFile, RenderSettings, SubmitJobRequest,
 };
 use tempfile::tempdir;
 use tonic::{Code, Status};
@@ -40,10 +40,14 @@ async fn every_faulty_field_is_named_at_once() {
             samples: Some(0),
             scale_percent: Some(2_000),
             blender: "new".to_owned(),
+            view_layer: "x".repeat(256),
+            color_depth: Some(9),
             ..RenderSettings::default()
         }),
         priority: 101,
         tags: vec![String::new()],
+        movie: Some(Movie { format: 0 }),
+        movie_of_job_id: 1,
         ..JobSpec::default()
     };
     let status = refusal(&orchestrator, spec).await;
@@ -55,14 +59,18 @@ async fn every_faulty_field_is_named_at_once() {
         [
             "spec.frames[0]",
             "spec.frames[1].step",
+            "spec.movie.format",
+            "spec.movie_of_job_id",
             "spec.name",
             "spec.priority",
             "spec.project",
             "spec.settings.blender",
+            "spec.settings.color_depth",
             "spec.settings.engine",
             "spec.settings.format",
             "spec.settings.samples",
             "spec.settings.scale_percent",
+            "spec.settings.view_layer",
             "spec.tags[0]",
         ]
     );
@@ -158,19 +166,40 @@ async fn a_file_that_is_no_blend_is_refused_in_words() {
 }
 
 #[tokio::test]
-async fn a_file_newer_than_every_blender_is_refused_naming_what_the_nodes_have() {
+async fn a_movie_that_cannot_be_made_is_refused_before_a_frame_is_rendered() {
     let data = tempdir().unwrap();
     let orchestrator = Orchestrator::start(data.path()).await;
-    let _node = ScriptedNode::join(&orchestrator, "a").await;
-    let newer: &[u8] = b"BLENDER-v405 and so on";
-    let digest = orchestrator.upload(newer).await;
-    let mut spec = orchestrator.spec(1, 1).await;
-    let file = &mut spec.project.as_mut().unwrap().files[0];
-    (file.digest, file.size_bytes) = (digest.to_string(), newer.len() as u64);
-    let status = refusal(&orchestrator, spec).await;
-    assert_eq!(status.code(), Code::FailedPrecondition);
-    assert!(status.message().contains("4.5"), "{}", status.message());
-    assert!(status.message().contains("3.4.1"), "{}", status.message());
+    let film = JobSpec {
+        movie: Some(Movie { format: MovieFormat::Mp4.into() }),
+        ..orchestrator.spec(1, 9).await
+    };
+    for format in [ImageFormat::OpenExr, ImageFormat::OpenExrMultilayer] {
+        let format = format.into();
+        let settings = Some(RenderSettings { format, ..RenderSettings::default() });
+        let status = refusal(&orchestrator, JobSpec { settings, ..film.clone() }).await;
+        assert_eq!(fields(&status), ["spec.movie"]);
+        assert!(status.message().contains("not of OpenEXR"), "{status}");
+    }
+    let frames = vec![FrameRange { first: 1, last: 100_000, step: 1 }];
+    let status = refusal(&orchestrator, JobSpec { frames, ..film.clone() }).await;
+    assert_eq!(fields(&status), ["spec.movie"]);
+    assert!(status.message().contains("the 1 files and the 100000 frames"), "{status}");
+    let mut taken = film;
+    let project = taken.project.as_mut().unwrap();
+    let path = "Framecrew-frames/000001.png".to_owned();
+    project.files.push(ProjectFile { path, ..project.files[0].clone() });
+    let status = refusal(&orchestrator, taken).await;
+    assert_eq!(fields(&status), ["spec.project.files[1].path"]);
+}
+
+#[tokio::test]
+async fn a_request_id_of_the_orchestrator_s_own_kind_is_refused() {
+    let data = tempdir().unwrap();
+    let orchestrator = Orchestrator::start(data.path()).await;
+    let spec = Some(orchestrator.spec(1, 1).await);
+    let request = SubmitJobRequest { request_id: "movie-of-1".to_owned(), spec };
+    let status = orchestrator.client().await.submit_job(request).await.unwrap_err();
+    assert_eq!(fields(&status), ["request_id"]);
 }
 
 #[tokio::test]

@@ -1,15 +1,16 @@
 //! Watchers get everything, then what changed, and resume where they were.
 
 use framecrew_proto::v1::{
-    FailureReason, FrameState, JobState, ReadLogRequest, WatchClusterRequest, WatchJobRequest,
-    WatchJobResponse, watch_job_response::Update,
+    FailureReason, Frame, FrameState, JobState, ListJobsRequest, Output, Preview, ReadLogRequest,
+    SliceFinished, Warning, WatchClusterRequest, WatchJobRequest, WatchJobResponse,
+    batch_event::Event, watch_job_response::Update,
 };
 use tempfile::tempdir;
 use tonic::{Code, Streaming};
 
 use crate::{
     harness::{Orchestrator, patience},
-    scripted_node::{Batch, ScriptedNode},
+    scripted_node::{Asked, Batch, ScriptedNode, finished},
 };
 
 async fn watch(
@@ -21,11 +22,12 @@ async fn watch(
     orchestrator.client().await.watch_job(request).await.unwrap().into_inner()
 }
 
-/// The state of each frame, as a watcher folds it, in the order of their numbers.
+/// The state of each frame, as a watcher folds it, in the order of their numbers, and what is told of the job.
 #[derive(Debug, Default, PartialEq)]
 struct Folded {
     frames: std::collections::BTreeMap<i32, i32>,
     state: i32,
+    warnings: Vec<Warning>,
 }
 
 impl Folded {
@@ -49,7 +51,9 @@ impl Folded {
             }
             Update::Ended(ended) => &ended.job,
         };
-        self.state = job.as_ref().unwrap().state;
+        let job = job.as_ref().unwrap();
+        self.state = job.state;
+        self.warnings.clone_from(&job.warnings);
     }
 }
 
@@ -216,7 +220,7 @@ async fn a_cluster_watcher_sees_nodes_and_jobs_come() {
 
 #[tokio::test]
 async fn log_lines_are_kept_and_lost_ones_counted() {
-    use framecrew_proto::v1::{LogLine, LogLines, batch_event::Event};
+    use framecrew_proto::v1::{LogLine, LogLines};
     let data = tempdir().unwrap();
     let orchestrator = Orchestrator::start(data.path()).await;
     let mut node = ScriptedNode::join(&orchestrator, "a").await;
@@ -241,4 +245,133 @@ async fn log_lines_are_kept_and_lost_ones_counted() {
     batch.finish(1, png);
     batch.end();
     assert!(patience(stream.message()).await.unwrap().is_none(), "the log ends with the job");
+}
+
+#[tokio::test]
+async fn a_warning_is_a_change_of_the_job_told_once_and_never_lost() {
+    let data = tempdir().unwrap();
+    let orchestrator = Orchestrator::start(data.path()).await;
+    let mut node = ScriptedNode::join(&orchestrator, "a").await;
+    let spec = orchestrator.spec(1, 1).await;
+    let job_id = orchestrator.submit(spec).await;
+    let (_, mut batch) = node.batch().await;
+    let mut stream = watch(&orchestrator, job_id, 0).await;
+    let mut resumed = Folded::default();
+    let texts = |folded: &Folded| -> Vec<String> {
+        folded.warnings.iter().map(|warning| warning.text.clone()).collect()
+    };
+    batch.start(1);
+    batch.warn("tex/wood.png is not there");
+    let seen = until(&mut stream, &mut resumed, |message| match message.update.as_ref().unwrap() {
+        Update::Changes(changes) => !changes.job.as_ref().unwrap().warnings.is_empty(),
+        _ => false,
+    })
+    .await;
+    assert_eq!(texts(&resumed), ["tex/wood.png is not there"]);
+    drop(stream);
+
+    // While it is away: the same again, another one with what does not belong in a line, and nothing at all.
+    batch.warn("tex/wood.png is not there");
+    batch.warn(&format!("two\nlines\u{1b}[31m {}", "é".repeat(400)));
+    batch.warn(" \n ");
+    let job = orchestrator.until(job_id, |job| job.warnings.len() > 1).await;
+    assert_eq!(job.revision, seen.revision + 1);
+    orchestrator.kill().await;
+
+    // The node tells all of it again to the next life.
+    let orchestrator = Orchestrator::start(data.path()).await;
+    let Asked::Attach(_, mut batch) = node.asked().await else { panic!("not an attach") };
+    batch.start(1);
+    batch.warn("tex/wood.png is not there");
+    batch.warn("a third");
+    let mut stream = watch(&orchestrator, job_id, seen.revision).await;
+    until(&mut stream, &mut resumed, |message| message.revision == seen.revision + 2).await;
+    let mut afresh = Folded::default();
+    afresh.fold(&next(&mut watch(&orchestrator, job_id, 0).await).await);
+    assert_eq!(resumed, afresh);
+    let told = texts(&afresh);
+    assert_eq!((told.len(), &*told[0], &*told[2]), (3, "tex/wood.png is not there", "a third"));
+    assert!(told[1].starts_with("two lines [31m é") && told[1].len() <= 500, "{}", told[1]);
+    assert_eq!(orchestrator.job(job_id).await.warnings, afresh.warnings);
+    let listed = orchestrator.client().await.list_jobs(ListJobsRequest::default()).await.unwrap();
+    assert_eq!(listed.into_inner().jobs[0].warnings, afresh.warnings);
+}
+
+fn preview(data: &'static [u8]) -> Preview {
+    Preview {
+        digest: framecrew_blobs::Digest::of(data).to_string(),
+        size_bytes: data.len() as u64,
+        width: 256,
+        height: 144,
+        data: data.into(),
+    }
+}
+
+fn changed_frame(message: WatchJobResponse, number: i32) -> Frame {
+    let Some(Update::Changes(changes)) = message.update else { panic!("{message:?}") };
+    changes.frames.into_iter().find(|frame| frame.frame == number).unwrap()
+}
+
+#[tokio::test]
+async fn a_preview_comes_with_its_frame_and_is_downloaded_later() {
+    let data = tempdir().unwrap();
+    let orchestrator = Orchestrator::start(data.path()).await;
+    let (job_id, mut node, mut batch) = ten_frames(&orchestrator).await;
+    let png = orchestrator.upload(b"1").await;
+    orchestrator.upload(b"a small picture").await;
+    let mut stream = watch(&orchestrator, job_id, 0).await;
+    let mut folded = Folded::default();
+    batch.start(1);
+    batch.finish_with(1, png, preview(b"a small picture"));
+    batch.end();
+    let message = until(&mut stream, &mut folded, |message| changes_frame(message, 1)).await;
+    let revision = message.revision;
+    assert_eq!(changed_frame(message, 1).preview, Some(preview(b"a small picture")));
+    let without = Some(Preview { data: Vec::new().into(), ..preview(b"a small picture") });
+    assert_eq!(orchestrator.frames(job_id).await[0].preview, without);
+
+    // A preview that is not what it says is left out; the frame is good.
+    let bad = [
+        Preview { digest: png.to_string(), ..preview(b"a small picture") },
+        Preview { width: 257, ..preview(b"a small picture") },
+        Preview { size_bytes: 1, ..preview(b"a small picture") },
+        preview(b"never uploaded"),
+    ];
+    for bad in bad {
+        let (request, mut batch) = node.batch().await;
+        let frame = request.slices[0].frame;
+        batch.start(frame);
+        batch.finish_with(frame, png, bad);
+        batch.end();
+        let message = until(&mut stream, &mut folded, |m| changes_frame(m, frame)).await;
+        let frame = changed_frame(message, frame);
+        assert_eq!((frame.state(), frame.preview), (FrameState::Finished, None));
+    }
+
+    // Another life has no bytes at hand, and tells where they are.
+    orchestrator.kill().await;
+    let orchestrator = Orchestrator::start(data.path()).await;
+    let mut stream = watch(&orchestrator, job_id, revision - 1).await;
+    let message = until(&mut stream, &mut folded, |message| changes_frame(message, 1)).await;
+    assert_eq!(changed_frame(message, 1).preview, without);
+}
+
+#[tokio::test]
+async fn outputs_that_would_leave_their_folder_fail_the_frame_with_the_reason() {
+    let data = tempdir().unwrap();
+    let orchestrator = Orchestrator::start(data.path()).await;
+    let (job_id, _node, mut batch) = ten_frames(&orchestrator).await;
+    let png = orchestrator.upload(b"1").await;
+    let mut finished: SliceFinished = finished(1, png);
+    finished
+        .outputs
+        .push(Output { name: "../../up.png".to_owned(), ..finished.outputs[0].clone() });
+    batch.start(1);
+    batch.say(Event::Finished(finished));
+    batch.end();
+    orchestrator.until(job_id, |job| job.revision > 2).await;
+    let frame = orchestrator.frames(job_id).await.remove(0);
+    let failure = frame.failure.unwrap();
+    assert_eq!(failure.reason(), FailureReason::InvalidOutput);
+    assert!(failure.message.contains("../../up.png"), "{}", failure.message);
 }

@@ -145,6 +145,10 @@ fn run(seed: u64) {
             let at = world.between(at, FAULTS_END);
             world.plan(at, Happening::CancelJob(job));
         }
+        if world.chance(0.2) {
+            let at = world.between(at, FAULTS_END);
+            world.plan(at, Happening::ReviseJob(job));
+        }
     }
     // Something happens at that time even where every machine is gone.
     world.plan(FAULTS_END, Happening::Wake);

@@ -111,6 +111,11 @@ impl Cluster {
         self
     }
 
+    fn revise(mut self, job: u64) -> Self {
+        self.world.decide(Event::JobRevised { job: JobId(job) });
+        self
+    }
+
     fn restart(mut self) -> Self {
         self.world.crash_orchestrator(Duration::from_secs(1));
         self.passes(1.1)
@@ -381,6 +386,28 @@ fn a_cancelled_job_commits_nothing_more_and_frees_its_nodes() {
     let cluster = cluster.ends();
     assert_eq!(cluster.world.invariants.frames(JobId(1), FrameState::Finished), finished);
     assert_eq!(cluster.world.invariants.state(JobId(1)), JobState::Cancelled);
+}
+
+#[test]
+fn what_is_noted_of_a_job_takes_a_revision_and_starts_nothing() {
+    let revisions = |cluster: &Cluster| {
+        cluster.history(|action| match action {
+            Action::UpdateJob { revision, .. } => Some(*revision),
+            _ => None,
+        })
+    };
+    let cluster = Cluster::new().node("a").job(1..=2).passes(0.5);
+    let before = cluster.world.history.len();
+    let cluster = cluster.revise(1);
+    assert_eq!(cluster.world.history.len(), before + 1);
+    let noted = revisions(&cluster).pop().unwrap();
+    assert_eq!(revisions(&cluster), [2, noted], "giving the first frame away was the change before");
+    // The frames' own revisions come after it, also in another life.
+    let cluster = cluster.restart().assert_finished();
+    assert_eq!(revisions(&cluster).pop(), Some(noted + 2));
+    // A job that is over has its last revision.
+    let before = cluster.world.history.len();
+    assert_eq!(cluster.revise(1).world.history.len(), before);
 }
 
 #[test]
