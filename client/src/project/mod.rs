@@ -52,7 +52,7 @@ impl Project {
     fn open_blocking(spec: JobSpec) -> Result<Self, Error> {
         spec.frames.clone().transpose()?;
         let file = spec.file.clone();
-        if file.file_name().and_then(|name| name.to_str()).is_none() {
+        if file.file_name().and_then(|name| name.to_str()).is_none() && !file.is_dir() {
             return Err(fault(
                 &file,
                 "names no file that every machine could have; name a .blend, in letters that are Unicode",
