@@ -93,6 +93,13 @@ impl Store for FullableStore {
         self.inner.log(job, frame, line, limit)
     }
 
+    fn pins<'a>(
+        &'a self,
+        each: &'a mut (dyn FnMut(Digest) + Send),
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.inner.pins(each)
+    }
+
     fn next_log_line(&self, job: JobId) -> BoxFuture<'_, Result<u64, StoreError>> {
         self.inner.next_log_line(job)
     }

@@ -3,8 +3,9 @@
 
 use std::{collections::HashMap, path::Path, sync::Arc, time::Duration};
 
+use framecrew_blobs::Digest;
 use futures::{FutureExt as _, TryStreamExt as _, future::BoxFuture};
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sqlx::{
     QueryBuilder, Row as _, Sqlite, SqliteConnection, SqlitePool,
     sqlite::{
@@ -384,6 +385,25 @@ fn line_of(row: &SqliteRow) -> Result<LogRecord, StoreError> {
     })
 }
 
+/// What of a job's spec names blobs.
+#[derive(Deserialize)]
+struct PinningSpec {
+    project: PinningProject,
+}
+
+#[derive(Deserialize)]
+struct PinningProject {
+    files: Vec<Pin>,
+}
+
+/// Something that names a blob, or those of its chunks.
+#[derive(Deserialize)]
+struct Pin {
+    digest: Digest,
+    #[serde(default)]
+    chunks: Vec<Pin>,
+}
+
 impl Store for SqliteStore {
     fn commit<'a>(&'a self, group: &'a Group) -> BoxFuture<'a, Result<(), StoreError>> {
         write(&self.writer, group).boxed()
@@ -595,6 +615,33 @@ impl Store for SqliteStore {
             .iter()
             .map(line_of)
             .collect()
+        }
+        .boxed()
+    }
+
+    fn pins<'a>(
+        &'a self,
+        each: &'a mut (dyn FnMut(Digest) + Send),
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        async move {
+            let mut jobs = sqlx::query("SELECT spec FROM job").fetch(&self.readers);
+            while let Some(row) = jobs.try_next().await? {
+                let spec: PinningSpec = from_json("a job", row.try_get("spec")?)?;
+                for file in &spec.project.files {
+                    each(file.digest);
+                    file.chunks.iter().for_each(|chunk| each(chunk.digest));
+                }
+            }
+            drop(jobs);
+            let mut frames = sqlx::query("SELECT outputs, preview FROM slice").fetch(&self.readers);
+            while let Some(row) = frames.try_next().await? {
+                let outputs: Vec<Pin> = from_json("a frame's outputs", row.try_get("outputs")?)?;
+                outputs.iter().for_each(|output| each(output.digest));
+                if let Some(preview) = row.try_get("preview")? {
+                    each(from_json::<Pin>("a frame's preview", preview)?.digest);
+                }
+            }
+            Ok(())
         }
         .boxed()
     }
