@@ -35,6 +35,9 @@ pub(crate) struct Walls {
     pub(crate) writes: Vec<PathBuf>,
     /// Files and folders that it may read, and run.
     pub(crate) reads: Vec<PathBuf>,
+    /// Whether it may look at processes, itself among them: drivers of graphics cards do. That shows the
+    /// environments of all the user's processes, so it is nothing for a file's own Python.
+    pub(crate) sees_processes: bool,
 }
 
 /// Where renderers work, and whether there are walls around them.
@@ -65,6 +68,7 @@ impl Workplace {
         self.confined.then(|| Walls {
             writes: vec![home.to_owned()],
             reads: program.into_iter().chain([projects]).collect(),
+            sees_processes: only.is_none(),
         })
     }
 }
@@ -83,9 +87,10 @@ pub(crate) enum NoWalls {
     Refused(#[from] io::Error),
 }
 
-/// Folders and files of the system that programs read. Of /etc only what they need: there are secrets in it.
+/// Folders and files of the system that programs read. Of /etc only what they need: there are secrets in it. Of
+/// /proc nothing about processes, whose environments are there.
 #[cfg(target_os = "linux")]
-const SYSTEM: [&str; 38] = [
+const SYSTEM: [&str; 48] = [
     "/usr",
     "/bin",
     "/sbin",
@@ -98,7 +103,17 @@ const SYSTEM: [&str; 38] = [
     "/run/opengl-driver",
     "/snap/blender",
     "/var/cache/fontconfig",
-    "/proc",
+    "/proc/cpuinfo",
+    "/proc/devices",
+    "/proc/driver",
+    "/proc/filesystems",
+    "/proc/loadavg",
+    "/proc/meminfo",
+    "/proc/modules",
+    "/proc/stat",
+    "/proc/sys",
+    "/proc/uptime",
+    "/proc/version",
     "/sys",
     "/etc/OpenCL",
     "/etc/alternatives",
@@ -334,6 +349,7 @@ mod linux {
         let device: BitFlags<AccessFs> =
             AccessFs::ReadFile | AccessFs::ReadDir | AccessFs::WriteFile | AccessFs::IoctlDev;
         let system = SYSTEM.iter().map(PathBuf::from).chain(all_in("/etc", "python"));
+        let processes = walls.sees_processes.then_some("/proc");
         let devices = DEVICES.iter().map(PathBuf::from).chain(all_in("/dev", "nvidia"));
         // Paths that do not exist are left out.
         Ruleset::default()
@@ -342,6 +358,7 @@ mod linux {
             .scope(Scope::from_all(KNOWN))?
             .create()?
             .add_rules(path_beneath_rules(system, read))?
+            .add_rules(path_beneath_rules(processes, read))?
             .add_rules(path_beneath_rules(&walls.reads, read))?
             .add_rules(path_beneath_rules(&walls.writes, change))?
             .add_rules(path_beneath_rules(devices, device))?

@@ -21,6 +21,21 @@ pub(crate) fn kill_group(leader: u32) {
     let _ = leader; // `kill_on_drop` ends the leader.
 }
 
+/// Kills a process group with itself, unless that is taken out before.
+#[derive(Debug)]
+pub(crate) struct KillOnDrop {
+    /// Process that leads the group.
+    pub(crate) leader: Option<u32>,
+}
+
+impl Drop for KillOnDrop {
+    fn drop(&mut self) {
+        if let Some(leader) = self.leader {
+            kill_group(leader);
+        }
+    }
+}
+
 /// Whether a process of the group that `leader` leads still exists.
 pub(crate) fn group_exists(leader: u32) -> bool {
     #[cfg(unix)]
