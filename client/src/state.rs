@@ -11,8 +11,6 @@ use crate::frames::{FRAMES_MAX, FrameRange};
 
 /// Frames with failed tries that a view keeps in full, the latest ones; as many as a snapshot carries.
 pub const TROUBLED_MAX: usize = 1_000;
-/// Warnings that a view keeps, the first ones; as many as an orchestrator tells of a job.
-const WARNINGS_MAX: usize = 100;
 
 /// A job as its watcher knows it. Two views of the same revision are equal, however they came to it.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -96,7 +94,7 @@ impl JobView {
         self.ended
     }
 
-    /// What is wrong with its frames although they are drawn, in the order in which it was found.
+    /// What is wrong with its frames although they are drawn, in the order in which it was told.
     #[must_use]
     pub fn warnings(&self) -> &[Warning] {
         &self.job.warnings
@@ -136,13 +134,7 @@ impl JobView {
             self.cancel_open_frames();
         }
         let spec = job.spec.clone().or_else(|| self.job.spec.take());
-        let mut warnings = std::mem::take(&mut self.job.warnings);
-        for warning in &job.warnings {
-            if warnings.len() < WARNINGS_MAX && !warnings.contains(warning) {
-                warnings.push(warning.clone());
-            }
-        }
-        self.job = Job { spec, warnings, ..job.clone() };
+        self.job = Job { spec, ..job.clone() };
     }
 
     /// That a job is cancelled is said once for all of its open frames.
@@ -454,20 +446,6 @@ mod tests {
         view.apply(&server.snapshot());
         view.apply(&server.changes(0, 0));
         assert!(view.job().spec.is_some());
-    }
-
-    #[test]
-    fn a_warning_that_was_told_once_stays() {
-        let server = Server::new(1);
-        let mut view = JobView::default();
-        view.apply(&server.snapshot());
-        let warning = |text: &str| Warning { text: text.into(), ..Warning::default() };
-        for warnings in [vec![warning("a")], vec![], vec![warning("b"), warning("a")]] {
-            let job = Some(Job { warnings, ..server.job() });
-            let changes = JobChanges { job, ..JobChanges::default() };
-            view.apply(&server.message(Update::Changes(changes)));
-        }
-        assert_eq!(view.warnings(), [warning("a"), warning("b")]);
     }
 
     #[test]

@@ -30,7 +30,7 @@ impl Watch {
         };
         match follow.run(&mut interrupts).await? {
             Ending::Over(view) => {
-                tell_of_movie(&cluster, view.job()).await?;
+                tell_of_movie(&cluster, view.job());
                 Ok(Exit::of_job(view.state()))
             }
             Ending::Interrupted(left) => leave(&cluster, left, &mut interrupts).await,
@@ -39,28 +39,17 @@ impl Watch {
 }
 
 /// Says where it goes on with the movie of a job that is finished.
-async fn tell_of_movie(cluster: &Cluster, job: &proto::Job) -> Result<(), Failure> {
-    let spec = job.spec.clone().unwrap_or_default();
-    if job.state() != JobState::Finished || (spec.movie.is_none() && !words::makes_movie(job)) {
-        return Ok(());
+fn tell_of_movie(cluster: &Cluster, job: &proto::Job) {
+    if job.state() != JobState::Finished {
+        return;
     }
-    let id = job.job_id;
-    let fetch = again(cluster, &format!("fetch {id} --movie FILE"));
-    if words::makes_movie(job) {
-        note(format_args!("get the movie with `{fetch}`"));
-        return Ok(());
-    }
-    // It may have been begun since the last that was heard of the job.
-    let making = match job.movie_job_id {
-        0 => cluster.job(id).await?.info().movie_job_id,
-        making => making,
-    };
-    match making {
-        0 => note(format_args!("its movie is made next; get it with `{fetch}`")),
-        _ => note(format_args!(
+    let fetch = again(cluster, &format!("fetch {} --movie FILE", job.job_id));
+    match job.movie_job_id {
+        0 if words::makes_movie(job) => note(format_args!("get the movie with `{fetch}`")),
+        0 => {}
+        making => note(format_args!(
             "job {making} makes its movie: follow it with `{}`, get it with `{fetch}`",
             again(cluster, &format!("watch {making}"))
         )),
     }
-    Ok(())
 }

@@ -19,12 +19,6 @@ use super::{
 /// Time between two drawings of the panel: fast enough to look alive, cheap enough for any terminal.
 const REDRAW_EVERY: Duration = Duration::from_millis(100);
 
-/// How long a finished job may take to get the one that makes its movie: it is submitted at once, and a store
-/// that is busy takes seconds.
-const MOVIE_BEGINS_WITHIN: Duration = Duration::from_secs(60);
-/// Time between two looks whether it has.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
-
 /// Shows a job until it is over, and brings its frames meanwhile and its movie then.
 #[derive(Clone, Copy)]
 pub(crate) struct Follow<'a> {
@@ -61,10 +55,17 @@ impl Follow<'_> {
             note("no movie is made, as not all of its frames are there");
             return Ok(Ending::Over(view));
         }
-        let job_id = tokio::select! {
-            job_id = self.movie_job(&view) => job_id?,
-            by = interrupts.next() => return Ok(Ending::Interrupted(self.left(by, false))),
-        };
+        // It is there by the very change that finished this one.
+        let job_id = view.job().movie_job_id;
+        if job_id == 0 {
+            return Err(Failure {
+                exit: Exit::JobFailed,
+                text: format!(
+                    "the orchestrator at {} makes no movies; its version may be older than this command's",
+                    self.cluster.url()
+                ),
+            });
+        }
         let making = Follow { job_id, folder: None, ..*self };
         let view = match making.follow(interrupts).await? {
             Ending::Over(view) => view,
@@ -141,33 +142,6 @@ impl Follow<'_> {
             return Err(error.into());
         }
         Ok(Ending::Over(Box::new(live.view().clone())))
-    }
-
-    /// The job that makes the movie of this one, which is finished.
-    async fn movie_job(&self, view: &JobView) -> Result<u64, Failure> {
-        let mut job_id = view.job().movie_job_id;
-        let look = async {
-            while job_id == 0 {
-                match self.cluster.job(self.job_id).await {
-                    Ok(job) => job_id = job.info().movie_job_id,
-                    Err(error) if error.is_transient() => {}
-                    Err(error) => return Err(Failure::from(error)),
-                }
-                tokio::time::sleep(LOOK_EVERY).await;
-            }
-            Ok(job_id)
-        };
-        tokio::time::timeout(MOVIE_BEGINS_WITHIN, look).await.unwrap_or_else(|_| {
-            let job = again(self.cluster, &format!("job {}", self.job_id));
-            Err(Failure {
-                exit: Exit::JobFailed,
-                text: format!(
-                    "job {} is finished, but no job makes its movie after {} s; `{job}` tells when one does",
-                    self.job_id,
-                    MOVIE_BEGINS_WITHIN.as_secs()
-                ),
-            })
-        })
     }
 
     /// Brings what this job has made, which is a movie.
