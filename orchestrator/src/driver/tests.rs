@@ -151,6 +151,7 @@ impl Fixture {
     async fn restart(mut self) -> Self {
         self.running.abort();
         let _ = (&mut self.running).await;
+        self.store.inner.close().await;
         let dir = std::mem::replace(&mut self.dir, tempfile::tempdir().unwrap());
         let node = self.node.try_clone().unwrap();
         drop(self);

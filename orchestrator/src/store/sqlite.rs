@@ -58,6 +58,13 @@ impl SqliteStore {
         let readers = pool(READERS).connect_with(options.read_only(true)).await?;
         Ok((Self { writer, readers }, identity))
     }
+
+    /// Lets go of the file, which the end of a process does by itself.
+    #[cfg(test)]
+    pub(crate) async fn close(&self) {
+        self.writer.close().await;
+        self.readers.close().await;
+    }
 }
 
 fn pool(connections: u32) -> SqlitePoolOptions {
