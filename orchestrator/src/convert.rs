@@ -9,9 +9,9 @@ use framecrew_proto::v1 as wire;
 
 use crate::{
     domain::{
-        Blender, BlenderVersion, Failure, FailureReason, Frame, FrameCounts, FrameRange, FrameSet,
-        FrameState, JobSpec, JobState, MovieOf, NodeDescription, Output, Preview, Project,
-        ProjectFile, RenderSettings, Rendered, Slice, Warning,
+        Blender, BlenderVersion, Chunk, Failure, FailureReason, Frame, FrameCounts, FrameRange,
+        FrameSet, FrameState, JobSpec, JobState, MovieOf, NodeDescription, Output, Preview,
+        Project, ProjectFile, RenderSettings, Rendered, Slice, Warning,
     },
     driver::BatchNews,
     feed::{ActiveSlice, NodeState, NodeView, Progress},
@@ -30,6 +30,10 @@ const BLENDER_NAME_BYTES_MAX: usize = 255;
 const REQUEST_ID_MAX: usize = 64;
 /// Files in a project.
 const FILES_MAX: usize = 100_000;
+/// Chunks of a file.
+const CHUNKS_MAX: usize = 65_536;
+/// Blobs that the files of a project come in, all together: 2 TB in chunks of 4 MiB.
+const BLOBS_MAX: usize = 500_000;
 /// Ranges in a job's frames: enough for any list that a person makes.
 const RANGES_MAX: usize = 10_000;
 /// Tags of a job or a node.
@@ -188,11 +192,18 @@ fn parse_project(project: wire::Project, faults: &mut Faults) -> Option<Project>
     for (n, fault) in check_paths(project.files.iter().map(|file| &*file.path)) {
         faults.add(format!("{FIELD}[{n}].path"), fault.to_string());
     }
+    let blobs: usize = project.files.iter().map(|file| file.chunks.len().max(1)).sum();
+    if blobs > BLOBS_MAX {
+        faults.add(FIELD, format!("come in {blobs} blobs, {BLOBS_MAX} at most"));
+        return None;
+    }
     let mut files = Vec::with_capacity(project.files.len());
     for (n, file) in project.files.iter().enumerate() {
-        if let Some(digest) = faults.digest(format!("{FIELD}[{n}].digest"), &file.digest) {
+        let digest = faults.digest(format!("{FIELD}[{n}].digest"), &file.digest);
+        let chunks = parse_chunks(&format!("{FIELD}[{n}]"), file, faults);
+        if let (Some(digest), Some(chunks)) = (digest, chunks) {
             let (path, size_bytes) = (file.path.clone(), file.size_bytes);
-            files.push(ProjectFile { path, digest, size_bytes, chunks: Vec::new() });
+            files.push(ProjectFile { path, digest, size_bytes, chunks });
         }
     }
     if !project.files.iter().any(|file| file.path == project.blend_path) {
@@ -200,6 +211,29 @@ fn parse_project(project: wire::Project, faults: &mut Faults) -> Option<Project>
         return None;
     }
     Some(Project { blend_path: project.blend_path, files })
+}
+
+fn parse_chunks(field: &str, file: &wire::ProjectFile, faults: &mut Faults) -> Option<Vec<Chunk>> {
+    if file.chunks.len() > CHUNKS_MAX {
+        let fault = format!("has {} chunks, {CHUNKS_MAX} at most", file.chunks.len());
+        faults.add(format!("{field}.chunks"), fault);
+        return None;
+    }
+    let mut chunks = Vec::with_capacity(file.chunks.len());
+    let mut sum_bytes: u64 = 0;
+    for (n, chunk) in file.chunks.iter().enumerate() {
+        if chunk.size_bytes == 0 {
+            faults.add(format!("{field}.chunks[{n}].size_bytes"), "must be 1 or more, is 0");
+        }
+        sum_bytes = sum_bytes.saturating_add(chunk.size_bytes);
+        let digest = faults.digest(format!("{field}.chunks[{n}].digest"), &chunk.digest)?;
+        chunks.push(Chunk { digest, size_bytes: chunk.size_bytes });
+    }
+    if !chunks.is_empty() && sum_bytes != file.size_bytes {
+        let fault = format!("is {}, but its chunks have {sum_bytes} bytes", file.size_bytes);
+        faults.add(format!("{field}.size_bytes"), fault);
+    }
+    Some(chunks)
 }
 
 fn parse_settings(settings: wire::RenderSettings, faults: &mut Faults) -> RenderSettings {

@@ -1,6 +1,6 @@
 //! The command `framecrew-orchestrator`.
 
-use std::{io::IsTerminal as _, net::SocketAddr, path::PathBuf, process::ExitCode};
+use std::{io::IsTerminal as _, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::Parser;
 use framecrew_orchestrator::{Config, serve};
@@ -29,6 +29,13 @@ struct Args {
     /// Folder of the database and the blobs; made where it is not.
     #[arg(long, env = "FRAMECREW_DATA", default_value = "framecrew-data", value_name = "DIR")]
     data: PathBuf,
+    /// Hours that uploads and frames which no job needs are kept after they were last used; 24 by default, 1 at
+    /// least.
+    #[arg(long, env = "FRAMECREW_BLOB_AGE", value_name = "HOURS")]
+    blob_age: Option<u32>,
+    /// Bytes that they may take before the oldest go; 20 GiB by default.
+    #[arg(long, env = "FRAMECREW_BLOB_BYTES", value_name = "BYTES")]
+    blob_bytes: Option<u64>,
     /// Asks the orchestrator on --listen whether it serves, and exits with 0 if it does: a container's health check.
     #[arg(long)]
     health: bool,
@@ -67,7 +74,12 @@ async fn run(args: Args) -> anyhow::Result<()> {
             args.listen
         ),
     })?;
-    Ok(serve(listener, Config::new(args.data), shutdown_signal()).await?)
+    let mut config = Config::new(args.data);
+    if let Some(hours) = args.blob_age {
+        config.blob_age = Duration::from_secs(u64::from(hours) * 60 * 60);
+    }
+    config.blob_bytes = args.blob_bytes.unwrap_or(config.blob_bytes);
+    Ok(serve(listener, config, shutdown_signal()).await?)
 }
 
 /// Whether an orchestrator at `address` (also one that stands for all of this machine's) says that it serves.

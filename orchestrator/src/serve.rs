@@ -14,7 +14,7 @@ use tonic::transport::{Server, server::TcpIncoming};
 use tracing::{info, warn};
 
 use crate::{
-    blobs::Blobs,
+    blobs::{Blobs, collect},
     dispatch::Dispatch,
     driver::{self, Driver},
     feed::Feed,
@@ -27,6 +27,10 @@ const LEASE: Duration = Duration::from_secs(15);
 /// How much longer than a lease the orchestrator waits before it gives work away: clocks that run at
 /// different rates, and renderers that take a moment to die.
 const LEASE_MARGIN: Duration = Duration::from_secs(2);
+/// Blobs that no job needs are kept for a day: what was uploaded today need not travel again.
+const BLOB_AGE: Duration = Duration::from_secs(24 * 60 * 60);
+/// But not more of them than a few large projects.
+const BLOB_BYTES: u64 = 20 << 30;
 /// A client that says nothing is asked this often whether it is alive, and dropped after as long again.
 const KEEPALIVE: Duration = Duration::from_secs(20);
 /// Streams that one connection may have open at once.
@@ -39,6 +43,11 @@ const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
 pub struct Config {
     /// Folder of its database and blobs; made where it is not.
     pub data: PathBuf,
+    /// Blobs that no job needs go when they were not used for so long; a day unless told otherwise, and never
+    /// within the hour.
+    pub blob_age: Duration,
+    /// The oldest of them go when all of them take more than this, in bytes; 20 GiB unless told otherwise.
+    pub blob_bytes: u64,
     /// A node's lease; 15 s unless a test wants to see one run out.
     pub lease: Duration,
 }
@@ -47,7 +56,7 @@ impl Config {
     /// Everything but the folder as it is by default.
     #[must_use]
     pub fn new(data: PathBuf) -> Self {
-        Self { data, lease: LEASE }
+        Self { data, blob_age: BLOB_AGE, blob_bytes: BLOB_BYTES, lease: LEASE }
     }
 }
 
@@ -90,7 +99,7 @@ pub async fn serve(
     config: Config,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), ServeError> {
-    let Config { data, lease } = config;
+    let Config { data, blob_age, blob_bytes, lease } = config;
     let data_error = |source| ServeError::Data { path: data.clone(), source };
     let store_error = |error: crate::store::StoreError| ServeError::Store {
         path: data.clone(),
@@ -126,6 +135,9 @@ pub async fn serve(
             .map_err(store_error)?;
     let mut driving = AbortOnDropHandle::new(tokio::spawn(restored.run(stop.clone())));
 
+    let limits = collect::Limits { age: blob_age, bytes: blob_bytes };
+    let _collecting =
+        AbortOnDropHandle::new(tokio::spawn(collect::run(blobs.clone(), store.clone(), limits)));
     let service =
         OrchestratorService::new(driver, store, feed, blobs.clone(), lease, streams.clone());
     let (health_reporter, health) = tonic_health::server::health_reporter();

@@ -15,7 +15,7 @@ use tokio::{sync::Semaphore, time::timeout};
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::faults::{Faults, exhausted, invalid};
-use crate::blobs::{BlobError, Blobs, Incoming};
+use crate::blobs::{BlobError, Blobs, Ended, Incoming};
 
 /// Digests in one `FindMissing` request.
 const DIGESTS_MAX: usize = 10_000;
@@ -106,12 +106,8 @@ impl BlobStore for BlobStoreService {
             .collect();
         faults.check()?;
 
-        let mut missing = Vec::new();
-        for digest in parsed {
-            if !self.blobs.contains(digest).await? {
-                missing.push(digest.to_string());
-            }
-        }
+        let missing = self.blobs.missing(parsed).await?;
+        let missing = missing.iter().map(Digest::to_string).collect();
         Ok(Response::new(FindMissingResponse { missing }))
     }
 
@@ -124,31 +120,17 @@ impl BlobStore for BlobStoreService {
             Ok(Err(_)) => return Err(Status::unavailable("the blob store is closing")),
             Err(_) => return Err(exhausted("UPLOADS", "too many uploads run at once")),
         };
-        let mut parts = Parts(request.into_inner());
-        let mut answer = UploadResponse { existed: true, blobs: 0 };
-        loop {
-            let (digest, size_bytes) = match parts.next().await? {
-                Some(Part::Header(header)) => parse_header(&header)?,
-                Some(_) => return Err(invalid("header", "each blob begins with one")),
-                None if answer.blobs == 0 => return Err(not_committed()),
-                None => return Ok(Response::new(answer)),
-            };
-            let existed = self.blobs.contains(digest).await?;
-            if existed
-                && let Some(stored) = self.blobs.size_bytes(digest).await?
-                && stored != size_bytes
-            {
-                let fault = format!("the blob of that digest has {stored} bytes, not {size_bytes}");
-                return Err(invalid("header.size_bytes", fault));
-            }
-            answer.existed &= existed;
-            let mut incoming = self.blobs.receive(digest).await?;
-            if let Err(status) = fill(&mut incoming, size_bytes, &mut parts).await {
-                incoming.abort().await;
-                return Err(status);
-            }
-            incoming.commit().await?;
-            answer.blobs += 1;
+        let incoming = self.blobs.receive();
+        let received = receive(&mut Parts(request.into_inner()), &incoming).await;
+        // Whatever was committed is stored, also when what came after it is refused.
+        match (incoming.finish().await, received) {
+            (Err(error), _) => Err(error.into()),
+            (Ok(_), Err(Cut::Refused(status))) => Err(status),
+            (Ok(_), Err(Cut::Ended)) => Err(Status::internal("the upload ended without a reason")),
+            (Ok(stored), Ok(())) => Ok(Response::new(UploadResponse {
+                existed: stored.existed == stored.blobs,
+                blobs: stored.blobs,
+            })),
         }
     }
 
@@ -227,33 +209,74 @@ fn parse_header(header: &UploadHeader) -> Result<(Digest, u64), Status> {
     Ok((digest, header.size_bytes))
 }
 
+/// Why an upload goes no further.
+enum Cut {
+    /// The client is wrong, or gone.
+    Refused(Status),
+    /// The store is; it says why in the end.
+    Ended,
+}
+
+impl From<Status> for Cut {
+    fn from(status: Status) -> Self {
+        Self::Refused(status)
+    }
+}
+
+impl From<Ended> for Cut {
+    fn from(_: Ended) -> Self {
+        Self::Ended
+    }
+}
+
+/// Takes blobs until the stream ends.
+async fn receive(parts: &mut Parts, incoming: &Incoming) -> Result<(), Cut> {
+    let mut is_first = true;
+    loop {
+        let header = match parts.next().await? {
+            Some(Part::Header(header)) => header,
+            Some(_) => return Err(invalid("header", "must come first, for each blob").into()),
+            None if is_first => return Err(not_committed().into()),
+            None => return Ok(()),
+        };
+        is_first = false;
+        let (digest, size_bytes) = parse_header(&header)?;
+        incoming.begin(digest, size_bytes).await?;
+        receive_bytes(size_bytes, parts, incoming).await?;
+    }
+}
+
 /// Takes the chunks up to the commit. The end of the stream does not count as one: a cancelled upload ends
 /// just like it.
-async fn fill(incoming: &mut Incoming, size_bytes: u64, parts: &mut Parts) -> Result<(), Status> {
+async fn receive_bytes(size_bytes: u64, parts: &mut Parts, incoming: &Incoming) -> Result<(), Cut> {
+    let mut received = 0;
     loop {
-        let received = incoming.received_bytes();
         match parts.next().await? {
             Some(Part::Chunk(chunk)) => {
+                let len_bytes = chunk.data.len() as u64;
                 if chunk.data.len() > UPLOAD_CHUNK_BYTES_MAX {
-                    return Err(chunk_too_large());
+                    return Err(chunk_too_large().into());
                 }
                 if chunk.offset != received {
                     let fault = format!("is {}, but the next byte is {received}", chunk.offset);
-                    return Err(invalid("chunk.offset", fault));
+                    return Err(invalid("chunk.offset", fault).into());
                 }
-                if chunk.data.len() as u64 > size_bytes - received {
+                if len_bytes > size_bytes - received {
                     let fault = format!("more than the {size_bytes} bytes that were declared");
-                    return Err(invalid("chunk.data", fault));
+                    return Err(invalid("chunk.data", fault).into());
                 }
-                incoming.write(&chunk.data).await?;
+                incoming.write(chunk.data).await?;
+                received += len_bytes;
             }
             Some(Part::Commit(_)) if received < size_bytes => {
                 let fault = format!("after {received} of the {size_bytes} bytes declared");
-                return Err(invalid("commit", fault));
+                return Err(invalid("commit", fault).into());
             }
-            Some(Part::Commit(_)) => return Ok(()),
-            Some(Part::Header(_)) => return Err(invalid("header", "comes once, and first")),
-            None => return Err(not_committed()),
+            Some(Part::Commit(_)) => return Ok(incoming.commit().await?),
+            Some(Part::Header(_)) => {
+                return Err(invalid("header", "comes before the commit of the blob before").into());
+            }
+            None => return Err(not_committed().into()),
         }
     }
 }
@@ -303,7 +326,7 @@ fn chunk_too_large() -> Status {
 }
 
 fn not_committed() -> Status {
-    Status::aborted("the upload ended without a commit; nothing was stored")
+    Status::aborted("the upload ended without a commit; what was committed before is stored")
 }
 
 impl From<BlobError> for Status {
@@ -314,7 +337,8 @@ impl From<BlobError> for Status {
             BlobError::Missing(_) => Self::not_found(message),
             BlobError::Damaged(_) => Self::data_loss(message),
             BlobError::WrongDigest { .. } => invalid("header.digest", message),
-            BlobError::Store(_) => {
+            BlobError::WrongSize { .. } => invalid("header.size_bytes", message),
+            BlobError::Disk(_) => {
                 // May name the server's folders, which are none of a client's business.
                 tracing::error!(%message, "blob store");
                 Self::internal("the blob store failed; its log says why")

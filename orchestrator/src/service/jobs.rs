@@ -34,6 +34,8 @@ use crate::{
 const PAGE_DEFAULT: u32 = 100;
 /// Items on a page.
 const PAGE_MAX: u32 = 1_000;
+/// Files named of those that are not uploaded; FindMissing tells all.
+const MISSING_TOLD_MAX: usize = 20;
 /// Bytes at the end of a .blend among which its last block begins.
 const BLEND_END_BYTES: u64 = 4 << 10;
 
@@ -83,31 +85,42 @@ impl OrchestratorService {
         Ok(SubmitJobResponse { job, existed })
     }
 
+    /// Refuses a project with a file that is not stored in full. What is stored is safe until the job is
+    /// accepted.
     async fn check_uploaded(&self, spec: &JobSpec) -> Result<(), Status> {
-        let mut missing = Vec::new();
+        let files = &spec.project.files;
+        let blobs = files.iter().flat_map(|file| file.blobs().map(|(digest, _)| digest));
+        let stored = self.blobs.sizes(blobs.collect()).await?;
+        let mut stored = stored.into_iter();
         let mut faults = Faults::default();
-        for (n, file) in spec.project.files.iter().enumerate() {
-            match self.blobs.size_bytes(file.digest).await? {
-                Some(stored) if stored == file.size_bytes => {}
-                Some(stored) => {
-                    let field = format!("spec.project.files[{n}].size_bytes");
-                    faults.add(field, format!("{} has {stored} bytes as uploaded", file.path));
+        let mut missing = Vec::new();
+        let mut missing_files = 0;
+        for (n, file) in files.iter().enumerate() {
+            let mut lacks = None;
+            for ((digest, size_bytes), stored) in file.blobs().zip(stored.by_ref()) {
+                match stored {
+                    Some(stored) if stored == size_bytes => {}
+                    Some(stored) => {
+                        let field = format!("spec.project.files[{n}].size_bytes");
+                        let fault = format!("{} has {stored} bytes as uploaded", file.path);
+                        faults.add(field, fault);
+                    }
+                    None => lacks = lacks.or(Some(digest)),
                 }
-                None => missing.push((
-                    file.digest.to_string(),
-                    format!("{} is not uploaded: send it with BlobStore.Upload", file.path),
-                )),
+            }
+            let Some(digest) = lacks else { continue };
+            missing_files += 1;
+            if missing.len() < MISSING_TOLD_MAX {
+                let what = format!("{} is not uploaded: send it with BlobStore.Upload", file.path);
+                missing.push((digest.to_string(), what));
             }
         }
         faults.check()?;
-        if missing.is_empty() {
-            return Ok(());
-        }
-        let files = missing.len();
         let message = match &*missing {
+            [] => return Ok(()),
             [(_, only)] => only.clone(),
             _ => format!(
-                "{files} files of the project are not uploaded; BlobStore.FindMissing tells which"
+                "{missing_files} files of the project are not uploaded; BlobStore.FindMissing tells which"
             ),
         };
         Err(unmet(message, "BLOB", missing))

@@ -3,7 +3,7 @@
 use std::{fs, path::PathBuf};
 
 use bytes::Bytes;
-use framecrew_blobs::BlobClient;
+use framecrew_blobs::{BlobClient, FileDigest, LocalFile, Uploaded};
 use framecrew_proto::v1::{
     OutputName, UploadChunk, UploadCommit, blob_store_client::BlobStoreClient,
 };
@@ -410,7 +410,7 @@ async fn a_file_makes_the_round_trip() {
     let uploaded = client.upload_file(&from, digest, size_bytes, |bytes| sent = bytes);
     uploaded.await.unwrap();
     assert_eq!(sent, size_bytes);
-    // Again: the store answers at the header, while the client is still sending.
+    // Again: the store ignores what it has.
     let uploaded = client.upload_file(&from, digest, size_bytes, |_| {});
     uploaded.await.unwrap();
 
@@ -440,13 +440,85 @@ async fn more_uploads_than_turns_all_arrive() {
 
 #[test]
 fn a_full_disk_says_so_and_when_to_come_back() {
-    let source = std::io::Error::from(std::io::ErrorKind::StorageFull).into();
-    let full = object_store::Error::Generic { store: "test", source };
+    let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
     let status = Status::from(BlobError::from(full));
     assert_eq!(status.code(), Code::ResourceExhausted);
     assert_eq!(status.get_details_error_info().unwrap().reason, "DISK");
     let retry = status.get_details_retry_info().unwrap();
     assert_eq!(retry.retry_delay, Some(RETRY_AFTER));
+}
+
+#[tokio::test]
+async fn many_blobs_go_in_one_stream_and_those_that_were_there_are_counted() {
+    let fixture = Fixture::new().await;
+    fixture.store(b"one").await;
+    let blob = |bytes: &'static [u8]| {
+        [header(bytes, bytes.len() as u64), chunk(0, bytes), commit()].into_iter()
+    };
+    let parts = blob(b"one").chain(blob(b"two")).chain([header(b"", 0), commit()]);
+    let parts = parts.map(|part| UploadRequest { part: Some(part) });
+    let answer = fixture.rpc().upload(stream::iter(parts.collect::<Vec<_>>())).await.unwrap();
+    assert_eq!(answer.into_inner(), UploadResponse { existed: false, blobs: 3 });
+    for bytes in [&b"one"[..], b"two", b""] {
+        assert_eq!(fs::read(fixture.stored_at(Digest::of(bytes))).unwrap(), bytes);
+    }
+}
+
+#[tokio::test]
+async fn what_was_committed_before_a_stream_broke_is_kept() {
+    let fixture = Fixture::new().await;
+    let whole = [header(b"one", 3), chunk(0, b"one"), commit()];
+    let half = [header(b"two", 3), chunk(0, b"tw")];
+    let wrong = [header(b"two", 3), chunk(0, b"TWO"), commit()];
+    for rest in [&half[..], &wrong, &[commit()]] {
+        fixture.upload([&whole[..], rest].concat()).await.unwrap_err();
+        assert_eq!(fixture.files(), [fixture.stored_at(Digest::of(b"one"))]);
+    }
+
+    let (parts, requests) = mpsc::channel(2);
+    let mut rpc = fixture.rpc();
+    let call = tokio::spawn(async move { rpc.upload(ReceiverStream::new(requests)).await });
+    for part in [header(b"new", 3), chunk(0, b"new"), commit(), header(b"two", 3)] {
+        parts.send(UploadRequest { part: Some(part) }).await.unwrap();
+    }
+    // The second blob has been begun, so the first is on its way to its name.
+    wait_until(|| fixture.files().len() == 3).await;
+    call.abort();
+    wait_until(|| fixture.files().len() == 2).await;
+    let [new, two] = [b"new", b"two"].map(|bytes| Digest::of(bytes));
+    wait_until(|| fixture.stored_at(new).exists()).await;
+    assert_eq!(fixture.client().find_missing(&[new, two]).await.unwrap(), [two]);
+}
+
+#[tokio::test]
+async fn a_project_is_uploaded_once_and_only_what_changed_again() {
+    let fixture = Fixture::new().await;
+    let here = tempfile::tempdir().unwrap();
+    let mut large = vec![0; 20 << 20];
+    blake3::Hasher::new().finalize_xof().fill(&mut large);
+    let file = |name: &str, bytes: &[u8]| {
+        let path = here.path().join(name);
+        fs::write(&path, bytes).unwrap();
+        LocalFile::new(path.clone(), FileDigest::of_file(&path).unwrap())
+    };
+    let mut files: Vec<_> =
+        (0..500).map(|n| file(&format!("{n}.txt"), format!("file {n}").as_bytes())).collect();
+    files.push(file("large", &large));
+    let blobs = 500 + files[500].chunks.len() as u64;
+    let upload = async |files: &[LocalFile]| {
+        let sent = fixture.client().upload_files(files.to_vec(), |_| {}).await.unwrap();
+        assert!(fixture.files().iter().all(|path| !path.to_string_lossy().contains('#')));
+        sent
+    };
+    let first = upload(&files).await;
+    assert_eq!(first.blobs, blobs);
+    assert_eq!(fixture.files().len() as u64, blobs);
+    assert_eq!(upload(&files).await, Uploaded::default());
+
+    large[10 << 20] ^= 1;
+    files[500] = file("large", &large);
+    let changed = upload(&files).await;
+    assert!(changed.blobs <= 2 && changed.bytes <= 16 << 20, "{changed:?}");
 }
 
 /// Waits for what another task will bring about.

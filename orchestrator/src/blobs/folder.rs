@@ -1,0 +1,199 @@
+//! Blobs as files of a local directory: `ab/cdef…`, sharded by the first byte of the digest. Blocks.
+
+use std::{
+    fs, io,
+    io::{Read as _, Seek as _, Write as _},
+    ops::Range,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
+    time::SystemTime,
+};
+
+use framecrew_blobs::Digest;
+
+/// Files or folders above which the whole file system is made durable at once: one wait instead of many. Below,
+/// whatever else is being written to it would only be in the way.
+const SYNC_EACH_MAX: usize = 8;
+
+/// Parts a blob's name from its number while it is on its way in; no digest has it.
+const UNFINISHED: char = '#';
+
+/// A directory that holds blobs.
+#[derive(Debug)]
+pub(super) struct Folder {
+    dir: PathBuf,
+    /// Open from the start, so that no failed write goes untold.
+    #[cfg(target_os = "linux")]
+    handle: fs::File,
+    staged: AtomicU64,
+}
+
+/// A blob on its way in, under a name that nobody looks for. Dropped, it is removed.
+#[derive(Debug)]
+pub(super) struct Staged {
+    pub(super) digest: Digest,
+    file: fs::File,
+    path: PathBuf,
+    is_kept: bool,
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        if self.is_kept {
+            return;
+        }
+        if let Err(error) = fs::remove_file(&self.path) {
+            tracing::warn!(digest = %self.digest, %error, "an unfinished upload could not be removed");
+        }
+    }
+}
+
+impl Staged {
+    pub(super) fn write(&mut self, data: &[u8]) -> io::Result<()> {
+        self.file.write_all(data)
+    }
+}
+
+/// A blob as it lies there.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Entry {
+    pub(super) digest: Digest,
+    pub(super) size_bytes: u64,
+    /// When it was last stored or asked for.
+    pub(super) used_at: SystemTime,
+}
+
+impl Folder {
+    /// Opens the directory, made if need be with all shards at once, so that no upload depends on a folder that
+    /// is not yet durable. Removes what uploads left there when the last process was killed.
+    pub(super) fn open(dir: &Path) -> io::Result<Self> {
+        fs::create_dir_all(dir)?;
+        let mut removed = 0;
+        for shard in 0..=u8::MAX {
+            let shard = dir.join(format!("{shard:02x}"));
+            fs::create_dir_all(&shard)?;
+            for entry in fs::read_dir(&shard)? {
+                let entry = entry?;
+                if entry.file_name().to_string_lossy().contains(UNFINISHED) {
+                    fs::remove_file(entry.path())?;
+                    removed += 1;
+                }
+            }
+        }
+        if removed > 0 {
+            tracing::info!(removed, "removed uploads that the last run left unfinished");
+        }
+        sync_folder(dir)?;
+        if let Some(parent) = dir.canonicalize()?.parent() {
+            sync_folder(parent)?;
+        }
+        Ok(Self {
+            #[cfg(target_os = "linux")]
+            handle: fs::File::open(dir)?,
+            dir: dir.to_owned(),
+            staged: AtomicU64::new(0),
+        })
+    }
+
+    pub(super) fn stage(&self, digest: Digest) -> io::Result<Staged> {
+        let number = self.staged.fetch_add(1, Ordering::Relaxed);
+        let mut path = self.path(digest).into_os_string();
+        path.push(format!("{UNFINISHED}{number}"));
+        let path = PathBuf::from(path);
+        let file = fs::File::create_new(&path)?;
+        Ok(Staged { digest, file, path, is_kept: false })
+    }
+
+    /// Makes the bytes of `blobs` durable: what may bear a name is there whatever happens.
+    pub(super) fn sync(&self, blobs: &[Staged]) -> io::Result<()> {
+        if blobs.len() > SYNC_EACH_MAX && self.sync_all()? {
+            return Ok(());
+        }
+        blobs.iter().try_for_each(|blob| blob.file.sync_all())
+    }
+
+    /// Gives `blobs`, which are durable, their names, and makes those durable too. After an error some may
+    /// have theirs.
+    pub(super) fn name(&self, blobs: &mut [Staged]) -> io::Result<()> {
+        let mut shards = Vec::new();
+        for blob in &mut *blobs {
+            let path = self.path(blob.digest);
+            fs::rename(&blob.path, &path)?;
+            blob.is_kept = true;
+            shards.extend(path.parent().map(Path::to_owned));
+        }
+        shards.sort_unstable();
+        shards.dedup();
+        if shards.len() > SYNC_EACH_MAX && self.sync_all()? {
+            return Ok(());
+        }
+        shards.iter().try_for_each(|shard| sync_folder(shard))
+    }
+
+    /// Makes all that was written durable; false where the system cannot.
+    fn sync_all(&self) -> io::Result<bool> {
+        #[cfg(target_os = "linux")]
+        return Ok(rustix::fs::syncfs(&self.handle).map(|()| true)?);
+        #[cfg(not(target_os = "linux"))]
+        Ok(false)
+    }
+
+    /// What is known of a blob; `None` when it is not there.
+    pub(super) fn find(&self, digest: Digest) -> io::Result<Option<Entry>> {
+        match fs::metadata(self.path(digest)) {
+            Ok(file) => {
+                let (size_bytes, used_at) = (file.len(), file.modified()?);
+                Ok(Some(Entry { digest, size_bytes, used_at }))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Notes that a blob is in use at `now`.
+    pub(super) fn touch(&self, digest: Digest, now: SystemTime) -> io::Result<()> {
+        fs::File::options().append(true).open(self.path(digest))?.set_modified(now)
+    }
+
+    /// Reads the bytes of `range`; fewer when the file ends before.
+    pub(super) fn read(&self, digest: Digest, range: Range<u64>) -> io::Result<Vec<u8>> {
+        let mut file = fs::File::open(self.path(digest))?;
+        file.seek(io::SeekFrom::Start(range.start))?;
+        let len = range.end - range.start;
+        let mut bytes = Vec::with_capacity(usize::try_from(len).map_err(io::Error::other)?);
+        file.take(len).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    pub(super) fn remove(&self, digest: Digest) -> io::Result<()> {
+        fs::remove_file(self.path(digest))
+    }
+
+    /// Every blob, shard by shard.
+    pub(super) fn for_each(&self, mut each: impl FnMut(Entry)) -> io::Result<()> {
+        for shard in 0..=u8::MAX {
+            let shard = format!("{shard:02x}");
+            for entry in fs::read_dir(self.dir.join(&shard))? {
+                let name = entry?.file_name();
+                let digest = name.to_str().and_then(|rest| format!("{shard}{rest}").parse().ok());
+                // Uploads on their way in, and what others put there.
+                let Some(digest) = digest else { continue };
+                if let Some(entry) = self.find(digest)? {
+                    each(entry);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn path(&self, digest: Digest) -> PathBuf {
+        let digest = digest.to_string();
+        let (shard, rest) = digest.split_at(2);
+        self.dir.join(shard).join(rest)
+    }
+}
+
+/// Makes the names in a folder durable. Only Unix can.
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    if cfg!(unix) { fs::File::open(folder)?.sync_all() } else { Ok(()) }
+}

@@ -1,0 +1,202 @@
+//! Blobs on their way in: each upload has a thread that hashes and writes, and one thread makes what they
+//! commit durable, many blobs at a time, before it gives them their names.
+
+use std::{
+    collections::VecDeque,
+    io,
+    sync::{Arc, mpsc as std_mpsc},
+    thread,
+};
+
+use bytes::Bytes;
+use framecrew_blobs::Digest;
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+};
+
+use super::{BlobError, Shared, folder::Staged};
+
+/// Orders that wait for an upload's thread: what is received while the thread writes. A chunk has 1 MiB at most.
+const ORDERS_MAX: usize = 4;
+
+/// Committed blobs that wait to be made durable, those of one group included: twice the files of a usual
+/// project's quarter, and as many open files.
+const GROUP_MAX: usize = 256;
+
+/// Committed blobs that one upload has not yet seen durable.
+const PENDING_MAX: usize = 4 * GROUP_MAX;
+
+/// What an upload stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Stored {
+    /// Blobs committed.
+    pub(crate) blobs: u64,
+    /// Those of them that were there before.
+    pub(crate) existed: u64,
+}
+
+enum Order {
+    Begin { digest: Digest, size_bytes: u64 },
+    Write(Bytes),
+    Commit,
+}
+
+/// One upload: blobs, one after the other. Dropped, it forgets the blob that is not committed; those that
+/// were stay.
+#[derive(Debug)]
+pub(crate) struct Incoming {
+    orders: mpsc::Sender<Order>,
+    writing: JoinHandle<Result<Stored, BlobError>>,
+}
+
+impl Incoming {
+    pub(super) fn new(shared: Arc<Shared>, durable: Durable) -> Self {
+        let (orders, receiver) = mpsc::channel(ORDERS_MAX);
+        let writing = tokio::task::spawn_blocking(move || write(&shared, &durable, receiver));
+        Self { orders, writing }
+    }
+
+    /// Begins a blob; the one before is committed. After an error of this or what follows, only
+    /// [`Incoming::finish`] makes sense: it tells which.
+    pub(crate) async fn begin(&self, digest: Digest, size_bytes: u64) -> Result<(), Ended> {
+        self.order(Order::Begin { digest, size_bytes }).await
+    }
+
+    /// Appends bytes.
+    pub(crate) async fn write(&self, data: Bytes) -> Result<(), Ended> {
+        self.order(Order::Write(data)).await
+    }
+
+    /// All bytes are there: they are checked against the digest, and stored.
+    pub(crate) async fn commit(&self) -> Result<(), Ended> {
+        self.order(Order::Commit).await
+    }
+
+    async fn order(&self, order: Order) -> Result<(), Ended> {
+        self.orders.send(order).await.map_err(|_| Ended)
+    }
+
+    /// Returns when everything that was committed is durable under its name. What was not is removed.
+    pub(crate) async fn finish(self) -> Result<Stored, BlobError> {
+        drop(self.orders);
+        self.writing.await.unwrap_or_else(|panic| Err(io::Error::other(panic).into()))
+    }
+}
+
+/// The upload has failed.
+#[derive(Debug)]
+pub(crate) struct Ended;
+
+/// A blob that is being written.
+struct Open {
+    /// None: it is there already, and what comes is ignored.
+    staged: Option<Staged>,
+    hasher: blake3::Hasher,
+}
+
+fn write(
+    shared: &Shared,
+    durable: &Durable,
+    mut orders: mpsc::Receiver<Order>,
+) -> Result<Stored, BlobError> {
+    let mut stored = Stored::default();
+    let mut pending = VecDeque::new();
+    let mut open: Option<Open> = None;
+    while let Some(order) = orders.blocking_recv() {
+        match order {
+            Order::Begin { digest, size_bytes } => {
+                let staged = if shared.is_there(digest, size_bytes)? {
+                    None
+                } else {
+                    Some(shared.folder.stage(digest)?)
+                };
+                open = Some(Open { staged, hasher: blake3::Hasher::new() });
+            }
+            Order::Write(data) => {
+                if let Some(Open { staged: Some(staged), hasher }) = &mut open {
+                    hasher.update(&data);
+                    staged.write(&data)?;
+                }
+            }
+            Order::Commit => {
+                let Some(Open { staged, hasher }) = open.take() else { continue };
+                stored.blobs += 1;
+                let Some(staged) = staged else {
+                    stored.existed += 1;
+                    continue;
+                };
+                let actual = Digest::from(hasher.finalize());
+                if actual != staged.digest {
+                    return Err(BlobError::WrongDigest { actual, declared: staged.digest });
+                }
+                if pending.len() >= PENDING_MAX
+                    && let Some(oldest) = pending.pop_front()
+                {
+                    wait(oldest)?;
+                }
+                pending.push_back(durable.submit(staged));
+            }
+        }
+    }
+    drop(open);
+    pending.into_iter().try_for_each(wait)?;
+    Ok(stored)
+}
+
+type Answer = Result<(), Arc<io::Error>>;
+
+fn wait(answer: oneshot::Receiver<Answer>) -> Result<(), BlobError> {
+    match answer.blocking_recv() {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(io::Error::new(error.kind(), error).into()),
+        Err(_) => Err(io::Error::other("the thread that stores blobs ended").into()),
+    }
+}
+
+type Commit = (Staged, oneshot::Sender<Answer>);
+
+/// Where committed blobs go.
+#[derive(Debug, Clone)]
+pub(super) struct Durable(std_mpsc::SyncSender<Commit>);
+
+/// What is to be made durable, on a thread of its own.
+pub(super) struct Groups(std_mpsc::Receiver<Commit>);
+
+pub(super) fn durable() -> (Durable, Groups) {
+    let (sender, receiver) = std_mpsc::sync_channel(GROUP_MAX);
+    (Durable(sender), Groups(receiver))
+}
+
+impl Durable {
+    /// Hands a blob over; blocks while too many wait. The answer comes when it is durable under its name.
+    fn submit(&self, staged: Staged) -> oneshot::Receiver<Answer> {
+        let (answer, receiver) = oneshot::channel();
+        // Where nobody takes it, the dropped sender is the answer.
+        let _ = self.0.send((staged, answer));
+        receiver
+    }
+}
+
+impl Groups {
+    /// Starts the thread; it ends with the last handle to the blobs.
+    pub(super) fn run(self, shared: Arc<Shared>) -> io::Result<()> {
+        let work = move || {
+            while let Some((mut blobs, answers)) = self.next() {
+                let result = shared.store(&mut blobs).map_err(Arc::new);
+                // Before the answers: what failed is gone when it is told.
+                drop(blobs);
+                for answer in answers {
+                    let _ = answer.send(result.clone());
+                }
+            }
+        };
+        thread::Builder::new().name("blobs".into()).spawn(work).map(drop)
+    }
+
+    /// What waits by now: while one group is being made durable, the next gathers.
+    fn next(&self) -> Option<(Vec<Staged>, Vec<oneshot::Sender<Answer>>)> {
+        let first = self.0.recv().ok()?;
+        Some(std::iter::once(first).chain(self.0.try_iter()).take(GROUP_MAX).unzip())
+    }
+}

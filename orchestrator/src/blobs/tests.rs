@@ -1,0 +1,248 @@
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+
+use super::{
+    collect::{Collected, Limits, Pins, UNUSED_MIN},
+    *,
+};
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+async fn store(blobs: &Blobs, bytes: &[u8]) -> Digest {
+    let digest = Digest::of(bytes);
+    let incoming = blobs.receive();
+    incoming.begin(digest, bytes.len() as u64).await.unwrap();
+    incoming.write(Bytes::copy_from_slice(bytes)).await.unwrap();
+    incoming.commit().await.unwrap();
+    incoming.finish().await.unwrap();
+    digest
+}
+
+fn files(dir: &Path) -> Vec<String> {
+    let shards = fs::read_dir(dir).unwrap().map(|shard| shard.unwrap());
+    let files = shards.flat_map(|shard| fs::read_dir(shard.path()).unwrap());
+    files.map(|file| file.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+#[tokio::test]
+async fn a_stored_blob_is_found_and_read_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let digest = store(&Blobs::open(dir.path()).unwrap(), b"frame").await;
+
+    let blobs = Blobs::open(dir.path()).unwrap();
+    assert!(blobs.contains(digest).await.unwrap());
+    assert_eq!(blobs.size_bytes(digest).await.unwrap(), Some(5));
+    assert_eq!(blobs.read_range(digest, 1..4).await.unwrap(), "ram");
+    assert!(!blobs.contains(Digest::of(b"other")).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_blob_of_many_chunks_keeps_its_bytes_in_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let blobs = Blobs::open(dir.path()).unwrap();
+    let bytes: Vec<u8> = (0..1_000_000_u32).flat_map(u32::to_le_bytes).collect();
+    let digest = Digest::of(&bytes);
+    let incoming = blobs.receive();
+    incoming.begin(digest, bytes.len() as u64).await.unwrap();
+    for chunk in bytes.chunks(300_001) {
+        incoming.write(Bytes::copy_from_slice(chunk)).await.unwrap();
+    }
+    incoming.commit().await.unwrap();
+    incoming.finish().await.unwrap();
+    let read = blobs.read_range(digest, 0..bytes.len() as u64).await.unwrap();
+    assert_eq!(Digest::of(&read), digest);
+}
+
+#[tokio::test]
+async fn bytes_that_do_not_match_leave_nothing_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let blobs = Blobs::open(dir.path()).unwrap();
+    let incoming = blobs.receive();
+    incoming.begin(Digest::of(b"this"), 4).await.unwrap();
+    incoming.write(Bytes::from_static(b"that")).await.unwrap();
+    incoming.commit().await.unwrap();
+    let error = incoming.finish().await.unwrap_err();
+    assert!(matches!(error, BlobError::WrongDigest { .. }), "{error}");
+    assert_eq!(files(dir.path()), [""; 0]);
+}
+
+#[tokio::test]
+async fn what_a_killed_process_left_unfinished_is_removed_at_open() {
+    let dir = tempfile::tempdir().unwrap();
+    let blobs = Blobs::open(dir.path()).unwrap();
+    let kept = store(&blobs, b"whole").await;
+    let mut staged = blobs.shared.folder.stage(Digest::of(b"half")).unwrap();
+    staged.write(b"ha").unwrap();
+    // A killed process runs no destructors.
+    std::mem::forget(staged);
+    assert_eq!(files(dir.path()).len(), 2);
+
+    let blobs = Blobs::open(dir.path()).unwrap();
+    assert_eq!(files(dir.path()).len(), 1);
+    assert!(blobs.contains(kept).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_blob_has_no_name_before_its_bytes_are_durable_and_a_crash_leaves_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let blobs = Blobs::open(dir.path()).unwrap();
+    let digests = [Digest::of(b"one"), Digest::of(b"two")];
+    let mut staged = Vec::new();
+    for (digest, bytes) in digests.iter().zip([b"one", b"two"]) {
+        let mut blob = blobs.shared.folder.stage(*digest).unwrap();
+        blob.write(bytes).unwrap();
+        staged.push(blob);
+    }
+    blobs.shared.folder.sync(&staged).unwrap();
+    assert_eq!(blobs.missing(digests.to_vec()).await.unwrap(), digests, "synced, but not named");
+    std::mem::forget(staged);
+
+    let blobs = Blobs::open(dir.path()).unwrap();
+    assert_eq!(blobs.missing(digests.to_vec()).await.unwrap(), digests);
+    assert_eq!(files(dir.path()), [""; 0]);
+}
+
+#[test]
+fn nobody_is_told_of_a_name_that_is_not_durable_yet() {
+    let dir = tempfile::tempdir().unwrap();
+    let blobs = Blobs::open(dir.path()).unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().build().unwrap();
+    let digest = Digest::of(b"frame");
+    let names = blobs.shared.names.write().unwrap();
+    let asking = {
+        let blobs = blobs.clone();
+        runtime.spawn(async move { blobs.missing(vec![digest]).await })
+    };
+    // As while a group gets its names; then the power fails, and the name is lost.
+    blobs.shared.folder.name(&mut [blobs.shared.folder.stage(digest).unwrap()]).unwrap();
+    blobs.shared.folder.remove(digest).unwrap();
+    drop(names);
+    assert_eq!(runtime.block_on(asking).unwrap().unwrap(), [digest]);
+}
+
+#[tokio::test]
+async fn a_hundred_uploads_at_once_are_stored_in_groups() {
+    let dir = tempfile::tempdir().unwrap();
+    let blobs = Blobs::open(dir.path()).unwrap();
+    let uploads = (0..100_u32).map(|n| {
+        let blobs = blobs.clone();
+        tokio::spawn(async move { store(&blobs, &n.to_le_bytes()).await })
+    });
+    let mut digests = Vec::new();
+    for upload in uploads.collect::<Vec<_>>() {
+        digests.push(upload.await.unwrap());
+    }
+    assert_eq!(blobs.missing(digests).await.unwrap(), []);
+    assert_eq!(files(dir.path()).len(), 100);
+}
+
+#[tokio::test]
+async fn a_damaged_blob_counts_as_missing_until_it_is_stored_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let blobs = Blobs::open(dir.path()).unwrap();
+    let digest = store(&blobs, b"bytes").await;
+    blobs.damaged(digest);
+    assert!(!blobs.contains(digest).await.unwrap());
+    assert_eq!(blobs.missing(vec![digest]).await.unwrap(), [digest]);
+    assert_eq!(blobs.sizes(vec![digest]).await.unwrap(), [None]);
+    store(&blobs, b"bytes").await;
+    assert!(blobs.contains(digest).await.unwrap());
+}
+
+#[test]
+fn memory_is_bounded_and_keeps_what_is_asked_for() {
+    let mut memory = Memory::default();
+    let now = SystemTime::UNIX_EPOCH + DAY;
+    let digest = |n: u32| {
+        let mut bytes = [0; 32];
+        bytes[..4].copy_from_slice(&n.to_le_bytes());
+        Digest::from(bytes)
+    };
+    for n in 0..4 * KNOWN_PER_GENERATION as u32 {
+        memory.present(digest(n), now);
+        assert_eq!(memory.recall(digest(0), now), Some(true));
+    }
+    assert_eq!(memory.recall(digest(1), now), None);
+    assert!(memory.newer.len() + memory.older.len() <= 2 * KNOWN_PER_GENERATION);
+    assert_eq!(memory.recall(digest(0), now + NOTE_AGE), None, "the note must be renewed");
+}
+
+#[test]
+fn a_full_disk_is_told_apart() {
+    for kind in [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded] {
+        assert!(matches!(BlobError::from(io::Error::from(kind)), BlobError::Full(_)));
+    }
+    let other = io::Error::from(io::ErrorKind::PermissionDenied);
+    assert!(matches!(BlobError::from(other), BlobError::Disk(_)));
+}
+
+/// Blobs, each of 1,000 bytes, that were last used so long before `now`.
+async fn used_before(
+    blobs: &Blobs,
+    now: SystemTime,
+    ages: impl IntoIterator<Item = Duration>,
+) -> Vec<Digest> {
+    let mut digests = Vec::new();
+    for (n, age) in ages.into_iter().enumerate() {
+        let digest = store(blobs, &[n as u8; 1_000]).await;
+        blobs.shared.folder.touch(digest, now - age).unwrap();
+        // As after a restart.
+        blobs.shared.with_memory(|memory| memory.absent(digest));
+        digests.push(digest);
+    }
+    digests
+}
+
+const LIMITS: Limits = Limits { age: DAY, bytes: 1 << 30 };
+
+#[tokio::test]
+async fn blobs_that_no_job_needs_go_when_they_are_old() {
+    let dir = tempfile::tempdir().unwrap();
+    let blobs = Blobs::open(dir.path()).unwrap();
+    let now = SystemTime::now();
+    let digests = used_before(&blobs, now, [2 * DAY, 2 * DAY, DAY / 2, Duration::ZERO]).await;
+    let mut pins = Pins::default();
+    pins.pin(digests[1]);
+    let collected = blobs.collect(pins, LIMITS, now).await.unwrap();
+    assert_eq!(collected, Collected { blobs: 1, bytes: 1_000 });
+    assert_eq!(blobs.missing(digests.clone()).await.unwrap(), digests[..1]);
+}
+
+#[tokio::test]
+async fn the_oldest_go_when_they_take_too_much_but_never_within_the_hour() {
+    let dir = tempfile::tempdir().unwrap();
+    let blobs = Blobs::open(dir.path()).unwrap();
+    let now = SystemTime::now();
+    let ages = [5 * UNUSED_MIN, 2 * UNUSED_MIN, 4 * UNUSED_MIN, UNUSED_MIN / 2, 3 * UNUSED_MIN];
+    let digests = used_before(&blobs, now, ages).await;
+    let limits = Limits { bytes: 3_500, ..LIMITS };
+    let collected = blobs.collect(Pins::default(), limits, now).await.unwrap();
+    assert_eq!(collected, Collected { blobs: 2, bytes: 2_000 });
+    let gone = [digests[0], digests[2]];
+    assert_eq!(blobs.missing(digests.clone()).await.unwrap(), gone);
+
+    // Asked for just now: all of them are safe.
+    let limits = Limits { bytes: 0, ..LIMITS };
+    let collected = blobs.collect(Pins::default(), limits, now).await.unwrap();
+    assert_eq!(collected, Collected::default());
+    let later = now + 2 * UNUSED_MIN;
+    let collected = blobs.collect(Pins::default(), limits, later).await.unwrap();
+    assert_eq!(collected.blobs, 3);
+    assert_eq!(files(dir.path()), [""; 0]);
+    assert!(!blobs.contains(digests[1]).await.unwrap(), "memory knows that they are gone");
+}
+
+#[tokio::test]
+async fn a_blob_that_is_on_its_way_in_is_not_collected() {
+    let dir = tempfile::tempdir().unwrap();
+    let blobs = Blobs::open(dir.path()).unwrap();
+    let staged = blobs.shared.folder.stage(Digest::of(b"half")).unwrap();
+    let limits = Limits { bytes: 0, ..LIMITS };
+    let later = SystemTime::now() + 9 * DAY;
+    let collected = blobs.collect(Pins::default(), limits, later).await.unwrap();
+    assert_eq!(collected, Collected::default());
+    assert_eq!(files(dir.path()).len(), 1);
+    drop(staged);
+    assert_eq!(files(dir.path()), [""; 0]);
+}
