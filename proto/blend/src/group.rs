@@ -40,11 +40,64 @@ const IDS: [([u8; 2], &str); 12] = [
 ];
 
 /// Structs that are kept, and of which data blocks only, if not of all.
-const WANTED: [(&str, Option<[u8; 2]>); 2] =
-    [("ImageView", Some(*b"IM")), ("ImageTile", Some(*b"IM"))];
+const WANTED: [(&str, Option<[u8; 2]>); 39] = [
+    // Paths.
+    ("ImageView", Some(*b"IM")),
+    ("ImageTile", Some(*b"IM")),
+    ("ImagePackedFile", Some(*b"IM")),
+    ("CacheFileLayer", Some(*b"CF")),
+    ("MeshCacheModifierData", Some(*b"OB")),
+    ("OceanModifierData", Some(*b"OB")),
+    ("FluidModifierData", Some(*b"OB")),
+    ("FluidDomainSettings", Some(*b"OB")),
+    ("FluidsimSettings", Some(*b"OB")),
+    ("SmokeModifierData", Some(*b"OB")),
+    ("SmokeDomainSettings", Some(*b"OB")),
+    ("NodesModifierData", Some(*b"OB")),
+    ("NodesModifierBake", Some(*b"OB")),
+    ("NodeShaderTexIES", None),
+    ("NodeShaderScript", None),
+    // Of the video sequencer. Before Blender 2.5 and perhaps one day again, a strip is called by its name.
+    ("Editing", Some(*b"SC")),
+    ("Sequence", Some(*b"SC")),
+    ("Strip", Some(*b"SC")),
+    ("StripElem", Some(*b"SC")),
+    // Simulations.
+    ("PointCache", None),
+    ("ParticleSystem", Some(*b"OB")),
+    ("ParticleSystemModifierData", Some(*b"OB")),
+    ("ClothModifierData", Some(*b"OB")),
+    ("SoftbodyModifierData", Some(*b"OB")),
+    ("SoftBody", Some(*b"OB")),
+    ("SoftBody_Shared", Some(*b"OB")),
+    ("DynamicPaintModifierData", Some(*b"OB")),
+    ("DynamicPaintCanvasSettings", Some(*b"OB")),
+    ("DynamicPaintSurface", Some(*b"OB")),
+    ("RigidBodyWorld", Some(*b"SC")),
+    ("RigidBodyWorld_Shared", Some(*b"SC")),
+    ("bNode", Some(*b"NT")),
+    // Drivers.
+    ("FCurve", None),
+    ("ChannelDriver", None),
+    ("DriverVar", None),
+    // Scenes.
+    ("ViewLayer", Some(*b"SC")),
+    ("SceneRenderLayer", Some(*b"SC")),
+    ("SceneRenderView", Some(*b"SC")),
+    ("Base", Some(*b"SC")),
+];
+
+/// Of a scene only, and of its own properties, which hold the settings of Cycles.
+const PROPERTY: (&str, Option<[u8; 2]>) = ("IDProperty", Some(*b"SC"));
 
 /// Members that point to a text.
-const TEXTS: [(&str, &str); 1] = [("Text", "name")];
+const TEXTS: [(&str, &str); 5] = [
+    ("Text", "name"),
+    ("Text", "filepath"),
+    ("NodesModifierData", "simulation_bake_directory"),
+    ("NodesModifierData", "bake_directory"),
+    ("NodesModifierBake", "directory"),
+];
 
 /// Which blocks are kept, by the numbers that this file gives the structs.
 pub(crate) struct Wanted(HashMap<u32, (&'static str, Option<[u8; 2]>)>);
@@ -52,7 +105,7 @@ pub(crate) struct Wanted(HashMap<u32, (&'static str, Option<[u8; 2]>)>);
 impl Wanted {
     pub(crate) fn new(dna: &Dna<'_>) -> Self {
         let number = |(name, of)| Some((dna.number_of(name)?.0, (name, of)));
-        Self(WANTED.into_iter().filter_map(number).collect())
+        Self(WANTED.into_iter().chain([PROPERTY]).filter_map(number).collect())
     }
 }
 
@@ -259,12 +312,29 @@ impl<'g> View<'g> {
         place.and_then(|place| place.unsigned(self.bytes)).is_some_and(|flags| flags & bits != 0)
     }
 
+    /// Which of these two members of an address is there: Blender renames some.
+    pub(crate) fn either(&self, path: &'static str, other: &'static str) -> Option<u64> {
+        self.pointer(path).or_else(|| self.pointer(other))
+    }
+
+    /// The first address of an array of them, unless it is null.
+    pub(crate) fn first_pointer(&self, path: &'static str) -> Option<u64> {
+        let layout = self.dna.layout();
+        let address = self.bytes_of(path)?.get(..layout.address_bytes())?;
+        Some(layout.unsigned(address)).filter(|address| *address != 0)
+    }
+
     /// The text there and where it is stored, unless it is empty.
     pub(crate) fn path(&self, path: &'static str) -> Option<(String, Field)> {
+        self.path_or_empty(path).filter(|(text, _)| !text.is_empty())
+    }
+
+    /// The text there and where it is stored.
+    pub(crate) fn path_or_empty(&self, path: &'static str) -> Option<(String, Field)> {
         let place = self.dna.at(self.structure, path)?;
         let bytes = place.slice(self.bytes)?;
         let text = dna::text(bytes);
         let at = self.at + place.offset() as u64;
-        (!text.is_empty()).then(|| (text, Field::new(at, bytes, None)))
+        Some((text, Field::new(at, bytes, None)))
     }
 }

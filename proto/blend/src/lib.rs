@@ -8,10 +8,12 @@
 //! memory.
 
 mod dna;
+mod driver;
 mod error;
 mod group;
 mod hazard;
 mod header;
+mod notes;
 mod reference;
 mod rewrite;
 mod scene;
@@ -27,7 +29,7 @@ pub use error::BlendError;
 pub use hazard::Hazard;
 pub use reference::{Field, Files, Reference, ReferenceKind};
 pub use rewrite::{RewriteError, rewrite};
-pub use scene::Scene;
+pub use scene::{RenderView, Scene, ViewLayer};
 pub use survey::{Survey, survey};
 
 use crate::{header::Header, stream::Stream};

@@ -124,14 +124,36 @@ pub struct Field {
     pub(crate) digest: u64,
     /// Where the field is a block of its own, which may be given any length.
     pub(crate) block: Option<LengthPlace>,
+    /// Where the name of the file is stored apart from its folder.
+    pub(crate) name: Option<Part>,
+}
+
+/// Another place of which the bytes are known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Part {
+    pub(crate) at: u64,
+    pub(crate) len_bytes: usize,
+    pub(crate) digest: u64,
 }
 
 impl Field {
     pub(crate) fn new(at: u64, bytes: &[u8], block: Option<LengthPlace>) -> Self {
-        Self { at, len_bytes: bytes.len(), digest: digest(bytes), block }
+        Self { at, len_bytes: bytes.len(), digest: digest(bytes), block, name: None }
     }
 
-    /// How many bytes of text it takes.
+    /// Of a path that Blender makes up from the .blend's own.
+    pub(crate) fn nowhere() -> Self {
+        Self::new(0, b"", None)
+    }
+
+    /// With the file's name in another field.
+    pub(crate) fn with_name(self, name: Self) -> Self {
+        let part = Part { at: name.at, len_bytes: name.len_bytes, digest: name.digest };
+        Self { name: Some(part), ..self }
+    }
+
+    /// How many bytes of text it takes; where the file's name is stored apart from its folder, how many the folder
+    /// may have. None for a path that is not stored: Blender makes it up from the .blend's own.
     #[must_use]
     pub fn capacity(&self) -> usize {
         // Blender wants an end mark behind it.

@@ -2,12 +2,14 @@
 
 use std::{
     fs::File,
-    io::{self, Write},
+    io::{self, Read, Write},
     path::Path,
 };
 
 use crate::{
-    BlendError, Compression, Field, UNCOMPRESSED_BYTES_MAX, reference::digest, stream::Stream,
+    BlendError, Compression, Field, UNCOMPRESSED_BYTES_MAX,
+    reference::{Part, digest},
+    stream::Stream,
 };
 
 /// How hard is compressed, which Blender does as hard.
@@ -62,9 +64,16 @@ pub fn rewrite(
     to: &mut impl Write,
     texts: &[(Field, String)],
 ) -> Result<(), RewriteError> {
+    rewrite_from(File::open(from).map_err(BlendError::Unreadable)?, to, texts)
+}
+
+pub(crate) fn rewrite_from(
+    from: impl Read,
+    to: &mut impl Write,
+    texts: &[(Field, String)],
+) -> Result<(), RewriteError> {
     let patches = patches(texts)?;
-    let file = File::open(from).map_err(BlendError::Unreadable)?;
-    let mut stream = Stream::open(file, UNCOMPRESSED_BYTES_MAX)?;
+    let mut stream = Stream::open(from, UNCOMPRESSED_BYTES_MAX)?;
     match stream.compression() {
         Compression::None => copy(&mut stream, to, &patches),
         Compression::Gzip => {
@@ -88,10 +97,20 @@ fn patches(texts: &[(Field, String)]) -> Result<Vec<Patch>, RewriteError> {
         if text.contains('\0') {
             return Err(RewriteError::Zero(text.clone()));
         }
-        if text.len() > field.capacity() {
-            return Err(RewriteError::TooLong { text: text.clone(), capacity: field.capacity() });
+        let (text, name) = match field.name {
+            Some(_) => text.rsplit_once('/').map_or(("", &**text), |(folder, name)| {
+                // With the slash.
+                (&text[..=folder.len()], name)
+            }),
+            None => (&**text, ""),
+        };
+        if let Some(part) = field.name {
+            let mut bytes = fitting(name, part.len_bytes.saturating_sub(1))?;
+            bytes.resize(part.len_bytes, 0);
+            let Part { at, len_bytes, digest } = part;
+            patches.push(Patch { at, len_bytes, digest: Some(digest), bytes });
         }
-        let mut bytes = text.clone().into_bytes();
+        let mut bytes = fitting(text, field.capacity())?;
         if let Some(block) = field.block {
             // Blender rounds blocks to four bytes.
             bytes.resize((bytes.len() + 1).next_multiple_of(4), 0);
@@ -110,6 +129,13 @@ fn patches(texts: &[(Field, String)]) -> Result<Vec<Patch>, RewriteError> {
     }
     patches.sort_by_key(|patch| patch.at);
     Ok(patches)
+}
+
+fn fitting(text: &str, capacity: usize) -> Result<Vec<u8>, RewriteError> {
+    if text.len() > capacity {
+        return Err(RewriteError::TooLong { text: text.to_owned(), capacity });
+    }
+    Ok(text.as_bytes().to_vec())
 }
 
 fn copy(

@@ -7,26 +7,16 @@ use std::{
 };
 
 use crate::{
-    BlendError, BlendFile, DNA_BYTES_MAX, Files, Hazard, Reference, ReferenceKind, Scene,
-    UNCOMPRESSED_BYTES_MAX,
+    BlendError, BlendFile, DNA_BYTES_MAX, Hazard, Reference, UNCOMPRESSED_BYTES_MAX,
     dna::Dna,
-    group::{Group, View, Wanted},
-    header::{Block, Header},
-    reference::Field,
+    group::{Group, Wanted},
+    header::{Block, Header, Layout},
+    notes::{DISK_CACHES, Notes},
     stream::Stream,
 };
 
 /// Blocks of a file: five to ten times those of the largest film sets. Each is looked at, twice.
 const BLOCKS_MAX: usize = 20_000_000;
-
-/// Scenes of a file.
-pub(crate) const SCENES_MAX: usize = 1_000;
-
-/// Paths of a file, of 1 KB each at most.
-const REFERENCES_MAX: usize = 100_000;
-
-/// Hazards of a file: nobody reads more.
-const HAZARDS_MAX: usize = 10_000;
 
 /// What is kept of the block about the whole file.
 const GLOBAL_BYTES_MAX: u64 = 64 << 10;
@@ -48,7 +38,16 @@ pub struct Survey {
 /// # Errors
 /// When the bytes are not a whole, sound .blend of a known form, or cannot be read.
 pub fn survey(path: &Path) -> Result<Survey, BlendError> {
-    survey_limited(File::open(path).map_err(BlendError::Unreadable)?, UNCOMPRESSED_BYTES_MAX)
+    let file = File::open(path).map_err(BlendError::Unreadable)?;
+    let mut survey = survey_limited(file, UNCOMPRESSED_BYTES_MAX)?;
+    // Blender names the folder of caches by the .blend.
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    for reference in &mut survey.references {
+        if reference.path == DISK_CACHES {
+            reference.path.push_str(&stem);
+        }
+    }
+    Ok(survey)
 }
 
 pub(crate) fn survey_limited(
@@ -60,7 +59,7 @@ pub(crate) fn survey_limited(
     let Header { version, layout } = Header::read(&mut stream)?;
     let dna = Dna::parse(&dna, layout).ok_or(BlendError::Damaged("its DNA makes no sense"))?;
     let wanted = Wanted::new(&dna);
-    let mut notes = Notes::default();
+    let mut notes = Notes::new();
     let mut open = None;
     let mut group = None;
     each_block(&mut stream, layout, |block, stream| {
@@ -90,12 +89,13 @@ pub(crate) fn survey_limited(
     if let Some(group) = group.take() {
         notes.group(&group)?;
     }
-    let active = notes.scenes.iter().position(|(address, _)| Some(*address) == open);
+    notes.finish();
+    let active = notes.scenes.iter().position(|(address, ..)| Some(*address) == open);
     Ok(Survey {
         file: BlendFile {
             version,
             compression: stream.compression(),
-            scenes: notes.scenes.into_iter().map(|(_, scene)| scene).collect(),
+            scenes: notes.scenes.into_iter().map(|(_, scene, _)| scene).collect(),
             active_scene: active.unwrap_or(0),
         },
         references: notes.references,
@@ -122,7 +122,7 @@ fn dna_bytes(mut stream: Stream<'_>) -> Result<Vec<u8>, BlendError> {
 /// Reads the head of each block; the rest of it is read by `then`.
 fn each_block<'a>(
     stream: &mut Stream<'a>,
-    layout: crate::header::Layout,
+    layout: Layout,
     mut then: impl FnMut(&Block, &mut Stream<'a>) -> Result<(), BlendError>,
 ) -> Result<(), BlendError> {
     for _ in 0..BLOCKS_MAX {
@@ -132,82 +132,4 @@ fn each_block<'a>(
         }
     }
     Err(BlendError::TooMany { what: "blocks", limit: BLOCKS_MAX })
-}
-
-/// What was found so far.
-#[derive(Default)]
-struct Notes {
-    /// With their addresses.
-    scenes: Vec<(u64, Scene)>,
-    references: Vec<Reference>,
-    hazards: Vec<Hazard>,
-}
-
-impl Notes {
-    fn group(&mut self, group: &Group<'_>) -> Result<(), BlendError> {
-        match &group.code {
-            b"SC" => self.scene(group),
-            b"LI" => self.library(group),
-            b"IM" => self.image(group),
-            _ => Ok(()),
-        }
-    }
-
-    fn scene(&mut self, group: &Group<'_>) -> Result<(), BlendError> {
-        if self.scenes.len() == SCENES_MAX {
-            return Err(BlendError::TooMany { what: "scenes", limit: SCENES_MAX });
-        }
-        let scene = Scene::parse(&group.id());
-        let scene = scene.ok_or(BlendError::Damaged("a scene of it makes no sense"))?;
-        self.scenes.push((group.id().address, scene));
-        Ok(())
-    }
-
-    fn library(&mut self, group: &Group<'_>) -> Result<(), BlendError> {
-        let library = group.id();
-        if library.pointer("packedfile").is_some() {
-            return Ok(());
-        }
-        let path = library.path("name");
-        self.refer(ReferenceKind::Library, group.name(), path, Files::One)
-    }
-
-    fn image(&mut self, group: &Group<'_>) -> Result<(), BlendError> {
-        let image = group.id();
-        // Since Blender 2.77 packed files are a list.
-        if image.pointer("packedfile").is_some() || image.pointer("packedfiles.first").is_some() {
-            return Ok(());
-        }
-        // `IMA_SRC_*`.
-        let (kind, files) = match image.int("source") {
-            Some(1) => (ReferenceKind::Image, Files::One),
-            Some(2) => (ReferenceKind::Image, Files::Sequence { first: None, frames: None }),
-            Some(3) => (ReferenceKind::Movie, Files::One),
-            Some(6) => {
-                let numbers = group.all("ImageTile").filter_map(|tile| tile.int("tile_number"));
-                (ReferenceKind::Image, Files::Tiles { numbers: numbers.collect() })
-            }
-            _ => return Ok(()),
-        };
-        let views = group.all("ImageView").filter_map(|view| view.path("filepath"));
-        for path in image.path("name").into_iter().chain(views) {
-            self.refer(kind, group.name(), Some(path), files.clone())?;
-        }
-        Ok(())
-    }
-
-    fn refer(
-        &mut self,
-        kind: ReferenceKind,
-        owner: String,
-        path: Option<(String, Field)>,
-        files: Files,
-    ) -> Result<(), BlendError> {
-        let Some((path, field)) = path else { return Ok(()) };
-        if self.references.len() == REFERENCES_MAX {
-            return Err(BlendError::TooMany { what: "paths", limit: REFERENCES_MAX });
-        }
-        self.references.push(Reference { kind, owner, path, files, field });
-        Ok(())
-    }
 }

@@ -1,16 +1,23 @@
 #![allow(clippy::unwrap_used)]
 
-use std::io::{self, Write as _};
+use std::io::{self, Cursor, SeekFrom, Write as _};
 
 use proptest::{collection::vec, prelude::*, sample::Index};
 
-use super::*;
+use super::{notes::SCENES_MAX, rewrite::rewrite_from, survey::survey_limited, *};
 
 /// What three Blenders saved: two scenes, the second one open.
 const FIXTURES: [(&[u8], BlenderVersion); 3] = [
     (include_bytes!("../tests/fixtures/saved-by-3.4.blend"), BlenderVersion { major: 3, minor: 4 }),
     (include_bytes!("../tests/fixtures/saved-by-4.5.blend"), BlenderVersion { major: 4, minor: 5 }),
     (include_bytes!("../tests/fixtures/saved-by-5.0.blend"), BlenderVersion { major: 5, minor: 0 }),
+];
+
+/// What refers to files of every kind, as saved by three Blenders.
+const REFERENCES: [&[u8]; 3] = [
+    include_bytes!("../tests/fixtures/references-3.4.blend"),
+    include_bytes!("../tests/fixtures/references-4.5.blend"),
+    include_bytes!("../tests/fixtures/references-5.0.blend"),
 ];
 
 #[test]
@@ -27,9 +34,22 @@ fn files_of_three_blenders_are_read() {
             width: 640,
             height: 360,
             percentage: 50,
+            frame_rate: (24, 1),
             engine: "CYCLES".into(),
+            format: "PNG".into(),
             format_is_movie: false,
+            color_depth: 8,
+            color_mode: "RGBA",
+            output_path: "/tmp/".into(),
             has_camera: true,
+            camera: Some("Camera".into()),
+            cameras: vec!["Camera".into()],
+            view_layers: vec![ViewLayer { name: "ViewLayer".into(), is_rendered: true }],
+            views: Vec::new(),
+            uses_denoising: true,
+            has_sound: false,
+            uses_sequencer: false,
+            uses_compositor: false,
         };
         let second = Scene {
             name: "Ünïcode scene".into(),
@@ -40,8 +60,14 @@ fn files_of_three_blenders_are_read() {
             height: 1080,
             percentage: 100,
             engine: "BLENDER_WORKBENCH".into(),
+            format: "FFMPEG".into(),
             format_is_movie: true,
+            color_mode: "RGB",
+            output_path: "//".into(),
             has_camera: false,
+            camera: None,
+            cameras: Vec::new(),
+            ..kitchen.clone()
         };
         assert_eq!(blend.active(), Some(&second));
         assert_eq!(blend.scenes, [kitchen, second]);
@@ -75,9 +101,22 @@ fn both_byte_orders_and_address_widths_and_block_forms_are_read() {
             width: 640,
             height: 480,
             percentage: 50,
+            frame_rate: (1, 1),
             engine: "CYCLES".into(),
+            format: "FFMPEG".into(),
             format_is_movie: true,
+            color_depth: 0,
+            color_mode: "RGB",
+            output_path: String::new(),
             has_camera: true,
+            camera: None,
+            cameras: Vec::new(),
+            view_layers: Vec::new(),
+            views: Vec::new(),
+            uses_denoising: true,
+            has_sound: false,
+            uses_sequencer: false,
+            uses_compositor: false,
         });
         assert_eq!(blend.scenes, scenes, "{form:?}");
     }
@@ -172,9 +211,9 @@ fn a_compressed_file_is_followed_up_to_the_limit_only() {
     let plain = small_blend(Form::ALL[0]);
     let limit = plain.len() as u64 - 1;
     for bytes in [gzip(&plain), zstd(&plain)] {
-        let error = read_limited(&*bytes, 500).unwrap_err();
+        let error = survey_limited(Cursor::new(&*bytes), 500).unwrap_err();
         assert!(matches!(error, BlendError::TooLarge { .. }), "{error}");
-        read_limited(&*bytes, limit + 1).unwrap();
+        survey_limited(Cursor::new(&*bytes), limit + 1).unwrap();
     }
     // A block that says it is longer than anything may be.
     let form = Form::ALL[4];
@@ -186,6 +225,66 @@ fn a_compressed_file_is_followed_up_to_the_limit_only() {
     assert!(matches!(error, BlendError::TooLarge { .. }), "{error}");
     let error = read(&*bomb).unwrap_err();
     assert!(matches!(error, BlendError::Truncated), "{error}");
+}
+
+#[test]
+fn what_grows_beyond_all_measure_is_refused_early() {
+    // 3 GiB of zeros in one block, of which gzip makes 3 MiB and zstd 100 KiB; both are cut off behind the place where
+    // they are given up.
+    let form = Form::ALL[4];
+    let mut head = form.header();
+    head.extend(b"DATA\0\0\0\0\0\0\0\0\0\0\0\0");
+    head.extend(form.number(3 << 30, 8));
+    head.extend([0; 8]);
+    let zeros = vec![0; 16 << 20];
+    let mut encoder = zstd::Encoder::new(Vec::new(), 1).unwrap();
+    encoder.write_all(&head).unwrap();
+    for _ in 0..(1 << 30) / zeros.len() + 2 {
+        encoder.write_all(&zeros).unwrap();
+    }
+    let bomb = encoder.finish().unwrap();
+    assert!(bomb.len() < 200 << 10, "{}", bomb.len());
+    let error = read(&bomb).unwrap_err();
+    assert!(matches!(error, BlendError::Bomb { .. }), "{error}");
+}
+
+#[test]
+fn a_file_of_mostly_zeros_is_no_bomb() {
+    let form = Form::ALL[0];
+    let plain = small_blend(form);
+    let (head, rest) = plain.split_at(form.header().len());
+    let zeros = form.block(*b"DATA", 0x40, &vec![0; 64 << 20]);
+    let plain = [head, &zeros, rest].concat();
+    let compressed = zstd(&plain);
+    assert!(compressed.len() < plain.len() / 5_000, "{}", compressed.len());
+    assert_eq!(read(&compressed).unwrap().scenes.len(), 2);
+}
+
+#[test]
+fn drivers_stand_still_without_scripts_as_blender_lets_them() {
+    // As seen in Blender 3.4 and 4.5, scripts not allowed.
+    let moves = "frame|frame*2|var|var**2|var % 3|var // 2|sin(var)|var if var > 1 else 0|not var|1 < var < 3|\
+        var == 1 and var != 2 or 0|min(var,1,2)|max(1)|abs(var)|fabs(var)|pow(var,2)|pow(var,2,3)|lerp(0,1,var)|\
+        clamp(var)|clamp(var,0,2)|smoothstep(0,1,var)|round(var)|round(var,2)|int(var)|float(var)|bool(var)|\
+        len([var])|sum([var,1])|[var,2][0]|(var,2)[1]|var & 1|var << 1|~1|pi|e|tau|True|1e3|1.5e-3|.5|5.|0x10|1_000|\
+        'a' == 'a'|log(var)|log(var,2)|hypot(var,1)|degrees(var)|atan2(var,1)|trunc(var)|sinh(0)|gcd(1,2)|\
+        any([1])|all((1,2))|{1:2}[1]|1 if var in (1,2) else 0|var is None|noise|abs(-var)+1|- -var|2*-var||\
+        1 < 2 == 2|cbrt(var)|min([1,2])|inf|dist((0,0),(1,1))|-1**2|not not var|not (var > 2) and 1|\
+        1if var else 2|1.0*frame/24.0|max(abs(var), lerp(0, 1, var)) + clamp(var)";
+    let stands = "math.sin(var)|bpy.context.scene.frame_current|noise.random()|self.location[0]|str(var)|\
+        sum(x for x in (1,2))|(lambda x: x)(1)|depsgraph.scene.name|sorted([1])[0]|range(3)[1]|var.real|\
+        undefined_name|C.scene|random()|sign(var)|ease(var)|__import__('os')|open('x')|perlin(1)|f'{var}'|(x:=1)|\
+        [i for i in (1,2)][0]|var if True else bpy.data|slice(1)|max(var,key=abs)|print(var)";
+    let needs = |expression: &str| driver::needs_scripts(expression.trim_start(), &["var".into()]);
+    for expression in moves.split('|') {
+        assert!(!needs(expression), "{expression}");
+    }
+    for expression in stands.split('|') {
+        assert!(needs(expression), "{expression}");
+    }
+    // Blender's own evaluator has these, Python does not.
+    assert!(needs("abs(var)**2"));
+    assert!(needs("clamp(var,0)"));
 }
 
 #[test]
@@ -201,6 +300,7 @@ fn contradictions_are_damage() {
         (with(b"DNA1", b"SDNANAME\xff\xff\xff\x7f"), "DNA makes no sense"),
         (with(b"DNA1", &vec![0; DNA_BYTES_MAX as usize + 1]), "DNA is too large"),
         (negative, "length makes no sense"),
+        ([form.header(), vec![0; 100]].concat(), "code makes no sense"),
         (
             [
                 form.header(),
@@ -215,14 +315,21 @@ fn contradictions_are_damage() {
         let text = read(&*bytes).unwrap_err().to_string();
         assert!(text.contains(said), "{said}: {text}");
     }
-    let many = [form.header(), form.block(*b"SC\0\0", 1, b"").repeat(SCENES_MAX + 1)];
-    let error = read(&*many.concat()).unwrap_err();
-    assert!(matches!(error, BlendError::Damaged(_)), "{error}");
+    let scene = form.block(*b"SC\0\0", 1, &form.scene("One"));
+    let dna = form.block(*b"DNA1", 1, &form.dna());
+    let many = [form.header(), scene.repeat(SCENES_MAX + 1), dna, end].concat();
+    let error = read(&many).unwrap_err();
+    assert!(matches!(error, BlendError::TooMany { .. }), "{error}");
 }
 
 #[test]
 fn a_disk_that_fails_is_not_called_a_damaged_file() {
-    struct Failing<'a>(&'a [u8]);
+    struct Failing<'a>(Cursor<&'a [u8]>);
+    impl Seek for Failing<'_> {
+        fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+            self.0.seek(to)
+        }
+    }
     impl io::Read for Failing<'_> {
         fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
             match self.0.read(buffer)? {
@@ -233,8 +340,12 @@ fn a_disk_that_fails_is_not_called_a_damaged_file() {
     }
     let plain = small_blend(Form::ALL[0]);
     for bytes in [gzip(&plain), zstd(&plain), plain] {
-        let error = read(Failing(&bytes[..bytes.len() / 2])).unwrap_err();
-        assert!(matches!(error, BlendError::Unreadable(_)), "{error}");
+        let half = Cursor::new(&bytes[..bytes.len() / 2]);
+        let error = super::read(Failing(half)).unwrap_err();
+        let is_plain = bytes.starts_with(b"BLENDER");
+        // What is passed over in a plain file is not read.
+        let is_fine = matches!(error, BlendError::Unreadable(_));
+        assert!(is_fine || (is_plain && matches!(error, BlendError::Truncated)), "{error}");
     }
 }
 
@@ -251,6 +362,27 @@ proptest! {
         if let Ok(blend) = read(cut) {
             prop_assert_eq!(blend, read(&*bytes).unwrap());
         }
+    }
+
+    #[test]
+    fn flipped_bytes_of_what_refers_to_files_never_panic(
+        fixture in 0..REFERENCES.len(),
+        flips in vec((any::<Index>(), any::<u8>()), 1..200),
+        cut: Index,
+    ) {
+        let mut bytes = zstd::decode_all(REFERENCES[fixture]).unwrap();
+        flip(&mut bytes, flips);
+        survey_and_rewrite(&bytes);
+        survey_and_rewrite(&bytes[..cut.index(bytes.len())]);
+    }
+
+    #[test]
+    fn expressions_of_any_kind_are_judged(
+        characters in vec(any::<char>(), 0..60),
+        pieces in vec(proptest::sample::select(PIECES), 0..60),
+    ) {
+        driver::needs_scripts(&characters.iter().collect::<String>(), &[]);
+        driver::needs_scripts(&pieces.concat(), &["a".into()]);
     }
 
     #[test]
@@ -284,6 +416,29 @@ proptest! {
         let end = form.block(*b"ENDB", 0, b"");
         let _ = read(&*[form.header(), dna, end].concat());
     }
+}
+
+/// Of expressions.
+const PIECES: &[&str] = &[
+    "a", "not", " ", "if", "else", "sin", "(", ")", ",", "1", ".5", "1e", "0x", "\"", "'", "\\",
+    "f'", "**", "<", "-",
+];
+
+fn read(bytes: &[u8]) -> Result<BlendFile, BlendError> {
+    super::read(Cursor::new(bytes))
+}
+
+/// Puts other texts where the paths are, and finds those.
+fn survey_and_rewrite(bytes: &[u8]) {
+    let Ok(survey) = survey_limited(Cursor::new(bytes), u64::MAX) else { return };
+    let texts: Vec<_> = survey
+        .references
+        .iter()
+        .filter(|reference| reference.field.capacity() > 4)
+        .map(|reference| (reference.field, "//x".to_owned()))
+        .collect();
+    // Fields may lie in each other in a damaged file.
+    let _ = rewrite_from(bytes, &mut Vec::new(), &texts);
 }
 
 fn fixture_bytes(fixture: usize, compressed: bool) -> Vec<u8> {

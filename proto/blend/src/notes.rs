@@ -1,0 +1,710 @@
+//! What each data block refers to, and what is hazardous about it.
+
+use std::collections::{HashMap, HashSet};
+
+use crate::{
+    BlendError, Files, Hazard, Reference, ReferenceKind, Scene,
+    driver::needs_scripts,
+    group::{Group, View},
+    reference::Field,
+};
+
+/// Scenes of a file.
+pub(crate) const SCENES_MAX: usize = 1_000;
+
+/// Paths of a file, of 1 KB each at most.
+const REFERENCES_MAX: usize = 100_000;
+
+/// Hazards of a file: nobody reads more, so more are not told.
+const HAZARDS_MAX: usize = 1_000;
+
+/// Objects in scenes, objects that are or may be cameras, particle systems, node trees and what they use, of each.
+const LINKS_MAX: usize = 2_000_000;
+
+/// Variables of a driver.
+const VARIABLES_MAX: usize = 1_000;
+
+/// How deep groups of nodes lie in each other.
+const TREES_DEEP_MAX: usize = 100;
+
+/// The folder of caches, up to the name of the .blend.
+pub(crate) const DISK_CACHES: &str = "//blendcache_";
+
+/// `OB_CAMERA`.
+const CAMERA: i32 = 11;
+
+/// `eModifierMode_Render`.
+const MODIFIER_RENDERED: u64 = 1 << 1;
+
+/// `PTCACHE_BAKED`, `PTCACHE_DISK_CACHE`, `PTCACHE_EXTERNAL`.
+const CACHE_BAKED: u64 = 1 << 0;
+const CACHE_ON_DISK: u64 = 1 << 6;
+const CACHE_EXTERNAL: u64 = 1 << 9;
+
+/// `FLUID_DOMAIN_BAKED_DATA`.
+const FLUID_BAKED: u64 = 1 << 1;
+
+/// `PSYS_HAIR_DYNAMICS`.
+const HAIR_DYNAMICS: u64 = 1 << 2;
+
+/// `FCURVE_MUTED`.
+const CURVE_MUTED: u64 = 1 << 4;
+
+/// `TXT_ISSCRIPT`.
+const TEXT_REGISTERED: u64 = 1 << 4;
+
+/// What was found so far.
+pub(crate) struct Notes {
+    /// With their addresses, and those of the objects in them.
+    pub(crate) scenes: Vec<(u64, Scene, SceneLinks)>,
+    pub(crate) references: Vec<Reference>,
+    pub(crate) hazards: Vec<Hazard>,
+    /// The names of cameras, and of what lies in libraries and may be one.
+    cameras: HashMap<u64, Linked>,
+    /// Particle settings by address: whether their particles fly, and whether they are hair.
+    particles: HashMap<u64, Particles>,
+    /// Of objects, which settings they use.
+    particle_systems: Vec<ParticleSystem>,
+    trees: HashMap<u64, Tree>,
+    /// Modifiers that are not baked in the file: their owner, their tree.
+    node_modifiers: Vec<(String, u64)>,
+    libraries: Vec<Library>,
+    links: usize,
+}
+
+/// Another .blend.
+struct Library {
+    address: u64,
+    /// The library of which this one is a packed part.
+    packed_of: Option<u64>,
+    /// Data blocks used of it: they follow it in the file.
+    uses: usize,
+    /// Its place among the references.
+    reference: usize,
+}
+
+/// Addresses in a scene.
+pub(crate) struct SceneLinks {
+    camera: Option<u64>,
+    objects: Vec<u64>,
+}
+
+struct Linked {
+    name: String,
+    is_camera: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Particles {
+    Still,
+    Flying,
+    Hair,
+}
+
+struct ParticleSystem {
+    owner: String,
+    settings: u64,
+    has_hair_dynamics: bool,
+}
+
+/// A tree of nodes.
+#[derive(Default)]
+struct Tree {
+    simulates: bool,
+    /// The trees that are groups in it.
+    groups: Vec<u64>,
+}
+
+impl Notes {
+    pub(crate) fn new() -> Self {
+        Self {
+            scenes: Vec::new(),
+            references: Vec::new(),
+            hazards: Vec::new(),
+            cameras: HashMap::new(),
+            particles: HashMap::new(),
+            particle_systems: Vec::new(),
+            trees: HashMap::new(),
+            node_modifiers: Vec::new(),
+            libraries: Vec::new(),
+            links: 0,
+        }
+    }
+
+    /// Takes what one data block says.
+    pub(crate) fn group(&mut self, group: &Group<'_>) -> Result<(), BlendError> {
+        match &group.code {
+            b"SC" => self.scene(group)?,
+            b"OB" => self.object(group)?,
+            b"LI" => self.library(group)?,
+            b"IM" => self.image(group)?,
+            b"VF" => self.packable(ReferenceKind::Font, group)?,
+            b"SO" => self.packable(ReferenceKind::Sound, group)?,
+            b"MC" => self.movie_clip(group)?,
+            b"CF" => self.cache_file(group)?,
+            b"VO" => self.volume(group)?,
+            b"TX" => self.text(group)?,
+            b"PA" => self.particle_settings(group)?,
+            b"NT" => self.tree(group)?,
+            b"ID" => self.linked(group)?,
+            _ => {}
+        }
+        self.shader_nodes(group)?;
+        self.drivers(group);
+        Ok(())
+    }
+
+    /// Takes together what lay in different data blocks.
+    pub(crate) fn finish(&mut self) {
+        self.forget_packed_libraries();
+        for (_, scene, links) in &mut self.scenes {
+            let name = |address: &u64| self.cameras.get(address);
+            scene.camera = links.camera.as_ref().and_then(name).map(|linked| linked.name.clone());
+            let objects = links.objects.iter().filter_map(name);
+            let cameras = objects.filter(|linked| linked.is_camera).map(|linked| &linked.name);
+            scene.cameras = cameras.chain(&scene.camera).cloned().collect();
+            scene.cameras.sort_unstable();
+            scene.cameras.dedup();
+        }
+        for system in std::mem::take(&mut self.particle_systems) {
+            // What lies in a library is not known; it is more often hair.
+            let particles = self.particles.get(&system.settings).unwrap_or(&Particles::Hair);
+            let what = match particles {
+                Particles::Flying => "particle system",
+                Particles::Hair if system.has_hair_dynamics => "hair simulation",
+                Particles::Hair | Particles::Still => continue,
+            };
+            self.hazard(Hazard::UnbakedSimulation { owner: system.owner, what });
+        }
+        for (owner, tree) in std::mem::take(&mut self.node_modifiers) {
+            if self.simulates(tree) {
+                let what = "simulation of geometry nodes";
+                self.hazard(Hazard::UnbakedSimulation { owner, what });
+            }
+        }
+    }
+
+    fn scene(&mut self, group: &Group<'_>) -> Result<(), BlendError> {
+        if self.scenes.len() == SCENES_MAX {
+            return Err(BlendError::TooMany { what: "scenes", limit: SCENES_MAX });
+        }
+        let scene = Scene::parse(group);
+        let scene = scene.ok_or(BlendError::Damaged("a scene of it makes no sense"))?;
+        let objects: HashSet<_> =
+            group.all("Base").filter_map(|base| base.pointer("object")).collect();
+        self.link(objects.len())?;
+        let links = SceneLinks {
+            camera: group.id().pointer("camera"),
+            objects: objects.into_iter().collect(),
+        };
+        self.scenes.push((group.id().address, scene, links));
+        self.strips(group)?;
+        for world in group.all("RigidBodyWorld") {
+            // `RBW_FLAG_MUTED`; without a collection nothing moves.
+            if world.pointer("group").is_some() && !world.flag("flag", 1) {
+                let shared = pointed(group, &world, "shared", "RigidBodyWorld_Shared");
+                let cache = shared.and_then(|shared| shared.pointer("pointcache"));
+                let cache = cache.or_else(|| world.pointer("pointcache"));
+                self.simulation(group, group.name(), "rigid body world", cache)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Of all scenes' strips, those in meta strips included: all belong to the scene.
+    fn strips(&mut self, group: &Group<'_>) -> Result<(), BlendError> {
+        for strip in group.all("Sequence") {
+            // `SEQ_TYPE_*`: a picture, a movie, two kinds of sound.
+            let Some(kind @ (0 | 3 | 4 | 5)) = strip.int("type") else { continue };
+            let Some(data) = pointed(group, &strip, "strip", "Strip") else { continue };
+            let Some(elements) = data.pointer("stripdata") else { continue };
+            let name = strip.text("name").unwrap_or_default();
+            let owner = format!("{}/{}", group.name(), name.get(2..).unwrap_or_default());
+            let folder = data.path_or_empty("dir");
+            let Some((folder, field)) = folder else { continue };
+            if kind == 0 {
+                let names = group.at(elements, "StripElem").filter_map(|it| it.text("name"));
+                let names = view_names(group, &strip, names.filter(|name| !name.is_empty()));
+                if !names.is_empty() {
+                    let files = Files::Named(names);
+                    self.refer(ReferenceKind::Strip, owner, Some((folder, field)), files)?;
+                }
+            } else if let Some(element) = group.at(elements, "StripElem").next()
+                && let Some((file, name)) = element.path("name")
+            {
+                let slash =
+                    if folder.is_empty() || folder.ends_with(['/', '\\']) { "" } else { "/" };
+                let path = format!("{folder}{slash}{file}");
+                let path = Some((path, field.with_name(name)));
+                self.refer(ReferenceKind::Strip, owner, path, Files::One)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn object(&mut self, group: &Group<'_>) -> Result<(), BlendError> {
+        let (object, name) = (group.id(), group.name());
+        if object.int("type") == Some(CAMERA) {
+            self.link(1)?;
+            self.cameras.insert(object.address, Linked { name: name.clone(), is_camera: true });
+        }
+        for modifier in group.all("MeshCacheModifierData") {
+            let owner = part(&name, &modifier);
+            self.refer(ReferenceKind::MeshCache, owner, modifier.path("filepath"), Files::One)?;
+        }
+        for modifier in group.all("OceanModifierData") {
+            // What is not baked is computed for any frame.
+            if modifier.flag("cached", u64::MAX) {
+                let (owner, path) = (part(&name, &modifier), modifier.path("cachepath"));
+                self.refer(ReferenceKind::OceanCache, owner, path, Files::Folder)?;
+            }
+        }
+        self.fluids(group, &name)?;
+        self.soft_things(group, &name)?;
+        self.particle_systems(group, &name)?;
+        self.nodes_modifiers(group, &name)
+    }
+
+    fn fluids(&mut self, group: &Group<'_>, name: &str) -> Result<(), BlendError> {
+        for modifier in group.all("FluidModifierData") {
+            // `MOD_FLUID_TYPE_DOMAIN`.
+            let Some(domain) = pointed(group, &modifier, "domain", "FluidDomainSettings") else {
+                continue;
+            };
+            if !modifier.flag("type", 1) {
+                continue;
+            }
+            let (owner, path) = (part(name, &modifier), domain.path("cache_directory"));
+            self.refer(ReferenceKind::FluidCache, owner.clone(), path, Files::Folder)?;
+            if rendered(&modifier) && !domain.flag("cache_flag", FLUID_BAKED) {
+                self.hazard(Hazard::UnbakedSimulation { owner, what: "fluid" });
+            }
+        }
+        // Up to Blender 2.81, of which no other draws these simulations.
+        for modifier in group.all("SmokeModifierData") {
+            let domain = pointed(group, &modifier, "domain", "SmokeDomainSettings");
+            if let Some(domain) = domain.filter(|_| modifier.flag("type", 1)) {
+                let owner = part(name, &modifier);
+                // The first of two.
+                self.simulation(group, owner, "smoke", domain.first_pointer("point_cache"))?;
+            }
+        }
+        for fluid in group.all("FluidsimSettings") {
+            // `OB_FLUIDSIM_DOMAIN`.
+            if fluid.flag("type", 1 << 1) {
+                let path = fluid.path("surfdataPath");
+                self.refer(ReferenceKind::FluidCache, name.to_owned(), path, Files::Folder)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Cloth, soft bodies, painted surfaces.
+    fn soft_things(&mut self, group: &Group<'_>, name: &str) -> Result<(), BlendError> {
+        let of_hair: HashSet<_> =
+            group.all("ParticleSystem").filter_map(|system| system.pointer("clmd")).collect();
+        for modifier in group.all("ClothModifierData") {
+            if rendered(&modifier) && !of_hair.contains(&modifier.address) {
+                let cache = modifier.pointer("point_cache");
+                self.simulation(group, part(name, &modifier), "cloth", cache)?;
+            }
+        }
+        for modifier in group.all("SoftbodyModifierData").filter(rendered) {
+            for body in group.all("SoftBody") {
+                let shared = pointed(group, &body, "shared", "SoftBody_Shared");
+                let cache = shared.and_then(|shared| shared.pointer("pointcache"));
+                let cache = cache.or_else(|| body.pointer("pointcache"));
+                self.simulation(group, part(name, &modifier), "soft body", cache)?;
+            }
+        }
+        for surface in group.all("DynamicPaintSurface") {
+            // `MOD_DPAINT_ACTIVE`; a sequence of images (2) is baked into files that are used as such.
+            if surface.flag("flags", 1) && surface.int("format") != Some(2) {
+                let surface_name = surface.text("name").unwrap_or_default();
+                let owner = format!("{name}/{surface_name}");
+                let cache = surface.pointer("pointcache");
+                self.simulation(group, owner, "dynamic paint", cache)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn particle_systems(&mut self, group: &Group<'_>, name: &str) -> Result<(), BlendError> {
+        let drawn: HashSet<_> = group
+            .all("ParticleSystemModifierData")
+            .filter(rendered)
+            .filter_map(|modifier| modifier.pointer("psys"))
+            .collect();
+        for system in group.all("ParticleSystem") {
+            let system_name = system.text("name").unwrap_or_default();
+            let owner = format!("{name}/{system_name}");
+            let is_stored = self.caches(group, &owner, system.pointer("pointcache"))?;
+            if let Some(settings) = system.pointer("part")
+                && drawn.contains(&system.address)
+                && !is_stored
+            {
+                self.link(1)?;
+                self.particle_systems.push(ParticleSystem {
+                    owner,
+                    settings,
+                    has_hair_dynamics: system.flag("flag", HAIR_DYNAMICS),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn nodes_modifiers(&mut self, group: &Group<'_>, name: &str) -> Result<(), BlendError> {
+        for modifier in group.all("NodesModifierData") {
+            let owner = part(name, &modifier);
+            let folder = modifier.either("bake_directory", "simulation_bake_directory");
+            let folder = folder.and_then(|address| group.text_at(address));
+            self.refer(ReferenceKind::NodesCache, owner.clone(), folder, Files::Folder)?;
+            let bakes = modifier.pointer("bakes");
+            let bakes = || bakes.into_iter().flat_map(|at| group.at(at, "NodesModifierBake"));
+            for bake in bakes() {
+                let folder = bake.pointer("directory").and_then(|at| group.text_at(at));
+                self.refer(ReferenceKind::NodesCache, owner.clone(), folder, Files::Folder)?;
+            }
+            let is_packed =
+                bakes().next().is_some() && bakes().all(|bake| bake.pointer("packed").is_some());
+            if let Some(tree) = modifier.pointer("node_group")
+                && rendered(&modifier)
+                && !is_packed
+            {
+                self.link(1)?;
+                self.node_modifiers.push((owner, tree));
+            }
+        }
+        Ok(())
+    }
+
+    fn library(&mut self, group: &Group<'_>) -> Result<(), BlendError> {
+        let library = group.id();
+        let packed_of = library.pointer("archive_parent_library");
+        self.link(1)?;
+        self.libraries.push(Library {
+            address: library.address,
+            packed_of,
+            uses: 0,
+            reference: self.references.len(),
+        });
+        match packed_of {
+            Some(_) => Ok(()),
+            None => self.packable(ReferenceKind::Library, group),
+        }
+    }
+
+    /// Since Blender 5.0 what is used of a library can be packed: it follows a library of the same name, which is the
+    /// first one's archive. The file of the first is needed if more of it is used.
+    fn forget_packed_libraries(&mut self) {
+        let packed: HashSet<_> =
+            self.libraries.iter().filter_map(|library| library.packed_of).collect();
+        let is_idle = |library: &&Library| library.uses == 0 && packed.contains(&library.address);
+        let idle = self.libraries.iter().filter(is_idle).map(|library| library.reference);
+        let idle: HashSet<_> = idle.collect();
+        let mut index = 0..;
+        self.references.retain(|reference| {
+            let is_idle = index.next().is_some_and(|index| idle.contains(&index));
+            !is_idle || reference.kind != ReferenceKind::Library
+        });
+    }
+
+    /// A data block that is one file, or has it packed.
+    fn packable(&mut self, kind: ReferenceKind, group: &Group<'_>) -> Result<(), BlendError> {
+        let id = group.id();
+        if id.pointer("packedfile").is_some() {
+            return Ok(());
+        }
+        // The font that Blender has in itself.
+        let path = file_path(&id).filter(|(path, _)| path != "<builtin>");
+        self.refer(kind, group.name(), path, Files::One)
+    }
+
+    fn image(&mut self, group: &Group<'_>) -> Result<(), BlendError> {
+        let image = group.id();
+        // Since Blender 2.77 packed files are a list.
+        let packed = group.all("ImagePackedFile");
+        let is_packed = packed.filter(|file| file.pointer("packedfile").is_some()).count() > 0;
+        if image.pointer("packedfile").is_some() || is_packed {
+            return Ok(());
+        }
+        // `IMA_SRC_*`.
+        let (kind, files) = match image.int("source") {
+            Some(1) => (ReferenceKind::Image, Files::One),
+            Some(2) => (ReferenceKind::Image, Files::Sequence { first: None, frames: None }),
+            Some(3) => (ReferenceKind::Movie, Files::One),
+            Some(6) => {
+                let numbers = group.all("ImageTile").filter_map(|tile| tile.int("tile_number"));
+                (ReferenceKind::Image, Files::Tiles { numbers: numbers.collect() })
+            }
+            _ => return Ok(()),
+        };
+        // `IMA_USE_VIEWS`, and each view in a file of its own (`R_IMF_VIEWS_INDIVIDUAL`).
+        let has_views = image.flag("flag", 1 << 14) && image.int("views_format") == Some(0);
+        let views = group.all("ImageView").filter(|_| has_views);
+        let views = views.filter_map(|view| view.path("filepath"));
+        for path in file_path(&image).into_iter().chain(views) {
+            self.refer(kind, group.name(), Some(path), files.clone())?;
+        }
+        Ok(())
+    }
+
+    fn movie_clip(&mut self, group: &Group<'_>) -> Result<(), BlendError> {
+        let clip = group.id();
+        let is_sequence = clip.int("source") == Some(1);
+        let files =
+            if is_sequence { Files::Sequence { first: None, frames: None } } else { Files::One };
+        self.refer(ReferenceKind::MovieClip, group.name(), file_path(&clip), files)
+    }
+
+    fn cache_file(&mut self, group: &Group<'_>) -> Result<(), BlendError> {
+        let cache = group.id();
+        let files = if cache.flag("is_sequence", u64::MAX) {
+            Files::Sequence { first: None, frames: None }
+        } else {
+            Files::One
+        };
+        self.refer(ReferenceKind::Cache, group.name(), cache.path("filepath"), files.clone())?;
+        for layer in group.all("CacheFileLayer") {
+            let path = layer.path("filepath");
+            self.refer(ReferenceKind::Cache, group.name(), path, files.clone())?;
+        }
+        Ok(())
+    }
+
+    fn volume(&mut self, group: &Group<'_>) -> Result<(), BlendError> {
+        let volume = group.id();
+        if volume.pointer("packedfile").is_some() {
+            return Ok(());
+        }
+        let files = if volume.flag("is_sequence", u64::MAX) {
+            let frames = volume.int("frame_duration").and_then(|frames| frames.try_into().ok());
+            Files::Sequence { first: None, frames }
+        } else {
+            Files::One
+        };
+        self.refer(ReferenceKind::Volume, group.name(), volume.path("filepath"), files)
+    }
+
+    fn text(&mut self, group: &Group<'_>) -> Result<(), BlendError> {
+        let text = group.id();
+        if text.flag("flags", TEXT_REGISTERED) {
+            self.hazard(Hazard::RegisteredText { name: group.name() });
+        }
+        let path = text.either("name", "filepath").and_then(|address| group.text_at(address));
+        self.refer(ReferenceKind::Text, group.name(), path, Files::One)
+    }
+
+    fn particle_settings(&mut self, group: &Group<'_>) -> Result<(), BlendError> {
+        let settings = group.id();
+        let particles = match (settings.int("type"), settings.int("phystype")) {
+            // `PART_HAIR`.
+            (Some(2), _) => Particles::Hair,
+            // `PART_PHYS_NO`.
+            (_, Some(0)) => Particles::Still,
+            _ => Particles::Flying,
+        };
+        self.link(1)?;
+        self.particles.insert(settings.address, particles);
+        Ok(())
+    }
+
+    fn tree(&mut self, group: &Group<'_>) -> Result<(), BlendError> {
+        let mut tree = Tree::default();
+        for node in group.all("bNode") {
+            match node.text("idname").as_deref() {
+                Some("GeometryNodeSimulationOutput") => tree.simulates = true,
+                Some("GeometryNodeGroup") => tree.groups.extend(node.pointer("id")),
+                _ => {}
+            }
+        }
+        self.link(1 + tree.groups.len())?;
+        self.trees.insert(group.id().address, tree);
+        Ok(())
+    }
+
+    fn simulates(&self, tree: u64) -> bool {
+        let mut seen = HashSet::new();
+        let mut level = vec![tree];
+        for _ in 0..TREES_DEEP_MAX {
+            level.retain(|address| seen.insert(*address));
+            let trees: Vec<_> =
+                level.iter().filter_map(|address| self.trees.get(address)).collect();
+            if trees.is_empty() {
+                return false;
+            }
+            if trees.iter().any(|tree| tree.simulates) {
+                return true;
+            }
+            level = trees.iter().flat_map(|tree| tree.groups.iter().copied()).collect();
+        }
+        false
+    }
+
+    /// A name of something that lies in a library.
+    fn linked(&mut self, group: &Group<'_>) -> Result<(), BlendError> {
+        if let Some(library) = self.libraries.last_mut() {
+            library.uses += 1;
+        }
+        let id = group.id();
+        if id.text("name").is_some_and(|name| name.starts_with("OB")) {
+            self.link(1)?;
+            self.cameras.insert(id.address, Linked { name: group.name(), is_camera: false });
+        }
+        Ok(())
+    }
+
+    fn shader_nodes(&mut self, group: &Group<'_>) -> Result<(), BlendError> {
+        for (structure, kind) in [
+            ("NodeShaderTexIES", ReferenceKind::Ies),
+            ("NodeShaderScript", ReferenceKind::ShaderScript),
+        ] {
+            for node in group.all(structure) {
+                // `NODE_IES_EXTERNAL`, `NODE_SCRIPT_EXTERNAL`: else it is a text in the .blend.
+                if node.int("mode") == Some(1) {
+                    self.refer(kind, group.name(), node.path("filepath"), Files::One)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn drivers(&mut self, group: &Group<'_>) {
+        for curve in group.all("FCurve") {
+            let Some(driver) = pointed(group, &curve, "driver", "ChannelDriver") else { continue };
+            // `DRIVER_TYPE_PYTHON`.
+            if driver.int("type") != Some(1) || curve.flag("flag", CURVE_MUTED) {
+                continue;
+            }
+            let Some(expression) = driver.text("expression") else { continue };
+            let mut variables = Vec::new();
+            let mut next = driver.pointer("variables.first");
+            while let Some(variable) = next.and_then(|at| group.at(at, "DriverVar").next())
+                && variables.len() < VARIABLES_MAX
+            {
+                variables.extend(variable.text("name"));
+                next = variable.pointer("next");
+            }
+            if needs_scripts(&expression, &variables) {
+                self.hazard(Hazard::Driver { owner: group.name(), expression });
+            }
+        }
+    }
+
+    /// A simulation that is computed from one frame to the next, by its cache.
+    fn simulation(
+        &mut self,
+        group: &Group<'_>,
+        owner: String,
+        what: &'static str,
+        cache: Option<u64>,
+    ) -> Result<(), BlendError> {
+        if !self.caches(group, &owner, cache)? {
+            self.hazard(Hazard::UnbakedSimulation { owner, what });
+        }
+        Ok(())
+    }
+
+    /// Notes where a cache lies. Says whether it is complete, as far as the file tells.
+    fn caches(
+        &mut self,
+        group: &Group<'_>,
+        owner: &str,
+        cache: Option<u64>,
+    ) -> Result<bool, BlendError> {
+        let cache = cache.and_then(|address| group.at(address, "PointCache").next());
+        let Some(cache) = cache else { return Ok(false) };
+        let is_external = cache.flag("flag", CACHE_EXTERNAL);
+        if is_external {
+            let path = cache.path("path");
+            self.refer(ReferenceKind::PointCache, owner.to_owned(), path, Files::Folder)?;
+        } else if cache.flag("flag", CACHE_ON_DISK) {
+            let path = Some((DISK_CACHES.to_owned(), Field::nowhere()));
+            self.refer(ReferenceKind::PointCache, owner.to_owned(), path, Files::Folder)?;
+        }
+        Ok(is_external || cache.flag("flag", CACHE_BAKED))
+    }
+
+    fn refer(
+        &mut self,
+        kind: ReferenceKind,
+        owner: String,
+        path: Option<(String, Field)>,
+        files: Files,
+    ) -> Result<(), BlendError> {
+        let Some((path, field)) = path else { return Ok(()) };
+        if self.references.len() == REFERENCES_MAX {
+            return Err(BlendError::TooMany { what: "paths", limit: REFERENCES_MAX });
+        }
+        self.references.push(Reference { kind, owner, path, files, field });
+        Ok(())
+    }
+
+    fn hazard(&mut self, hazard: Hazard) {
+        if self.hazards.len() < HAZARDS_MAX {
+            self.hazards.push(hazard);
+        }
+    }
+
+    fn link(&mut self, count: usize) -> Result<(), BlendError> {
+        self.links = self.links.saturating_add(count);
+        if self.links > LINKS_MAX {
+            return Err(BlendError::TooMany { what: "objects", limit: LINKS_MAX });
+        }
+        Ok(())
+    }
+}
+
+/// The struct that a member points to.
+fn pointed<'g>(
+    group: &'g Group<'_>,
+    view: &View<'_>,
+    member: &'static str,
+    structure: &'static str,
+) -> Option<View<'g>> {
+    group.at(view.pointer(member)?, structure).next()
+}
+
+/// The object's name and the modifier's.
+fn part(object: &str, modifier: &View<'_>) -> String {
+    format!("{object}/{}", modifier.text("modifier.name").unwrap_or_default())
+}
+
+fn rendered(modifier: &View<'_>) -> bool {
+    modifier.flag("modifier.mode", MODIFIER_RENDERED)
+}
+
+/// The path of a data block that is a file. Blender calls it `filepath` by now, but writes `name`.
+fn file_path(id: &View<'_>) -> Option<(String, Field)> {
+    id.path("name").or_else(|| id.path("filepath"))
+}
+
+/// The names of a strip's pictures, of each eye where each has its own.
+fn view_names(
+    group: &Group<'_>,
+    strip: &View<'_>,
+    names: impl Iterator<Item = String>,
+) -> Vec<String> {
+    // `SEQ_USE_VIEWS`, and `R_IMF_VIEWS_INDIVIDUAL`.
+    if !strip.flag("flag", 1 << 29) || strip.int("views_format") != Some(0) {
+        return names.collect();
+    }
+    let suffixes: Vec<_> = group
+        .all("SceneRenderView")
+        .filter_map(|view| view.text("suffix"))
+        .filter(|suffix| !suffix.is_empty())
+        .collect();
+    names
+        .flat_map(|name| {
+            let (stem, end) = name.rsplit_once('.').unwrap_or((&name, ""));
+            let bare = suffixes.iter().find_map(|suffix| stem.strip_suffix(&**suffix));
+            match bare {
+                Some(bare) => {
+                    suffixes.iter().map(|suffix| format!("{bare}{suffix}.{end}")).collect()
+                }
+                None => vec![name],
+            }
+        })
+        .collect()
+}
