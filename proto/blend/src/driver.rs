@@ -260,8 +260,9 @@ impl<'a> Tokens<'a> {
         }
         let is_other = |c: char| c.is_ascii_digit() || "_xXabcdefABCDEF".contains(c);
         // `1if x else 2` is a number and a word.
-        if self.0[end..].starts_with(['_', 'x', 'X']) {
-            end = self.0.find(|c| !is_other(c)).unwrap_or(self.0.len());
+        let rest = &self.0[end..];
+        if rest.starts_with(['_', 'x', 'X']) {
+            end += rest.find(|c| !is_other(c)).unwrap_or(rest.len());
         }
         Token::Number(self.cut(end))
     }
