@@ -22,8 +22,8 @@ pub(crate) struct Job {
     #[arg(value_name = "JOB")]
     job_id: u64,
     /// Lay the small pictures of its frames out on one sheet, as a PNG [default: the job's name with -sheet.png]
-    #[arg(long, env = "FRAMECREW_CONTACT_SHEET", num_args = 0..=1, default_missing_value = "", value_name = "FILE")]
-    contact_sheet: Option<PathBuf>,
+    #[arg(long, env = "FRAMECREW_CONTACT_SHEET", value_name = "FILE")]
+    contact_sheet: Option<Option<PathBuf>>,
 }
 
 impl Job {
@@ -71,8 +71,8 @@ async fn show(cluster: &Cluster, job: &proto::Job) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Where the contact sheet goes; an empty path is for us to choose.
-fn sheet_path(path: PathBuf, job: &proto::Job) -> Result<PathBuf, Failure> {
+/// Where the contact sheet goes.
+fn sheet_path(path: Option<PathBuf>, job: &proto::Job) -> Result<PathBuf, Failure> {
     if words::makes_movie(job) {
         let source = job.spec.as_ref().map_or(0, |spec| spec.movie_of_job_id);
         return Err(Failure::usage(format!(
@@ -81,9 +81,7 @@ fn sheet_path(path: PathBuf, job: &proto::Job) -> Result<PathBuf, Failure> {
         )));
     }
     let name = job.spec.as_ref().map_or("", |spec| spec.name.as_str());
-    if path.as_os_str().is_empty() {
-        return Ok(paths::sheet_of(name));
-    }
+    let Some(path) = path else { return Ok(paths::sheet_of(name)) };
     let is_png = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("png"));
     if path.is_dir() || !is_png {
         return Err(Failure::usage(format!(
