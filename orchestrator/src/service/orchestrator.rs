@@ -17,10 +17,10 @@ use tonic::{Request, Response, Status};
 
 use crate::{blobs::Blobs, driver::DriverHandle, feed::Feed, store::Store};
 
-/// A job with a project of 100,000 files, at about 150 bytes each.
-const REQUEST_BYTES_MAX: usize = 32 << 20;
+/// A job with a project of 100,000 files, at about 150 bytes each, and of 500,000 chunks at 80.
+const REQUEST_BYTES_MAX: usize = 64 << 20;
 /// The same job shown, or the snapshot of a million frames in runs.
-const RESPONSE_BYTES_MAX: usize = 32 << 20;
+const RESPONSE_BYTES_MAX: usize = 64 << 20;
 
 /// Implements `Orchestrator`. `jobs` and `members` have what its methods do.
 #[derive(Debug, Clone)]
