@@ -401,7 +401,11 @@ fn what_is_noted_of_a_job_takes_a_revision_and_starts_nothing() {
     let cluster = cluster.revise(1);
     assert_eq!(cluster.world.history.len(), before + 1);
     let noted = revisions(&cluster).pop().unwrap();
-    assert_eq!(revisions(&cluster), [2, noted], "giving the first frame away was the change before");
+    assert_eq!(
+        revisions(&cluster),
+        [2, noted],
+        "giving the first frame away was the change before"
+    );
     // The frames' own revisions come after it, also in another life.
     let cluster = cluster.restart().assert_finished();
     assert_eq!(revisions(&cluster).pop(), Some(noted + 2));
