@@ -6,6 +6,7 @@ mod harness;
 mod membership;
 mod movie;
 mod placement;
+mod projects;
 mod restart;
 mod scripted_node;
 mod submit;
