@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, path::Path};
 
-use framecrew_blend::{BlendFile, Compression, Files, Scene};
+use framecrew_blend::{BlendFile, Compression, Files, Scene, ViewLayer};
 use serde::Serialize;
 
 use crate::{
@@ -22,7 +22,7 @@ const KNOWN_VERSION: (u16, u16) = (5, 2);
 
 /// What there is to know about a .blend. As JSON it is one object with these fields in lowerCamelCase; counts and
 /// sizes are numbers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct Inspection {
@@ -49,7 +49,7 @@ pub struct Inspection {
 }
 
 /// A scene, as it would be rendered.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct SceneFacts {
@@ -57,8 +57,15 @@ pub struct SceneFacts {
     pub name: String,
     /// Whether it is rendered if none is named.
     pub is_active: bool,
-    /// Whether a camera is chosen.
-    pub has_camera: bool,
+    /// The camera that is chosen, by name; absent where none is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub camera: Option<String>,
+    /// All cameras that lie in the file itself.
+    pub cameras: Vec<String>,
+    /// The view layers.
+    pub view_layers: Vec<ViewLayerFacts>,
+    /// Suffixes of the pictures of a scene in stereo, like `_L`; none for plain ones.
+    pub views: Vec<String>,
     /// First frame of its range.
     pub first_frame: i32,
     /// Last frame of its range.
@@ -71,8 +78,29 @@ pub struct SceneFacts {
     pub width: u32,
     /// Height of its frames in pixels, the percentage counted.
     pub height: u32,
+    /// Frames per second.
+    pub frame_rate: f64,
+    /// The output format's identifier, like `OPEN_EXR_MULTILAYER`; empty for one that is not known.
+    pub format: String,
+    /// Bits of a channel in its output; 0 for what is not known.
+    pub color_depth: u32,
     /// Whether its output is set to a movie.
     pub is_movie: bool,
+    /// Where Blender would write, as stored. A job's frames go elsewhere.
+    pub output_path: String,
+    /// Whether Cycles denoises it.
+    pub uses_denoising: bool,
+}
+
+/// A view layer of a scene.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct ViewLayerFacts {
+    /// Its name.
+    pub name: String,
+    /// Whether it is drawn.
+    pub is_rendered: bool,
 }
 
 /// A path that a .blend refers to.
@@ -153,7 +181,7 @@ fn inspect_blocking(file: &Path) -> Result<Inspection, Error> {
         Ok(scene) => {
             let faults = [
                 admission::engine_fault(scene),
-                admission::camera_fault(scene),
+                admission::camera_fault(scene, ""),
                 admission::own_frames(scene).err(),
             ];
             faults
@@ -197,7 +225,15 @@ fn hints(blend: &BlendFile) -> Vec<String> {
             blend.version
         ));
     }
-    if blend.active().is_some_and(|scene| scene.engine.starts_with("BLENDER_")) {
+    let Some(scene) = blend.active() else { return hints };
+    if scene.engine == "CYCLES" && scene.uses_denoising {
+        hints.push(
+            "the scene is denoised, which some Blenders cannot (Debian's 3.4 has no OpenImageDenoise); --denoise off \
+             renders without, or name a Blender with --blender"
+                .into(),
+        );
+    }
+    if scene.engine.starts_with("BLENDER_") {
         hints.push(
             "the scene is drawn by EEVEE or Workbench, which need a graphics card: a node without one draws them on its \
              processor, many times slower"
@@ -211,17 +247,29 @@ fn scenes(blend: &BlendFile) -> Vec<SceneFacts> {
     let pixels = |full: u32, percentage: u32| {
         u32::try_from(u64::from(full) * u64::from(percentage) / 100).unwrap_or(u32::MAX)
     };
+    let view_layer = |layer: &ViewLayer| ViewLayerFacts {
+        name: layer.name.clone(),
+        is_rendered: layer.is_rendered,
+    };
     let facts = |(number, scene): (usize, &Scene)| SceneFacts {
         name: scene.name.clone(),
         is_active: number == blend.active_scene,
-        has_camera: scene.has_camera,
+        camera: scene.camera.clone(),
+        cameras: scene.cameras.clone(),
+        view_layers: scene.view_layers.iter().map(view_layer).collect(),
+        views: scene.views.iter().map(|view| view.suffix.clone()).collect(),
         first_frame: scene.first,
         last_frame: scene.last,
         frame_step: scene.step,
         engine: scene.engine.clone(),
         width: pixels(scene.width, scene.percentage),
         height: pixels(scene.height, scene.percentage),
+        frame_rate: f64::from(scene.frame_rate.0) / f64::from(scene.frame_rate.1.max(1)),
+        format: scene.format.clone(),
+        color_depth: scene.color_depth,
         is_movie: scene.format_is_movie,
+        output_path: scene.output_path.clone(),
+        uses_denoising: scene.uses_denoising,
     };
     blend.scenes.iter().enumerate().map(facts).collect()
 }

@@ -173,15 +173,15 @@ fn any_blender() -> Option<FoundBlender> {
     found
 }
 
-/// What Blender by itself draws of frame 1, in the original folder.
-fn drawn_by_blender(found: &FoundBlender, blend: &Path) -> image::RgbaImage {
+/// What Blender by itself draws of a frame, in the original folder.
+fn drawn_by_blender(found: &FoundBlender, blend: &Path, frame: i32) -> image::RgbaImage {
     let folder = tempfile::tempdir().unwrap();
     let to = folder.path().join("0001.png");
     let script = format!(
         "import bpy, sys, os\n\
          bpy.ops.wm.open_mainfile(filepath={blend:?})\n\
          scene = bpy.context.scene\n\
-         scene.frame_set(1)\n\
+         scene.frame_set({frame})\n\
          scene.render.filepath = {to:?}\n\
          scene.render.image_settings.file_format = 'PNG'\n\
          bpy.ops.render.render(write_still=True)\n\
@@ -199,9 +199,9 @@ fn drawn_by_blender(found: &FoundBlender, blend: &Path) -> image::RgbaImage {
     image::open(&to).unwrap_or_else(|error| panic!("{error}: {output:?}")).to_rgba8()
 }
 
-/// What the cluster draws of frame 1.
-async fn drawn_by_cluster(local: &LocalCluster, blend: &Path) -> image::RgbaImage {
-    let spec = JobSpec::still(blend, 1).format(ImageFormat::Png).strict(true);
+/// What the cluster draws of a frame.
+async fn drawn_by_cluster(local: &LocalCluster, blend: &Path, frame: i32) -> image::RgbaImage {
+    let spec = JobSpec::still(blend, frame).format(ImageFormat::Png).strict(true);
     let job = local.cluster().submit(spec).await.unwrap();
     let mut view = JobView::default();
     let mut watch = job.watch();
@@ -283,11 +283,25 @@ async fn a_project_is_drawn_as_blender_draws_it_in_its_own_folder() {
     let local = cluster(&base.path().join("data"), renderer).await;
     let mut first = None;
     for (what, _shot, blend) in projects() {
-        let here = drawn_by_blender(&found, &blend);
-        let there = drawn_by_cluster(&local, &blend).await;
+        let here = drawn_by_blender(&found, &blend, 1);
+        let there = drawn_by_cluster(&local, &blend, 1).await;
         assert!(here == there, "{what}: another picture than Blender's");
         let first = first.get_or_insert_with(|| here.clone());
         assert!(*first == here, "{what}: Blender itself did not find something");
+    }
+
+    // A row of pictures: each frame shows its own.
+    let shot = Shot::new();
+    let blend = shot.copy("row.blend", "project/row.blend");
+    for (number, picture) in [(1, "wood"), (2, "metal"), (3, "wood")] {
+        shot.copy(&format!("tex/{picture}.png"), &format!("elsewhere/r{number:03}.png"));
+    }
+    let row = shot.path("elsewhere/r001.png");
+    shot.point("project/row.blend", "wood", row.to_str().unwrap());
+    for frame in [1, 2] {
+        let here = drawn_by_blender(&found, &blend, frame);
+        let there = drawn_by_cluster(&local, &blend, frame).await;
+        assert!(here == there, "frame {frame} of a row of pictures");
     }
     local.shutdown().await;
 }

@@ -75,11 +75,38 @@ fn scenes(scenes: &[SceneFacts]) -> Table {
             format!("{}..{}{step}", scene.first_frame, scene.last_frame),
             scene.engine.clone(),
             format!("{}×{}", scene.width, scene.height),
-            if scene.is_movie { "movie" } else { "pictures" }.into(),
-            if scene.has_camera { "yes" } else { "none" }.into(),
+            format(scene),
+            scene.output_path.clone(),
+            camera(scene),
+            view_layers(scene),
         ]);
     }
     table
+}
+
+fn format(scene: &SceneFacts) -> String {
+    match (scene.format.as_str(), scene.is_movie) {
+        ("", true) => "movie".into(),
+        ("", false) => "unknown".into(),
+        (format, true) => format!("{format} (movie)"),
+        (format, false) => format.to_owned(),
+    }
+}
+
+fn camera(scene: &SceneFacts) -> String {
+    let chosen = scene.camera.clone().unwrap_or_else(|| "none".into());
+    match scene.cameras.len() {
+        0 | 1 => chosen,
+        all => format!("{chosen} (of {all})"),
+    }
+}
+
+fn view_layers(scene: &SceneFacts) -> String {
+    let shown = scene.view_layers.iter().map(|layer| match layer.is_rendered {
+        true => layer.name.clone(),
+        false => format!("{} (off)", layer.name),
+    });
+    shown.collect::<Vec<_>>().join(", ")
 }
 
 fn references(references: &[ReferenceFacts]) -> Table {

@@ -57,12 +57,26 @@ pub(crate) fn engine_fault(scene: &Scene) -> Option<String> {
     ))
 }
 
-/// Why there is nothing to see in the scene, if nobody names a camera.
-pub(crate) fn camera_fault(scene: &Scene) -> Option<String> {
-    (!scene.has_camera).then(|| {
+/// Why there is nothing to see in the scene through the camera `wanted`; empty: through its own.
+pub(crate) fn camera_fault(scene: &Scene, wanted: &str) -> Option<String> {
+    let Scene { name, cameras, .. } = scene;
+    let names = || listed(cameras.iter().map(String::as_str));
+    if wanted.is_empty() {
+        // The strips of the sequencer need none.
+        let lacks_camera = !scene.has_camera && !scene.uses_sequencer;
+        let advice = if cameras.is_empty() {
+            "set one in Blender".to_owned()
+        } else {
+            format!("choose one in Blender, or name one of {} with --camera", names())
+        };
+        return lacks_camera.then(|| format!("has no camera in the scene `{name}`; {advice}"));
+    }
+    // Those that lie in libraries are not among them.
+    let is_sure = !cameras.is_empty() && !cameras.iter().any(|camera| camera == wanted);
+    (is_sure && scene.camera.as_deref() != Some(wanted)).then(|| {
         format!(
-            "has no camera in the scene `{}`; set one in Blender, or name one with --camera",
-            scene.name
+            "has no camera `{wanted}` in the scene `{name}`; name one of {} with --camera",
+            names()
         )
     })
 }
@@ -89,9 +103,7 @@ pub(crate) fn admit(blend: &BlendFile, spec: &JobSpec) -> Result<FrameSet, Strin
     {
         return Err(fault);
     }
-    if settings.camera.is_empty()
-        && let Some(fault) = camera_fault(scene)
-    {
+    if let Some(fault) = camera_fault(scene, &settings.camera) {
         return Err(fault);
     }
     if let Some(fault) = view_layer_fault(scene, &settings.view_layer) {
