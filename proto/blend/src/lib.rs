@@ -1,8 +1,10 @@
 //! Reads what a .blend says about itself, without Blender.
 //!
 //! A .blend is a header and a row of blocks, plain or compressed as a whole. Each block is a C struct as it lay
-//! in Blender's memory; the last block but one, the DNA, tells how those structs were laid out. So [`read`]
-//! goes through the whole file once, keeps the scenes, and reads them when the DNA has come by.
+//! in Blender's memory; the last block but one, the DNA, tells how those structs were laid out. So a file is gone
+//! through twice: for the DNA, passing over all else, and for what is wanted. A data block, like an object, is
+//! followed by what belongs to it, like its modifiers; so one data block at a time is in memory (`group`), and
+//! what it says is noted (`notes`).
 //!
 //! What a file contains is never trusted: any bytes at all give an answer or a [`BlendError`], with bounded
 //! memory.
@@ -97,7 +99,8 @@ impl BlendFile {
     }
 }
 
-/// Reads a whole .blend. Reads in large pieces, so a buffer around `reader` gains nothing.
+/// Reads a whole .blend, as [`survey`] does, for its scenes only. Reads in large pieces, so a buffer around `reader`
+/// gains nothing.
 ///
 /// # Errors
 /// When the bytes are not a whole, sound .blend of a known form, or cannot be read.

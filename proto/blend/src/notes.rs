@@ -74,9 +74,6 @@ pub(crate) struct Notes {
 
 /// Another .blend.
 struct Library {
-    address: u64,
-    /// The library of which this one is a packed part.
-    packed_of: Option<u64>,
     /// Data blocks used of it: they follow it in the file.
     uses: usize,
     /// Its place among the references.
@@ -156,7 +153,7 @@ impl Notes {
 
     /// Takes together what lay in different data blocks.
     pub(crate) fn finish(&mut self) {
-        self.forget_packed_libraries();
+        self.forget_idle_libraries();
         for (_, scene, links) in &mut self.scenes {
             let name = |address: &u64| self.cameras.get(address);
             scene.camera = links.camera.as_ref().and_then(name).map(|linked| linked.name.clone());
@@ -380,29 +377,19 @@ impl Notes {
     }
 
     fn library(&mut self, group: &Group<'_>) -> Result<(), BlendError> {
-        let library = group.id();
-        let packed_of = library.pointer("archive_parent_library");
         self.link(1)?;
-        self.libraries.push(Library {
-            address: library.address,
-            packed_of,
-            uses: 0,
-            reference: self.references.len(),
-        });
-        match packed_of {
-            Some(_) => Ok(()),
-            None => self.packable(ReferenceKind::Library, group),
+        self.libraries.push(Library { uses: 0, reference: self.references.len() });
+        // Since Blender 5.0 what is used of a library can be packed, as if it came from another library of that name.
+        if group.id().pointer("archive_parent_library").is_some() {
+            return Ok(());
         }
+        self.packable(ReferenceKind::Library, group)
     }
 
-    /// Since Blender 5.0 what is used of a library can be packed: it follows a library of the same name, which is the
-    /// first one's archive. The file of the first is needed if more of it is used.
-    fn forget_packed_libraries(&mut self) {
-        let packed: HashSet<_> =
-            self.libraries.iter().filter_map(|library| library.packed_of).collect();
-        let is_idle = |library: &&Library| library.uses == 0 && packed.contains(&library.address);
-        let idle = self.libraries.iter().filter(is_idle).map(|library| library.reference);
-        let idle: HashSet<_> = idle.collect();
+    /// Blender opens no library of which nothing is used, like one of which all that is used is packed.
+    fn forget_idle_libraries(&mut self) {
+        let idle = self.libraries.iter().filter(|library| library.uses == 0);
+        let idle: HashSet<_> = idle.map(|library| library.reference).collect();
         let mut index = 0..;
         self.references.retain(|reference| {
             let is_idle = index.next().is_some_and(|index| idle.contains(&index));

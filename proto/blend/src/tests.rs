@@ -82,7 +82,7 @@ fn a_file_says_the_same_plain_and_compressed_either_way() {
         for (bytes, compression) in [(gzip(&plain), Compression::Gzip), (plain, Compression::None)]
         {
             let expected = BlendFile { compression, ..zstd.clone() };
-            assert_eq!(read(&*bytes).unwrap(), expected);
+            assert_eq!(read(&bytes).unwrap(), expected);
         }
     }
 }
@@ -90,7 +90,7 @@ fn a_file_says_the_same_plain_and_compressed_either_way() {
 #[test]
 fn both_byte_orders_and_address_widths_and_block_forms_are_read() {
     for form in Form::ALL {
-        let blend = read(&*small_blend(form)).unwrap();
+        let blend = read(&small_blend(form)).unwrap();
         assert_eq!(blend.version, form.version(), "{form:?}");
         assert_eq!(blend.active_scene, 1, "{form:?}");
         let scenes = ["One", "Two"].map(|name| Scene {
@@ -128,7 +128,7 @@ fn zstd_frames_in_a_row_and_frames_to_skip_are_one_stream() {
     let (a, b) = plain.split_at(400);
     let skipped = [&[0x5a, 0x2a, 0x4d, 0x18, 4, 0, 0, 0][..], b"skip"].concat();
     let parts = [&skipped[..], &zstd(a), &skipped, &zstd(b), &skipped];
-    let blend = read(&*parts.concat()).unwrap();
+    let blend = read(&parts.concat()).unwrap();
     assert_eq!(blend.scenes.len(), 2);
 }
 
@@ -201,7 +201,7 @@ fn a_damaged_stream_is_told_from_one_that_ends_early() {
         assert!(matches!(error, BlendError::Truncated), "{error}");
         let end = bytes.len() - 20;
         bytes[15..end].fill(0xff);
-        let error = read(&*bytes).unwrap_err();
+        let error = read(&bytes).unwrap_err();
         assert!(matches!(error, BlendError::DamagedCompression(_)), "{error}");
     }
 }
@@ -221,9 +221,9 @@ fn a_compressed_file_is_followed_up_to_the_limit_only() {
     bomb.extend(b"DATA\0\0\0\0\0\0\0\0\0\0\0\0");
     bomb.extend(form.number(1 << 60, 8));
     bomb.extend([0; 8]);
-    let error = read(&*zstd(&bomb)).unwrap_err();
+    let error = read(&zstd(&bomb)).unwrap_err();
     assert!(matches!(error, BlendError::TooLarge { .. }), "{error}");
-    let error = read(&*bomb).unwrap_err();
+    let error = read(&bomb).unwrap_err();
     assert!(matches!(error, BlendError::Truncated), "{error}");
 }
 
@@ -312,7 +312,7 @@ fn contradictions_are_damage() {
             "a scene of it makes no sense",
         ),
     ] {
-        let text = read(&*bytes).unwrap_err().to_string();
+        let text = read(&bytes).unwrap_err().to_string();
         assert!(text.contains(said), "{said}: {text}");
     }
     let scene = form.block(*b"SC\0\0", 1, &form.scene("One"));
@@ -360,7 +360,7 @@ proptest! {
         let cut = &bytes[..cut.index(bytes.len())];
         // What follows the end mark may be missing.
         if let Ok(blend) = read(cut) {
-            prop_assert_eq!(blend, read(&*bytes).unwrap());
+            prop_assert_eq!(blend, read(&bytes).unwrap());
         }
     }
 
@@ -393,7 +393,7 @@ proptest! {
     ) {
         let mut bytes = fixture_bytes(fixture, compressed);
         flip(&mut bytes, flips);
-        let _ = read(&*bytes);
+        let _ = read(&bytes);
         let _ = read_version(&*bytes);
     }
 
@@ -404,17 +404,17 @@ proptest! {
     ) {
         let mut bytes = small_blend(Form::ALL[form]);
         flip(&mut bytes, flips);
-        let _ = read(&*bytes);
+        let _ = read(&bytes);
     }
 
     #[test]
     fn noise_never_panics(form in 0..Form::ALL.len(), noise in vec(any::<u8>(), 0..2_000)) {
         let form = Form::ALL[form];
-        let _ = read(&*noise);
-        let _ = read(&*[form.header(), noise.clone()].concat());
+        let _ = read(&noise);
+        let _ = read(&[form.header(), noise.clone()].concat());
         let dna = form.block(*b"DNA1", 0, &[b"SDNANAME", &*noise].concat());
         let end = form.block(*b"ENDB", 0, b"");
-        let _ = read(&*[form.header(), dna, end].concat());
+        let _ = read(&[form.header(), dna, end].concat());
     }
 }
 
