@@ -12,13 +12,13 @@ use super::note;
 const STEP_PERCENT: u64 = 25;
 /// Time between two drawings of the line.
 const REDRAW_EVERY: Duration = Duration::from_millis(100);
-/// How long a transfer must last before its speed means something.
+/// How long a transfer must last before its speed means something, and before it is worth a line that stays.
 const SPEED_AFTER: Duration = Duration::from_secs(1);
 /// Cells that the line takes at most.
 const CELLS_MAX: usize = 79;
 
-/// How far something is that counts in bytes: a line on stderr that overwrites itself, or one for every quarter
-/// where that is not a terminal.
+/// How far something is that counts in bytes: a line on stderr that overwrites itself, or, where that is not a
+/// terminal, one for every quarter of what takes long.
 #[derive(Debug, Default)]
 pub(crate) struct ProgressLine {
     shown: Option<Shown>,
@@ -43,27 +43,35 @@ impl ProgressLine {
     fn show_at(&mut self, now: Instant, what: &str, done_bytes: u64, total_bytes: u64) {
         let draws = io::stderr().is_terminal();
         let before = self.shown.take().filter(|shown| shown.what == what);
-        if let Some(before) = before {
-            let step = |done| percent(done, total_bytes).min(100) / STEP_PERCENT;
-            let is_news = match draws {
-                true => {
-                    now.duration_since(before.drawn) >= REDRAW_EVERY || done_bytes >= total_bytes
-                }
-                false => step(done_bytes) > step(before.done_bytes),
-            };
-            // What is estimated may fall back; what is shown does not.
-            if !is_news || done_bytes <= before.done_bytes {
-                self.shown = Some(before);
-                return;
-            }
-            self.shown = Some(Shown { done_bytes, drawn: now, ..before });
-        } else {
+        let Some(before) = before else {
             let (what, began) = (what.to_owned(), (now, done_bytes));
             self.shown = Some(Shown { what, done_bytes, began, drawn: now });
+            if draws {
+                self.write(now, total_bytes);
+            }
+            return;
+        };
+        let step = |done| percent(done, total_bytes).min(100) / STEP_PERCENT;
+        let is_news = match draws {
+            true => now.duration_since(before.drawn) >= REDRAW_EVERY || done_bytes >= total_bytes,
+            false => {
+                let lasts = now.duration_since(before.began.0) >= SPEED_AFTER;
+                lasts && step(done_bytes) > step(before.done_bytes)
+            }
+        };
+        // What is estimated may fall back; what is shown does not.
+        if !is_news || done_bytes <= before.done_bytes {
+            self.shown = Some(before);
+            return;
         }
+        self.shown = Some(Shown { done_bytes, drawn: now, ..before });
+        self.write(now, total_bytes);
+    }
+
+    fn write(&self, now: Instant, total_bytes: u64) {
         let Some(shown) = &self.shown else { return };
         let text = text(shown, now, total_bytes);
-        if draws {
+        if io::stderr().is_terminal() {
             let mut stderr = io::stderr().lock();
             let _ = write!(stderr, "\r{text:CELLS_MAX$.CELLS_MAX$}").and_then(|()| stderr.flush());
         } else {
