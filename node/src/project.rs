@@ -1,28 +1,40 @@
 //! Lays a project out on disk from blobs.
 //!
-//! `blobs/ab/abcd…` holds content by its digest, `layouts/<key>/…` projects whose files are links to it. A
-//! layout appears under its name only when it is complete, so whatever has a name can be used.
+//! `blobs/ab/abcd…` holds files by their digest, `layouts/<key>/…` projects whose files are links to them, and
+//! `pieces/…` chunks on their way into a large file. A file and a layout appear under their names only when they
+//! are complete, so whatever has a name can be used.
+
+mod assembly;
+mod index;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     fs, io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError, Weak},
     time::SystemTime,
 };
 
-use framecrew_blobs::{BlobClient, Digest, ProjectPath, TransferError};
-use futures::{TryStreamExt as _, stream};
+use framecrew_blobs::{BlobClient, Chunk, Digest, FileDigest, ProjectPath, TransferError};
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::{sync::OwnedMutexGuard, task};
 
+use self::{
+    assembly::Assembly,
+    index::{Found, Index, LIST},
+};
 use crate::platform;
 
 /// Bytes of blobs that are kept after their project was last used: a few large projects, and small beside the
 /// disks of machines that render.
 const CACHE_BYTES_MAX: u64 = 20 << 30;
 
-/// Blobs that are downloaded at a time: enough that many small files do not wait for one another's round trips.
-const DOWNLOADS_MAX: usize = 8;
+/// Small files that are downloaded at a time. Each waits for a round trip and for the disk; the disk makes many
+/// durable in one go.
+const DOWNLOADS_MAX: usize = 32;
+
+/// Chunks of a large file that are downloaded ahead of the one that is to be appended.
+const CHUNKS_AHEAD: usize = 4;
 
 /// Folder of the layouts, below a node's own.
 pub(crate) const LAYOUTS: &str = "layouts";
@@ -30,31 +42,35 @@ pub(crate) const LAYOUTS: &str = "layouts";
 /// Extension of a layout that is being removed.
 const EVICTED: &str = "evicted";
 
+/// Folder of the files, below a node's own.
+const BLOBS: &str = "blobs";
+
+/// Folder of chunks on their way into a file.
+const PIECES: &str = "pieces";
+
 /// The files of a project.
 #[derive(Debug, Clone)]
 pub(crate) struct Project {
     pub(crate) blend: ProjectPath,
-    pub(crate) files: BTreeMap<ProjectPath, Blob>,
-}
-
-/// Content of a project's file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Blob {
-    pub(crate) digest: Digest,
-    pub(crate) size_bytes: u64,
+    pub(crate) files: BTreeMap<ProjectPath, FileDigest>,
 }
 
 impl Project {
     /// Names the layout: equal for projects with the same files in the same places.
     fn key(&self) -> Digest {
         let mut hasher = blake3::Hasher::new();
-        for (path, blob) in &self.files {
+        for (path, content) in &self.files {
             // Lengths are fixed or end in a byte that no path holds.
             hasher.update(path.as_str().as_bytes());
             hasher.update(&[0]);
-            hasher.update(blob.digest.as_bytes());
+            hasher.update(content.digest.as_bytes());
         }
         hasher.finalize().into()
+    }
+
+    /// What is in its files, each content once.
+    fn contents(&self) -> BTreeMap<Digest, &FileDigest> {
+        self.files.values().map(|content| (content.digest, content)).collect()
     }
 }
 
@@ -76,6 +92,21 @@ impl Layout {
 pub(crate) enum LayoutError {
     #[error("a file of the project did not arrive: {0}")]
     Transfer(#[from] TransferError),
+    #[error(
+        "the project has {project_bytes} bytes, more than the {limit_bytes} that a node keeps; \
+         leave out what the frames do not show"
+    )]
+    TooLarge { project_bytes: u64, limit_bytes: u64 },
+    #[error(
+        "the node's disk is too full for the project: {} has {free_bytes} bytes left, {needed_bytes} are \
+         missing; make room there",
+        path.display()
+    )]
+    DiskFull { path: PathBuf, free_bytes: u64, needed_bytes: u64 },
+    #[error(
+        "the chunks of {path} are not that file; submit the job again, from the original files"
+    )]
+    Chunks { path: String },
     #[error("the project cannot be written to {}: {source}", path.display())]
     Disk { path: PathBuf, source: io::Error },
 }
@@ -92,6 +123,8 @@ pub(crate) struct Projects {
     used: Arc<Mutex<Used>>,
     /// One layout is made at a time: two slots with the same new project share one download.
     making: Arc<tokio::sync::Mutex<()>>,
+    /// Chunks of cached files; read from the disk when the first large file comes.
+    index: Arc<Mutex<Option<Index>>>,
 }
 
 impl Projects {
@@ -103,6 +136,7 @@ impl Projects {
             bytes_max: CACHE_BYTES_MAX,
             used: Arc::default(),
             making: Arc::default(),
+            index: Arc::default(),
         }
     }
 
@@ -118,16 +152,23 @@ impl Projects {
             return Ok(layout);
         }
         let making = self.make_room(project, making).await?;
-        // Files with the same content are one blob.
-        let blobs: BTreeMap<_, _> =
-            project.files.values().map(|blob| (blob.digest, *blob)).collect();
-        stream::iter(blobs.into_values().map(Ok))
-            .try_for_each_concurrent(DOWNLOADS_MAX, |blob| self.fetch(blob))
+        let (small, large): (Vec<_>, Vec<_>) =
+            project.contents().into_values().partition(|content| content.chunks.is_empty());
+        stream::iter(small.into_iter().map(Ok))
+            .try_for_each_concurrent(DOWNLOADS_MAX, |content| self.fetch(content))
             .await?;
+        // One after the other: they may have chunks in common.
+        for content in large {
+            if !self.assemble(content).await? {
+                let is_it = |file: &(&ProjectPath, &FileDigest)| file.1.digest == content.digest;
+                let path = project.files.iter().find(is_it).map(|file| file.0.to_string());
+                return Err(LayoutError::Chunks { path: path.unwrap_or_default() });
+            }
+        }
         let files: Vec<_> = project
             .files
             .iter()
-            .map(|(path, blob)| (path.clone(), self.blob_path(blob.digest)))
+            .map(|(path, content)| (path.clone(), self.blob_path(content.digest)))
             .collect();
         let root = self.layout_path(key);
         let layouts = self.folder.join(LAYOUTS);
@@ -156,36 +197,188 @@ impl Projects {
         Some(layout)
     }
 
-    async fn fetch(&self, blob: Blob) -> Result<(), LayoutError> {
-        let path = self.blob_path(blob.digest);
-        if fs::metadata(&path).is_ok_and(|file| file.len() == blob.size_bytes) {
+    /// Downloads a file that is one blob, unless it is there.
+    async fn fetch(&self, content: &FileDigest) -> Result<(), LayoutError> {
+        let path = self.blob_path(content.digest);
+        if holds(&path, content.size_bytes) {
             return Ok(());
         }
-        let folder = path.parent().unwrap_or(&self.folder);
-        fs::create_dir_all(folder)
-            .map_err(|source| LayoutError::Disk { path: folder.to_owned(), source })?;
-        self.blobs.download_file(blob.digest, blob.size_bytes, &path, |_| ()).await?;
-        // Scenes can write beside the .blend; what they must not do is to change a blob through its link.
-        if let Ok(file) = fs::metadata(&path) {
-            let mut permissions = file.permissions();
-            permissions.set_readonly(true);
-            let _ = fs::set_permissions(&path, permissions);
-        }
+        make_folder_of(&path)?;
+        self.blobs.download_file(content.digest, content.size_bytes, &path, |_| ()).await?;
+        make_readonly(&path);
         Ok(())
     }
 
-    /// Removes the layouts that were not used for longest, and blobs that no layout uses, until `project` fits.
+    /// Puts a file together from its chunks, unless it is there: from what an earlier try left, from other
+    /// files of the cache, and from the orchestrator. False: they are not that file.
+    async fn assemble(&self, content: &FileDigest) -> Result<bool, LayoutError> {
+        let to = self.blob_path(content.digest);
+        if holds(&to, content.size_bytes) {
+            return Ok(true);
+        }
+        make_folder_of(&to)?;
+        let part = to.with_file_name(format!(".{}", content.digest));
+        let disk = |source| LayoutError::Disk { path: part.clone(), source };
+        let opened = {
+            let (part, chunks) = (part.clone(), content.chunks.clone());
+            on_disk(move || Assembly::open(part, &chunks)).await
+        };
+        let (mut assembly, whole) = opened.map_err(disk)?;
+        let sources = self.sources(content).await;
+        let mut coming = stream::iter(sources.into_iter().skip(whole))
+            .map(|(chunk, place)| async move {
+                if let Place::Download = place {
+                    self.piece(chunk).await?;
+                }
+                Ok::<_, LayoutError>((chunk, place))
+            })
+            .buffered(CHUNKS_AHEAD);
+        let mut failed = None;
+        while let Some(next) = coming.next().await {
+            let appended = match next {
+                Ok((chunk, place)) => self.append(assembly, chunk, place).await,
+                Err(error) => {
+                    failed = Some(error);
+                    break;
+                }
+            };
+            assembly = appended?;
+        }
+        drop(coming);
+        if let Some(error) = failed {
+            // What is there so far shortens the next try, unless there is no room for it.
+            if is_full(&error) {
+                assembly.discard();
+            }
+            return Err(error);
+        }
+        let (digest, list) = (content.digest, content.clone());
+        let finished = on_disk(move || {
+            let is_it = assembly.finish(digest, &to)?;
+            if is_it {
+                make_readonly(&to);
+                // Without a list its chunks are fetched again for another version of it.
+                let _ = index::write_list(&to, &list);
+            }
+            Ok(is_it)
+        });
+        let is_it = finished.await.map_err(disk)?;
+        if is_it {
+            self.with_index(|index| index.add(content.digest, &content.chunks));
+        }
+        Ok(is_it)
+    }
+
+    /// Where each chunk of a file comes from.
+    async fn sources(&self, content: &FileDigest) -> Vec<(Chunk, Place)> {
+        let (blobs, index) = (self.folder.join(BLOBS), self.index.clone());
+        let read = move || {
+            let mut index = index.lock().unwrap_or_else(PoisonError::into_inner);
+            if index.is_none() {
+                *index = Some(Index::read(lists(&blobs)));
+            }
+            Ok(())
+        };
+        // Without an index everything is fetched.
+        let _ = on_disk(read).await;
+        let mut own: HashMap<Digest, u64> = HashMap::new();
+        let mut offset: u64 = 0;
+        let place = |chunk: &Chunk| {
+            let first = *own.entry(chunk.digest).or_insert(offset);
+            let place = if first < offset {
+                Place::Same { offset: first }
+            } else {
+                let found = self.with_index(|index| index.find(chunk.digest));
+                found.flatten().map_or(Place::Download, Place::Cached)
+            };
+            offset = offset.saturating_add(chunk.size_bytes);
+            (*chunk, place)
+        };
+        content.chunks.iter().map(place).collect()
+    }
+
+    fn with_index<T>(&self, f: impl FnOnce(&mut Index) -> T) -> Option<T> {
+        self.index.lock().unwrap_or_else(PoisonError::into_inner).as_mut().map(f)
+    }
+
+    /// Appends a chunk from where it is; fetches it when it is not there any more.
+    async fn append(
+        &self,
+        assembly: Assembly,
+        chunk: Chunk,
+        place: Place,
+    ) -> Result<Assembly, LayoutError> {
+        let piece = self.piece_path(chunk.digest);
+        let (from, offset) = match place {
+            Place::Download => (piece.clone(), 0),
+            Place::Cached(Found { file, offset }) => (self.blob_path(file), offset),
+            Place::Same { offset } => (assembly.path().to_owned(), offset),
+        };
+        let (mut assembly, is_there) = append(assembly, from, offset, chunk).await?;
+        if !is_there {
+            self.piece(chunk).await?;
+            let is_right;
+            (assembly, is_right) = append(assembly, piece.clone(), 0, chunk).await?;
+            if !is_right {
+                return Err(TransferError::Damaged { digest: chunk.digest }.into());
+            }
+        }
+        // Kept where it cannot be removed, until the next eviction.
+        let _ = fs::remove_file(&piece);
+        Ok(assembly)
+    }
+
+    /// Downloads a chunk, unless an earlier try has.
+    async fn piece(&self, chunk: Chunk) -> Result<(), LayoutError> {
+        let path = self.piece_path(chunk.digest);
+        if holds(&path, chunk.size_bytes) {
+            return Ok(());
+        }
+        make_folder_of(&path)?;
+        Ok(self.blobs.download_file(chunk.digest, chunk.size_bytes, &path, |_| ()).await?)
+    }
+
+    /// Removes the layouts that were not used for longest, and files that no layout uses, until what is missing
+    /// of `project` fits.
     async fn make_room(
         &self,
         project: &Project,
         making: OwnedMutexGuard<()>,
     ) -> Result<OwnedMutexGuard<()>, LayoutError> {
-        let incoming = project.files.values().map(|blob| blob.size_bytes).sum();
-        let (folder, used) = (self.folder.clone(), self.used.clone());
-        let room = self.bytes_max.saturating_sub(incoming);
-        blocking(making, move || evict(&folder, &used, room))
+        let contents = project.contents();
+        let sum = |sizes: &mut dyn Iterator<Item = u64>| sizes.fold(0, u64::saturating_add);
+        let project_bytes = sum(&mut contents.values().map(|content| content.size_bytes));
+        if project_bytes > self.bytes_max {
+            return Err(LayoutError::TooLarge { project_bytes, limit_bytes: self.bytes_max });
+        }
+        let files: Vec<_> = contents
+            .values()
+            .map(|content| (self.blob_path(content.digest), content.size_bytes))
+            .collect();
+        let pieces = contents.values().flat_map(|content| &content.chunks);
+        let pieces: HashSet<_> = pieces.map(|chunk| self.piece_path(chunk.digest)).collect();
+        let (folder, used, bytes_max) = (self.folder.clone(), self.used.clone(), self.bytes_max);
+        let work = move || {
+            let missing = files.iter().filter(|(path, size_bytes)| !holds(path, *size_bytes));
+            let missing_bytes = missing.map(|(_, size_bytes)| size_bytes).sum();
+            for piece in entries(&folder.join(PIECES))? {
+                if !pieces.contains(&piece.path()) {
+                    fs::remove_file(piece.path())?;
+                }
+            }
+            let wanted = files.into_iter().map(|(path, _)| path).collect();
+            evict(&folder, &used, bytes_max.saturating_sub(missing_bytes), &wanted)?;
+            Ok(missing_bytes)
+        };
+        let (making, needed_bytes) = blocking(making, work)
             .await
-            .map_err(|source| LayoutError::Disk { path: self.folder.clone(), source })
+            .map_err(|source| LayoutError::Disk { path: self.folder.clone(), source })?;
+        match platform::free_bytes(&self.folder) {
+            Some(free_bytes) if free_bytes < needed_bytes => {
+                Err(LayoutError::DiskFull { path: self.folder.clone(), free_bytes, needed_bytes })
+            }
+            _ => Ok(making),
+        }
     }
 
     fn layout_path(&self, key: Digest) -> PathBuf {
@@ -194,18 +387,86 @@ impl Projects {
 
     fn blob_path(&self, digest: Digest) -> PathBuf {
         let name = digest.to_string();
-        self.folder.join("blobs").join(&name[..2]).join(name)
+        self.folder.join(BLOBS).join(&name[..2]).join(name)
+    }
+
+    fn piece_path(&self, chunk: Digest) -> PathBuf {
+        self.folder.join(PIECES).join(chunk.to_string())
+    }
+}
+
+/// Where a chunk of a file comes from.
+#[derive(Debug, Clone, Copy)]
+enum Place {
+    Download,
+    Cached(Found),
+    /// From further up in the same file.
+    Same {
+        offset: u64,
+    },
+}
+
+async fn append(
+    mut assembly: Assembly,
+    from: PathBuf,
+    offset: u64,
+    chunk: Chunk,
+) -> Result<(Assembly, bool), LayoutError> {
+    let path = assembly.path().to_owned();
+    let work = move || match assembly.append(&from, offset, chunk) {
+        Ok(is_there) => Ok((assembly, is_there)),
+        Err(error) => {
+            if error.kind() == io::ErrorKind::StorageFull {
+                assembly.discard();
+            }
+            Err(error)
+        }
+    };
+    on_disk(work).await.map_err(|source| LayoutError::Disk { path, source })
+}
+
+fn is_full(error: &LayoutError) -> bool {
+    match error {
+        LayoutError::Transfer(TransferError::File { source, .. })
+        | LayoutError::Disk { source, .. } => source.kind() == io::ErrorKind::StorageFull,
+        _ => false,
+    }
+}
+
+/// Whether a file is there. Its size tells: it got its name when it was whole.
+fn holds(path: &Path, size_bytes: u64) -> bool {
+    fs::metadata(path).is_ok_and(|file| file.len() == size_bytes)
+}
+
+fn make_folder_of(path: &Path) -> Result<(), LayoutError> {
+    let Some(folder) = path.parent() else { return Ok(()) };
+    fs::create_dir_all(folder)
+        .map_err(|source| LayoutError::Disk { path: folder.to_owned(), source })
+}
+
+/// Scenes can write beside the .blend; what they must not do is to change a blob through its link.
+fn make_readonly(path: &Path) {
+    if let Ok(file) = fs::metadata(path) {
+        let mut permissions = file.permissions();
+        permissions.set_readonly(true);
+        let _ = fs::set_permissions(path, permissions);
     }
 }
 
 /// Works on the disk away from the async threads. The guard goes with the work, which goes on when nobody waits
 /// for it any more, and comes back after it.
-async fn blocking(
+async fn blocking<T: Send + 'static>(
     making: OwnedMutexGuard<()>,
-    work: impl FnOnce() -> io::Result<()> + Send + 'static,
-) -> io::Result<OwnedMutexGuard<()>> {
-    let guarded = move || work().map(|()| making);
-    task::spawn_blocking(guarded).await.unwrap_or_else(|panic| Err(io::Error::other(panic)))
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<(OwnedMutexGuard<()>, T)> {
+    on_disk(move || work().map(|done| (making, done))).await
+}
+
+/// Works on the disk away from the async threads.
+async fn on_disk<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    task::spawn_blocking(work).await.unwrap_or_else(|panic| Err(io::Error::other(panic)))
 }
 
 fn link_all(files: &[(ProjectPath, PathBuf)], layouts: &Path, root: &Path) -> io::Result<()> {
@@ -225,9 +486,14 @@ fn link_all(files: &[(ProjectPath, PathBuf)], layouts: &Path, root: &Path) -> io
     }
 }
 
-/// Removes layouts, the longest unused first, and then blobs that no layout links to, until the blobs take
-/// `room` bytes at most or only what is in use is left.
-fn evict(folder: &Path, used: &Mutex<Used>, room: u64) -> io::Result<()> {
+/// Removes files that no layout links to, but for those `wanted`, and layouts, the longest unused first, until
+/// the files take `room` bytes at most or only what is in use is left.
+fn evict(
+    folder: &Path,
+    used: &Mutex<Used>,
+    room: u64,
+    wanted: &HashSet<PathBuf>,
+) -> io::Result<()> {
     let mut layouts = Vec::new();
     for layout in entries(&folder.join(LAYOUTS))? {
         layouts.push((layout.metadata()?.modified()?, layout.path()));
@@ -235,21 +501,55 @@ fn evict(folder: &Path, used: &Mutex<Used>, room: u64) -> io::Result<()> {
     layouts.sort();
     let mut oldest = layouts.into_iter();
     while bytes_of_blobs(folder)? > room {
+        remove_unlinked(folder, wanted)?;
+        if bytes_of_blobs(folder)? <= room {
+            return Ok(());
+        }
         let Some((_, layout)) = oldest.next() else {
             return Ok(());
         };
-        if !take_name(&layout, used)? {
-            continue;
-        }
-        fs::remove_dir_all(layout.with_extension(EVICTED))?;
-        for blob in blobs(folder)? {
-            // Where links were not possible the layouts have copies, and every blob may go.
-            if platform::names_of_file(&blob.metadata()?) == 1 {
-                fs::remove_file(blob.path())?;
-            }
+        if take_name(&layout, used)? {
+            fs::remove_dir_all(layout.with_extension(EVICTED))?;
         }
     }
     Ok(())
+}
+
+/// Removes what no layout links to: files, what is left of unfinished ones, and lists of chunks whose file is
+/// gone. Where links were not possible the layouts have copies, and every file may go.
+fn remove_unlinked(folder: &Path, wanted: &HashSet<PathBuf>) -> io::Result<()> {
+    let (lists, blobs): (Vec<_>, Vec<_>) = blobs(folder)?
+        .into_iter()
+        .partition(|blob| blob.path().extension().is_some_and(|extension| extension == LIST));
+    for blob in blobs {
+        if platform::names_of_file(&blob.metadata()?) == 1
+            && !wanted.contains(&finished(&blob.path()))
+        {
+            fs::remove_file(blob.path())?;
+        }
+    }
+    for list in lists {
+        let blob = list.path().with_extension("");
+        if !blob.exists() && !wanted.contains(&blob) {
+            fs::remove_file(list.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// The file that a file of the cache is or becomes: unfinished ones have names like `.<digest>.….part`.
+fn finished(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let name = name.trim_start_matches('.');
+    path.with_file_name(name.split('.').next().unwrap_or_default())
+}
+
+/// The lists of chunks in the folder of files.
+fn lists(blobs: &Path) -> Vec<PathBuf> {
+    let prefixes = entries(blobs).unwrap_or_default();
+    let files = prefixes.iter().flat_map(|prefix| entries(&prefix.path()).unwrap_or_default());
+    let is_list = |path: &PathBuf| path.extension().is_some_and(|extension| extension == LIST);
+    files.map(|file| file.path()).filter(is_list).collect()
 }
 
 /// Renames a layout, so that nobody begins to use it while it is removed. False: it is in use.
@@ -269,7 +569,7 @@ fn bytes_of_blobs(folder: &Path) -> io::Result<u64> {
 
 fn blobs(folder: &Path) -> io::Result<Vec<fs::DirEntry>> {
     let mut all = Vec::new();
-    for prefix in entries(&folder.join("blobs"))? {
+    for prefix in entries(&folder.join(BLOBS))? {
         all.extend(entries(&prefix.path())?);
     }
     Ok(all)
@@ -285,83 +585,4 @@ fn entries(folder: &Path) -> io::Result<Vec<fs::DirEntry>> {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    fn store(folder: &Path, content: &[u8]) -> PathBuf {
-        let name = Digest::of(content).to_string();
-        let blob = folder.join("blobs").join(&name[..2]).join(&name);
-        fs::create_dir_all(blob.parent().unwrap()).unwrap();
-        fs::write(&blob, content).unwrap();
-        blob
-    }
-
-    fn layout(folder: &Path, key: &str, blobs: &[&PathBuf]) -> PathBuf {
-        let root = folder.join(LAYOUTS).join(key);
-        let files: Vec<_> = blobs
-            .iter()
-            .enumerate()
-            .map(|(n, blob)| (format!("sub/{n}").parse().unwrap(), (*blob).clone()))
-            .collect();
-        link_all(&files, &folder.join(LAYOUTS), &root).unwrap();
-        root
-    }
-
-    #[test]
-    fn a_layout_that_is_there_already_is_as_good_as_one_just_made() {
-        let folder = tempfile::tempdir().unwrap();
-        let blob = store(folder.path(), &[1; 10]);
-        let first = layout(folder.path(), "same", &[&blob]);
-        assert_eq!(layout(folder.path(), "same", &[&blob]), first);
-        assert!(first.join("sub/0").exists());
-        assert_eq!(entries(&folder.path().join(LAYOUTS)).unwrap().len(), 1, "no leftovers");
-    }
-
-    #[tokio::test]
-    async fn work_on_the_disk_keeps_its_guard_when_nobody_waits_for_it() {
-        let making = Arc::new(tokio::sync::Mutex::default());
-        let (begun, has_begun) = tokio::sync::oneshot::channel();
-        let (go_on, may_go_on) = std::sync::mpsc::channel();
-        let work = blocking(making.clone().lock_owned().await, move || {
-            begun.send(()).unwrap();
-            may_go_on.recv().map_err(io::Error::other)
-        });
-        let mut work = Box::pin(work);
-        tokio::select! {
-            _ = &mut work => panic!("nobody let it go on"),
-            begun = has_begun => begun.unwrap(),
-        }
-        drop(work);
-        assert!(making.try_lock().is_err());
-        go_on.send(()).unwrap();
-        let _ = making.lock().await;
-    }
-
-    #[test]
-    fn what_was_not_used_for_longest_goes_first_and_what_is_in_use_stays() {
-        let folder = tempfile::tempdir().unwrap();
-        let folder = folder.path();
-        let (shared, old, new) =
-            (store(folder, &[1; 1_000]), store(folder, &[2; 1_000]), store(folder, &[3; 1_000]));
-        let first = layout(folder, "old", &[&shared, &old]);
-        let key = Digest::of(b"new");
-        let second = layout(folder, &key.to_string(), &[&shared, &new]);
-        let used = Mutex::new(Used::new());
-        let long_ago = SystemTime::UNIX_EPOCH;
-        fs::File::open(&first).unwrap().set_modified(long_ago).unwrap();
-
-        evict(folder, &used, 3_000).unwrap();
-        assert!(first.exists() && second.exists(), "all of it fits");
-        evict(folder, &used, 2_000).unwrap();
-        assert!(!first.exists() && !old.exists());
-        assert!(second.exists() && shared.exists() && new.exists());
-        let in_use = Arc::new(Layout { root: second.clone() });
-        used.lock().unwrap().insert(key, Arc::downgrade(&in_use));
-        evict(folder, &used, 0).unwrap();
-        assert!(second.exists() && shared.exists() && new.exists());
-        drop(in_use);
-        evict(folder, &used, 0).unwrap();
-        assert!(!second.exists() && !shared.exists() && !new.exists());
-    }
-}
+mod tests;

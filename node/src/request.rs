@@ -2,24 +2,24 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use framecrew_blobs::check_paths;
+use framecrew_blobs::{Chunk, FileDigest, check_paths};
 use framecrew_proto::v1::{
-    ImageFormat, Project as ProtoProject, RenderBatchRequest, RenderEngine, RenderSettings,
+    ImageFormat, Project as ProtoProject, ProjectFile, RenderBatchRequest, RenderEngine,
+    RenderSettings,
 };
 use tonic::Status;
 use tonic_types::{ErrorDetails, StatusExt as _};
 
-use crate::{
-    batch::Work,
-    project::{Blob, Project},
-    version::Version,
-};
+use crate::{batch::Work, project::Project, version::Version};
 
 /// Slices in one batch.
 const SLICES_MAX: usize = 1_024;
 
 /// Files of one project.
 const FILES_MAX: usize = 100_000;
+
+/// Chunks of one file.
+const CHUNKS_MAX: usize = 65_536;
 
 /// Samples per pixel.
 const SAMPLES_MAX: u32 = 1_000_000;
@@ -165,8 +165,9 @@ fn parse_project(project: ProtoProject, faults: &mut Faults) -> Option<Project> 
             .digest
             .parse()
             .map_err(|error| faults.add(format!("project.files[{n}].digest"), error));
-        if let (Ok(path), Ok(digest)) = (file.path.parse(), digest) {
-            files.insert(path, Blob { digest, size_bytes: file.size_bytes });
+        let chunks = parse_chunks(n, file, faults);
+        if let (Ok(path), Ok(digest), Some(chunks)) = (file.path.parse(), digest, chunks) {
+            files.insert(path, FileDigest { digest, size_bytes: file.size_bytes, chunks });
         }
     }
     let blend = match project.blend_path.parse() {
@@ -183,10 +184,34 @@ fn parse_project(project: ProtoProject, faults: &mut Faults) -> Option<Project> 
     Some(Project { blend: blend?, files })
 }
 
+fn parse_chunks(n: usize, file: &ProjectFile, faults: &mut Faults) -> Option<Vec<Chunk>> {
+    if file.chunks.len() > CHUNKS_MAX {
+        faults.add(format!("project.files[{n}].chunks"), "may be 65,536 at most");
+        return None;
+    }
+    let mut chunks = Vec::with_capacity(file.chunks.len());
+    let mut sum_bytes: u64 = 0;
+    for (m, chunk) in file.chunks.iter().enumerate() {
+        let field = |name| format!("project.files[{n}].chunks[{m}].{name}");
+        if chunk.size_bytes == 0 {
+            faults.add(field("size_bytes"), "must be 1 or more");
+        }
+        sum_bytes = sum_bytes.saturating_add(chunk.size_bytes);
+        match chunk.digest.parse() {
+            Ok(digest) => chunks.push(Chunk { digest, size_bytes: chunk.size_bytes }),
+            Err(error) => faults.add(field("digest"), error),
+        }
+    }
+    if !file.chunks.is_empty() && sum_bytes != file.size_bytes {
+        faults.add(format!("project.files[{n}].size_bytes"), "is not the sum of its chunks");
+    }
+    Some(chunks)
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use framecrew_proto::v1::{ProjectFile, Slice};
+    use framecrew_proto::v1::{Chunk as ProtoChunk, Slice};
 
     use super::*;
 
@@ -265,6 +290,26 @@ mod tests {
         files.push(ProjectFile { path: "SHOT.blend".into(), ..files[0].clone() });
         files.push(ProjectFile { path: "shot.blend/wood.png".into(), ..files[0].clone() });
         assert_eq!(fields(request), ["project.files[1].path"]);
+    }
+
+    #[test]
+    fn chunks_that_are_not_the_file_are_named() {
+        let mut request = good();
+        let file = &mut request.project.as_mut().unwrap().files[0];
+        let chunk = |digest: &str, size_bytes| ProtoChunk { digest: digest.into(), size_bytes };
+        file.chunks = vec![chunk(&file.digest, file.size_bytes), chunk("short", 0)];
+        let field = |name| format!("project.files[0].{name}");
+        assert_eq!(
+            fields(request.clone()),
+            [field("chunks[1].size_bytes"), field("chunks[1].digest")]
+        );
+        let file = &mut request.project.as_mut().unwrap().files[0];
+        file.chunks.truncate(1);
+        file.size_bytes += 1;
+        assert_eq!(fields(request.clone()), [field("size_bytes")]);
+        let file = &mut request.project.as_mut().unwrap().files[0];
+        file.chunks = vec![chunk("", 1); CHUNKS_MAX + 1];
+        assert_eq!(fields(request), [field("chunks")]);
     }
 
     #[test]
