@@ -47,7 +47,10 @@ fn framecrew(shot: &Shot, args: &[&str]) -> Said {
     }
     command.env("TMPDIR", passing.path()).env("XDG_CACHE_HOME", passing.path());
     let output = command.current_dir(shot.base.path()).args(args).output().unwrap();
-    assert_eq!(tree(passing.path()), Vec::<String>::new(), "nothing passing is left");
+    let mut left = tree(passing.path());
+    // What is remembered to be quick the next time is no litter.
+    left.retain(|name| !name.starts_with("framecrew/digests") && name != "framecrew");
+    assert_eq!(left, Vec::<String>::new(), "nothing passing is left");
     Said {
         code: output.status.code().unwrap(),
         stdout: String::from_utf8(output.stdout).unwrap(),
@@ -227,7 +230,8 @@ fn an_engine_that_no_blender_has_is_refused_until_another_is_named() {
 #[test]
 fn what_is_missing_is_told_before_anything_is_paid_for_and_refused_when_strict() {
     let lfs = "version https://git-lfs.github.com/spec/v1\noid sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef\nsize 12345\n";
-    let table: [(&str, &dyn Fn(&Shot), &[&str]); 7] = [
+    type Case<'a> = (&'a str, &'a dyn Fn(&Shot), &'a [&'a str]);
+    let table: [Case<'_>; 7] = [
         (
             "a picture that is not there",
             &|shot| fs::remove_file(shot.path("tex/wood.png")).unwrap(),
@@ -401,7 +405,7 @@ mod on_unix {
             return skipped("root may read everything");
         }
         let shot = Shot::new();
-        fs::set_permissions(shot.path("shot.blend"), fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(shot.path("shot.blend"), fs::Permissions::from_mode(0o000)).unwrap();
         render(&shot, "shot.blend", &[]).says("forbidden", USAGE, &["shot.blend", "permissions"]);
     }
 

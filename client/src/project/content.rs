@@ -6,6 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    time::SystemTime,
 };
 
 use framecrew_blobs::{BlobClient, Chunk, FileDigest, LocalFile, UploadProgress};
@@ -15,6 +16,7 @@ use tokio::sync::mpsc;
 
 use super::{
     collection::fault,
+    digests::{Digests, Stamp},
     layout::{Layout, Placed},
 };
 use crate::{cluster::SubmitProgress, error::Error};
@@ -38,6 +40,8 @@ pub(crate) struct Content {
 struct HashedFile {
     place: String,
     here: LocalFile,
+    /// Of the file before it was read; none of a changed copy.
+    stamp: Option<Stamp>,
 }
 
 impl Content {
@@ -53,7 +57,9 @@ impl Content {
             files: layout.files.clone(),
             next: AtomicUsize::new(0),
             scratch: scratch.as_ref().map(|folder| folder.path().to_owned()),
+            digests: Digests::read(&layout.blend),
         });
+        let began = SystemTime::now();
         let (results, mut hashed) = mpsc::channel(RESULTS_AHEAD);
         let threads = std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX);
         for _ in 0..threads {
@@ -69,11 +75,13 @@ impl Content {
             files[number] = Some(file);
             on_progress(SubmitProgress::Hashing { done_bytes, total_bytes });
         }
-        Ok(Self {
-            files: files.into_iter().flatten().collect(),
-            blend_place: layout.blend_place.clone(),
-            _scratch: scratch,
-        })
+        let files: Vec<HashedFile> = files.into_iter().flatten().collect();
+        let settled = files.iter().filter_map(|file| {
+            let LocalFile { path, digest, chunks, .. } = &file.here;
+            Some((path.as_path(), file.stamp?, digest, &chunks[..]))
+        });
+        work.digests.keep(settled, began);
+        Ok(Self { files, blend_place: layout.blend_place.clone(), _scratch: scratch })
     }
 
     /// As it is submitted.
@@ -93,7 +101,9 @@ impl Content {
     ) -> Result<(), Error> {
         let files = self.files.iter().map(|file| file.here.clone());
         let sent = blobs.upload_files(files, |UploadProgress { sent_bytes, total_bytes }| {
-            on_progress(SubmitProgress::Uploading { sent_bytes, total_bytes });
+            if total_bytes > 0 {
+                on_progress(SubmitProgress::Uploading { sent_bytes, total_bytes });
+            }
         });
         sent.await.map(drop).map_err(|error| Error::from_transfer(url, error))
     }
@@ -130,6 +140,7 @@ struct Work {
     files: Vec<Placed>,
     next: AtomicUsize,
     scratch: Option<PathBuf>,
+    digests: Digests,
 }
 
 impl Work {
@@ -146,22 +157,26 @@ impl Work {
     }
 
     fn hash_file(&self, number: usize, file: &Placed) -> Result<HashedFile, Error> {
-        let source = match &self.scratch {
+        let (source, stamp) = match &self.scratch {
             Some(scratch) if !file.texts.is_empty() => {
                 let copy = scratch.join(format!("{number}.blend"));
                 changed_copy(file, &copy)?;
-                copy
+                (copy, None)
             }
-            _ => file.source.clone(),
+            _ => (file.source.clone(), Stamp::of(&file.source)),
         };
-        let digest = FileDigest::of_file(&source).map_err(|error| Error::Project {
-            path: file.source.clone(),
-            message: format!(
-                "cannot be read ({error}); check its permissions, and that nothing takes it away"
-            ),
-            source: Some(Box::new(error)),
-        })?;
-        Ok(HashedFile { place: file.place.clone(), here: LocalFile::new(source, digest) })
+        let known = stamp.and_then(|stamp| self.digests.get(&source, stamp));
+        let digest = match known {
+            Some(digest) => digest,
+            None => FileDigest::of_file(&source).map_err(|error| Error::Project {
+                path: file.source.clone(),
+                message: format!(
+                    "cannot be read ({error}); check its permissions, and that nothing takes it away"
+                ),
+                source: Some(Box::new(error)),
+            })?,
+        };
+        Ok(HashedFile { place: file.place.clone(), here: LocalFile::new(source, digest), stamp })
     }
 }
 

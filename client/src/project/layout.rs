@@ -51,6 +51,8 @@ pub(crate) struct Placed {
 pub(crate) struct Layout {
     /// The deepest folder that holds the .blend and all that it and its libraries refer to by relative paths.
     pub(crate) root: PathBuf,
+    /// The .blend.
+    pub(crate) blend: PathBuf,
     /// The place of the .blend.
     pub(crate) blend_place: String,
     /// All files, by place.
@@ -109,6 +111,7 @@ impl Layout {
         }
         Ok(Self {
             root: ground.root,
+            blend: main.path.clone(),
             blend_place: places.into_iter().next().unwrap_or_default(),
             files: plan.files.into_values().collect(),
         })

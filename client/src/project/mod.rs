@@ -3,11 +3,12 @@
 //! `stored` knows where Blender looks for a path, `files` what is there, `media` what of it may leave this
 //! machine; `collection` goes from the .blend to its libraries and theirs; `layout` gives each file its place and
 //! each path its new text; `admission` and `notes` say what stands in the way and what should be known; `content`
-//! hashes and sends.
+//! hashes and sends, and `digests` remembers.
 
 pub(crate) mod admission;
 pub(crate) mod collection;
 mod content;
+mod digests;
 pub(crate) mod files;
 pub(crate) mod layout;
 mod media;
