@@ -30,7 +30,7 @@ const CELL_HEIGHTS: std::ops::RangeInclusive<u32> = 60..=480;
 const CELL_HEIGHT: u32 = 135;
 /// Pixels between frames and around them.
 const GAP: u32 = 6;
-/// How much wider than high the sheet is to be: like most screens.
+/// How much wider than high the sheet is to be, at least: like most screens.
 const SHEET_ASPECT: f64 = 1.6;
 /// Pictures fetched at a time: they are small, so that it is the way there and back that costs.
 const DOWNLOADS_MAX: usize = 8;
@@ -221,7 +221,7 @@ fn sheet(tiles: &[(i32, Tile)]) -> RgbImage {
     let height = height.clamp(*CELL_HEIGHTS.start(), *CELL_HEIGHTS.end());
     let count = u32::try_from(tiles.len()).unwrap_or(u32::MAX).max(1);
     let columns = f64::from(count) * SHEET_ASPECT * f64::from(height) / f64::from(CELL_WIDTH);
-    let columns = (columns.sqrt().round() as u32).clamp(1, count);
+    let columns = (columns.sqrt().ceil() as u32).clamp(1, count);
     let rows = count.div_ceil(columns);
     let (across, down) = (CELL_WIDTH + GAP, height + GAP);
     let mut sheet = RgbImage::from_pixel(columns * across + GAP, rows * down + GAP, PAPER);

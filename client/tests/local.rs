@@ -7,6 +7,7 @@
 use std::{
     collections::BTreeMap,
     fs,
+    io::{self, Write as _},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -16,7 +17,10 @@ use framecrew::{
     JobSpec, JobView, LocalCluster, LocalConfig, WatchEvent,
     proto::{FrameState, JobState, NodeState, WatchJobResponse},
 };
-use framecrew_node::RendererChoice;
+use framecrew_node::{
+    RendererChoice,
+    blender::{self, FoundBlender, Kind},
+};
 use futures::{Stream, StreamExt as _};
 use tokio::time::timeout;
 
@@ -259,6 +263,170 @@ async fn the_command_renders_and_leaves_nothing_but_frames() {
     assert_eq!(code, 2, "{stderr}");
     assert!(stderr.contains("no frame 15-19") && stderr.contains("1-10,20"), "{stderr}");
     assert!(!base.path().join("none").exists(), "nothing is made");
+    local.shutdown().await;
+}
+
+/// Tells, aloud, that a test is skipped for want of something, which `forbidden_by` forbids where it is set.
+fn skip(what: &str, forbidden_by: &str) {
+    assert!(std::env::var_os(forbidden_by).is_none(), "{what} was not found");
+    // Not eprintln, which the test harness keeps to itself.
+    let _ = writeln!(io::stderr(), "skipped: no {what}");
+}
+
+/// Whether there is an ffmpeg to make movies, and an ffprobe to look into them.
+fn has_ffmpeg() -> bool {
+    let answers = |program: &str| {
+        let output = std::process::Command::new(program).arg("-version").output();
+        output.is_ok_and(|output| output.status.success())
+    };
+    let is_there = answers("ffmpeg") && answers("ffprobe");
+    if !is_there {
+        skip("ffmpeg", "FRAMECREW_REQUIRE_FFMPEG");
+    }
+    is_there
+}
+
+/// What ffprobe finds in a movie when it decodes all of it: of its one stream.
+fn probe(movie: &Path) -> serde_json::Value {
+    let output = std::process::Command::new("ffprobe")
+        .args(["-v", "error", "-count_frames", "-show_streams", "-of", "json"])
+        .arg(movie)
+        .output()
+        .unwrap();
+    let found: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(found["streams"].as_array().unwrap().len(), 1, "{found}");
+    found["streams"][0].clone()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_movie_of_a_hundred_and_twenty_frames_comes_out_of_one_command() {
+    if !has_ffmpeg() {
+        return;
+    }
+    let base = tempfile::tempdir().unwrap();
+    let args = ["render", DEMO, "-f", "1-120", "-o", "frames", "--movie", "out.mp4"];
+    let local = ["--local=2", "--renderer", "synthetic:1ms"];
+    let (code, stdout, stderr) = framecrew(&[&args[..], &local].concat(), base.path()).await;
+    assert_eq!(code, 0, "{stdout}{stderr}");
+    assert!(stdout.contains("finished: the movie of job 1"), "{stdout}");
+    assert!(stdout.contains("the movie is out.mp4"), "{stdout}");
+    assert_eq!(fs::read_dir(base.path().join("frames")).unwrap().count(), 120);
+    assert_eq!(fs::read_dir(base.path()).unwrap().count(), 2, "nothing is left beside the movie");
+    let frame = image::open(base.path().join("frames/0001.png")).unwrap();
+    let stream = probe(&base.path().join("out.mp4"));
+    assert_eq!(stream["codec_name"], "h264");
+    assert_eq!(stream["nb_read_frames"], "120");
+    assert_eq!(stream["width"].as_u64(), Some(frame.width().into()));
+    assert_eq!(stream["height"].as_u64(), Some(frame.height().into()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_movie_of_a_job_that_nobody_follows_is_fetched_later() {
+    if !has_ffmpeg() {
+        return;
+    }
+    let base = tempfile::tempdir().unwrap();
+    let local = cluster(&base.path().join("data"), 1, Duration::from_millis(5)).await;
+    let url = local.url();
+    let args = ["render", DEMO, "-f", "1-9", "--movie", "my movie.webm", "--detach"];
+    let (code, stdout, stderr) =
+        framecrew(&[&args[..], &["--cluster", url]].concat(), base.path()).await;
+    assert_eq!(code, 0, "{stdout}{stderr}");
+    assert!(stdout.contains("framecrew fetch 1 --movie 'my movie.webm' --cluster"), "{stdout}");
+    let view = watched(local.cluster().watch(1)).await;
+    let making = view.job().movie_job_id;
+    let view = watched(local.cluster().watch(making)).await;
+    assert_eq!(view.state(), JobState::Finished, "{:?}", view.troubled().collect::<Vec<_>>());
+    let args = ["fetch", "1", "--movie", "my movie.webm", "--cluster", url];
+    let (code, stdout, stderr) = framecrew(&args, base.path()).await;
+    assert_eq!(code, 0, "{stdout}{stderr}");
+    let stream = probe(&base.path().join("my movie.webm"));
+    assert_eq!((&stream["codec_name"], &stream["nb_read_frames"]), (&"vp9".into(), &"9".into()));
+    local.shutdown().await;
+}
+
+/// Makes a scene that lacks a texture, and whose compositor writes a mask of each frame too.
+fn make_scene(found: &FoundBlender, to: &Path) {
+    let script = to.with_extension("py");
+    let text = format!(
+        "import bpy
+bpy.ops.wm.read_factory_settings(use_empty=True)
+scene = bpy.context.scene
+scene.render.engine = 'CYCLES'
+scene.cycles.samples, scene.cycles.use_denoising = 1, False
+scene.render.resolution_x, scene.render.resolution_y = 64, 36
+camera = bpy.data.objects.new('Camera', bpy.data.cameras.new('Camera'))
+camera.location.z = 5
+scene.collection.objects.link(camera)
+scene.camera = camera
+mesh = bpy.data.meshes.new('Plane')
+mesh.from_pydata([(-1, -1, 0), (1, -1, 0), (1, 1, 0), (-1, 1, 0)], [], [(0, 1, 2, 3)])
+plane = bpy.data.objects.new('Plane', mesh)
+scene.collection.objects.link(plane)
+material = bpy.data.materials.new('Wood')
+material.use_nodes = True
+mesh.materials.append(material)
+image = bpy.data.images.new('wood', 8, 8)
+image.source, image.filepath = 'FILE', '//gone.png'
+nodes = material.node_tree.nodes
+texture = nodes.new('ShaderNodeTexImage')
+texture.image = image
+shader = next(node for node in nodes if node.type == 'BSDF_PRINCIPLED')
+material.node_tree.links.new(texture.outputs['Color'], shader.inputs['Base Color'])
+scene.use_nodes = True
+nodes = scene.node_tree.nodes
+layers = next(node for node in nodes if node.type == 'R_LAYERS')
+masks = nodes.new('CompositorNodeOutputFile')
+masks.base_path, masks.file_slots[0].path = '//masks', 'near_####'
+scene.node_tree.links.new(layers.outputs['Alpha'], masks.inputs[0])
+bpy.ops.wm.save_as_mainfile(filepath={to:?})
+"
+    );
+    fs::write(&script, text).unwrap();
+    let mut command = std::process::Command::new(&found.path);
+    if found.kind == Kind::Executable {
+        command.args(["--background", "--factory-startup", "--python-exit-code", "1", "--python"]);
+    }
+    let output = command.arg(&script).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    fs::remove_file(script).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_real_blender_brings_masks_in_their_folder_a_warning_told_once_and_small_pictures() {
+    let Some(found) = blender::find(&[], &blender::default_cache()).into_iter().next() else {
+        skip("Blender", "FRAMECREW_REQUIRE_BLENDER");
+        return;
+    };
+    let base = tempfile::tempdir().unwrap();
+    make_scene(&found, &base.path().join("shot.blend"));
+    let renderer = RendererChoice::Blender(vec![found]);
+    let config = LocalConfig::new(1, base.path().join("data"), renderer);
+    let local = timeout(PATIENCE, LocalCluster::start(config)).await.unwrap().unwrap();
+    let url = local.url();
+    let args = ["render", "shot.blend", "-f", "1-2", "-o", "out", "--cluster", url];
+    let (code, stdout, stderr) = framecrew(&args, base.path()).await;
+    assert_eq!(code, 0, "{stdout}{stderr}");
+    assert_eq!(stdout.matches("warning: ").count(), 1, "{stdout}");
+    assert!(stdout.contains("gone.png") && stdout.contains(" · 1 warning"), "{stdout}");
+    for number in 1..=2 {
+        for name in [format!("out/000{number}.png"), format!("out/masks/near_000{number}.png")] {
+            assert_eq!(image::open(base.path().join(&name)).unwrap().width(), 64, "{name}");
+        }
+    }
+    let frames = std::pin::pin!(local.cluster().frames(1)).next().await.unwrap().unwrap();
+    assert!(frames.iter().all(|frame| frame.preview.is_some()), "{frames:?}");
+    let args = ["job", "1", "--contact-sheet", "sheet.png", "--cluster", url];
+    let (code, stdout, stderr) = framecrew(&args, base.path()).await;
+    assert_eq!(code, 0, "{stdout}{stderr}");
+    assert!(!stderr.contains("grey"), "{stderr}");
+    let sheet = image::open(base.path().join("sheet.png")).unwrap();
+    assert_eq!((sheet.width(), sheet.height()), (498, 147));
+
+    let args = ["render", "shot.blend", "-f", "1", "-o", "strict", "--strict", "--cluster", url];
+    let (code, stdout, stderr) = framecrew(&args, base.path()).await;
+    assert_ne!(code, 0, "{stdout}");
+    assert!(stderr.contains("gone.png") && stderr.contains("--strict"), "{stdout}{stderr}");
     local.shutdown().await;
 }
 
