@@ -162,6 +162,69 @@ async fn one_file_under_two_cases_is_sent_once() {
     assert_eq!(project.file_count(), 3);
 }
 
+#[tokio::test]
+async fn inspect_tells_what_a_blend_needs_and_what_its_libraries_need() {
+    let shot = Shot::new();
+    let wood = shot.rename("tex/wood.png", "elsewhere/wood.png");
+    shot.rename("shot.blend", "project/shot.blend");
+    shot.rename("lib", "project/lib");
+    shot.point("project/shot.blend", "wood", wood.to_str().unwrap());
+    let inspection = framecrew::inspect(shot.path("project/shot.blend")).await.unwrap();
+    assert!(inspection.can_be_rendered);
+    assert_eq!((inspection.version.as_str(), inspection.compression), ("3.4", "zstd"));
+    assert_eq!(inspection.root, shot.path("project").to_str().unwrap());
+    assert_eq!(inspection.files, 3);
+    let json = serde_json::to_value(&inspection).unwrap();
+    let scene = &json["scenes"][0];
+    for (field, value) in [
+        ("name", serde_json::json!("Scene")),
+        ("isActive", true.into()),
+        ("camera", "Camera".into()),
+        ("firstFrame", 1.into()),
+        ("lastFrame", 3.into()),
+        ("frameStep", 1.into()),
+        ("engine", "CYCLES".into()),
+        ("width", 64.into()),
+        ("height", 32.into()),
+        ("format", "PNG".into()),
+        ("isMovie", false.into()),
+    ] {
+        assert_eq!(scene[field], value, "{field}");
+    }
+    let reference = |kind: &str, name: &str| {
+        let all = json["references"].as_array().unwrap();
+        let fits = |one: &&serde_json::Value| {
+            one["kind"] == kind && one["path"].as_str().unwrap().ends_with(name)
+        };
+        all.iter().find(fits).unwrap_or_else(|| panic!("{json:#}")).clone()
+    };
+    let outside = reference("image", "/wood.png");
+    assert_eq!(outside["storedAs"], "absolute");
+    assert_eq!((&outside["isOutside"], &outside["files"]), (&true.into(), &1.into()));
+    let library = reference("library", "//lib/props.blend");
+    assert_eq!((&library["storedAs"], &library["files"]), (&"relative".into(), &1.into()));
+    let missing = reference("image", "//../tex/metal.png");
+    assert!(missing["wantedBy"].as_str().unwrap().ends_with("lib/props.blend"), "{missing:#}");
+    assert_eq!((&missing["missing"], &missing["absence"]), (&1.into(), &"missing".into()));
+    assert_eq!(missing["owners"], serde_json::json!(["metal"]));
+    let problems: Vec<_> = inspection.problems.iter().map(|problem| &problem.text).collect();
+    assert!(problems.iter().any(|text| text.contains("metal.png")), "{problems:?}");
+    assert!(inspection.problems.iter().all(|problem| !problem.blocks));
+}
+
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread")]
+async fn names_that_become_one_elsewhere_are_refused() {
+    let shot = Shot::new();
+    shot.rename("tex/wood.png", "tex/a:b.png");
+    shot.rename("tex/metal.png", "tex/a_b.png");
+    shot.point("shot.blend", "wood", "//tex/a:b.png");
+    shot.point("lib/props.blend", "metal", "//../tex/a_b.png");
+    let error = Project::open(JobSpec::animation(shot.path("shot.blend"))).await.unwrap_err();
+    let text = error.to_string();
+    assert!(text.contains("a:b.png") && text.contains("the same name"), "{text}");
+}
+
 /// The Blender to draw with. With none the test is skipped, which FRAMECREW_REQUIRE_BLENDER forbids.
 fn any_blender() -> Option<FoundBlender> {
     let found = blender::find(&[], &blender::default_cache()).into_iter().next_back();

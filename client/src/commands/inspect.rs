@@ -63,7 +63,17 @@ fn show(inspection: &Inspection) -> Result<(), Failure> {
 }
 
 fn scenes(scenes: &[SceneFacts]) -> Table {
-    let mut table = Table::new(["SCENE", "ACTIVE", "FRAMES", "ENGINE", "SIZE", "OUTPUT", "CAMERA"]);
+    let mut table = Table::new([
+        "SCENE",
+        "ACTIVE",
+        "FRAMES",
+        "ENGINE",
+        "SIZE",
+        "FORMAT",
+        "OUTPUT",
+        "CAMERA",
+        "VIEW LAYERS",
+    ]);
     for scene in scenes {
         let step = match scene.frame_step {
             1 => String::new(),

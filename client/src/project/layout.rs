@@ -91,9 +91,7 @@ impl Layout {
             let from = &places[entry.wanted_by];
             let to = target(entry, &places, &ground);
             let to = same.get(&to).cloned().unwrap_or(to);
-            let leads_there = entry.stored.stored_as == StoredAs::Relative
-                && follow(from, &entry.reference.path).is_some_and(|place| place == to);
-            if !leads_there {
+            if !leads_to(from, entry, &to) {
                 let wanted_by = &collection.blends[entry.wanted_by];
                 texts[entry.wanted_by].push(change(entry, wanted_by, relative(from, &to))?);
             }
@@ -130,6 +128,17 @@ impl Layout {
 
 fn entries_there(collection: &Collection) -> impl Iterator<Item = &Entry> {
     collection.entries.iter().filter(|entry| !entry.found.files.is_empty())
+}
+
+/// Whether the path of an entry, stored in the .blend at the place `from`, leads to a place by itself.
+fn leads_to(from: &str, entry: &Entry, to: &str) -> bool {
+    if entry.stored.stored_as != StoredAs::Relative {
+        return false;
+    }
+    let Some(place) = follow(from, &entry.reference.path) else { return false };
+    // Blender makes some paths up from the name of the .blend, as it is there.
+    let is_made_up = entry.reference.field.capacity() == 0;
+    place == to || (is_made_up && portable(Path::new(&place)) == to)
 }
 
 /// Where the path of an entry must lead: to its file, or to what stands for its files.
