@@ -1,21 +1,30 @@
 //! A frame is real only when it decodes, has the size the scene promised, is hashed, and stored.
 
+mod decode;
+mod naming;
+mod preview;
+
 use std::{
     collections::HashMap,
-    fs,
-    io::{self, BufReader, Cursor},
+    fs, io,
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
     time::Duration,
 };
 
 use bytes::Bytes;
-use framecrew_blobs::{BlobClient, Digest, TransferError};
-use framecrew_proto::v1::Output;
-use image::{ImageFormat, ImageReader};
+use framecrew_blobs::{BlobClient, Digest, Source, TransferError};
+use framecrew_proto::v1::{Output, Preview};
+use serde::Deserialize;
 use tokio::{
     task,
     time::{self, Instant},
+};
+
+use self::{decode::Decoded, naming::Names};
+pub(crate) use self::{
+    naming::Place,
+    preview::{Small, encode as encode_preview},
 };
 
 /// How long a store that cannot be reached is tried before the slice is handed back: an orchestrator that
@@ -32,18 +41,53 @@ const STORED_FOR: Duration = Duration::from_secs(60);
 /// Uploads that are remembered, about 100 bytes each.
 const STORED_MAX: usize = 4_096;
 
-/// Bytes that decoding one image may take: 16k by 16k pixels of four floats.
-const DECODED_BYTES_MAX: u64 = 4 << 30;
+/// Files of one frame: every pass of a few view layers for two eyes.
+const FILES_MAX: usize = 512;
 
-const PNG_END: &[u8] = b"IEND\xae\x42\x60\x82";
-const JPEG_END: &[u8] = b"\xff\xd9";
-const END_MISSING: &str = "its end is missing";
+/// Bytes of one frame's files together.
+const FRAME_BYTES_MAX: u64 = 16 << 30;
 
-/// An output that decodes and has the right size.
+/// What a renderer says that a frame's folder holds.
+#[derive(Debug, Default)]
+pub(crate) struct Promise {
+    /// The scene's own output: one image, or one for each view.
+    pub(crate) images: Vec<PromisedImage>,
+    /// How Blender would name it, without its extension; empty: it does not say.
+    pub(crate) name: String,
+    /// Where File Output nodes write.
+    pub(crate) places: Vec<Place>,
+}
+
+/// A file that must be there.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct PromisedImage {
+    pub(crate) file: String,
+    pub(crate) width: u32,
+    pub(crate) height: u32,
+    /// Channels that it has at least.
+    pub(crate) channels: u32,
+}
+
+/// The files of a frame, in their order: the scene's own first.
+#[derive(Debug)]
+pub(crate) struct CheckedFrame {
+    pub(crate) outputs: Vec<Checked>,
+    /// What a preview can be made of.
+    pub(crate) small: Option<Small>,
+}
+
+/// An output that decodes and is what was promised.
 #[derive(Debug, Clone)]
 pub(crate) struct Checked {
     pub(crate) output: Output,
+    pub(crate) blob: Blob,
+}
+
+/// Bytes with their name, to be stored.
+#[derive(Debug, Clone)]
+pub(crate) struct Blob {
     digest: Digest,
+    size_bytes: u64,
     content: Content,
 }
 
@@ -56,8 +100,8 @@ enum Content {
 /// Why an output is not what the frame promised.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum InvalidOutput {
-    #[error("the renderer wrote no file")]
-    Missing,
+    #[error("the renderer wrote no file {0}")]
+    Missing(String),
     #[error("the output {name} cannot be read: {source}")]
     Unreadable { name: String, source: io::Error },
     #[error("the output {name} is not a whole image: {reason}")]
@@ -66,14 +110,24 @@ pub(crate) enum InvalidOutput {
         "the output {name} is {width}×{height} pixels, but the scene promised {promised_width}×{promised_height}"
     )]
     WrongSize { name: String, width: u32, height: u32, promised_width: u32, promised_height: u32 },
+    #[error("the output {name} has {channels} channels, but the scene promised {promised} or more")]
+    TooFewChannels { name: String, channels: u32, promised: u32 },
+    #[error("the frame has more than {FILES_MAX} files: give File Output nodes fewer slots")]
+    TooManyFiles,
+    #[error("the frame's files take more than {} GiB together", FRAME_BYTES_MAX >> 30)]
+    TooLarge,
 }
 
 /// Width and height in pixels.
 pub(crate) type Size = (u32, u32);
 
-/// Checks every file in `folder`, which the frame had for itself. Decodes away from the async threads.
-pub(crate) async fn check(folder: PathBuf, promised: Size) -> Result<Vec<Checked>, InvalidOutput> {
-    let checked = task::spawn_blocking(move || check_folder(&folder, promised)).await;
+/// Checks every file in `folder`, which frame `frame` had for itself. Decodes away from the async threads.
+pub(crate) async fn check(
+    folder: PathBuf,
+    frame: i32,
+    promise: Promise,
+) -> Result<CheckedFrame, InvalidOutput> {
+    let checked = task::spawn_blocking(move || check_folder(&folder, frame, &promise)).await;
     // A decoder that panics has met something that is not an image.
     checked.unwrap_or_else(|panic| {
         Err(InvalidOutput::Undecodable { name: "file".into(), reason: panic.to_string() })
@@ -86,99 +140,130 @@ pub(crate) fn check_bytes(
     content: Bytes,
     promised: Size,
 ) -> Result<Checked, InvalidOutput> {
-    let reader = ImageReader::new(Cursor::new(&content)).with_guessed_format();
-    let decoded =
-        reader.map_err(|error| error.to_string()).and_then(|reader| decode(reader, &content));
-    accept(
-        name,
-        decoded,
-        promised,
-        Digest::of(&content),
-        content.len() as u64,
-        Content::Memory(content),
-    )
+    let (checked, _) = accept(name, content, false)?;
+    expect(&checked.output, promised, 1)?;
+    Ok(checked)
 }
 
-fn check_folder(folder: &Path, promised: Size) -> Result<Vec<Checked>, InvalidOutput> {
-    let unreadable =
-        |name: &str, source| InvalidOutput::Unreadable { name: name.to_owned(), source };
-    let entries = fs::read_dir(folder).map_err(|e| unreadable("folder", e))?;
-    let mut files = entries
-        .map(|entry| entry.map(|entry| entry.path()))
-        .collect::<io::Result<Vec<_>>>()
-        .map_err(|e| unreadable("folder", e))?;
+/// A preview of a file that Blender has developed.
+pub(crate) async fn preview_of_file(path: PathBuf) -> Option<(Preview, Blob)> {
+    let made = task::spawn_blocking(move || {
+        let content = Bytes::from(fs::read(path).ok()?);
+        match decode::decode("", &content, true).ok()?.small {
+            Some(Small::Shown(image)) => preview::encode(&image),
+            _ => None,
+        }
+    });
+    made.await.ok().flatten()
+}
+
+fn check_folder(
+    folder: &Path,
+    frame: i32,
+    promise: &Promise,
+) -> Result<CheckedFrame, InvalidOutput> {
+    let mut files = Vec::new();
+    list(folder, "", &mut files)?;
     files.sort();
-    let checked: Vec<_> = files
-        .into_iter()
-        .filter(|path| path.is_file())
-        .map(|path| check_file(path, promised))
-        .collect::<Result<_, _>>()?;
-    if checked.is_empty() {
-        return Err(InvalidOutput::Missing);
+    let mut bytes = 0;
+    let mut small = None;
+    let mut outputs = Vec::new();
+    let mut names = Names::new(frame, &promise.places);
+    for (number, promised) in promise.images.iter().enumerate() {
+        let wanted =
+            |(inside, file): &(String, String)| inside.is_empty() && *file == promised.file;
+        let Some(found) = files.iter().position(wanted) else {
+            return Err(InvalidOutput::Missing(promised.file.clone()));
+        };
+        files.remove(found);
+        let name = names.image(&promise.name, &promised.file);
+        let path = folder.join(&promised.file);
+        let (checked, seen) = check_file(path, name, number == 0, &mut bytes)?;
+        expect(&checked.output, (promised.width, promised.height), promised.channels)?;
+        small = small.or(seen);
+        outputs.push(checked);
     }
-    Ok(checked)
+    let mut others = Vec::new();
+    for (inside, file) in files {
+        let name = names.other(&inside, &file);
+        let path = folder.join(inside).join(file);
+        others.push(check_file(path, name, false, &mut bytes)?.0);
+    }
+    others.sort_by(|a, b| a.output.name.cmp(&b.output.name));
+    outputs.extend(others);
+    if outputs.is_empty() {
+        return Err(InvalidOutput::Missing("at all".into()));
+    }
+    Ok(CheckedFrame { outputs, small })
 }
 
-fn check_file(path: PathBuf, promised: Size) -> Result<Checked, InvalidOutput> {
-    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+/// Finds the files in a frame's folder and in the folders in it, as pairs of folder and name. What was written
+/// by a script may be anything; only plain files count.
+fn list(
+    folder: &Path,
+    inside: &str,
+    files: &mut Vec<(String, String)>,
+) -> Result<(), InvalidOutput> {
+    let unreadable =
+        |source| InvalidOutput::Unreadable { name: format!("folder {inside}"), source };
+    for entry in fs::read_dir(folder).map_err(unreadable)? {
+        let entry = entry.map_err(unreadable)?;
+        // Of the entry itself, never of what a link leads to.
+        let kind = entry.file_type().map_err(unreadable)?;
+        let Ok(name) = entry.file_name().into_string() else { continue };
+        if kind.is_file() {
+            files.push((inside.into(), name));
+        } else if kind.is_dir() && inside.is_empty() {
+            list(&entry.path(), &name, files)?;
+        }
+        if files.len() > FILES_MAX {
+            return Err(InvalidOutput::TooManyFiles);
+        }
+    }
+    Ok(())
+}
+
+fn check_file(
+    path: PathBuf,
+    name: String,
+    look: bool,
+    bytes: &mut u64,
+) -> Result<(Checked, Option<Small>), InvalidOutput> {
     let unreadable = |source| InvalidOutput::Unreadable { name: name.clone(), source };
-    let content = Bytes::from(fs::read(&path).map_err(unreadable)?);
-    let mut checked = check_bytes(name, content, promised)?;
-    // A frame may be large; only its name waits for the upload.
-    checked.content = Content::File(path);
-    Ok(checked)
-}
-
-fn decode(reader: ImageReader<Cursor<&Bytes>>, content: &Bytes) -> Result<Size, String> {
-    match reader.format() {
-        None => Err("it is in no known format".into()),
-        Some(ImageFormat::OpenExr) => decode_exr(content),
-        // Decoders forgive a missing end, some of them missing rows too.
-        Some(ImageFormat::Png) if !content.ends_with(PNG_END) => Err(END_MISSING.into()),
-        Some(ImageFormat::Jpeg) if !content.ends_with(JPEG_END) => Err(END_MISSING.into()),
-        Some(_) => decode_any(reader),
+    *bytes += fs::metadata(&path).map_err(unreadable)?.len();
+    if *bytes > FRAME_BYTES_MAX {
+        return Err(InvalidOutput::TooLarge);
     }
-}
-
-fn decode_any(mut reader: ImageReader<Cursor<&Bytes>>) -> Result<Size, String> {
-    let mut limits = image::Limits::no_limits();
-    limits.max_alloc = Some(DECODED_BYTES_MAX);
-    reader.limits(limits);
-    let image = reader.decode().map_err(|error| error.to_string())?;
-    Ok((image.width(), image.height()))
-}
-
-/// Reads every layer and channel, whatever their names.
-fn decode_exr(content: &Bytes) -> Result<Size, String> {
-    use exr::prelude::{ReadChannels as _, ReadLayers as _};
-    let reader = BufReader::new(Cursor::new(content));
-    let image = exr::prelude::read()
-        .no_deep_data()
-        .largest_resolution_level()
-        .all_channels()
-        .all_layers()
-        .all_attributes()
-        .from_buffered(reader)
-        .map_err(|error| error.to_string())?;
-    let size = image.attributes.display_window.size;
-    Ok((
-        u32::try_from(size.width()).unwrap_or(u32::MAX),
-        u32::try_from(size.height()).unwrap_or(u32::MAX),
-    ))
+    let content = Bytes::from(fs::read(&path).map_err(unreadable)?);
+    let (mut checked, small) = accept(name, content, look)?;
+    // A frame may be large; only its name waits for the upload.
+    checked.blob.content = Content::File(path);
+    Ok((checked, small))
 }
 
 fn accept(
     name: String,
-    decoded: Result<Size, String>,
+    content: Bytes,
+    look: bool,
+) -> Result<(Checked, Option<Small>), InvalidOutput> {
+    let Decoded { size: (width, height), channels, small } =
+        match decode::decode(&name, &content, look) {
+            Ok(decoded) => decoded,
+            Err(reason) => return Err(InvalidOutput::Undecodable { name, reason }),
+        };
+    let digest = Digest::of(&content);
+    let size_bytes = content.len() as u64;
+    let output = Output { name, digest: digest.to_string(), size_bytes, width, height, channels };
+    let blob = Blob { digest, size_bytes, content: Content::Memory(content) };
+    Ok((Checked { output, blob }, small))
+}
+
+fn expect(
+    output: &Output,
     (promised_width, promised_height): Size,
-    digest: Digest,
-    size_bytes: u64,
-    content: Content,
-) -> Result<Checked, InvalidOutput> {
-    let (width, height) = match decoded {
-        Ok(size) => size,
-        Err(reason) => return Err(InvalidOutput::Undecodable { name, reason }),
-    };
+    promised: u32,
+) -> Result<(), InvalidOutput> {
+    let Output { name, width, height, channels, .. } = output.clone();
     if (width, height) != (promised_width, promised_height) {
         return Err(InvalidOutput::WrongSize {
             name,
@@ -188,11 +273,22 @@ fn accept(
             promised_height,
         });
     }
-    Ok(Checked {
-        output: Output { name, digest: digest.to_string(), size_bytes, width, height, channels: 0 },
-        digest,
-        content,
-    })
+    if channels < promised {
+        return Err(InvalidOutput::TooFewChannels { name, channels, promised });
+    }
+    Ok(())
+}
+
+impl Blob {
+    fn source(&self) -> Source {
+        let digest = self.digest;
+        match &self.content {
+            Content::Memory(bytes) => Source::Bytes { bytes: bytes.clone(), digest },
+            Content::File(path) => {
+                Source::File { path: path.clone(), digest, size_bytes: self.size_bytes }
+            }
+        }
+    }
 }
 
 /// Puts outputs into the blob store.
@@ -213,15 +309,20 @@ impl Outbox {
         self.stored().clear();
     }
 
-    /// Stores an output; nothing is sent when it was stored a moment ago. Tries again for a minute while the
-    /// store cannot be reached or is full.
-    pub(crate) async fn store(&self, checked: &Checked) -> Result<(), TransferError> {
+    /// Stores blobs, in one go; nothing is sent of those that were stored a moment ago. Tries again for a
+    /// minute while the store cannot be reached or is full.
+    pub(crate) async fn store(
+        &self,
+        blobs: impl IntoIterator<Item = &Blob>,
+    ) -> Result<(), TransferError> {
         let begun = Instant::now();
-        if self.is_stored(checked.digest, begun) {
+        let mut blobs: Vec<_> = blobs.into_iter().collect();
+        blobs.retain(|blob| !self.is_stored(blob.digest, begun));
+        if blobs.is_empty() {
             return Ok(());
         }
         let mut pause = STORE_PAUSE;
-        while let Err(error) = self.upload(checked).await {
+        while let Err(error) = self.blobs.upload_all(blobs.iter().map(|blob| blob.source())).await {
             if !error.is_transient() || begun.elapsed() + pause > STORE_PATIENCE {
                 return Err(error);
             }
@@ -229,22 +330,11 @@ impl Outbox {
             pause = (pause * 2).min(STORE_PAUSE_MAX);
         }
         let mut stored = self.stored();
-        if stored.len() >= STORED_MAX {
+        if stored.len() + blobs.len() > STORED_MAX {
             stored.clear();
         }
-        stored.insert(checked.digest, begun);
+        stored.extend(blobs.iter().map(|blob| (blob.digest, begun)));
         Ok(())
-    }
-
-    async fn upload(&self, checked: &Checked) -> Result<(), TransferError> {
-        match &checked.content {
-            Content::Memory(bytes) => self.blobs.upload_bytes(bytes.clone(), checked.digest).await,
-            Content::File(path) => {
-                self.blobs
-                    .upload_file(path, checked.digest, checked.output.size_bytes, |_| ())
-                    .await
-            }
-        }
     }
 
     fn is_stored(&self, digest: Digest, now: Instant) -> bool {
@@ -260,7 +350,9 @@ impl Outbox {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use image::{ImageBuffer, Rgba, Rgba32FImage, RgbaImage};
+    use std::io::Cursor;
+
+    use image::{ImageBuffer, ImageFormat, Rgba, Rgba32FImage, RgbaImage};
 
     use super::*;
 
@@ -271,6 +363,10 @@ mod tests {
         match format {
             ImageFormat::OpenExr => {
                 Rgba32FImage::from_fn(40, 30, |x, y| Rgba([x as f32, y as f32, 0.5, 1.0]))
+                    .write_to(&mut bytes, format)
+            }
+            ImageFormat::Hdr => {
+                image::Rgb32FImage::from_fn(40, 30, |x, y| image::Rgb([x as f32, y as f32, 0.5]))
                     .write_to(&mut bytes, format)
             }
             ImageFormat::Jpeg => {
@@ -284,35 +380,59 @@ mod tests {
         bytes.into_inner()
     }
 
-    async fn check_content(content: Option<&[u8]>) -> Result<Vec<Checked>, InvalidOutput> {
-        let folder = tempfile::tempdir().unwrap();
-        if let Some(content) = content {
-            fs::write(folder.path().join("0001.png"), content).unwrap();
-        }
-        check(folder.path().to_owned(), SIZE).await
+    fn promise(file: &str, (width, height): Size, channels: u32) -> Promise {
+        let image = PromisedImage { file: file.into(), width, height, channels };
+        Promise { images: vec![image], name: "shot_0001".into(), places: Vec::new() }
     }
+
+    async fn check_content(
+        extension: &str,
+        content: Option<&[u8]>,
+    ) -> Result<CheckedFrame, InvalidOutput> {
+        let folder = tempfile::tempdir().unwrap();
+        let file = format!("0001.{extension}");
+        if let Some(content) = content {
+            fs::write(folder.path().join(&file), content).unwrap();
+        }
+        check(folder.path().to_owned(), 1, promise(&file, SIZE, 3)).await
+    }
+
+    const FORMATS: [ImageFormat; 8] = [
+        ImageFormat::Png,
+        ImageFormat::Jpeg,
+        ImageFormat::OpenExr,
+        ImageFormat::Tiff,
+        ImageFormat::WebP,
+        ImageFormat::Bmp,
+        ImageFormat::Tga,
+        ImageFormat::Hdr,
+    ];
 
     #[tokio::test]
     async fn a_whole_image_is_accepted_in_every_format() {
-        for format in [ImageFormat::Png, ImageFormat::Jpeg, ImageFormat::OpenExr, ImageFormat::Tiff]
-        {
+        for format in FORMATS {
+            let extension = format.extensions_str()[0];
             let content = encoded(format);
-            let checked = check_content(Some(&content)).await.unwrap();
-            let output = &checked[0].output;
+            let frame = check_content(extension, Some(&content)).await.unwrap();
+            let output = &frame.outputs[0].output;
             assert_eq!((output.width, output.height), SIZE, "{format:?}");
+            assert!(output.channels >= 3, "{format:?}");
             assert_eq!(output.digest, Digest::of(&content).to_string());
             assert_eq!(output.size_bytes, content.len() as u64);
-            assert_eq!(output.name, "0001.png");
+            assert_eq!(output.name, format!("shot_0001.{extension}"));
+            let light = matches!(format, ImageFormat::OpenExr | ImageFormat::Hdr);
+            assert_eq!(matches!(frame.small, Some(Small::Linear(_))), light, "{format:?}");
+            assert_eq!(matches!(frame.small, Some(Small::Shown(_))), !light, "{format:?}");
         }
     }
 
     #[tokio::test]
     async fn a_truncated_image_is_refused_in_every_format() {
-        for format in [ImageFormat::Png, ImageFormat::Jpeg, ImageFormat::OpenExr, ImageFormat::Tiff]
-        {
+        for format in FORMATS {
             let content = encoded(format);
             for kept in [content.len() / 4, content.len() / 2, content.len() - 20] {
-                let checked = check_content(Some(&content[..kept])).await;
+                let checked =
+                    check_content(format.extensions_str()[0], Some(&content[..kept])).await;
                 assert!(
                     matches!(checked, Err(InvalidOutput::Undecodable { .. })),
                     "{format:?} cut to {kept} of {}: {checked:?}",
@@ -325,29 +445,71 @@ mod tests {
     #[tokio::test]
     async fn a_png_whose_very_end_is_missing_is_refused() {
         let content = encoded(ImageFormat::Png);
-        let checked = check_content(Some(&content[..content.len() - 1])).await;
+        let checked = check_content("png", Some(&content[..content.len() - 1])).await;
         assert!(matches!(checked, Err(InvalidOutput::Undecodable { .. })));
     }
 
     #[tokio::test]
-    async fn a_missing_file_is_refused() {
-        let checked = check_content(None).await;
-        assert!(matches!(checked, Err(InvalidOutput::Missing)));
+    async fn a_missing_file_is_refused_though_others_are_there() {
+        let checked = check_content("png", None).await;
+        assert!(matches!(checked, Err(InvalidOutput::Missing(_))));
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("0001_L.png"), encoded(ImageFormat::Png)).unwrap();
+        let mut promise = promise("0001_L.png", SIZE, 3);
+        promise
+            .images
+            .push(PromisedImage { file: "0001_R.png".into(), ..promise.images[0].clone() });
+        let checked = check(folder.path().to_owned(), 1, promise).await;
+        assert!(checked.unwrap_err().to_string().contains("0001_R.png"));
     }
 
     #[tokio::test]
     async fn an_empty_or_blank_file_is_refused() {
         for content in [&[][..], &[0; 4_096][..]] {
-            let checked = check_content(Some(content)).await;
+            let checked = check_content("png", Some(content)).await;
             assert!(matches!(checked, Err(InvalidOutput::Undecodable { .. })));
         }
     }
 
     #[tokio::test]
-    async fn an_image_of_another_size_is_refused() {
+    async fn an_image_of_another_size_or_without_colour_is_refused() {
         let content = encoded(ImageFormat::Png);
         let checked = check_bytes("0001.png".into(), content.into(), (40, 31));
         let text = checked.unwrap_err().to_string();
         assert!(text.contains("40×30") && text.contains("40×31"), "{text}");
+        let mut grey = Cursor::new(Vec::new());
+        image::GrayImage::new(40, 30).write_to(&mut grey, ImageFormat::Png).unwrap();
+        let checked = check_content("png", Some(grey.get_ref())).await;
+        assert!(matches!(checked, Err(InvalidOutput::TooFewChannels { channels: 1, .. })));
+    }
+
+    #[tokio::test]
+    async fn what_file_output_nodes_wrote_follows_the_frames_image_in_any_size() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path();
+        fs::create_dir_all(root.join("n0")).unwrap();
+        fs::write(root.join("0001.png"), encoded(ImageFormat::Png)).unwrap();
+        let mut small = Cursor::new(Vec::new());
+        image::GrayImage::new(3, 2).write_to(&mut small, ImageFormat::Png).unwrap();
+        fs::write(root.join("n0/s0_0001.png"), small.get_ref()).unwrap();
+        #[cfg(unix)]
+        std::os::unix::fs::symlink("/etc/passwd", root.join("n0/s1_0001.png")).unwrap();
+        let place = Place {
+            folder: "n0".into(),
+            prefix: "s0_".into(),
+            base: "//a/".into(),
+            node: "File Output".into(),
+            path: "mask".into(),
+        };
+        let promise = Promise { places: vec![place], ..promise("0001.png", SIZE, 3) };
+        let frame = check(root.to_owned(), 1, promise).await.unwrap();
+        let names: Vec<_> = frame.outputs.iter().map(|o| o.output.name.as_str()).collect();
+        assert_eq!(names, ["shot_0001.png", "a/mask0001.png"], "and no link is followed");
+        assert_eq!((frame.outputs[1].output.width, frame.outputs[1].output.channels), (3, 1));
+        for n in 0..=FILES_MAX {
+            fs::write(root.join(format!("n0/{n}.png")), small.get_ref()).unwrap();
+        }
+        let checked = check(root.to_owned(), 1, Promise::default()).await;
+        assert!(matches!(checked, Err(InvalidOutput::TooManyFiles)));
     }
 }

@@ -10,14 +10,16 @@ use framecrew_node::{
     blender::{FoundBlender, Kind},
 };
 use framecrew_proto::v1::{
-    BatchEnd, FailureReason, ImageFormat, RenderBatchRequest, RenderEngine, RenderSettings,
-    SliceProgress, batch_event::Event,
+    BatchEnd, BatchEvent, FailureReason, ImageFormat, Output, RenderBatchRequest, RenderEngine,
+    RenderSettings, SliceProgress, Warning, WarningKind, batch_event::Event,
 };
 use support::{Crew, blender, end, eventually, failures, files, finished, log, request};
 use tokio::time::Instant;
 
 async fn crew(blender: &FoundBlender) -> Crew {
-    Crew::start(RendererChoice::Blender(vec![blender.clone()])).await
+    // Making a scene takes seconds in which no heartbeat is answered.
+    let ttl = Duration::from_secs(300);
+    Crew::start_with(RendererChoice::Blender(vec![blender.clone()]), ttl).await
 }
 
 fn with(settings: RenderSettings, request: RenderBatchRequest) -> RenderBatchRequest {
@@ -44,6 +46,43 @@ fn processes(crew: &Crew) -> Vec<i32> {
         alive && fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd.starts_with(&data))
     })
     .collect()
+}
+
+fn warnings(events: &[BatchEvent]) -> Vec<Warning> {
+    let events = events.iter().filter_map(|event| match &event.event {
+        Some(Event::Warning(warning)) => Some(warning.clone()),
+        _ => None,
+    });
+    events.collect()
+}
+
+/// What the first frame produced.
+fn outputs(events: &[BatchEvent]) -> Vec<Output> {
+    finished(events).first().unwrap_or_else(|| panic!("{events:#?}")).outputs.clone()
+}
+
+fn names(events: &[BatchEvent]) -> Vec<String> {
+    outputs(events).into_iter().map(|output| output.name).collect()
+}
+
+/// The pixels of a finished frame's preview, which must be a small JPEG that is stored too.
+fn preview(crew: &Crew, events: &[BatchEvent]) -> image::RgbImage {
+    let preview = finished(events)[0].preview.clone().unwrap_or_else(|| panic!("{events:#?}"));
+    assert!(preview.data.len() <= 32 * 1024 && preview.width <= 256 && preview.height <= 256);
+    assert_eq!(preview.size_bytes, preview.data.len() as u64);
+    assert_eq!(crew.state.lock().unwrap().blobs[&preview.digest], preview.data);
+    let image = image::load_from_memory_with_format(&preview.data, image::ImageFormat::Jpeg);
+    let image = image.unwrap().into_rgb8();
+    assert_eq!(image.dimensions(), (preview.width, preview.height));
+    image
+}
+
+/// Mean and largest difference of two pictures' channels.
+fn difference(a: &image::RgbImage, b: &image::RgbImage) -> (f64, u8) {
+    assert_eq!(a.dimensions(), b.dimensions());
+    let differences: Vec<_> = a.iter().zip(b.iter()).map(|(a, b)| a.abs_diff(*b)).collect();
+    let sum: f64 = differences.iter().map(|d| f64::from(*d)).sum();
+    (sum / differences.len() as f64, differences.iter().copied().max().unwrap_or_default())
 }
 
 fn is_drawing(event: &Event) -> bool {
@@ -110,7 +149,10 @@ scene.render.border_min_y, scene.render.border_max_y = 0.21, 0.77
         let output = finished(&film)[0].outputs[0].clone();
         assert_eq!(output.name, "0001.png");
         assert!(output.width < 64 && output.height < 48, "cropped");
-        assert!(log(&film).iter().any(|line| line.contains("FFMPEG")));
+        let told = warnings(&film);
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert_eq!(told[0].kind(), WarningKind::Format);
+        assert!(told[0].text.contains("FFMPEG") && told[0].text.contains("--movie"), "{told:?}");
 
         for (format, extension) in
             [(ImageFormat::Jpeg, "jpg"), (ImageFormat::OpenExr, "exr"), (ImageFormat::Tiff, "tif")]
@@ -345,4 +387,300 @@ async fn the_closest_blender_draws_and_the_job_may_ask_for_another() {
     assert!(runs(&found[0].path));
     assert!(oldest.kind != Kind::Executable || !runs(&oldest.path), "one for each slot");
     eventually("nothing live", async || crew.status().await.live_batch_ids.is_empty()).await;
+}
+
+/// A File Output node for each of the paths that the Python list `bases` holds, in a version's own way; every
+/// second one is in a group.
+const FILE_OUTPUTS: &str = "
+def tree_of(scene):
+    if hasattr(scene, 'compositing_node_group'):
+        tree = bpy.data.node_groups.new('Compositing', 'CompositorNodeTree')
+        scene.compositing_node_group = tree
+        return tree, tree.nodes.new('CompositorNodeRLayers').outputs[0]
+    scene.use_nodes = True
+    tree = scene.node_tree
+    layers = [node for node in tree.nodes if node.bl_idname == 'CompositorNodeRLayers']
+    return tree, layers[0].outputs[0]
+
+def grouped(tree, source):
+    group = bpy.data.node_groups.new('Group', 'CompositorNodeTree')
+    if hasattr(group, 'interface'):
+        group.interface.new_socket('Image', in_out='INPUT', socket_type='NodeSocketColor')
+    else:
+        group.inputs.new('NodeSocketColor', 'Image')
+    node = tree.nodes.new('CompositorNodeGroup')
+    node.node_tree = group
+    tree.links.new(source, node.inputs[0])
+    return group, group.nodes.new('NodeGroupInput').outputs[0]
+
+def file_output(tree, source, base, slots, file_format):
+    node = tree.nodes.new('CompositorNodeOutputFile')
+    layered = file_format == 'OPEN_EXR_MULTILAYER'
+    if hasattr(node, 'file_output_items'):
+        node.format.media_type = 'MULTI_LAYER_IMAGE' if layered else 'IMAGE'
+        node.format.file_format = file_format
+        node.directory, node.file_name = os.path.split(base) if layered else (base, '')
+        for slot in slots:
+            node.file_output_items.new('RGBA', slot)
+    else:
+        node.format.file_format = file_format
+        node.base_path = base
+        node.file_slots.clear()
+        for slot in slots:
+            node.file_slots.new(slot)
+    for n in range(len(slots)):
+        tree.links.new(source, node.inputs[n])
+
+tree, source = tree_of(scene)
+for n, (base, slots, file_format) in enumerate(bases):
+    place = grouped(tree, source) if n % 2 else (tree, source)
+    file_output(*place, base, slots, file_format)
+";
+
+#[tokio::test]
+async fn what_file_output_nodes_write_becomes_the_frames_and_nothing_is_written_elsewhere() {
+    for blender in blender::found() {
+        let crew = crew(&blender).await;
+        let outside = tempfile::tempdir().unwrap();
+        let script = format!(
+            "
+scene.render.filepath = '//../../../../out/shot_####'
+bases = [
+    ({0:?} + '/masks/', ['depth_####', '../../../x'], 'PNG'),
+    ('//../../../../../masks/', ['depth_'], 'JPEG2000'),
+    ('//../layers/all', ['a', 'b'], 'OPEN_EXR_MULTILAYER'),
+    ('C:\\\\renders\\\\', ['deep'], 'OPEN_EXR'),
+]
+{FILE_OUTPUTS}",
+            outside.path()
+        );
+        let file = crew.put("a/scene.blend", &blender::scene(&blender, &script));
+        for (id, frame) in [(1, 42), (2, 43)] {
+            let before = files(crew.data.path());
+            let events = crew.render(request(id, file.clone(), [frame])).await.unwrap();
+            let events = events.all().await;
+            let names = names(&events);
+            assert_eq!(names[0], format!("shot_00{frame}.png"));
+            let mut others: Vec<_> = names[1..].to_vec();
+            others.sort();
+            let ends: Vec<_> = others.iter().filter(|name| name.contains("depth")).collect();
+            assert_eq!(ends.len(), 2, "{names:?}");
+            assert!(others.contains(&format!("renders/deep00{frame}.exr")), "{names:?}");
+            assert!(others.contains(&format!("layers/all00{frame}.exr")), "{names:?}");
+            assert!(others.contains(&format!("masks/depth_00{frame}.png")), "{names:?}");
+            assert_eq!(names.len(), 6, "{names:?}");
+            for output in outputs(&events) {
+                assert!(output.name.parse::<framecrew_blobs::ProjectPath>().is_ok(), "{output:?}");
+                assert!(output.channels >= 1 && output.width > 0);
+                assert!(crew.state.lock().unwrap().blobs.contains_key(&output.digest));
+            }
+            let told = warnings(&events);
+            assert_eq!(told.len(), 1, "once in each batch: {told:?}");
+            assert!(told[0].text.contains("JPEG2000"), "{told:?}");
+            if id == 2 {
+                assert_eq!(files(crew.data.path()), before, "nothing was left");
+            }
+        }
+        assert_eq!(files(outside.path()), Vec::<std::path::PathBuf>::new());
+    }
+}
+
+#[tokio::test]
+async fn every_view_of_a_stereo_scene_is_there_in_its_own_size() {
+    for blender in blender::found() {
+        let crew = crew(&blender).await;
+        let stereo = |more: &str| {
+            let script = format!(
+                "
+scene.render.use_multiview = True
+image = scene.render.image_settings
+{more}"
+            );
+            crew.put("scene.blend", &blender::scene(&blender, &script))
+        };
+        for (id, more, expected) in [
+            (1, "", vec![("0007_L.png", 64, 48), ("0007_R.png", 64, 48)]),
+            (
+                2,
+                "scene.render.views['left'].file_suffix = '/../../../x'",
+                vec![("0007__________x.png", 64, 48), ("0007_R.png", 64, 48)],
+            ),
+            (
+                3,
+                "image.views_format = 'STEREO_3D'
+image.stereo_3d_format.display_mode = 'SIDEBYSIDE'",
+                vec![("0007.png", 128, 48)],
+            ),
+            (
+                4,
+                "image.views_format = 'STEREO_3D'
+image.stereo_3d_format.display_mode = 'TOPBOTTOM'",
+                vec![("0007.png", 64, 96)],
+            ),
+            (
+                5,
+                "image.views_format = 'STEREO_3D'
+image.stereo_3d_format.display_mode = 'SIDEBYSIDE'
+image.stereo_3d_format.use_squeezed_frame = True",
+                vec![("0007.png", 64, 48)],
+            ),
+            (
+                6,
+                "image.file_format = 'OPEN_EXR'
+image.views_format = 'MULTIVIEW'",
+                vec![("0007.exr", 64, 48)],
+            ),
+        ] {
+            let events = crew.render(request(id, stereo(more), [7])).await.unwrap().all().await;
+            let got = outputs(&events);
+            let got: Vec<_> = got.iter().map(|o| (o.name.as_str(), o.width, o.height)).collect();
+            assert_eq!(got, expected, "{id}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_preview_of_an_exr_looks_like_that_of_a_png() {
+    for blender in blender::found() {
+        let crew = crew(&blender).await;
+        let script = "
+scene.render.resolution_x, scene.render.resolution_y = 600, 300
+scene.cycles.samples = 16
+scene.view_settings.exposure = 0.7
+scene.render.film_transparent = True
+";
+        let file = crew.put("scene.blend", &blender::scene(&blender, script));
+        let mut pictures = Vec::new();
+        for format in [
+            ImageFormat::Png,
+            ImageFormat::OpenExr,
+            ImageFormat::OpenExrMultilayer,
+            ImageFormat::Png,
+        ] {
+            let settings = RenderSettings {
+                format: format.into(),
+                color_depth: (format == ImageFormat::Png).then_some(16),
+                ..RenderSettings::default()
+            };
+            let id = pictures.len() as u64 + 1;
+            let request = with(settings, request(id, file.clone(), [7]));
+            let events = crew.render(request).await.unwrap().all().await;
+            let layered = format == ImageFormat::OpenExrMultilayer;
+            assert!(outputs(&events)[0].channels >= if layered { 4 } else { 3 });
+            pictures.push(preview(&crew, &events));
+        }
+        assert_eq!(pictures[0].dimensions(), (256, 128));
+        let spread = pictures[0].iter().max().unwrap() - pictures[0].iter().min().unwrap();
+        assert!(spread > 100, "there is something to see");
+        for (n, picture) in pictures.iter().enumerate() {
+            let (mean, _) = difference(&pictures[0], picture);
+            assert!(mean < 3.0, "{n}: {mean}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_missing_or_was_not_run_is_told_and_fails_a_strict_batch_before_it_draws() {
+    for blender in blender::found() {
+        let crew = crew(&blender).await;
+        let script = "
+image = bpy.data.images.new('Wood', 8, 8)
+image.source, image.filepath = 'FILE', '//textures/wood.png'
+material = bpy.data.materials['Material']
+material.use_nodes = True
+node = material.node_tree.nodes.new('ShaderNodeTexImage')
+node.image = image
+text = bpy.data.texts.new('boot.py')
+text.write('import bpy\\nbpy.app.driver_namespace[\\'twice\\'] = lambda x: 2 * x\\n')
+text.use_module = True
+driver = cube.driver_add('location', 2).driver
+driver.type, driver.expression = 'SCRIPTED', 'twice(frame)'
+bpy.ops.mesh.primitive_plane_add()
+bpy.context.object.modifiers.new('Cloth', 'CLOTH')
+";
+        let file = crew.put("scene.blend", &blender::scene(&blender, script));
+        let expected = BTreeSet::from([
+            WarningKind::MissingFile,
+            WarningKind::ScriptBlocked,
+            WarningKind::Unbaked,
+        ]);
+        // Also when the scene is in memory already.
+        for id in [1, 2] {
+            let events = crew.render(request(id, file.clone(), [5, 6])).await.unwrap().all().await;
+            assert_eq!(finished(&events).len(), 2, "{events:#?}");
+            let told = warnings(&events);
+            let kinds: BTreeSet<_> = told.iter().map(Warning::kind).collect();
+            assert_eq!(kinds, expected, "{told:?}");
+            assert!(told.iter().any(|w| w.text == "textures/wood.png is missing"), "{told:?}");
+            assert!(told.iter().any(|w| w.text.contains("boot.py")), "{told:?}");
+            assert!(told.iter().any(|w| w.text.contains("twice(frame)")), "{told:?}");
+            assert_eq!(told.len(), 4, "each once: {told:?}");
+        }
+        let strict = RenderBatchRequest { strict: true, ..request(3, file, [5]) };
+        let events = crew.render(strict).await.unwrap().all().await;
+        let failure = &failures(&events)[0];
+        assert_eq!(failure.reason(), FailureReason::Permanent, "{failure:?}");
+        assert!(warnings(&events).iter().any(|w| w.text == failure.message), "{failure:?}");
+        let drawn = events.iter().any(|e| is_drawing(e.event.as_ref().unwrap()));
+        assert!(!drawn, "{events:#?}");
+    }
+}
+
+#[tokio::test]
+async fn a_view_layer_or_a_colour_depth_that_does_not_exist_is_refused_with_those_that_do() {
+    for blender in blender::found() {
+        let crew = crew(&blender).await;
+        let script = "scene.view_layers.new('Fog')";
+        let file = crew.put("scene.blend", &blender::scene(&blender, script));
+        let layer = |name: &str| RenderSettings {
+            view_layer: name.into(),
+            format: ImageFormat::OpenExrMultilayer.into(),
+            ..RenderSettings::default()
+        };
+        let channels = async |id, name: &str| {
+            let request = with(layer(name), request(id, file.clone(), [1]));
+            outputs(&crew.render(request).await.unwrap().all().await)[0].channels
+        };
+        assert!(channels(1, "").await > channels(2, "Fog").await);
+        let depth = RenderSettings {
+            format: ImageFormat::Jpeg.into(),
+            color_depth: Some(16),
+            ..RenderSettings::default()
+        };
+        for (id, settings, words) in
+            [(3, layer("Haze"), ["'Haze'", "'Fog'"]), (4, depth, ["16", "it has 8"])]
+        {
+            let request = with(settings, request(id, file.clone(), [1]));
+            let events = crew.render(request).await.unwrap().all().await;
+            let failure = &failures(&events)[0];
+            assert_eq!(failure.reason(), FailureReason::Permanent, "{failure:?}");
+            assert!(words.iter().all(|word| failure.message.contains(word)), "{failure:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_format_that_is_accepted_decodes_and_has_a_preview() {
+    for blender in blender::found() {
+        let crew = crew(&blender).await;
+        let formats = ["BMP", "TARGA", "TARGA_RAW", "HDR", "WEBP", "TIFF", "JPEG", "PNG"];
+        let mut scripts: Vec<_> = formats
+            .iter()
+            .map(|format| format!("scene.render.image_settings.file_format = '{format}'"))
+            .collect();
+        for codec in ["NONE", "PIZ", "RLE", "ZIPS", "PXR24", "B44", "B44A", "DWAA", "DWAB"] {
+            scripts.push(format!(
+                "
+image = scene.render.image_settings
+image.file_format, image.color_depth, image.exr_codec = 'OPEN_EXR', '16', '{codec}'"
+            ));
+        }
+        for (id, script) in (1..).zip(scripts) {
+            let file = crew.put("scene.blend", &blender::scene(&blender, &script));
+            let events = crew.render(request(id, file, [1])).await.unwrap().all().await;
+            assert_eq!(finished(&events).len(), 1, "{script}: {events:#?}");
+            assert_eq!(warnings(&events), [], "{script}");
+            preview(&crew, &events);
+        }
+    }
 }

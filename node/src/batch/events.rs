@@ -1,9 +1,13 @@
 //! The numbered events of one batch, kept so that a reader can resume. Reads no clock and waits for nothing.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{
+    collections::{HashSet, VecDeque},
+    time::Duration,
+};
 
 use framecrew_proto::v1::{
-    BatchEnd, BatchEnded, BatchEvent, LogLine, LogLines, SliceProgress, batch_event::Event,
+    BatchEnd, BatchEnded, BatchEvent, LogLine, LogLines, SliceProgress, Warning, WarningKind,
+    batch_event::Event,
 };
 use prost::Message as _;
 use tokio::time::Instant;
@@ -17,6 +21,12 @@ const LOG_LINES_KEPT_MAX: usize = 2_000;
 
 /// Log lines in one event, so that no message gets large.
 const LOG_LINES_PER_EVENT_MAX: usize = 100;
+
+/// Warnings that a batch tells: more than anyone reads, and few enough to be kept with the job for ever.
+const WARNINGS_MAX: usize = 50;
+
+/// Bytes of a warning: the protocol's bound.
+const WARNING_BYTES_MAX: usize = 500;
 
 /// Events in one message.
 const EVENTS_PER_MESSAGE_MAX: usize = 64;
@@ -36,6 +46,8 @@ pub(crate) struct EventLog {
     log_lines_kept: usize,
     log_second: Option<(Instant, u32)>,
     log_dropped: u64,
+    /// Warnings that were told.
+    warned: HashSet<(i32, String)>,
     ended: bool,
 }
 
@@ -74,6 +86,25 @@ impl EventLog {
             return;
         }
         self.push_log(vec![line]);
+    }
+
+    /// Adds a warning, unless it was told before. The last one that is told says so.
+    pub(crate) fn warn(&mut self, mut warning: Warning) {
+        if self.warned.len() >= WARNINGS_MAX {
+            return;
+        }
+        warning.text.truncate(warning.text.floor_char_boundary(WARNING_BYTES_MAX));
+        if self.warned.contains(&(warning.kind, warning.text.clone())) {
+            return;
+        }
+        if self.warned.len() + 1 == WARNINGS_MAX {
+            let kind = WarningKind::Unspecified.into();
+            warning = Warning { kind, text: "there are more warnings, which are not told".into() };
+        }
+        self.warned.insert((warning.kind, warning.text.clone()));
+        // Not `push`: a warning ends no progress.
+        let event = self.number(Event::Warning(warning));
+        self.kept.push_back(event);
     }
 
     /// Adds the last event. Later ones would be a bug, and are ignored.
@@ -264,6 +295,33 @@ mod tests {
         assert_eq!(sequences(&log.after(0)), [1]);
         log.log(now, line("two"));
         assert_eq!(sequences(&log.after(1)), [2]);
+    }
+
+    #[test]
+    fn a_warning_is_told_once_is_short_and_there_are_not_too_many() {
+        let mut log = EventLog::default();
+        log.progress(progress(3));
+        let warn = |log: &mut EventLog, text: String| {
+            log.warn(Warning { kind: WarningKind::MissingFile.into(), text });
+        };
+        for _ in 0..3 {
+            warn(&mut log, "é".repeat(400));
+        }
+        assert_eq!(sequences(&log.after(0)), [1, 2], "progress goes on");
+        for n in 0..WARNINGS_MAX * 2 {
+            warn(&mut log, n.to_string());
+        }
+        let told: Vec<_> = log.after(1).into_iter().filter_map(|event| event.event).collect();
+        assert_eq!(told.len(), WARNINGS_MAX);
+        let texts: Vec<_> = told
+            .iter()
+            .map(|event| match event {
+                Event::Warning(warning) => warning.text.as_str(),
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(texts[0], "é".repeat(WARNING_BYTES_MAX / 2));
+        assert!(texts[WARNINGS_MAX - 1].contains("more warnings"));
     }
 
     #[test]

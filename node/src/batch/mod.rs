@@ -6,7 +6,8 @@ mod run;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use framecrew_proto::v1::{
-    BatchEnd, BatchEvent, LogLine, RenderSettings, Slice, SliceProgress, batch_event::Event,
+    BatchEnd, BatchEvent, LogLine, RenderSettings, Slice, SliceProgress, Warning,
+    batch_event::Event,
 };
 use futures::{Stream, stream};
 use tokio::{sync::watch, time::Instant};
@@ -132,6 +133,11 @@ impl Batch {
 
     fn log(&self, line: LogLine) {
         self.state().events.log(Instant::now(), line);
+        self.changed.send_replace(());
+    }
+
+    fn warn(&self, warning: Warning) {
+        self.state().events.warn(warning);
         self.changed.send_replace(());
     }
 

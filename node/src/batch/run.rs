@@ -11,7 +11,7 @@ use tracing::{info, warn};
 use super::{Batch, Work};
 use crate::{
     node::Node,
-    output::{self, Checked},
+    output::{self, Blob, CheckedFrame},
     project::Layout,
     renderer::{Drawn, Observation, RenderError, Scene, Slot},
 };
@@ -53,6 +53,7 @@ async fn render_all(node: &Node, batch: &Batch, work: &Work, slot: &mut Slot) ->
         blend: layout.as_ref().map(|layout| layout.path(&work.project.blend)).unwrap_or_default(),
         settings: work.settings.clone(),
         file_version: work.file_version,
+        strict: work.strict,
     };
     for slice in &work.slices {
         if !node.lease.holds() {
@@ -107,23 +108,14 @@ async fn render_one(
     };
     let path = folder.as_ref().map_or_else(PathBuf::new, |folder| folder.path().to_owned());
 
-    let observe = |observation| match observation {
-        Observation::Progress(mut progress) => {
-            progress.slice = Some(*slice);
-            batch.progress(progress);
-        }
-        Observation::Line(text) => {
-            batch.log(LogLine { frame: Some(slice.frame), text, ..LogLine::default() })
-        }
-    };
     let drawing = slot
-        .render(scene, slice.frame, &path, observe)
+        .render(scene, slice.frame, &path, observer(batch, slice))
         .await
         .map_err(|error| failure(error, slot))?;
-    let outputs = match drawing.drawn {
-        Drawn::Checked(checked) => vec![checked],
-        Drawn::InFolder(size) => match output::check(path, size).await {
-            Ok(outputs) => outputs,
+    let CheckedFrame { outputs, small } = match drawing.drawn {
+        Drawn::Checked(checked) => CheckedFrame { outputs: vec![checked], small: None },
+        Drawn::InFolder(promise) => match output::check(path, slice.frame, promise).await {
+            Ok(frame) => frame,
             Err(error) => {
                 let error = RenderError::new(FailureReason::InvalidOutput, error.to_string());
                 let failure = failure(error, slot);
@@ -133,21 +125,37 @@ async fn render_one(
             }
         },
     };
-    store(node, &outputs).await?;
+    let (preview, picture) = match small {
+        Some(small) => slot.preview(small).await.unzip(),
+        None => (None, None),
+    };
+    let blobs = outputs.iter().map(|checked| &checked.blob).chain(&picture);
+    store(node, blobs).await?;
     Ok(SliceFinished {
         slice: Some(*slice),
         outputs: outputs.into_iter().map(|checked| checked.output).collect(),
         render_seconds: drawing.render_seconds,
         peak_memory_bytes: drawing.peak_memory_bytes,
-        preview: None,
+        preview,
     })
 }
 
-async fn store(node: &Node, outputs: &[Checked]) -> Result<(), Failure> {
-    for checked in outputs {
-        node.outbox.store(checked).await.map_err(|error| infrastructure(error.to_string()))?;
+/// Tells the batch's reader what happens to a slice.
+fn observer(batch: &Batch, slice: &Slice) -> impl FnMut(Observation) {
+    |observation| match observation {
+        Observation::Progress(mut progress) => {
+            progress.slice = Some(*slice);
+            batch.progress(progress);
+        }
+        Observation::Line(text) => {
+            batch.log(LogLine { frame: Some(slice.frame), text, ..LogLine::default() })
+        }
+        Observation::Warning(warning) => batch.warn(warning),
     }
-    Ok(())
+}
+
+async fn store(node: &Node, blobs: impl IntoIterator<Item = &Blob>) -> Result<(), Failure> {
+    node.outbox.store(blobs).await.map_err(|error| infrastructure(error.to_string()))
 }
 
 fn failure(error: RenderError, slot: &Slot) -> Failure {

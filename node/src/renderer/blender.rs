@@ -2,7 +2,8 @@
 
 use std::{path::Path, sync::Arc};
 
-use framecrew_proto::v1::{Blender, FailureReason};
+use framecrew_proto::v1::{Blender, FailureReason, Preview};
+use image::Rgba32FImage;
 use sysinfo::System;
 
 use super::{
@@ -12,6 +13,7 @@ use super::{
 use crate::{
     blender::FoundBlender,
     confine::Workplace,
+    output::Blob,
     version::{Version, matches_prefix},
 };
 
@@ -138,6 +140,17 @@ impl Seat {
             self.kill().await;
         }
         drawn
+    }
+
+    /// A preview of linear light, as the scene that was drawn last looks on a screen.
+    pub(crate) async fn develop(&mut self, light: Rgba32FImage) -> Option<(Preview, Blob)> {
+        // One that grew too large is gone.
+        let worker = self.worker.as_mut()?;
+        let preview = worker.develop(light).await;
+        if !worker.is_waiting() {
+            self.kill().await;
+        }
+        preview
     }
 
     pub(crate) fn log_tail(&self) -> Vec<String> {

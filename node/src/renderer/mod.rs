@@ -6,14 +6,15 @@ mod process;
 mod progress;
 mod slots;
 mod synthetic;
+mod warnings;
 
 use std::path::PathBuf;
 
-use framecrew_proto::v1::{FailureReason, RenderSettings, SliceProgress};
+use framecrew_proto::v1::{FailureReason, RenderSettings, SliceProgress, Warning};
 
 pub(crate) use self::slots::{Slot, Slots};
 use crate::{
-    output::{Checked, Size},
+    output::{Checked, Promise},
     version::Version,
 };
 
@@ -24,6 +25,8 @@ pub(crate) struct Scene {
     pub(crate) blend: PathBuf,
     pub(crate) settings: RenderSettings,
     pub(crate) file_version: Option<Version>,
+    /// Whether a warning is a failure.
+    pub(crate) strict: bool,
 }
 
 /// What a renderer tells while it draws.
@@ -33,6 +36,8 @@ pub(crate) enum Observation {
     Progress(SliceProgress),
     /// A line it wrote.
     Line(String),
+    /// Something a person should know; may be told again and again.
+    Warning(Warning),
 }
 
 /// A frame that a renderer says it has drawn.
@@ -47,8 +52,8 @@ pub(crate) struct Drawing {
 /// Where the drawing is.
 #[derive(Debug)]
 pub(crate) enum Drawn {
-    /// In the frame's folder, unchecked; the scene promised this size.
-    InFolder(Size),
+    /// In the frame's folder, unchecked; this must be there.
+    InFolder(Promise),
     /// In memory, known to be good.
     Checked(Checked),
 }

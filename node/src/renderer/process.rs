@@ -9,12 +9,15 @@
 use std::{
     collections::{HashMap, VecDeque},
     fs,
-    path::Path,
+    path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
     time::Duration,
 };
 
-use framecrew_proto::v1::{FailureReason, ImageFormat, RenderEngine, RenderSettings};
+use framecrew_proto::v1::{
+    FailureReason, ImageFormat, Preview, RenderEngine, RenderSettings, Warning, WarningKind,
+};
+use image::Rgba32FImage;
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 use tokio::{
@@ -28,12 +31,13 @@ use super::{
     Drawing, Drawn, Observation, RenderError, Scene, frame_name,
     lines::{Lines, shorten},
     progress::{self, Estimate, Line},
+    warnings,
 };
 use crate::{
     blender::{FoundBlender, Kind},
     confine::{self, Workplace},
-    output::Size,
-    platform,
+    output::{self, Blob, Place, Promise, PromisedImage},
+    platform::{self, KillOnDrop},
 };
 
 const WORKER: &str = include_str!("worker.py");
@@ -62,6 +66,19 @@ const LOG_TAIL_LINES: usize = 20;
 /// Scenes of a file whose engines are remembered as missing; a film in one file has dozens.
 const SCENES_MAX: usize = 1_000;
 
+/// Warnings that a scene's loading leaves; a batch tells no more.
+const WARNINGS_MAX: usize = 50;
+
+/// File Output nodes' slots in one file. Films have some hundred.
+const PLACES_MAX: usize = 4_096;
+
+/// Images of one frame: one for each view.
+const IMAGES_MAX: usize = 256;
+
+/// How long Blender may take to develop a preview; a tenth of a second is usual. One that takes longer is not
+/// worth the wait.
+const DEVELOP_TIMEOUT: Duration = Duration::from_secs(20);
+
 /// A Blender that runs our worker.
 #[derive(Debug)]
 pub(crate) struct Worker {
@@ -79,6 +96,10 @@ pub(crate) struct Worker {
     loaded: Option<Request>,
     /// Engines that the loaded file asks for and this Blender does not have, by scene.
     unavailable_engines: HashMap<String, String>,
+    /// The file it has opened.
+    blend: PathBuf,
+    /// What Blender said while it loaded that file; for each batch that draws it.
+    warnings: Vec<Warning>,
     memory_bytes: u64,
     idle_since: Instant,
     oom_kills: u64,
@@ -112,10 +133,12 @@ struct Request {
     blend: String,
     scene: String,
     camera: String,
+    view_layer: String,
     engine: Option<&'static str>,
     samples: Option<u32>,
     scale_percent: Option<u32>,
     format: Option<&'static str>,
+    color_depth: Option<u32>,
     denoise: Option<bool>,
     scripts: bool,
 }
@@ -124,7 +147,21 @@ struct Request {
 struct DrawRequest<'a> {
     load: &'a Request,
     frame: i32,
-    output: String,
+    /// What it draws goes there, and nowhere else.
+    folder: &'a Path,
+    /// Name of the frame's image there, without an extension.
+    stem: String,
+}
+
+#[derive(Debug, Serialize)]
+struct DevelopRequest<'a> {
+    develop: Develop<'a>,
+}
+
+#[derive(Debug, Serialize)]
+struct Develop<'a> {
+    from: &'a Path,
+    to: &'a Path,
 }
 
 #[derive(Debug, Deserialize)]
@@ -141,13 +178,21 @@ enum Answer {
     Note {
         text: String,
     },
+    Warning {
+        kind: Kinds,
+        text: String,
+    },
+    /// Will be among what the frame produced.
+    Image(PromisedImage),
+    /// May be among what the frame produced.
+    Place(Place),
     Done {
-        width: u32,
-        height: u32,
+        name: String,
         seconds: f64,
         peak_memory_bytes: u64,
         memory_bytes: u64,
     },
+    Developed {},
     Failed {
         reason: Reason,
         message: String,
@@ -162,6 +207,42 @@ enum Reason {
     OutOfMemory,
 }
 
+impl From<Reason> for FailureReason {
+    fn from(reason: Reason) -> Self {
+        match reason {
+            Reason::Renderer => Self::Renderer,
+            Reason::Permanent => Self::Permanent,
+            Reason::OutOfMemory => Self::OutOfMemory,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Kinds {
+    MissingFile,
+    MissingLibrary,
+    ScriptBlocked,
+    Engine,
+    Denoiser,
+    Format,
+    Unbaked,
+}
+
+impl From<Kinds> for WarningKind {
+    fn from(kind: Kinds) -> Self {
+        match kind {
+            Kinds::MissingFile => Self::MissingFile,
+            Kinds::MissingLibrary => Self::MissingLibrary,
+            Kinds::ScriptBlocked => Self::ScriptBlocked,
+            Kinds::Engine => Self::Engine,
+            Kinds::Denoiser => Self::Denoiser,
+            Kinds::Format => Self::Format,
+            Kinds::Unbaked => Self::Unbaked,
+        }
+    }
+}
+
 impl Request {
     fn new(scene: &Scene) -> Self {
         let settings: &RenderSettings = &scene.settings;
@@ -169,6 +250,7 @@ impl Request {
             blend: scene.blend.to_string_lossy().into_owned(),
             scene: settings.scene.clone(),
             camera: settings.camera.clone(),
+            view_layer: settings.view_layer.clone(),
             engine: match settings.engine() {
                 RenderEngine::Unspecified => None,
                 RenderEngine::Cycles => Some("CYCLES"),
@@ -186,6 +268,7 @@ impl Request {
                 ImageFormat::OpenExrMultilayer => Some("OPEN_EXR_MULTILAYER"),
                 ImageFormat::Webp => Some("WEBP"),
             },
+            color_depth: settings.color_depth,
             denoise: settings.denoise,
             scripts: settings.run_scripts,
         }
@@ -254,6 +337,8 @@ impl Worker {
             phase: Phase::Waiting,
             loaded: None,
             unavailable_engines: HashMap::new(),
+            blend: PathBuf::new(),
+            warnings: Vec::new(),
             memory_bytes: 0,
             idle_since: Instant::now(),
             oom_kills: 0,
@@ -335,9 +420,9 @@ impl Worker {
         folder: &Path,
         observe: impl FnMut(Observation),
     ) -> Result<Drawing, RenderError> {
-        let mut drop_guard = KillOnDrop { group: self.group };
+        let mut drop_guard = KillOnDrop { leader: self.group };
         let drawn = self.draw_to_the_end(scene, frame, folder, observe).await;
-        drop_guard.group = None;
+        drop_guard.leader = None;
         drawn
     }
 
@@ -356,20 +441,34 @@ impl Worker {
         };
         let drawn = self.folder.path().join("frame");
         fs::create_dir(&drawn).map_err(|error| infrastructure(&error))?;
-        let request = DrawRequest {
-            load: &load,
-            frame,
-            output: drawn.join(frame_name(frame)).to_string_lossy().into_owned(),
-        };
+        let request = DrawRequest { load: &load, frame, folder: &drawn, stem: frame_name(frame) };
         let request = serde_json::to_string(&request).map_err(|error| infrastructure(&error))?;
         if let Some(leader) = self.group {
             platform::forget_peak_memory(leader);
         }
+        let mut promise = Promise::default();
         let begun = Instant::now();
+        if self.has_loaded(scene) {
+            for warning in &self.warnings {
+                observe(Observation::Warning(warning.clone()));
+            }
+        } else {
+            self.warnings.clear();
+            self.blend.clone_from(&scene.blend);
+        }
         // Until it says otherwise, it may be doing anything.
         self.begin(&request, Phase::Broken).await?;
         loop {
-            match self.answer(&mut observe).await? {
+            let answer = self.answer(&mut observe).await?;
+            let warning = match &answer {
+                Answer::Warning { text, .. } => Some(text.clone()),
+                _ => self.warnings.first().map(|warning| warning.text.clone()),
+            };
+            if let Some(text) = warning.filter(|_| scene.strict) {
+                self.kill().await;
+                return Err(RenderError::new(FailureReason::Permanent, text));
+            }
+            match answer {
                 Answer::Loading {} => {
                     self.loaded = None;
                     self.unavailable_engines.clear();
@@ -390,33 +489,73 @@ impl Worker {
                     self.phase = Phase::Drawing;
                 }
                 Answer::Note { text } => observe(Observation::Line(shorten(text))),
+                Answer::Warning { kind, text } => {
+                    let kind = WarningKind::from(kind).into();
+                    observe(Observation::Warning(Warning { kind, text }));
+                }
+                Answer::Image(image) if promise.images.len() < IMAGES_MAX => {
+                    promise.images.push(image);
+                }
+                Answer::Place(place) if promise.places.len() < PLACES_MAX => {
+                    promise.places.push(place);
+                }
                 Answer::Failed { reason, message } => {
                     self.phase = Phase::Broken;
-                    let reason = match reason {
-                        Reason::Renderer => FailureReason::Renderer,
-                        Reason::Permanent => FailureReason::Permanent,
-                        Reason::OutOfMemory => FailureReason::OutOfMemory,
-                    };
-                    return Err(RenderError::new(reason, message));
+                    return Err(RenderError::new(reason.into(), message));
                 }
-                Answer::Done { width, height, seconds, peak_memory_bytes, memory_bytes } => {
+                Answer::Done { name, seconds, peak_memory_bytes, memory_bytes } => {
                     self.phase = Phase::Waiting;
                     self.memory_bytes = memory_bytes;
                     self.idle_since = Instant::now();
-                    let size: Size = (width, height);
+                    promise.name = name;
                     fs::remove_dir(folder)
                         .and_then(|()| fs::rename(&drawn, folder))
                         .map_err(|error| infrastructure(&error))?;
                     debug!(frame, seconds, whole = ?begun.elapsed(), "frame drawn");
                     return Ok(Drawing {
-                        drawn: Drawn::InFolder(size),
+                        drawn: Drawn::InFolder(promise),
                         render_seconds: seconds,
                         peak_memory_bytes,
                     });
                 }
-                Answer::Ready { .. } => return Err(self.broken("answered out of turn").await),
+                Answer::Ready { .. }
+                | Answer::Developed {}
+                | Answer::Image(_)
+                | Answer::Place(_) => return Err(self.broken("answered out of turn").await),
             }
         }
+    }
+
+    /// Makes a preview of linear light, with the view transform of the scene it has in memory. `None` where
+    /// that fails; then it may be dead.
+    pub(crate) async fn develop(&mut self, light: Rgba32FImage) -> Option<(Preview, Blob)> {
+        if !self.is_waiting() {
+            return None;
+        }
+        let (from, to) =
+            (self.folder.path().join("light.exr"), self.folder.path().join("seen.png"));
+        light.save(&from).ok()?;
+        let request = DevelopRequest { develop: Develop { from: &from, to: &to } };
+        let request = serde_json::to_string(&request).ok()?;
+        self.begin(&request, Phase::Broken).await.ok()?;
+        let mut ignore = |_| ();
+        let developed = async {
+            loop {
+                match self.answer(&mut ignore).await {
+                    Ok(Answer::Note { text }) => debug!(text, "no preview"),
+                    other => return matches!(other, Ok(Answer::Developed {})),
+                }
+            }
+        };
+        if time::timeout(DEVELOP_TIMEOUT, developed).await != Ok(true) {
+            self.kill().await;
+            return None;
+        }
+        self.phase = Phase::Waiting;
+        let preview = output::preview_of_file(to.clone()).await;
+        // The next one must not be mistaken for this.
+        let removed = fs::remove_file(&to);
+        preview.filter(|_| removed.is_ok())
     }
 
     /// Ends the whole process group and returns when it is gone.
@@ -498,6 +637,12 @@ impl Worker {
                     {
                         self.unavailable_engines.insert(scene.into(), engine.into());
                     }
+                    if let Some(warning) = warnings::parse(&line, &self.blend, Path::exists) {
+                        observe(Observation::Warning(warning.clone()));
+                        if self.warnings.len() < WARNINGS_MAX && !self.warnings.contains(&warning) {
+                            self.warnings.push(warning);
+                        }
+                    }
                     self.remember(line.clone());
                     observe(Observation::Line(shorten(line)));
                 }
@@ -563,20 +708,7 @@ impl Worker {
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        drop(KillOnDrop { group: self.group });
-    }
-}
-
-/// Kills the group, unless it is taken out before.
-struct KillOnDrop {
-    group: Option<u32>,
-}
-
-impl Drop for KillOnDrop {
-    fn drop(&mut self) {
-        if let Some(group) = self.group {
-            platform::kill_group(group);
-        }
+        drop(KillOnDrop { leader: self.group });
     }
 }
 
@@ -614,7 +746,12 @@ pub(super) mod tests {
     }
 
     pub(in crate::renderer) fn scene() -> Scene {
-        Scene { blend: "a.blend".into(), settings: RenderSettings::default(), file_version: None }
+        Scene {
+            blend: "a.blend".into(),
+            settings: RenderSettings::default(),
+            file_version: None,
+            strict: false,
+        }
     }
 
     #[tokio::test]

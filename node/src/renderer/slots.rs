@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use framecrew_proto::v1::{Blender, BlenderKind};
+use framecrew_proto::v1::{Blender, BlenderKind, Preview};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{
@@ -10,7 +10,12 @@ use super::{
     blender::{Blenders, Seat},
     synthetic::Synthetic,
 };
-use crate::{config::RendererChoice, confine::Workplace, renderer::process::Worker};
+use crate::{
+    config::RendererChoice,
+    confine::Workplace,
+    output::{self, Blob, Small},
+    renderer::process::Worker,
+};
 
 /// All slots of a node.
 #[derive(Debug)]
@@ -43,7 +48,11 @@ enum Held {
 }
 
 impl Slots {
-    pub(crate) fn new(choice: RendererChoice, count: u32, workplace: Workplace) -> Self {
+    pub(crate) fn new(
+        choice: RendererChoice,
+        count: u32,
+        workplace: Workplace,
+    ) -> Self {
         let renderer = match choice {
             RendererChoice::Blender(found) => {
                 Renderer::Blender(Arc::new(Blenders::new(found, count, workplace)))
@@ -118,6 +127,15 @@ impl Slot {
                 }
                 seat.render(scene, frame, folder, observe).await
             }
+        }
+    }
+
+    /// Makes a preview of the frame that was drawn last; `None` where that fails, which costs nothing else.
+    pub(crate) async fn preview(&mut self, small: Small) -> Option<(Preview, Blob)> {
+        match (small, &mut self.renderer) {
+            (Small::Shown(image), _) => output::encode_preview(&image),
+            (Small::Linear(light), Held::Blender(seat)) => seat.develop(light).await,
+            (Small::Linear(_), Held::Synthetic(_)) => None,
         }
     }
 

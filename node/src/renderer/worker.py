@@ -21,18 +21,32 @@ token = sys.stdin.buffer.readline().decode().strip()
 # Bytes that a pipe takes in one piece; longer answers are cut, so that nothing of Blender's gets between.
 ANSWER_BYTES_MAX = 4096
 
-# Formats that hold films: every frame would overwrite the same file.
+# Formats that hold movies: every frame would overwrite the same file.
 MOVIES = {"FFMPEG", "AVI_JPEG", "AVI_RAW", "THEORA", "XVID", "H264", "FRAMESERVER"}
 
 # Formats whose files the node can decode and so can accept.
 IMAGES = {"PNG", "JPEG", "OPEN_EXR", "OPEN_EXR_MULTILAYER", "TIFF", "BMP", "TARGA", "TARGA_RAW", "WEBP", "HDR"}
+
+# Bits of a channel that some format has.
+COLOR_DEPTHS = ("8", "10", "12", "16", "32")
+
+EEVEE = ("BLENDER_EEVEE_NEXT", "BLENDER_EEVEE")
+
+# Warnings of one kind that are told one by one; the rest is counted.
+TOLD_MAX = 10
+
+# Blender's own folder of assets: files name it as it was where they were saved, and need nothing of it.
+ASSETS = "/datafiles/assets/"
+
+# What the beginning of a file shows that only stands for an image.
+STAND_IN = b"version https://git-lfs"
 
 
 class Permanent(Exception):
     """No try can succeed."""
 
 
-def answer(kind, **fields):
+def answer(kind, /, **fields):
     line = encode(kind, fields)
     while len(line) > ANSWER_BYTES_MAX:
         # How many bytes its characters take is only known once they are written.
@@ -63,11 +77,44 @@ def read_requests():
     os._exit(0)
 
 
+class Loaded:
+    """A scene in memory, and what must be known about its file before it is changed for drawing."""
+
+    def __init__(self, scene):
+        self.scene = scene
+        self.output_path = scene.render.filepath
+        self.file_outputs = []
+        self.image_users = []
+        self.simulations = []
+        self.warnings = []
+        self.drawn = False
+
+    def warn(self, kind, text):
+        """A warning about every frame; told again with each, for the batch that it belongs to."""
+        if (kind, text) not in self.warnings:
+            self.warnings.append((kind, text))
+
+    def warn_of_all(self, kind, texts):
+        for text in texts[:TOLD_MAX]:
+            self.warn(kind, text)
+        if len(texts) > TOLD_MAX:
+            self.warn(kind, "%d more like that" % (len(texts) - TOLD_MAX))
+
+    def tell(self):
+        for kind, text in self.warnings:
+            warn(kind, text)
+
+
+def warn(kind, text):
+    answer("warning", kind=kind, text=text)
+
+
 def load(wanted):
     """Opens the file and applies the settings. Returns the scene to draw."""
-    bpy.context.preferences.filepaths.use_scripts_auto_execute = False
+    scripts = wanted["scripts"]
+    bpy.context.preferences.filepaths.use_scripts_auto_execute = scripts
     try:
-        bpy.ops.wm.open_mainfile(filepath=wanted["blend"], use_scripts=False)
+        bpy.ops.wm.open_mainfile(filepath=wanted["blend"], use_scripts=scripts)
     except RuntimeError as error:
         raise Permanent("Blender cannot open the file: %s" % first_line(error))
 
@@ -76,6 +123,7 @@ def load(wanted):
         scene = bpy.data.scenes.get(wanted["scene"])
         if scene is None:
             raise Permanent("the file has no scene named %r; it has %s" % (wanted["scene"], names(bpy.data.scenes)))
+    loaded = Loaded(scene)
     if wanted["camera"]:
         cameras = [thing for thing in scene.objects if thing.type == "CAMERA"]
         camera = next((camera for camera in cameras if camera.name == wanted["camera"]), None)
@@ -85,21 +133,31 @@ def load(wanted):
         # Markers would switch to their own.
         for marker in scene.timeline_markers:
             marker.camera = None
+    if wanted["view_layer"]:
+        layers = scene.view_layers
+        if wanted["view_layer"] not in layers:
+            raise Permanent("the scene has no view layer named %r; it has %s" % (wanted["view_layer"], names(layers)))
+        for layer in layers:
+            layer.use = layer.name == wanted["view_layer"]
 
-    choose_engine(scene, wanted["engine"])
+    choose_engine(loaded, wanted["engine"])
     if wanted["samples"]:
         scene.eevee.taa_render_samples = wanted["samples"]
         if hasattr(scene, "cycles"):
             scene.cycles.samples = wanted["samples"]
     if wanted["scale_percent"]:
         scene.render.resolution_percentage = wanted["scale_percent"]
-    choose_format(scene.render.image_settings, wanted["format"])
-    choose_denoising(scene, wanted["denoise"])
+    choose_format(loaded, scene.render.image_settings, wanted["format"], wanted["color_depth"], "frames are")
+    choose_denoising(loaded, wanted["denoise"])
     scene.render.use_file_extension = True
     scene.render.use_overwrite = True
     scene.render.use_placeholder = False
-    tell_missing_files()
-    return scene
+    tame_views()
+    loaded.file_outputs = take_file_outputs(loaded)
+    loaded.image_users = image_users()
+    loaded.simulations = unbaked_simulations(scene)
+    find_missing(loaded)
+    return loaded
 
 
 def names(things):
@@ -110,35 +168,55 @@ def first_line(error):
     return str(error).strip().splitlines()[0][:500] if str(error).strip() else type(error).__name__
 
 
-def choose_engine(scene, engine):
+def choose_engine(loaded, engine):
+    render = loaded.scene.render
     if engine == "EEVEE":
         # The two generations never exist side by side in the versions that we can tell apart by trying.
-        for name in ("BLENDER_EEVEE_NEXT", "BLENDER_EEVEE"):
-            if try_set(scene.render, "engine", name):
-                return
-        raise Permanent("this Blender has no EEVEE")
-    if engine and not try_set(scene.render, "engine", engine):
+        if not any(try_set(render, "engine", name) for name in EEVEE):
+            raise Permanent("this Blender has no EEVEE")
+    elif engine and not try_set(render, "engine", engine):
         raise Permanent("this Blender has no render engine %s" % engine)
+    elif not engine and bpy.data.version < (2, 80, 0) and render.engine in EEVEE:
+        # EEVEE is younger than the file: Blender has replaced the engine, and says nothing.
+        version = "%d.%d" % bpy.data.version[:2]
+        loaded.warn(
+            "engine",
+            "the file was saved by Blender %s for its internal engine, which no longer exists: "
+            "EEVEE draws it, and lights and materials differ" % version,
+        )
 
 
-def choose_format(image, wanted):
+def choose_format(loaded, image, wanted, depth, what):
+    """Settles on a format that the node can check. Depth, compression and quality are the file's."""
     before = image.file_format
-    if hasattr(image, "media_type") and (wanted or image.media_type == "VIDEO"):
-        image.media_type = "IMAGE"
     if wanted:
-        image.file_format = wanted
+        if not set_format(image, wanted):
+            raise Permanent("this Blender cannot write %s" % wanted)
     elif before in MOVIES:
-        image.file_format = "PNG"
-        note("The file's output is a film (%s); frames are written as PNG." % before)
+        set_format(image, "PNG")
+        text = "%s written as PNG, because the file's output is a movie (%s); --movie makes a movie of them"
+        loaded.warn("format", text % (what, before))
     elif before not in IMAGES:
-        image.file_format = "PNG"
-        note("Frames are written as PNG, because %s cannot be checked." % before)
-    if image.file_format.startswith("OPEN_EXR") and image.exr_codec in ("DWAA", "DWAB"):
-        note("EXR is written with ZIP compression, because %s cannot be checked." % image.exr_codec)
-        image.exr_codec = "ZIP"
+        set_format(image, "PNG")
+        loaded.warn("format", "%s written as PNG, because %s cannot be checked" % (what, before))
+    if depth and not try_set(image, "color_depth", str(depth)):
+        has = [bits for bits in COLOR_DEPTHS if try_set(image, "color_depth", bits)]
+        has = " or ".join(has)
+        raise Permanent("%s has no colour depth of %d bits; it has %s" % (image.file_format, depth, has))
+    # It may have been chosen for another format.
+    if image.views_format not in ("INDIVIDUAL", "STEREO_3D") and not image.file_format.startswith("OPEN_EXR"):
+        image.views_format = "INDIVIDUAL"
 
 
-def choose_denoising(scene, wanted):
+def set_format(image, wanted):
+    # From 5.0 on a format is one of its medium's.
+    if hasattr(image, "media_type"):
+        image.media_type = "MULTI_LAYER_IMAGE" if wanted == "OPEN_EXR_MULTILAYER" else "IMAGE"
+    return try_set(image, "file_format", wanted)
+
+
+def choose_denoising(loaded, wanted):
+    scene = loaded.scene
     if not hasattr(scene, "cycles"):
         return
     if wanted is not None:
@@ -148,23 +226,278 @@ def choose_denoising(scene, wanted):
 
         if not getattr(_cycles, "with_openimagedenoise", True) and scene.cycles.denoiser != "OPTIX":
             scene.cycles.use_denoising = False
-            note("Warning: this Blender was built without a denoiser; the frames are drawn without denoising.")
+            loaded.warn("denoiser", "this Blender was built without a denoiser: frames are drawn without denoising")
 
 
-def tell_missing_files():
-    """Blender draws pink where an image is missing, and says nothing."""
-    missing = [
-        block.filepath
-        for block in list(bpy.data.images) + list(bpy.data.libraries)
-        if block.filepath
-        and getattr(block, "source", "FILE") == "FILE"
-        and not block.packed_file
-        and not os.path.exists(bpy.path.abspath(block.filepath, library=block.library))
+def tame_views():
+    """The suffixes of views become part of paths, and each must have its own."""
+    for scene in bpy.data.scenes:
+        taken = set()
+        for number, view in enumerate(scene.render.views):
+            suffix = "".join(c if c.isalnum() or c in "_-" else "_" for c in view.file_suffix)[:40]
+            if suffix.lower() in taken:
+                suffix += "_%d" % number
+            taken.add(suffix.lower())
+            view.file_suffix = suffix
+
+
+def take_file_outputs(loaded):
+    """Finds every File Output node, in groups and in other scenes too: strips may draw those. Names its slots so
+    that no path of the file's is ever written to. Returns, for each, what the file says."""
+    trees = [tree for tree in bpy.data.node_groups if tree.bl_idname == "CompositorNodeTree"]
+    trees += [scene.node_tree for scene in bpy.data.scenes if getattr(scene, "node_tree", None)]
+    found = []
+    for tree in dict.fromkeys(trees):
+        for node in tree.nodes:
+            if node.bl_idname == "CompositorNodeOutputFile":
+                found.append(take_file_output(loaded, node))
+    return found
+
+
+def take_file_output(loaded, node):
+    what = "what %r writes is" % node.name
+    choose_format(loaded, node.format, None, None, what)
+    layered = node.format.file_format == "OPEN_EXR_MULTILAYER"
+    modern = hasattr(node, "file_output_items")
+    if modern:
+        base, stem, slots = node.directory, node.file_name, node.file_output_items
+        own, path = "override_node_format", "name"
+    else:
+        base, stem, slots = node.base_path, "", node.file_slots
+        own, path = "use_node_format", "path"
+    paths, prefixes = [], []
+    if layered:
+        if not modern:
+            base, stem = os.path.split(base.replace("\\", "/"))
+        paths.append(stem or node.name)
+        prefixes.append("s")
+    else:
+        for number, slot in enumerate(slots):
+            if getattr(slot, own) == modern:
+                choose_format(loaded, slot.format, None, None, what)
+            paths.append(stem + getattr(slot, path))
+            setattr(slot, path, "s%d_" % number)
+        # Read after all are set: Blender keeps them distinct.
+        prefixes = [getattr(slot, path) for slot in slots]
+    return node, layered, base, list(zip(prefixes, paths))
+
+
+def place_file_outputs(loaded, folder):
+    """Sends what File Output nodes write into the frame's folder, and tells the node how to name it."""
+    for number, (node, layered, base, slots) in enumerate(loaded.file_outputs):
+        place = "n%d" % number
+        path = os.path.join(folder, place)
+        if hasattr(node, "file_output_items"):
+            node.directory = path
+            node.file_name = "s" if layered else ""
+        else:
+            node.base_path = os.path.join(path, "s") if layered else path
+        for prefix, wanted in slots:
+            answer("place", folder=place, prefix=prefix, base=base, node=node.name, path=wanted)
+
+
+def find_missing(loaded):
+    """Blender draws pink or nothing where a file is missing, and mostly says nothing."""
+    libraries = [
+        library for library in bpy.data.libraries if not library.packed_file and not is_asset(absolute(library))
     ]
-    for path in missing[:20]:
-        note("Warning: %s is missing." % path)
-    if len(missing) > 20:
-        note("Warning: %d more files are missing." % (len(missing) - 20))
+    for library in libraries:
+        path = absolute(library)
+        if not os.path.exists(path):
+            by = " (linked by %s)" % shown(absolute(library.parent)) if library.parent else ""
+            text = "the library %s%s is missing: what comes from it is not drawn"
+            loaded.warn("missing_library", text % (shown(path), by))
+
+    missing, known = [], {absolute(library) for library in libraries}
+    for image in bpy.data.images:
+        known.add(absolute(image))
+        if image.users > image.use_fake_user and not image.packed_file and image.source != "GENERATED":
+            missing += missing_of_image(image)
+    # Texts are in the file too, and a fluid that has no folder is not baked.
+    known |= {absolute(text) for text in bpy.data.texts}
+    for thing in bpy.data.objects:
+        for modifier in thing.modifiers:
+            if modifier.type == "FLUID" and modifier.fluid_type == "DOMAIN":
+                known.add(os.path.normpath(bpy.path.abspath(modifier.domain_settings.cache_directory)))
+    for path in bpy.utils.blend_paths(absolute=True, packed=False, local=False):
+        path = os.path.normpath(path)
+        if path not in known and not is_asset(path) and not os.path.exists(path):
+            missing.append("%s is missing" % shown(path))
+    loaded.warn_of_all("missing_file", sorted(set(missing)))
+
+
+def absolute(block):
+    if not block.filepath:
+        return ""
+    return os.path.normpath(bpy.path.abspath(block.filepath, library=block.library))
+
+
+def is_asset(path):
+    return ASSETS in path.replace("\\", "/")
+
+
+def shown(path):
+    """A path as people know it: from the .blend on."""
+    try:
+        path = os.path.relpath(path, os.path.dirname(bpy.data.filepath))
+    except ValueError:
+        # On another drive.
+        pass
+    return path.replace("\\", "/")
+
+
+def missing_of_image(image):
+    path = absolute(image)
+    if not path:
+        return []
+    if image.source == "TILED":
+        paths = [tile_path(path, tile.number) for tile in image.tiles]
+    elif image.source == "SEQUENCE":
+        # Which of its files a frame needs is asked for each frame.
+        paths = [] if os.path.isdir(os.path.dirname(path)) else [path]
+    else:
+        paths = [path]
+    texts = []
+    for path in paths:
+        if not os.path.exists(path):
+            texts.append("%s is missing" % shown(path))
+        elif image.source == "FILE" and stands_in(path):
+            texts.append("%s is not an image: only a pointer to it, or nothing, was saved there" % shown(path))
+    return texts
+
+
+def stands_in(path):
+    try:
+        with open(path, "rb") as file:
+            start = file.read(len(STAND_IN))
+    except OSError:
+        return False
+    return not start or start == STAND_IN
+
+
+def tile_path(path, number):
+    u, v = (number - 1001) % 10 + 1, (number - 1001) // 10 + 1
+    return path.replace("<UDIM>", str(number)).replace("<UVTILE>", "u%d_v%d" % (u, v))
+
+
+def node_trees():
+    owners = [bpy.data.materials, bpy.data.worlds, bpy.data.lights, bpy.data.scenes]
+    trees = [getattr(owner, "node_tree", None) for blocks in owners for owner in blocks]
+    return list(dict.fromkeys([tree for tree in trees if tree] + list(bpy.data.node_groups)))
+
+
+def image_users():
+    """Image sequences, and how they are used."""
+    users = []
+    for tree in node_trees():
+        for node in tree.nodes:
+            image = getattr(node, "image", None)
+            if isinstance(image, bpy.types.Image) and image.source == "SEQUENCE" and not image.packed_file:
+                # In the compositor the node itself says how.
+                users.append((image, getattr(node, "image_user", node)))
+    return users
+
+
+def missing_of_sequences(loaded, frame):
+    """Files that image sequences lack at a frame, by Blender's own arithmetic."""
+    missing = []
+    for image, user in loaded.image_users:
+        folder, name = os.path.split(absolute(image))
+        stem, extension = os.path.splitext(name)
+        digits = len(stem) - len(stem.rstrip("0123456789"))
+        if not digits or not user.frame_duration:
+            continue
+        number = frame - user.frame_start + 1
+        if user.use_cyclic:
+            number = (number - 1) % user.frame_duration + 1
+        number = max(0, min(number, user.frame_duration)) + user.frame_offset
+        path = os.path.join(folder, "%s%0*d%s" % (stem[:-digits], digits, number, extension))
+        if number >= 0 and not os.path.exists(path):
+            missing.append("%s, which frame %d needs, is missing" % (shown(path), frame))
+    return missing
+
+
+def unbaked_simulations(scene):
+    """What depends on the frames before it, with the frame it begins at."""
+    found = []
+
+    def add(what, owner, cache):
+        if not cache.is_baked:
+            found.append((cache.frame_start, "the %s of %r" % (what, owner)))
+
+    world = scene.rigidbody_world
+    if world and world.enabled and world.point_cache and world.collection and world.collection.objects:
+        add("rigid body simulation", scene.name, world.point_cache)
+    for thing in scene.objects:
+        for modifier in thing.modifiers:
+            if not modifier.show_render:
+                continue
+            if modifier.type in ("CLOTH", "SOFT_BODY"):
+                add(modifier.type.lower().replace("_", " ") + " simulation", thing.name, modifier.point_cache)
+            elif modifier.type == "PARTICLE_SYSTEM":
+                particles = modifier.particle_system
+                moves = particles.settings.type == "EMITTER" and particles.settings.physics_type not in ("NO", "KEYED")
+                if moves or particles.use_hair_dynamics:
+                    add("particle system %r" % particles.name, thing.name, particles.point_cache)
+            elif modifier.type == "DYNAMIC_PAINT" and modifier.canvas_settings:
+                for surface in modifier.canvas_settings.canvas_surfaces:
+                    if surface.is_active:
+                        add("dynamic paint", thing.name, surface.point_cache)
+            elif modifier.type == "FLUID" and modifier.fluid_type == "DOMAIN":
+                domain = modifier.domain_settings
+                if not (domain.has_cache_baked_data or domain.has_cache_baked_any):
+                    found.append((domain.cache_frame_start, "the fluid simulation of %r" % thing.name))
+            elif modifier.type == "NODES" and simulates(modifier.node_group) and not has_bake(modifier):
+                found.append((scene.frame_start, "the simulation in %r of %r" % (modifier.name, thing.name)))
+    return found
+
+
+def simulates(tree, seen=None):
+    seen = set() if seen is None else seen
+    if tree is None or tree in seen:
+        return False
+    seen.add(tree)
+    return any(
+        node.bl_idname == "GeometryNodeSimulationOutput" or simulates(getattr(node, "node_tree", None), seen)
+        for node in tree.nodes
+    )
+
+
+def has_bake(modifier):
+    """Whether there may be one: one that is packed into the file does not show."""
+    if getattr(modifier, "bake_target", "DISK") == "PACKED":
+        return True
+    path = getattr(modifier, "bake_directory", "") or getattr(modifier, "simulation_bake_directory", "")
+    return bool(path) and os.path.isdir(bpy.path.abspath(path))
+
+
+def find_blocked_scripts(loaded):
+    """What Python the file has that was not run. Drivers are known only once they were to be evaluated."""
+    if not bpy.app.autoexec_fail:
+        return
+    texts = [text.name for text in bpy.data.texts if text.use_module and text.name.endswith(".py")]
+    if texts:
+        listed = ", ".join(repr(name) for name in texts[:3])
+        loaded.warn("script_blocked", "Python in text blocks was not run (%s): --run-scripts runs it" % listed)
+    drivers = list(blocked_drivers())
+    if drivers:
+        text = "Python in drivers was not run, like %s (%d in all): --run-scripts runs it"
+        loaded.warn("script_blocked", text % (drivers[0], len(drivers)))
+    if not texts and not drivers:
+        loaded.warn("script_blocked", "Python was not run: %s" % first_line(bpy.app.autoexec_fail_message))
+
+
+def blocked_drivers():
+    blocks = set(node_trees())
+    for collection in bpy.data.bl_rna.properties:
+        if collection.type == "COLLECTION":
+            blocks.update(getattr(bpy.data, collection.identifier))
+    for block in blocks:
+        animation = getattr(block, "animation_data", None)
+        for curve in animation.drivers if animation else ():
+            driver = curve.driver
+            if driver.type == "SCRIPTED" and not driver.is_valid and not driver.is_simple_expression:
+                yield "%r of %r" % (driver.expression, block.name)
 
 
 def try_set(thing, name, value):
@@ -196,6 +529,35 @@ def single(number):
     return struct.unpack("f", struct.pack("f", number))[0]
 
 
+def promised(scene, stem):
+    """The files that Blender will write for the scene's own output: name, width, height."""
+    render, image = scene.render, scene.render.image_settings
+    width, height = size(render)
+    suffixes = [""]
+    if render.use_multiview and image.views_format == "INDIVIDUAL":
+        views = render.stereo_views if render.views_format == "STEREO_3D" else render.views
+        suffixes = [view.file_suffix for view in views if view.use]
+    elif render.use_multiview and image.views_format == "STEREO_3D":
+        stereo = image.stereo_3d_format
+        if not stereo.use_squeezed_frame:
+            width *= 2 if stereo.display_mode == "SIDEBYSIDE" else 1
+            height *= 2 if stereo.display_mode == "TOPBOTTOM" else 1
+    return [(stem + suffix + render.file_extension, width, height) for suffix in suffixes]
+
+
+def wanted_name(loaded, frame):
+    """How Blender would name the frame's file, without its extension; empty: it would not."""
+    render = loaded.scene.render
+    render.filepath = loaded.output_path
+    try:
+        path = render.frame_path(frame=frame)
+    except RuntimeError:
+        return ""
+    name = os.path.basename(path.replace("\\", "/"))
+    extension = render.file_extension
+    return name[: -len(extension)] if extension and name.endswith(extension) else name
+
+
 def memory():
     """Bytes this process uses now and has used at most since the node last reset that; 0: unknown."""
     try:
@@ -214,15 +576,51 @@ def memory():
     return peak, peak
 
 
-def draw(scene, frame, output):
+def draw(loaded, frame, folder, stem):
+    scene = loaded.scene
     begun = time.monotonic()
-    scene.render.filepath = output
+    name = wanted_name(loaded, frame)
+    scene.render.filepath = os.path.join(folder, stem)
+    place_file_outputs(loaded, folder)
     scene.frame_set(frame)
+    if not loaded.drawn:
+        find_blocked_scripts(loaded)
+        loaded.drawn = True
+    loaded.tell()
+    for text in missing_of_sequences(loaded, frame):
+        warn("missing_file", text)
+    for start, what in loaded.simulations:
+        if frame > start:
+            warn("unbaked", "%s is not baked: a frame drawn by itself differs from one drawn in sequence" % what)
+    for file, width, height in promised(scene, stem):
+        channels = 1 if scene.render.image_settings.color_mode == "BW" else 3
+        answer("image", file=file, width=width, height=height, channels=channels)
     bpy.ops.render.render(write_still=True, scene=scene.name)
     seconds = time.monotonic() - begun
     now, peak = memory()
-    width, height = size(scene.render)
-    answer("done", width=width, height=height, seconds=seconds, peak_memory_bytes=peak, memory_bytes=now)
+    answer("done", name=name, seconds=seconds, peak_memory_bytes=peak, memory_bytes=now)
+
+
+def develop(loaded, source, target):
+    """Writes a small linear EXR as a PNG that looks as the scene looks on a screen."""
+    settings = loaded.scene.render.image_settings
+    names = ("media_type", "file_format", "color_mode", "color_depth", "compression", "views_format")
+    before = [(name, getattr(settings, name)) for name in names if hasattr(settings, name)]
+    image = None
+    try:
+        image = bpy.data.images.load(source)
+        set_format(settings, "PNG")
+        settings.color_mode, settings.color_depth, settings.compression = "RGB", "8", 0
+        image.save_render(target, scene=loaded.scene)
+    except Exception as error:
+        note("no preview: %s" % first_line(error))
+    finally:
+        if image:
+            bpy.data.images.remove(image)
+        for name, value in before:
+            if value:
+                setattr(settings, name, value)
+    answer("developed")
 
 
 def explain(error):
@@ -242,20 +640,23 @@ def explain(error):
 def main():
     threading.Thread(target=read_requests, daemon=True).start()
     answer("ready", version=bpy.app.version_string)
-    loaded, scene = None, None
+    request, loaded = None, None
     while True:
-        request = requests.get()
+        wanted = requests.get()
         try:
-            if request["load"] != loaded:
-                loaded, scene = None, None
+            if "develop" in wanted:
+                develop(loaded, wanted["develop"]["from"], wanted["develop"]["to"])
+                continue
+            if wanted["load"] != request:
+                request, loaded = None, None
                 answer("loading")
-                scene = load(request["load"])
-                loaded = request["load"]
+                loaded = load(wanted["load"])
+                request = wanted["load"]
                 gc.collect()
-            answer("drawing", scene=scene.name)
-            draw(scene, request["frame"], request["output"])
+            answer("drawing", scene=loaded.scene.name)
+            draw(loaded, wanted["frame"], wanted["folder"], wanted["stem"])
         except Exception as error:
-            loaded, scene = None, None
+            request, loaded = None, None
             reason, message = explain(error)
             answer("failed", reason=reason, message=message)
 

@@ -149,6 +149,7 @@ impl BlobStore for Fake {
         use upload_request::Part;
         let mut parts = request.into_inner();
         let (mut digest, mut content) = (String::new(), Vec::new());
+        let (mut existed, mut blobs) = (true, 0);
         while let Some(part) = parts.message().await? {
             match part.part {
                 Some(Part::Header(header)) => digest = header.digest,
@@ -159,11 +160,15 @@ impl BlobStore for Fake {
                     }
                     let mut state = self.0.lock().unwrap();
                     state.uploads += 1;
-                    let existed = state.blobs.insert(digest, content).is_some();
-                    return Ok(Response::new(UploadResponse { existed, blobs: 1 }));
+                    blobs += 1;
+                    let content = std::mem::take(&mut content);
+                    existed &= state.blobs.insert(std::mem::take(&mut digest), content).is_some();
                 }
                 None => {}
             }
+        }
+        if digest.is_empty() && blobs > 0 {
+            return Ok(Response::new(UploadResponse { existed, blobs }));
         }
         Err(Status::aborted("no commit"))
     }

@@ -1,0 +1,280 @@
+//! What a frame's files are called. Everything here comes from the .blend, and none of it is a path yet: names
+//! go to whoever fetches the frames.
+
+use std::collections::{BTreeMap, HashSet};
+
+use serde::Deserialize;
+
+use crate::renderer::frame_name;
+
+/// Bytes of a file's or folder's name before its extension: file systems take 255.
+const PART_BYTES_MAX: usize = 200;
+
+/// Folders of a name; a path that has more loses its first ones.
+const FOLDERS_MAX: usize = 4;
+
+/// Where a File Output node writes one of its slots.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Place {
+    /// Folder in the frame's own.
+    pub(crate) folder: String,
+    /// What the file's name there begins with.
+    pub(crate) prefix: String,
+    /// The folder that the .blend names.
+    pub(crate) base: String,
+    /// The node's name.
+    pub(crate) node: String,
+    /// The path below that folder that the .blend names, with `#` for the frame's digits.
+    pub(crate) path: String,
+}
+
+/// Gives the files of one frame their names, no name twice.
+#[derive(Debug)]
+pub(crate) struct Names<'a> {
+    frame: i32,
+    places: &'a [Place],
+    /// Names of the places' folders, in the same order.
+    folders: Vec<String>,
+    taken: HashSet<String>,
+}
+
+impl<'a> Names<'a> {
+    pub(crate) fn new(frame: i32, places: &'a [Place]) -> Self {
+        Self { frame, places, folders: name_folders(places), taken: HashSet::new() }
+    }
+
+    /// The name of the frame's own image, whose file is called `file`; `wanted` is how Blender would call it,
+    /// without its extension.
+    pub(crate) fn image(&mut self, wanted: &str, file: &str) -> String {
+        let number = self.frame.unsigned_abs().to_string();
+        let stem = clean(wanted);
+        // One that lost its frame would be the same for all frames.
+        let tells = stem.len() <= PART_BYTES_MAX
+            && stem.contains(&number)
+            && (self.frame >= 0 || stem.contains('-'));
+        let stem = if tells { stem } else { frame_name(self.frame) };
+        self.distinct(&stem, &self.rest(file, ""))
+    }
+
+    /// The name of the file `file` in the folder `folder` of the frame's own.
+    pub(crate) fn other(&mut self, folder: &str, file: &str) -> String {
+        let place = self
+            .places
+            .iter()
+            .zip(&self.folders)
+            .find(|(place, _)| place.folder == folder && file.starts_with(&place.prefix));
+        let Some((place, directory)) = place else {
+            let (stem, rest) = file.split_at(file.find('.').unwrap_or(file.len()));
+            let stem = cut(clean(stem));
+            let stem =
+                if folder.is_empty() { stem } else { format!("{}/{stem}", cut(clean(folder))) };
+            return self.distinct(&stem, &clean_rest(rest));
+        };
+        let mut parts = vec![directory.clone()];
+        parts.extend(place.path.split(['/', '\\']).map(clean).filter(|part| !part.is_empty()));
+        let last = if parts.len() > 1 { parts.pop().unwrap_or_default() } else { String::new() };
+        let last = self.numbered(&last);
+        let first = parts.len().saturating_sub(FOLDERS_MAX - 1).max(1);
+        let folders = std::iter::once(&parts[0]).chain(&parts[first..]);
+        let mut stem: String = folders.map(|part| format!("{}/", cut(part.clone()))).collect();
+        stem += &last;
+        let rest = self.rest(file, &place.prefix);
+        self.distinct(&stem, &rest)
+    }
+
+    /// What follows the frame's number in a file's name: the view and the extension.
+    fn rest(&self, file: &str, prefix: &str) -> String {
+        let rest = file.strip_prefix(prefix).unwrap_or(file);
+        clean_rest(rest.strip_prefix(&frame_name(self.frame)).unwrap_or(rest))
+    }
+
+    /// Puts the frame's number where Blender puts it: in place of the last `#`s, or else at the end.
+    fn numbered(&self, text: &str) -> String {
+        let sign = if self.frame < 0 { "-" } else { "" };
+        let number = |digits| format!("{sign}{:0digits$}", self.frame.unsigned_abs());
+        match text.rfind('#') {
+            None => cut_to(text.to_owned(), PART_BYTES_MAX - 11) + &frame_name(self.frame),
+            Some(last) => {
+                let first = text[..last].trim_end_matches('#').len();
+                let numbered =
+                    format!("{}{}{}", &text[..first], number(last + 1 - first), &text[last + 1..]);
+                if numbered.len() <= PART_BYTES_MAX {
+                    numbered
+                } else {
+                    cut_to(text.to_owned(), PART_BYTES_MAX - 11) + &frame_name(self.frame)
+                }
+            }
+        }
+    }
+
+    fn distinct(&mut self, stem: &str, rest: &str) -> String {
+        let mut name = format!("{stem}{rest}");
+        let mut count = 1;
+        // Where case does not count, two names that differ only in it are one file.
+        while !self.taken.insert(name.to_lowercase()) {
+            count += 1;
+            name = format!("{stem}-{count}{rest}");
+        }
+        name
+    }
+}
+
+/// A folder for each place: the last part of the path that the .blend names. Where two paths end in the same
+/// name, or one has none, the node's name.
+fn name_folders(places: &[Place]) -> Vec<String> {
+    let mut owners: BTreeMap<String, &str> = BTreeMap::new();
+    let mut names: BTreeMap<(&str, &str), String> = BTreeMap::new();
+    let name = |place: &Place| {
+        let mut parts = place.base.split(['/', '\\']).map(clean);
+        parts.rfind(|part| !part.is_empty()).unwrap_or_default()
+    };
+    for place in places {
+        names.entry((&place.base, &place.folder)).or_insert_with(|| {
+            let mut candidates = [name(place), clean(&place.node)].into_iter().map(cut);
+            let mut free = |candidate: &String| {
+                !candidate.is_empty()
+                    && *owners.entry(candidate.to_lowercase()).or_insert(&place.base) == place.base
+            };
+            let found = candidates.find(&mut free);
+            found.unwrap_or_else(|| {
+                let numbered = (1_u32..).map(|n| format!("output-{n}"));
+                numbered.into_iter().find(free).unwrap_or_default()
+            })
+        });
+    }
+    places
+        .iter()
+        .map(|place| names[&(place.base.as_str(), place.folder.as_str())].clone())
+        .collect()
+}
+
+/// A text as part of a name that every file system takes: no separators, drives, wildcards or control
+/// characters, and no dot at its beginning, which would hide it.
+fn clean(text: &str) -> String {
+    let kept = text.chars().map(|c| match c {
+        '/' | '\\' | ':' | '*' | '?' | '"' | '<' | '>' | '|' => '_',
+        c if c.is_control() => '_',
+        c => c,
+    });
+    let kept: String = kept.collect();
+    kept.trim_start_matches(['.', ' ']).trim_end().to_owned()
+}
+
+/// The end of a name. It comes from the renderer, which has written it to the disk.
+fn clean_rest(rest: &str) -> String {
+    let kept = rest.chars().filter(|c| c.is_alphanumeric() || matches!(c, '_' | '-' | '.'));
+    kept.take(50).collect()
+}
+
+fn cut(text: String) -> String {
+    cut_to(text, PART_BYTES_MAX)
+}
+
+fn cut_to(mut text: String, bytes: usize) -> String {
+    text.truncate(text.floor_char_boundary(bytes));
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn image(wanted: &str, frame: i32) -> String {
+        Names::new(frame, &[]).image(wanted, &format!("{}.png", frame_name(frame)))
+    }
+
+    fn place(folder: &str, base: &str, node: &str, path: &str) -> Place {
+        Place {
+            folder: folder.into(),
+            prefix: "s0_".into(),
+            base: base.into(),
+            node: node.into(),
+            path: path.into(),
+        }
+    }
+
+    fn slot(base: &str, path: &str, frame: i32) -> String {
+        let places = [place("n0", base, "File Output", path)];
+        Names::new(frame, &places).other("n0", &format!("s0_{}.png", frame_name(frame)))
+    }
+
+    #[test]
+    fn a_frames_image_keeps_the_name_that_its_scene_gives_it() {
+        assert_eq!(image("shot_0042", 42), "shot_0042.png");
+        assert_eq!(image("0042", 42), "0042.png");
+        assert_eq!(image("shot_-0005", -5), "shot_-0005.png");
+        assert_eq!(image("日本 42 b", 42), "日本 42 b.png");
+        let mut names = Names::new(42, &[]);
+        assert_eq!(names.image("shot_0042", "0042_L.png"), "shot_0042_L.png");
+        assert_eq!(names.image("shot_0042", "0042_R.png"), "shot_0042_R.png");
+    }
+
+    #[test]
+    fn a_name_that_is_no_name_becomes_the_frames_number() {
+        for wanted in
+            ["", "..", "shot", "\u{1}", &"x".repeat(250), &format!("{}0042", "x".repeat(250))]
+        {
+            assert_eq!(image(wanted, 42), "0042.png", "{wanted:?}");
+        }
+        assert_eq!(image("shot_5", -5), "-0005.png");
+        assert_eq!(image("../../C:\\42", 42), "_.._C__42.png");
+        assert_eq!(image("..hidden42\n", 42), "hidden42_.png");
+    }
+
+    #[test]
+    fn a_slot_lies_in_the_folder_that_its_node_names() {
+        assert_eq!(slot("//out/masks/", "depth_", 7), "masks/depth_0007.png");
+        assert_eq!(slot("C:\\renders\\masks", "Image", -7), "masks/Image-0007.png");
+        assert_eq!(slot("/masks", "a_##_####_b", 7), "masks/a_##_0007_b.png");
+        assert_eq!(slot("/masks", "##", 123), "masks/123.png");
+        assert_eq!(slot("/masks", "sub/Image", 7), "masks/sub/Image0007.png");
+        assert_eq!(slot("", "Image", 7), "File Output/Image0007.png");
+        assert_eq!(slot("//", "", 7), "_/0007.png".replace('_', "File Output"));
+    }
+
+    #[test]
+    fn no_slot_leaves_its_folder() {
+        for (base, path, name) in [
+            ("/../../..", "../../../x", "File Output/x0007.png"),
+            ("//../../secret", "/etc/passwd", "secret/etc/passwd0007.png"),
+            ("D:", "C:\\x", "D_/C_/x0007.png"),
+            ("a", "a/b/c/d/e/f", "a/c/d/e/f0007.png"),
+            ("a", "\0\u{7f}", "a/__0007.png"),
+            (".", ".", "File Output/0007.png"),
+        ] {
+            let got = slot(base, path, 7);
+            assert_eq!(got, name, "{base:?} {path:?}");
+            assert!(got.parse::<framecrew_blobs::ProjectPath>().is_ok(), "{got}");
+        }
+        let long = slot(&"b".repeat(900), &format!("{0}/{0}####", "é".repeat(400)), 7);
+        assert!(long.parse::<framecrew_blobs::ProjectPath>().is_ok(), "{long}");
+        assert!(long.ends_with("0007.png"));
+    }
+
+    #[test]
+    fn files_that_would_have_the_same_name_stay_distinct() {
+        let places = [
+            place("n0", "/a/masks", "One", "x"),
+            place("n1", "/b/masks", "Two", "x"),
+            place("n2", "/a/masks", "Three", "X"),
+            place("n3", "/c/masks", "Two", "x"),
+        ];
+        let mut names = Names::new(7, &places);
+        let all: Vec<_> = ["n0", "n1", "n2", "n3"].map(|n| names.other(n, "s0_0007.png")).into();
+        assert_eq!(
+            all,
+            ["masks/x0007.png", "Two/x0007.png", "masks/X0007-2.png", "output-1/x0007.png"]
+        );
+        assert_eq!(names.other("", "0007.png"), "0007.png");
+        assert_eq!(names.image("0007", "0007.png"), "0007-2.png");
+    }
+
+    #[test]
+    fn a_view_and_a_file_without_a_number_keep_their_ends() {
+        let places = [place("n0", "/masks", "One", "x")];
+        let mut names = Names::new(7, &places);
+        assert_eq!(names.other("n0", "s0_0007_L.exr"), "masks/x0007_L.exr");
+        assert_eq!(names.other("n0", "s0_.exr"), "masks/x0007.exr");
+        assert_eq!(names.other("n9", "who.png"), "n9/who.png");
+    }
+}
