@@ -30,6 +30,8 @@ pub(crate) struct Facts {
     pub(crate) broken_module: Option<Blender>,
     /// The CPython 3.11 that Blender's module could be installed for.
     pub(crate) python: Option<PathBuf>,
+    /// What walls Blender in here, or why nothing does.
+    pub(crate) walls: Option<Result<String, String>>,
     /// First line of what `ffmpeg -version` says.
     pub(crate) ffmpeg: Option<String>,
     /// The data folder, and bytes free where it is or would be.
@@ -149,8 +151,14 @@ impl Check {
 
 /// Judges what was found, most important first.
 pub(crate) fn checks(facts: &Facts) -> Vec<Check> {
-    let mut checks =
-        vec![blender(facts), libraries(facts), python(facts), ffmpeg(facts), disk(facts)];
+    let mut checks = vec![
+        blender(facts),
+        libraries(facts),
+        python(facts),
+        walls(facts),
+        ffmpeg(facts),
+        disk(facts),
+    ];
     checks.extend(facts.ports.iter().map(port));
     checks.extend([docker(facts), clock(facts), orchestrator(&facts.cluster)]);
     checks
@@ -244,6 +252,22 @@ fn python(facts: &Facts) -> Check {
             "none found that has venv, and pip or ensurepip",
             "Blender 4.5 cannot be installed as a Python module; a Blender that is installed renders without it",
             "install CPython 3.11 with venv and pip (Debian 12: sudo apt-get install --yes python3 python3-venv)",
+        ),
+    }
+}
+
+fn walls(facts: &Facts) -> Check {
+    const NAME: &str = "confinement";
+    match &facts.walls {
+        None => unknown(NAME, "this build renders on other machines only"),
+        Some(Ok(walls)) => {
+            good(NAME, format!("what renders is confined to its own folder ({walls})"))
+        }
+        Some(Err(why)) => lacking(
+            NAME,
+            why.as_str(),
+            "a .blend can make Blender write wherever this user can, so render only what you trust",
+            "use Linux 5.13 or newer with Landlock, or run the nodes in containers",
         ),
     }
 }
@@ -451,6 +475,17 @@ mod tests {
         assert!(
             matches!(&check(&checks, "system libraries").verdict, Verdict::Lacking { costs, blocks: false, .. } if costs.contains("EEVEE"))
         );
+    }
+
+    #[test]
+    fn a_machine_that_cannot_confine_is_told_what_that_costs() {
+        let facts = |walls| Facts { walls, ..Facts::default() };
+        let walls = super::walls(&facts(Some(Err("only Linux has Landlock".into()))));
+        assert!(
+            matches!(&walls.verdict, Verdict::Lacking { costs, blocks: false, .. } if costs.contains("trust"))
+        );
+        assert_eq!(super::walls(&facts(Some(Ok("Landlock".into())))).verdict, Verdict::Good);
+        assert_eq!(super::walls(&facts(None)).verdict, Verdict::Unknown);
     }
 
     #[test]

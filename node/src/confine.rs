@@ -188,6 +188,14 @@ pub(crate) fn probe() -> Result<String, NoWalls> {
     linux::probe()
 }
 
+/// What walls renderers in on this system, for people; the error says why nothing does. Blocks for a moment.
+///
+/// # Errors
+/// When this system cannot confine.
+pub fn walls() -> Result<String, String> {
+    probe().map_err(|why| why.to_string())
+}
+
 /// Starts a command, within walls if there are any. Asks for a tokio runtime.
 pub(crate) async fn spawn(mut command: Command, walls: Option<Walls>) -> io::Result<Child> {
     match walls {

@@ -19,7 +19,7 @@ mod service;
 mod version;
 
 pub use config::{Config, InvalidRenderer, RendererChoice};
-pub use confine::Confine;
+pub use confine::{Confine, walls};
 pub use membership::Expelled;
 pub use serve::{ServeError, serve};
 pub use version::{InvalidVersion, Version};

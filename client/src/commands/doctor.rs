@@ -76,7 +76,7 @@ async fn examine(global: &Global, data: &Path) -> Facts {
         first_line("docker", &["version", "--format", "{{.Server.Version}}"]),
         first_line("docker", &["compose", "version", "--short"]),
     );
-    let local::Here { blenders, broken_module, likely_missing } = local.unwrap_or_default();
+    let local::Here { blenders, broken_module, likely_missing, walls } = local.unwrap_or_default();
     let ours = ours(&cluster, &nodes).await;
     let ports = PORTS.map(|(number, user)| Port {
         number,
@@ -88,6 +88,7 @@ async fn examine(global: &Global, data: &Path) -> Facts {
         blenders,
         broken_module,
         likely_missing,
+        walls,
         python,
         ffmpeg,
         disk: free_bytes(data).map(|free| (data.to_owned(), free)),
@@ -119,6 +120,8 @@ mod local {
         pub(super) broken_module: Option<Blender>,
         /// Where there is none either, what the one to be provisioned will lack.
         pub(super) likely_missing: Option<Vec<Library>>,
+        /// What walls renderers in, or why nothing does.
+        pub(super) walls: Option<Result<String, String>>,
     }
 
     pub(super) fn examine() -> Here {
@@ -128,7 +131,8 @@ mod local {
         let likely_missing = (found.is_empty() && broken_module.is_none())
             .then(|| libraries(blender::likely_missing_libraries()));
         let blenders = Some(found.iter().map(describe).collect());
-        Here { blenders, broken_module, likely_missing }
+        let walls = Some(framecrew_node::walls());
+        Here { blenders, broken_module, likely_missing, walls }
     }
 
     fn broken_module(cache: &std::path::Path) -> Option<Blender> {
@@ -174,6 +178,7 @@ mod local {
         pub(super) blenders: Option<Vec<Blender>>,
         pub(super) broken_module: Option<Blender>,
         pub(super) likely_missing: Option<Vec<Library>>,
+        pub(super) walls: Option<Result<String, String>>,
     }
 
     /// Nothing here can run a Blender.
