@@ -51,6 +51,11 @@ pub(crate) struct Workplace {
 }
 
 impl Workplace {
+    /// Where compiled shaders are kept; `None`: where the user's other programs have theirs.
+    pub(crate) fn shaders(&self) -> Option<PathBuf> {
+        self.confined.then(|| self.layouts.with_file_name("shaders"))
+    }
+
     /// The walls around a program that has `home` for itself. It draws one project after the other, and so may
     /// read all of them; with the file's own Python it gets to see that file's project only.
     pub(crate) fn walls(
@@ -149,14 +154,13 @@ const DEVICES: [&str; 7] =
 /// Environment that a confined command keeps: names, and beginnings of names that end in `_`. What is not here
 /// may be a secret.
 #[cfg(target_os = "linux")]
-const ENVIRONMENT: [&str; 28] = [
+const ENVIRONMENT: [&str; 27] = [
     "PATH",
     "LANG",
     "LANGUAGE",
     "LC_",
     "TZ",
     "LD_LIBRARY_PATH",
-    "VIRTUAL_ENV",
     "PYTHONPATH",
     "PYTHONHOME",
     "OCIO",
@@ -240,15 +244,26 @@ fn is_kept(name: &OsStr) -> bool {
 
 /// The command's own settings stay; of ours it inherits what is no secret.
 #[cfg(target_os = "linux")]
-fn limit_environment(command: &mut Command, home: &Path) {
+fn limit_environment(command: &mut Command, walls: &Walls) {
     let set: Vec<OsString> = command.as_std().get_envs().map(|(name, _)| name.to_owned()).collect();
     for (name, _) in env::vars_os() {
         if !is_kept(&name) && !set.contains(&name) {
             command.env_remove(name);
         }
     }
+    // Where a program finds a Python on its PATH, it takes it for its own, and fails if it may not read it.
+    let is_readable = |folder: &PathBuf| {
+        let folder = fs::canonicalize(folder).unwrap_or_default();
+        let mut roots =
+            SYSTEM.iter().map(Path::new).chain(walls.reads.iter().map(PathBuf::as_path));
+        roots.any(|root| folder.starts_with(root))
+    };
+    let path = env::var_os("PATH").unwrap_or_default();
+    let path = env::join_paths(env::split_paths(&path).filter(is_readable));
+    command.env("PATH", path.unwrap_or_default());
+    let home = walls.writes.first().cloned().unwrap_or_default();
     // Debian's Blender asks the sound server at its start, whatever it is started for: here there is none.
-    command.env("HOME", home).env("PULSE_SERVER", "{}").env("PULSE_RUNTIME_PATH", home);
+    command.env("HOME", &home).env("PULSE_SERVER", "{}").env("PULSE_RUNTIME_PATH", home);
 }
 
 #[cfg(target_os = "linux")]
@@ -322,8 +337,7 @@ mod linux {
     }
 
     pub(super) async fn spawn_within(mut command: Command, walls: Walls) -> io::Result<Child> {
-        let home = walls.writes.first().cloned().unwrap_or_default();
-        limit_environment(&mut command, &home);
+        limit_environment(&mut command, &walls);
         let runtime = Handle::current();
         let (tell, told) = oneshot::channel();
         thread::Builder::new().name("confine".into()).spawn(move || {

@@ -8,6 +8,7 @@ pub mod blender;
 mod config;
 mod confine;
 mod membership;
+mod movie;
 mod node;
 mod output;
 mod platform;

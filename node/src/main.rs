@@ -6,7 +6,7 @@ use anyhow::{Context as _, anyhow};
 use clap::Parser;
 use framecrew_node::{
     Config, Confine, RendererChoice,
-    blender::{self, FoundBlender, ProvisionProgress},
+    blender::{self, FoundBlender, Teller},
 };
 use framecrew_proto::v1::{DescribeNodeRequest, render_node_client::RenderNodeClient};
 use tokio::{net::TcpListener, signal, task};
@@ -49,7 +49,8 @@ struct Args {
     /// Folder for a provisioned Blender [default: framecrew in the user's cache folder]
     #[arg(long, env = "FRAMECREW_CACHE", value_name = "DIR")]
     cache: Option<PathBuf>,
-    /// Where there is no Blender, install one into the cache, and as root the libraries it lacks
+    /// Install Blenders that are lacking into the cache, and as root the libraries they need: one at once where there
+    /// is none, others when jobs need them
     #[arg(long, env = "FRAMECREW_PROVISION")]
     provision: bool,
     /// Whether Blender must be confined to its own folder, so that no .blend makes it write elsewhere
@@ -58,6 +59,9 @@ struct Args {
     /// Render jobs that ask for their files' own Python to run, too
     #[arg(long, env = "FRAMECREW_ALLOW_SCRIPTS")]
     allow_scripts: bool,
+    /// What makes movies [default: the ffmpeg on the PATH]
+    #[arg(long, env = "FRAMECREW_FFMPEG", value_name = "PATH")]
+    ffmpeg: Option<PathBuf>,
     /// What draws: `blender`, or `synthetic:200ms` for load tests (small pictures after that time)
     #[arg(long, env = "FRAMECREW_RENDERER", default_value = "blender")]
     renderer: RendererChoice,
@@ -98,6 +102,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
     let name =
         name.ok_or_else(|| anyhow!("this host has no name; give the node one with --name"))?;
     let cache = args.cache.unwrap_or_else(blender::default_cache);
+    let provision = args.provision.then(|| cache.clone());
     let data = args.data.unwrap_or_else(|| cache.join("nodes").join(&name));
     let renderer = match args.renderer {
         RendererChoice::Blender(_) => {
@@ -113,6 +118,8 @@ async fn run(args: Args) -> anyhow::Result<()> {
         tags: args.tags,
         confine: args.confine,
         allow_scripts: args.allow_scripts,
+        ffmpeg: args.ffmpeg,
+        provision,
         ..Config::new(name, args.orchestrator, renderer, data)
     };
     framecrew_node::serve(listener, config, stopped()?).await?;
@@ -144,8 +151,12 @@ fn find(
         }
     }
     if found.is_empty() && provision {
-        let mut percent = None;
-        let blender = blender::provision(cache, |progress| tell(&progress, &mut percent))?;
+        let mut teller = Teller::default();
+        let blender = blender::provision(cache, |progress| {
+            if let Some(line) = teller.line(&progress) {
+                info!("{line}");
+            }
+        })?;
         let missing = blender::missing_libraries(&blender);
         blender::install_libraries(&missing, |command| info!("running: {command}"))?;
         found = blender::find(given, cache);
@@ -162,31 +173,6 @@ fn find(
         }
     }
     Ok(found)
-}
-
-/// Logs provisioning, a line for every ten percent.
-fn tell(progress: &ProvisionProgress, last: &mut Option<u64>) {
-    const MB: u64 = 1_000_000;
-    let (what, done, total) = match progress {
-        ProvisionProgress::Begin { what, folder, download_bytes, installed_bytes } => {
-            let (download, installed) = (download_bytes / MB, installed_bytes / MB);
-            info!(
-                "installing {what} into {}: {download} MB to download, {installed} MB on disk",
-                folder.display()
-            );
-            return;
-        }
-        ProvisionProgress::Downloading { done_bytes, total_bytes } => {
-            ("downloading", done_bytes, total_bytes)
-        }
-        ProvisionProgress::Installing { done_bytes, total_bytes } => {
-            ("installing", done_bytes, total_bytes)
-        }
-    };
-    let percent = done * 10 / total.max(&1) * 10;
-    if last.replace(percent) != Some(percent) {
-        info!("{what}: {} of about {} MB", done / MB, total / MB);
-    }
 }
 
 /// Completes when the process is asked to end.

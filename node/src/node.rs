@@ -17,6 +17,7 @@ use tracing::info;
 use crate::{
     batch::{self, Batch, Work},
     membership::Lease,
+    movie::Ffmpeg,
     output::Outbox,
     platform,
     project::Projects,
@@ -43,6 +44,7 @@ pub(crate) struct Node {
     pub(crate) slots: Slots,
     pub(crate) projects: Projects,
     pub(crate) outbox: Outbox,
+    pub(crate) ffmpeg: Option<Ffmpeg>,
     /// Private folders of frames that are being rendered.
     pub(crate) work: PathBuf,
     /// Ends when the node shuts down.
@@ -67,6 +69,7 @@ pub(crate) struct Parts {
     pub(crate) slots: Slots,
     pub(crate) projects: Projects,
     pub(crate) outbox: Outbox,
+    pub(crate) ffmpeg: Option<Ffmpeg>,
     pub(crate) work: PathBuf,
     /// Usually `FREE_BYTES_MIN`.
     pub(crate) free_bytes_min: u64,
@@ -101,6 +104,7 @@ impl Node {
             slots: parts.slots,
             projects: parts.projects,
             outbox: parts.outbox,
+            ffmpeg: parts.ffmpeg,
             work: parts.work,
             free_bytes_min: parts.free_bytes_min,
             stopping: CancellationToken::new(),
@@ -314,9 +318,10 @@ mod tests {
             name: "node".into(),
             incarnation: 1,
             description: NodeDescription { slots: 1, ..NodeDescription::default() },
-            slots: Slots::new(choice, 1, workplace),
+            slots: Slots::new(choice, None, 1, workplace),
             projects: Projects::new(folder.path().to_owned(), blobs.clone()),
             outbox: Outbox::new(blobs),
+            ffmpeg: None,
             work: folder.path().to_owned(),
             free_bytes_min,
         });
@@ -332,6 +337,7 @@ mod tests {
             slices: vec![Slice { frame: 1, index: 0 }],
             file_version: None,
             strict: false,
+            encoding: None,
         }
     }
 

@@ -27,6 +27,8 @@ pub(crate) use self::{
     preview::{Small, encode as encode_preview},
 };
 
+use crate::movie::Movie;
+
 /// How long a store that cannot be reached is tried before the slice is handed back: an orchestrator that
 /// restarts takes seconds, and while we wait the slot takes no other work.
 const STORE_PATIENCE: Duration = Duration::from_secs(60);
@@ -288,6 +290,18 @@ impl Blob {
                 Source::File { path: path.clone(), digest, size_bytes: self.size_bytes }
             }
         }
+    }
+}
+
+impl Checked {
+    /// A movie that was decoded again.
+    pub(crate) async fn of_movie(movie: Movie) -> io::Result<Self> {
+        let Movie { path, name, size: (width, height) } = movie;
+        let hashed = task::spawn_blocking(move || Digest::of_file(&path).map(|hash| (hash, path)));
+        let ((digest, size_bytes), path) = hashed.await.map_err(io::Error::other)??;
+        let output =
+            Output { name, digest: digest.to_string(), size_bytes, width, height, channels: 3 };
+        Ok(Self { output, blob: Blob { digest, size_bytes, content: Content::File(path) } })
     }
 }
 

@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use framecrew_blobs::{Chunk, FileDigest, check_paths};
 use framecrew_proto::v1::{
-    ImageFormat, Project as ProtoProject, ProjectFile, RenderBatchRequest, RenderEngine,
-    RenderSettings,
+    Encoding as ProtoEncoding, FrameRange, ImageFormat, MovieFormat, Project as ProtoProject,
+    ProjectFile, RenderBatchRequest, RenderEngine, RenderSettings,
 };
 use tonic::Status;
 use tonic_types::{ErrorDetails, StatusExt as _};
 
-use crate::{batch::Work, project::Project, version::Version};
+use crate::{batch::Work, movie::Encoding, project::Project, version::Version};
 
 /// Slices in one batch.
 const SLICES_MAX: usize = 1_024;
@@ -29,6 +29,9 @@ const SCALE_PERCENT_MAX: u32 = 1_000;
 
 /// Bytes of a scene's, camera's or view layer's name; Blender allows 63, from 5.0 on 255.
 const NAME_BYTES_MAX: usize = 255;
+
+/// Bytes of a movie's name without its extension: file systems take 255 with it.
+const MOVIE_NAME_BYTES_MAX: usize = 240;
 
 /// Faults that are named: a request with more of them is not read by people.
 const FAULTS_MAX: usize = 100;
@@ -97,6 +100,10 @@ pub(crate) fn parse(request: RenderBatchRequest) -> Result<Work, Box<Status>> {
             None
         }
     };
+    let encoding = request.encoding.and_then(|encoding| {
+        faults.check(slices.len() == 1, "slices", "must be one: a movie is one slice");
+        parse_encoding(encoding, project.as_ref(), &mut faults)
+    });
     match (faults.into_status(), project) {
         (None, Some(project)) => Ok(Work {
             batch_id: request.batch_id,
@@ -106,6 +113,7 @@ pub(crate) fn parse(request: RenderBatchRequest) -> Result<Work, Box<Status>> {
             slices,
             file_version,
             strict: request.strict,
+            encoding,
         }),
         (Some(status), _) => Err(Box::new(status)),
         // No project without a fault.
@@ -182,6 +190,51 @@ fn parse_project(project: ProtoProject, faults: &mut Faults) -> Option<Project> 
         }
     };
     Some(Project { blend: blend?, files })
+}
+
+fn parse_encoding(
+    encoding: ProtoEncoding,
+    project: Option<&Project>,
+    faults: &mut Faults,
+) -> Option<Encoding> {
+    let format = encoding.format();
+    faults.check(format != MovieFormat::Unspecified, "encoding.format", "is not a movie format");
+    let name = encoding.name;
+    let is_plain = !name.contains(['/', '\\']) && !name.chars().any(char::is_control);
+    faults.check(
+        is_plain && (1..=MOVIE_NAME_BYTES_MAX).contains(&name.len()),
+        "encoding.name",
+        "must be a file name without its extension, of 240 bytes at most",
+    );
+    let folder = format!("{}/", encoding.frames_folder.trim_end_matches('/'));
+    let files = project.into_iter().flat_map(|project| project.files.keys());
+    let images: Vec<_> = files.filter(|path| path.as_str().starts_with(&folder)).cloned().collect();
+    faults.check(!images.is_empty(), "encoding.frames_folder", "holds no file of the project");
+    let is_range = |range: &FrameRange| range.step > 0 && range.first <= range.last;
+    faults.check(
+        encoding.frames.iter().all(is_range),
+        "encoding.frames",
+        "must be ranges that rise, with a step of 1 or more",
+    );
+    let span = span(encoding.frames).filter(|(first, last)| {
+        // As many frames as there are images; anything else would put the sound in the wrong places.
+        usize::try_from(i64::from(*last) - i64::from(*first) + 1) == Ok(images.len())
+    });
+    Some(Encoding { format, name, images, span })
+}
+
+/// First and last of these frames, where there are no gaps between.
+fn span(mut ranges: Vec<FrameRange>) -> Option<(i32, i32)> {
+    ranges.sort_by_key(|range| range.first);
+    let first = ranges.first()?.first;
+    let mut next = i64::from(first);
+    for range in &ranges {
+        if i64::from(range.first) != next || (range.step != 1 && range.first != range.last) {
+            return None;
+        }
+        next = i64::from(range.last) + 1;
+    }
+    Some((first, i32::try_from(next - 1).ok()?))
 }
 
 fn parse_chunks(n: usize, file: &ProjectFile, faults: &mut Faults) -> Option<Vec<Chunk>> {
@@ -290,6 +343,59 @@ mod tests {
         files.push(ProjectFile { path: "SHOT.blend".into(), ..files[0].clone() });
         files.push(ProjectFile { path: "shot.blend/wood.png".into(), ..files[0].clone() });
         assert_eq!(fields(request), ["project.files[1].path"]);
+    }
+
+    #[test]
+    fn a_movie_is_one_slice_with_images_and_its_sound_needs_frames_without_gaps() {
+        let encoding = |ranges: &[(i32, i32, u32)]| ProtoEncoding {
+            format: MovieFormat::Mp4.into(),
+            name: "shot".into(),
+            frames_folder: "frames".into(),
+            frames: ranges
+                .iter()
+                .map(|(first, last, step)| FrameRange { first: *first, last: *last, step: *step })
+                .collect(),
+        };
+        let with = |encoding| {
+            let mut request = good();
+            let files = &mut request.project.as_mut().unwrap().files;
+            for n in 1..=3 {
+                files.push(ProjectFile { path: format!("frames/{n}.png"), ..files[0].clone() });
+            }
+            RenderBatchRequest { encoding: Some(encoding), ..request }
+        };
+        for (ranges, span) in [
+            (&[(-1, 1, 1)][..], Some((-1, 1))),
+            (&[(2, 2, 5), (0, 1, 1)], Some((0, 2))),
+            (&[(1, 5, 2)], None),
+            (&[(1, 2, 1), (4, 4, 1)], None),
+            (&[(1, 4, 1)], None),
+            (&[(i32::MIN, i32::MAX, 1)], None),
+            (&[], None),
+        ] {
+            let work = parse(with(encoding(ranges))).unwrap();
+            let encoding = work.encoding.unwrap();
+            assert_eq!(encoding.span, span, "{ranges:?}");
+            assert_eq!(encoding.images.len(), 3);
+        }
+        let wrong = ProtoEncoding {
+            format: 0,
+            name: "../shot".into(),
+            frames_folder: "elsewhere".into(),
+            frames: vec![FrameRange::default()],
+        };
+        let mut request = with(wrong);
+        request.slices.push(Slice { frame: 2, index: 0 });
+        assert_eq!(
+            fields(request),
+            [
+                "slices",
+                "encoding.format",
+                "encoding.name",
+                "encoding.frames_folder",
+                "encoding.frames"
+            ]
+        );
     }
 
     #[test]

@@ -13,7 +13,7 @@ use framecrew_proto::v1::{NodeDescription, render_node_server::RenderNodeServer}
 use sysinfo::System;
 use tokio::{
     net::{self, TcpListener},
-    task::{AbortHandle, JoinError},
+    task::{self, AbortHandle, JoinError},
     time,
 };
 use tokio_util::sync::CancellationToken;
@@ -24,9 +24,11 @@ use tonic::{
 use tracing::{info, warn};
 
 use crate::{
-    config::{Config, RendererChoice},
+    blender::Fetcher,
+    config::Config,
     confine::{self, Confine, Workplace},
     membership::{self, Expelled, Reach},
+    movie::Ffmpeg,
     node::{FREE_BYTES_MIN, Node, Parts},
     output::Outbox,
     project::{LAYOUTS, Projects},
@@ -124,19 +126,23 @@ pub async fn serve(
 
     let confined = check_walls(&config)?;
     let workplace = Workplace { work: work.clone(), layouts: root.join(LAYOUTS), confined };
-    let slots = Slots::new(config.renderer, config.slots, workplace);
+    let (fetcher, ffmpeg) =
+        (fetcher(config.provision).await, ffmpeg(config.ffmpeg, confined).await?);
+    let slots = Slots::new(config.renderer, fetcher, config.slots, workplace);
     let blobs = BlobClient::new(channel.clone());
     let node = Arc::new(Node::new(Parts {
         incarnation: incarnation(),
         description: NodeDescription {
             tags: config.tags,
             allows_scripts: config.allow_scripts,
+            ffmpeg: ffmpeg.as_ref().map_or_else(String::new, |found| found.version().to_owned()),
             ..describe(&slots, config.slots)
         },
         name: config.name,
         slots,
         projects: Projects::new(root, blobs.clone()),
         outbox: Outbox::new(blobs),
+        ffmpeg,
         work,
         free_bytes_min: FREE_BYTES_MIN,
     }));
@@ -321,25 +327,45 @@ fn incarnation() -> u64 {
 
 /// Whether renderers are confined; says so.
 fn check_walls(config: &Config) -> Result<bool, ServeError> {
-    if matches!(config.renderer, RendererChoice::Synthetic(_)) {
-        return Ok(false);
-    }
     if config.confine == Confine::Off {
-        warn!("Blender is not confined: a .blend can make it write wherever this node can");
+        warn!("nothing is confined here: a .blend can make Blender write wherever this node can");
         return Ok(false);
     }
     match confine::probe() {
         Ok(walls) => {
-            info!(%walls, "Blender is confined to its own folder");
+            info!(%walls, "what renders is confined to its own folder");
             Ok(true)
         }
         Err(why) if config.confine == Confine::Require => Err(ServeError::Config(format!(
-            "Blender cannot be confined here, as --confine require wants: {why}"
+            "what renders cannot be confined here, as --confine require wants: {why}"
         ))),
         Err(why) => {
-            warn!(%why, "Blender is not confined: a .blend can make it write wherever this node can");
+            warn!(%why, "nothing is confined here: a .blend can make Blender write wherever this node can");
             Ok(false)
         }
+    }
+}
+
+/// What gets Blenders that jobs need into `cache`.
+async fn fetcher(cache: Option<PathBuf>) -> Option<Fetcher> {
+    let cache = cache?;
+    task::spawn_blocking(move || Fetcher::new(cache)).await.ok()
+}
+
+/// What makes movies. One that was given must work.
+async fn ffmpeg(given: Option<PathBuf>, confined: bool) -> Result<Option<Ffmpeg>, ServeError> {
+    let is_given = given.is_some();
+    let found = task::spawn_blocking(move || Ffmpeg::find(given.as_deref(), confined)).await;
+    match found {
+        Ok(Ok(ffmpeg)) => Ok(Some(ffmpeg)),
+        Ok(Err(why)) if is_given => {
+            Err(ServeError::Config(format!("the ffmpeg of --ffmpeg cannot be used: {why}")))
+        }
+        Ok(Err(why)) => {
+            info!(%why, "this node makes no movies: it has no ffmpeg that can");
+            Ok(None)
+        }
+        Err(_) => Ok(None),
     }
 }
 

@@ -176,5 +176,7 @@ async fn every_engine_draws_within_the_walls() {
             assert_eq!(frames.len(), 2, "{engine:?}: {events:#?}");
             assert!(frames.iter().all(|frame| frame.peak_memory_bytes > 1 << 20), "{frames:?}");
         }
+        let shaders = files(&crew.data.path().join("shaders"));
+        assert!(!shaders.is_empty(), "the next Blender need not compile them again");
     }
 }

@@ -1,5 +1,6 @@
 //! Renders one batch as a numbered stream of events that can be re-attached.
 
+mod encode;
 mod events;
 mod run;
 
@@ -15,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::events::EventLog;
 pub(crate) use self::run::run;
-use crate::{project::Project, version::Version};
+use crate::{movie::Encoding, project::Project, version::Version};
 
 /// What a batch asks for, already checked.
 #[derive(Debug)]
@@ -29,6 +30,8 @@ pub(crate) struct Work {
     pub(crate) file_version: Option<Version>,
     /// Whether a warning fails a slice.
     pub(crate) strict: bool,
+    /// The movie that its one slice is, if it is one.
+    pub(crate) encoding: Option<Encoding>,
 }
 
 /// A batch the node knows: one that runs, waits for a slot, or has ended and is not settled yet.

@@ -8,7 +8,7 @@ use framecrew_proto::v1::{
 };
 use tracing::{info, warn};
 
-use super::{Batch, Work};
+use super::{Batch, Work, encode};
 use crate::{
     node::Node,
     output::{self, Blob, CheckedFrame},
@@ -60,7 +60,12 @@ async fn render_all(node: &Node, batch: &Batch, work: &Work, slot: &mut Slot) ->
             return false;
         }
         batch.push(started(slice));
-        let result = render_one(node, batch, slot, &scene, slice).await;
+        let result = match (&work.encoding, &layout) {
+            (Some(encoding), Some(layout)) => {
+                encode::make_movie(node, batch, slot, &scene, layout, encoding, slice).await
+            }
+            _ => render_one(node, batch, slot, &scene, slice).await,
+        };
         // What was drawn while the lease ran out is somebody else's by now.
         if !node.lease.holds() {
             return false;
@@ -85,7 +90,7 @@ async fn render_all(node: &Node, batch: &Batch, work: &Work, slot: &mut Slot) ->
 
 /// Lays the project out, where the renderer needs one.
 async fn lay_out(node: &Node, work: &Work, slot: &Slot) -> Result<Option<Arc<Layout>>, Failure> {
-    if !slot.needs_folder() {
+    if !slot.needs_folder() && work.encoding.is_none() {
         return Ok(None);
     }
     let layout = node.projects.lay_out(&work.project).await;
@@ -141,7 +146,7 @@ async fn render_one(
 }
 
 /// Tells the batch's reader what happens to a slice.
-fn observer(batch: &Batch, slice: &Slice) -> impl FnMut(Observation) {
+pub(super) fn observer(batch: &Batch, slice: &Slice) -> impl FnMut(Observation) {
     |observation| match observation {
         Observation::Progress(mut progress) => {
             progress.slice = Some(*slice);
@@ -154,15 +159,18 @@ fn observer(batch: &Batch, slice: &Slice) -> impl FnMut(Observation) {
     }
 }
 
-async fn store(node: &Node, blobs: impl IntoIterator<Item = &Blob>) -> Result<(), Failure> {
+pub(super) async fn store(
+    node: &Node,
+    blobs: impl IntoIterator<Item = &Blob>,
+) -> Result<(), Failure> {
     node.outbox.store(blobs).await.map_err(|error| infrastructure(error.to_string()))
 }
 
-fn failure(error: RenderError, slot: &Slot) -> Failure {
+pub(super) fn failure(error: RenderError, slot: &Slot) -> Failure {
     Failure { reason: error.reason.into(), message: error.message, log_tail: slot.log_tail() }
 }
 
-fn infrastructure(message: String) -> Failure {
+pub(super) fn infrastructure(message: String) -> Failure {
     let error = RenderError::new(FailureReason::Infrastructure, message);
     Failure { reason: error.reason.into(), message: error.message, log_tail: Vec::new() }
 }

@@ -31,7 +31,7 @@ print('Blender', bpy.app.version_string, flush=True)
 os._exit(0)";
 
 /// Finds the Blenders of this machine, newest first: those `given`, programs named `blender` on the PATH and
-/// in the usual places, and Python interpreters that can import `bpy`, among them the one provisioned in
+/// in the usual places, and Python interpreters that can import `bpy`, among them those provisioned in
 /// `cache`. Runs each of them, all at once; one that does not answer in 30 seconds is left out. Blocks.
 #[must_use]
 pub fn find(given: &[PathBuf], cache: &Path) -> Vec<FoundBlender> {
@@ -60,7 +60,7 @@ pub(crate) fn ask(path: &Path) -> Option<FoundBlender> {
 }
 
 /// What a command writes to its standard output, if it ends well and in time.
-pub(super) fn answer(command: &mut Command, timeout: Duration) -> Option<String> {
+pub(crate) fn answer(command: &mut Command, timeout: Duration) -> Option<String> {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut child = command.spawn().ok()?;
     let mut stdout = child.stdout.take()?;
@@ -97,7 +97,7 @@ fn candidates(given: &[PathBuf], cache: &Path) -> Vec<PathBuf> {
     };
     candidates.extend(in_folders("blender"));
     candidates.extend(usual_places());
-    candidates.push(provision::python_of(&provision::folder(cache)));
+    candidates.extend(provision::folders(cache).map(|folder| provision::python_of(&folder)));
     if let Some(venv) = env::var_os("VIRTUAL_ENV") {
         candidates.push(provision::python_of(Path::new(&venv)));
     }

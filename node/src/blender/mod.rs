@@ -1,20 +1,27 @@
 //! Finding Blender on this machine, or getting it there.
 
+mod fetch;
 mod find;
 mod libraries;
 mod provision;
+pub(crate) mod shaders;
 
 use std::{env, path::PathBuf};
 
 use framecrew_proto::v1::{self, BlenderKind};
 
+pub(crate) use self::{
+    fetch::Fetcher,
+    find::{answer, ask},
+};
 pub use self::{
+    fetch::Teller,
     find::find,
     libraries::{
         InstallError, MissingLibrary, install_libraries, likely_missing_libraries,
         missing_libraries,
     },
-    provision::{ProvisionError, ProvisionProgress, provision},
+    provision::{ProvisionError, ProvisionProgress, provision, provision_version, provisionable},
 };
 use crate::{confine, version::Version};
 

@@ -1,8 +1,9 @@
-//! Gets a Blender where there is none: the `bpy` wheel, in a virtual environment in the cache.
+//! Gets a Blender that is not there: the `bpy` wheel, in a virtual environment in the cache.
 
 use std::{
     env, fs, io,
     io::{BufRead as _, BufReader},
+    ops::ControlFlow,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::mpsc::{self, RecvTimeoutError},
@@ -13,11 +14,34 @@ use std::{
 use super::{FoundBlender, Kind, find::answer};
 use crate::version::Version;
 
-/// The version that is provisioned: the last long-term one whose wheels fit CPython 3.11.
-const VERSION: Version = Version { major: 4, minor: 5, patch: 15 };
+/// A wheel that PyPI has.
+#[derive(Debug, Clone, Copy)]
+struct Wheel {
+    version: Version,
+    /// The CPython that it fits.
+    python: &'static str,
+}
 
-/// What is downloaded, in bytes: for people and for the progress: measured on Linux and x86-64, 373 MB for
-/// the wheel and the rest for what it depends on.
+/// The last patch of each series, oldest first. There are none for other Pythons.
+const WHEELS: [Wheel; 7] = [
+    wheel(4, 2, 23, "3.11"),
+    wheel(4, 3, 0, "3.11"),
+    wheel(4, 4, 0, "3.11"),
+    USUAL,
+    wheel(5, 0, 1, "3.11"),
+    wheel(5, 1, 2, "3.13"),
+    wheel(5, 2, 3, "3.13"),
+];
+
+/// What is provisioned where nothing is asked for: the last long-term version whose wheel fits CPython 3.11.
+const USUAL: Wheel = wheel(4, 5, 15, "3.11");
+
+const fn wheel(major: u16, minor: u16, patch: u16, python: &'static str) -> Wheel {
+    Wheel { version: Version { major, minor, patch }, python }
+}
+
+/// What is downloaded, in bytes, for people and for the progress: measured on Linux and x86-64 with 4.5, 373 MB
+/// for the wheel and the rest for what it depends on.
 const DOWNLOAD_BYTES: u64 = 401_000_000;
 
 /// What is on disk in the end, in bytes; measured likewise.
@@ -65,11 +89,28 @@ pub enum ProvisionProgress {
 /// Why there is no Blender now, and what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum ProvisionError {
+    /// No wheel of that version is known.
+    #[error("Blender {version} cannot be fetched as a Python module: install it")]
+    NoWheel {
+        /// The version.
+        version: Version,
+    },
     /// No interpreter that the wheel fits.
     #[error(
-        "Blender {VERSION} as a Python module needs CPython 3.11, and there is none on the PATH: install it (Debian 12: `apt-get install python3 python3-venv`), or install Blender itself"
+        "Blender {version} as a Python module needs CPython {python}, and there is none on the PATH: install it (Debian: `apt-get install python3 python3-venv`, 12 has 3.11 and 13 has 3.13), or install Blender itself"
     )]
-    NoPython,
+    NoPython {
+        /// The version.
+        version: Version,
+        /// The Python that it needs.
+        python: &'static str,
+    },
+    /// Nobody waits for it any more.
+    #[error("fetching Blender {version} was ended, because nothing waits for it any more")]
+    Ended {
+        /// The version.
+        version: Version,
+    },
     /// The interpreter cannot install anything.
     #[error(
         "{} has neither pip nor venv's ensurepip: install them (Debian: `apt-get install python3-venv`)",
@@ -97,9 +138,26 @@ pub enum ProvisionError {
     },
 }
 
-/// Where the provisioned environment is, once it is complete.
-pub(super) fn folder(cache: &Path) -> PathBuf {
-    cache.join(format!("bpy-{VERSION}"))
+/// Where provisioned environments are, once they are complete.
+pub(super) fn folders(cache: &Path) -> impl Iterator<Item = PathBuf> {
+    WHEELS.iter().rev().map(|wheel| folder(cache, wheel.version))
+}
+
+fn folder(cache: &Path, version: Version) -> PathBuf {
+    cache.join(format!("bpy-{version}"))
+}
+
+/// Versions of Blender that can be fetched as modules with the Pythons of this machine, newest first. Blocks.
+#[must_use]
+pub fn provisionable() -> Vec<Version> {
+    let mut pythons = Vec::new();
+    for python in ["3.11", "3.13"] {
+        if Python::find(python).is_some_and(|found| found.has_pip || found.has_ensurepip) {
+            pythons.push(python);
+        }
+    }
+    let fitting = WHEELS.iter().rev().filter(|wheel| pythons.contains(&wheel.python));
+    fitting.map(|wheel| wheel.version).collect()
 }
 
 /// The interpreter of a virtual environment.
@@ -111,12 +169,7 @@ pub(super) fn python_of(venv: &Path) -> PathBuf {
     }
 }
 
-/// Installs Blender as a Python module into `cache` (about 400 MB to download) and reports what it does. What
-/// is there already is used. The environment gets its name when it is complete, so a half-made one is never
-/// taken for one; only one process provisions at a time, others wait for it. Blocks.
-///
-/// Whether the module can be imported depends on the system's libraries too: ask
-/// [`missing_libraries`](super::missing_libraries).
+/// Installs the usual Blender as [`provision_version`] does.
 ///
 /// # Errors
 /// With what to do next.
@@ -124,27 +177,53 @@ pub fn provision(
     cache: &Path,
     mut report: impl FnMut(ProvisionProgress),
 ) -> Result<FoundBlender, ProvisionError> {
+    provision_version(cache, USUAL.version, |progress| {
+        report(progress);
+        ControlFlow::Continue(())
+    })
+}
+
+/// Installs Blender as a Python module into `cache` (about 400 MB to download) and reports what it does, which may
+/// end it. What is there already is used. The environment gets its name when it is complete, so a half-made one is
+/// never taken for one; only one process provisions at a time, others wait for it. Blocks.
+///
+/// Whether the module can be imported depends on the system's libraries too: ask
+/// [`missing_libraries`](super::missing_libraries).
+///
+/// # Errors
+/// With what to do next.
+pub fn provision_version(
+    cache: &Path,
+    version: Version,
+    mut report: impl FnMut(ProvisionProgress) -> ControlFlow<()>,
+) -> Result<FoundBlender, ProvisionError> {
+    let wheel = WHEELS.iter().find(|wheel| wheel.version == version);
+    let Wheel { python, .. } = *wheel.ok_or(ProvisionError::NoWheel { version })?;
     let cache_error = |source| ProvisionError::Cache { path: cache.to_owned(), source };
     fs::create_dir_all(cache).map_err(cache_error)?;
     let cache = &fs::canonicalize(cache).map_err(cache_error)?;
     let lock = fs::File::create(cache.join("provision.lock")).map_err(cache_error)?;
     lock.lock().map_err(cache_error)?;
 
-    let complete = folder(cache);
-    let blender = FoundBlender { version: VERSION, kind: Kind::Module, path: python_of(&complete) };
+    let complete = folder(cache, version);
+    let blender = FoundBlender { version, kind: Kind::Module, path: python_of(&complete) };
     if blender.path.exists() {
         return Ok(blender);
     }
-    let python = pythons().into_iter().find_map(Python::ask).ok_or(ProvisionError::NoPython)?;
+    let python = Python::find(python).ok_or(ProvisionError::NoPython { version, python })?;
     if !python.has_pip && !python.has_ensurepip {
         return Err(ProvisionError::NoPip { python: python.path });
     }
-    report(ProvisionProgress::Begin {
-        what: format!("Blender {VERSION} (the bpy wheel)"),
+    let ended = || ProvisionError::Ended { version };
+    let begin = report(ProvisionProgress::Begin {
+        what: format!("Blender {version} (the bpy wheel)"),
         folder: complete.clone(),
         download_bytes: DOWNLOAD_BYTES,
         installed_bytes: INSTALLED_BYTES,
     });
+    if begin.is_break() {
+        return Err(ended());
+    }
     let unfinished =
         tempfile::Builder::new().prefix(".unfinished-").tempdir_in(cache).map_err(cache_error)?;
     // The environment works under any name: its programs that do not are never used.
@@ -152,7 +231,7 @@ pub fn provision(
     let temporary = unfinished.path().join("tmp");
     fs::create_dir(&temporary).map_err(cache_error)?;
     let pip = python.make_venv(&venv)?;
-    install(pip, &temporary, &venv, &mut report)?;
+    install(pip, version, &temporary, &venv, &mut report)?;
     fs::rename(&venv, &complete).map_err(cache_error)?;
     Ok(blender)
 }
@@ -166,13 +245,18 @@ struct Python {
 }
 
 impl Python {
-    fn ask(path: PathBuf) -> Option<Self> {
+    /// The first Python of this version, like `3.11`, on the PATH.
+    fn find(version: &str) -> Option<Self> {
+        pythons(version).into_iter().find_map(|path| Self::ask(path, version))
+    }
+
+    fn ask(path: PathBuf, version: &str) -> Option<Self> {
         const QUESTION: &str = "\
 import sys, importlib.util as util
 print(sys.implementation.name, '%d.%d' % sys.version_info[:2],
       *(name for name in ('venv', 'pip', 'ensurepip') if util.find_spec(name)))";
         let said = answer(Command::new(&path).args(["-c", QUESTION]), PYTHON_TIMEOUT)?;
-        let modules = said.trim().strip_prefix("cpython 3.11 ")?;
+        let modules = said.trim().strip_prefix("cpython ")?.strip_prefix(version)?;
         let has = |name| modules.split(' ').any(|module| module == name);
         has("venv").then_some(Self { has_pip: has("pip"), has_ensurepip: has("ensurepip"), path })
     }
@@ -198,10 +282,10 @@ print(sys.implementation.name, '%d.%d' % sys.version_info[:2],
     }
 }
 
-fn pythons() -> Vec<PathBuf> {
+fn pythons(version: &str) -> Vec<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let folders: Vec<_> = env::split_paths(&path).collect();
-    ["python3.11", "python3", "python"]
+    [&format!("python{version}"), "python3", "python"]
         .iter()
         .map(|name| format!("{name}{}", env::consts::EXE_SUFFIX))
         .flat_map(|name| folders.iter().map(move |folder| folder.join(&name)))
@@ -238,13 +322,14 @@ impl Drop for KillOnDrop {
 
 fn install(
     mut pip: Command,
+    version: Version,
     temporary: &Path,
     venv: &Path,
-    report: &mut impl FnMut(ProvisionProgress),
+    report: &mut impl FnMut(ProvisionProgress) -> ControlFlow<()>,
 ) -> Result<(), ProvisionError> {
-    let action = format!("install Blender {VERSION} with pip");
+    let action = format!("install Blender {version} with pip");
     let failed = |said: String| ProvisionError::Failed { action: action.clone(), said };
-    let package = format!("bpy=={VERSION}");
+    let package = format!("bpy=={version}");
     pip.args(["install", "--no-input", "--disable-pip-version-check"])
         .args(["--progress-bar", "off", "--only-binary", ":all:"])
         .arg(package)
@@ -281,11 +366,14 @@ fn install(
                 let (folder, total_bytes) =
                     if installing { (venv, INSTALLED_BYTES) } else { (temporary, DOWNLOAD_BYTES) };
                 let done_bytes = bytes_in(folder).min(total_bytes);
-                report(if installing {
+                let go_on = report(if installing {
                     ProvisionProgress::Installing { done_bytes, total_bytes }
                 } else {
                     ProvisionProgress::Downloading { done_bytes, total_bytes }
                 });
+                if go_on.is_break() {
+                    return Err(ProvisionError::Ended { version });
+                }
             }
             Err(RecvTimeoutError::Disconnected) => break,
         }

@@ -1,6 +1,10 @@
 //! Which Blender draws a batch, and one warm process of it in the slot.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    cmp::Reverse,
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use framecrew_proto::v1::{Blender, FailureReason, Preview};
 use image::Rgba32FImage;
@@ -11,8 +15,9 @@ use super::{
     process::{Renewal, Worker},
 };
 use crate::{
-    blender::FoundBlender,
+    blender::{Fetcher, FoundBlender},
     confine::Workplace,
+    movie::Soundtrack,
     output::Blob,
     version::{Version, matches_prefix},
 };
@@ -20,51 +25,100 @@ use crate::{
 /// The Blenders of a node.
 #[derive(Debug)]
 pub(crate) struct Blenders {
-    /// Newest first.
-    found: Vec<FoundBlender>,
+    /// Newest first; those that are fetched come in.
+    found: Mutex<Vec<FoundBlender>>,
+    fetcher: Option<Fetcher>,
     workplace: Workplace,
     /// Memory from which on a process is replaced after its frame.
     memory_bytes_max: u64,
 }
 
 impl Blenders {
-    pub(crate) fn new(mut found: Vec<FoundBlender>, slots: u32, workplace: Workplace) -> Self {
-        found.sort_by_key(|blender| std::cmp::Reverse(blender.version));
+    pub(crate) fn new(
+        mut found: Vec<FoundBlender>,
+        fetcher: Option<Fetcher>,
+        slots: u32,
+        workplace: Workplace,
+    ) -> Self {
+        found.sort_by_key(|blender| Reverse(blender.version));
         let mut system = System::new();
         system.refresh_memory();
         // A process that has grown to half of its slot's share has leaked, or cached for another scene.
         let memory_bytes_max = system.total_memory() / u64::from(slots.max(1)) / 2;
-        Self { found, workplace, memory_bytes_max }
+        Self { found: Mutex::new(found), fetcher, workplace, memory_bytes_max }
     }
 
     pub(crate) fn describe(&self) -> Vec<Blender> {
-        self.found.iter().map(FoundBlender::describe).collect()
+        let found = self.found();
+        let fetchable = self.fetcher.iter().flat_map(|fetcher| fetcher.describe(&found));
+        found.iter().map(FoundBlender::describe).chain(fetchable).collect()
     }
 
     /// The Blender for a file: of those that the job allows, and that are not older than the file, the series
     /// closest to the file's, because a newer one may draw the scene differently from what its author saw; of
     /// that series the latest patch. For a file of unknown version the newest.
-    fn choose(&self, file: Option<Version>, wanted: &str) -> Result<&FoundBlender, RenderError> {
-        let allowed = |blender: &&FoundBlender| {
-            (wanted.is_empty() || matches_prefix(blender.version, wanted))
-                && file.is_none_or(|file| blender.version.series() >= file.series())
+    fn choose(&self, file: Option<Version>, wanted: &str) -> Result<FoundBlender, RenderError> {
+        let found = self.found();
+        if let Some(best) = best(&found, |blender| blender.version, file, wanted) {
+            return Ok(best.clone());
+        }
+        let have: Vec<_> = found.iter().map(|blender| blender.version.to_string()).collect();
+        let have = if have.is_empty() { "none".into() } else { have.join(", ") };
+        let wanted = if wanted.is_empty() { "any Blender" } else { wanted };
+        let file = file.map_or(String::new(), |v| format!(" not older than the file's {v}"));
+        Err(RenderError::new(
+            FailureReason::Permanent,
+            format!("the job needs {wanted}{file}, but this node has {have}"),
+        ))
+    }
+
+    /// Fetches a Blender for a scene, when none that is here is right and one that is can be had.
+    async fn provide(
+        &self,
+        scene: &Scene,
+        observe: &mut impl FnMut(Observation),
+    ) -> Result<(), RenderError> {
+        let (file, wanted) = (scene.file_version, scene.settings.blender.as_str());
+        if self.choose(file, wanted).is_ok() {
+            return Ok(());
+        }
+        let Some(fetcher) = &self.fetcher else { return Ok(()) };
+        let Some(version) = best(fetcher.versions(), |version| *version, file, wanted) else {
+            return Ok(());
         };
-        let allowed = self.found.iter().filter(allowed);
-        let best = match file {
-            // Newest first: the first of those with the lowest series is the latest patch.
-            Some(_) => allowed.min_by_key(|blender| blender.version.series()),
-            None => allowed.into_iter().next(),
-        };
-        best.ok_or_else(|| {
-            let have: Vec<_> = self.found.iter().map(|b| b.version.to_string()).collect();
-            let have = if have.is_empty() { "none".into() } else { have.join(", ") };
-            let wanted = if wanted.is_empty() { "any Blender" } else { wanted };
-            let file = file.map_or(String::new(), |v| format!(" not older than the file's {v}"));
-            RenderError::new(
-                FailureReason::Permanent,
-                format!("the job needs {wanted}{file}, but this node has {have}"),
-            )
-        })
+        let fetched = fetcher.fetch(*version, |line| observe(Observation::Line(line))).await;
+        let fetched = fetched
+            .map_err(|error| RenderError::new(FailureReason::Infrastructure, error.to_string()))?;
+        let mut found = self.found();
+        // Another slot may have waited for the same.
+        if !found.contains(&fetched) {
+            found.push(fetched);
+            found.sort_by_key(|blender| Reverse(blender.version));
+        }
+        Ok(())
+    }
+
+    fn found(&self) -> MutexGuard<'_, Vec<FoundBlender>> {
+        self.found.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The best of some Blenders, which stand in the order of their versions, newest first.
+fn best<'a, T>(
+    of: &'a [T],
+    version: impl Fn(&T) -> Version,
+    file: Option<Version>,
+    wanted: &str,
+) -> Option<&'a T> {
+    let mut allowed = of.iter().filter(|blender| {
+        let version = version(blender);
+        (wanted.is_empty() || matches_prefix(version, wanted))
+            && file.is_none_or(|file| version.series() >= file.series())
+    });
+    match file {
+        // Newest first: the first of those with the lowest series is the latest patch.
+        Some(_) => allowed.min_by_key(|blender| version(blender).series()),
+        None => allowed.next(),
     }
 }
 
@@ -116,6 +170,30 @@ impl Seat {
         self.worker = worker;
     }
 
+    /// Fetches a Blender for a scene, when none that is here is right and one that is can be had.
+    pub(crate) async fn provide(
+        &self,
+        scene: &Scene,
+        observe: &mut impl FnMut(Observation),
+    ) -> Result<(), RenderError> {
+        self.blenders.provide(scene, observe).await
+    }
+
+    async fn worker_for(
+        &mut self,
+        scene: &Scene,
+        observe: &mut impl FnMut(Observation),
+    ) -> Result<&mut Worker, RenderError> {
+        if self.worker.is_none() {
+            let blender = self.blenders.choose(scene.file_version, &scene.settings.blender)?;
+            let started = Worker::start(blender, &self.blenders.workplace, scene, observe).await?;
+            self.worker = Some(started);
+        }
+        self.worker.as_mut().ok_or_else(|| {
+            RenderError::new(FailureReason::Infrastructure, "the slot has no Blender")
+        })
+    }
+
     pub(crate) async fn render(
         &mut self,
         scene: &Scene,
@@ -124,22 +202,34 @@ impl Seat {
         mut observe: impl FnMut(Observation),
     ) -> Result<Drawing, RenderError> {
         self.log_tail.clear();
-        let worker = match &mut self.worker {
-            Some(worker) => worker,
-            None => {
-                let blender = self.blenders.choose(scene.file_version, &scene.settings.blender)?;
-                let place = &self.blenders.workplace;
-                let started = Worker::start(blender.clone(), place, scene, &mut observe).await?;
-                self.worker.insert(started)
-            }
-        };
+        let memory_bytes_max = self.blenders.memory_bytes_max;
+        let worker = self.worker_for(scene, &mut observe).await?;
         let drawn = worker.draw(scene, frame, folder, observe).await;
-        let renewal = worker.renewal(self.blenders.memory_bytes_max);
+        let renewal = worker.renewal(memory_bytes_max);
         self.log_tail = worker.log_tail();
         if renewal == Renewal::Due {
             self.kill().await;
         }
         drawn
+    }
+
+    /// How fast a scene's frames follow, and its sound between two of them, in the place of `folder`.
+    pub(crate) async fn soundtrack(
+        &mut self,
+        scene: &Scene,
+        span: Option<(i32, i32)>,
+        folder: &Path,
+        mut observe: impl FnMut(Observation),
+    ) -> Result<Soundtrack, RenderError> {
+        self.log_tail.clear();
+        let worker = self.worker_for(scene, &mut observe).await?;
+        let soundtrack = worker.soundtrack(scene, span, folder, observe).await;
+        let is_well = worker.is_waiting();
+        self.log_tail = worker.log_tail();
+        if !is_well {
+            self.kill().await;
+        }
+        soundtrack
     }
 
     /// A preview of linear light, as the scene that was drawn last looks on a screen.
@@ -182,7 +272,7 @@ mod tests {
             kind: Kind::Executable,
             path: version.into(),
         });
-        Blenders::new(found.collect(), 1, workplace(Path::new("")))
+        Blenders::new(found.collect(), None, 1, workplace(Path::new("")))
     }
 
     fn chosen(versions: &[&str], file: &str, wanted: &str) -> Option<String> {
@@ -210,7 +300,7 @@ mod tests {
         };
         time::timeout(Duration::from_secs(60), died).await.unwrap();
         let mut idle = vec![worker];
-        let seat = Seat::new(Arc::new(Blenders::new(vec![dies], 1, place)));
+        let seat = Seat::new(Arc::new(Blenders::new(vec![dies], None, 1, place)));
         assert!(seat.choose(&mut idle, &scene()).unwrap().is_none());
         assert!(idle.is_empty());
     }

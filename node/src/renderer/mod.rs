@@ -12,7 +12,10 @@ use std::path::PathBuf;
 
 use framecrew_proto::v1::{FailureReason, RenderSettings, SliceProgress, Warning};
 
-pub(crate) use self::slots::{Slot, Slots};
+pub(crate) use self::{
+    lines::{Lines, shorten},
+    slots::{Slot, Slots},
+};
 use crate::{
     output::{Checked, Promise},
     version::Version,

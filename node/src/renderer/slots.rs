@@ -11,8 +11,10 @@ use super::{
     synthetic::Synthetic,
 };
 use crate::{
+    blender::Fetcher,
     config::RendererChoice,
     confine::Workplace,
+    movie::Soundtrack,
     output::{self, Blob, Small},
     renderer::process::Worker,
 };
@@ -48,14 +50,16 @@ enum Held {
 }
 
 impl Slots {
+    /// `fetcher` gets Blenders that jobs need and that are not among those chosen.
     pub(crate) fn new(
         choice: RendererChoice,
+        fetcher: Option<Fetcher>,
         count: u32,
         workplace: Workplace,
     ) -> Self {
         let renderer = match choice {
             RendererChoice::Blender(found) => {
-                Renderer::Blender(Arc::new(Blenders::new(found, count, workplace)))
+                Renderer::Blender(Arc::new(Blenders::new(found, fetcher, count, workplace)))
             }
             RendererChoice::Synthetic(time) => Renderer::Synthetic(Arc::new(Synthetic::new(time))),
         };
@@ -117,15 +121,37 @@ impl Slot {
         scene: &Scene,
         frame: i32,
         folder: &std::path::Path,
-        observe: impl FnMut(Observation),
+        mut observe: impl FnMut(Observation),
     ) -> Result<Drawing, RenderError> {
         match &mut self.renderer {
             Held::Synthetic(synthetic) => synthetic.render(frame, observe).await,
             Held::Blender(seat) => {
                 if seat.is_empty() {
+                    seat.provide(scene, &mut observe).await?;
                     seat.sit(seat.choose(&mut lock(&self.idle), scene)?);
                 }
                 seat.render(scene, frame, folder, observe).await
+            }
+        }
+    }
+
+    /// How fast a scene's frames follow, and its sound between two of them, in the place of `folder`, which is
+    /// empty. Without Blender it is what scenes usually are: silent.
+    pub(crate) async fn soundtrack(
+        &mut self,
+        scene: &Scene,
+        span: Option<(i32, i32)>,
+        folder: &std::path::Path,
+        mut observe: impl FnMut(Observation),
+    ) -> Result<Soundtrack, RenderError> {
+        match &mut self.renderer {
+            Held::Synthetic(_) => Ok(Soundtrack::default()),
+            Held::Blender(seat) => {
+                if seat.is_empty() {
+                    seat.provide(scene, &mut observe).await?;
+                    seat.sit(seat.choose(&mut lock(&self.idle), scene)?);
+                }
+                seat.soundtrack(scene, span, folder, observe).await
             }
         }
     }

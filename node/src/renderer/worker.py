@@ -623,6 +623,38 @@ def develop(loaded, source, target):
     answer("developed")
 
 
+def soundtrack(scene, span, target):
+    """Tells the scene's frame rate, and writes its sound between two frames where it has any."""
+    sound, delay = False, 0
+    # Blender's scenes begin at frame 0 at the earliest.
+    if span and span[1] >= 0 and has_sound(scene, set()):
+        before = scene.frame_start, scene.frame_end
+        scene.frame_start, scene.frame_end = max(span[0], 0), span[1]
+        delay = scene.frame_start - span[0]
+        try:
+            with bpy.context.temp_override(scene=scene):
+                bpy.ops.sound.mixdown(filepath=target, container="FLAC", codec="FLAC", format="S16")
+            sound = os.path.exists(target)
+        except Exception as error:
+            note("Warning: the scene's sound cannot be mixed, and the movie has none: %s" % first_line(error))
+        scene.frame_start, scene.frame_end = before
+    answer("soundtrack", fps=scene.render.fps, fps_base=scene.render.fps_base, sound=sound, delay_frames=delay)
+
+
+def has_sound(scene, seen):
+    if scene in seen:
+        return False
+    seen.add(scene)
+    if any(thing.type == "SPEAKER" and thing.data.sound and not thing.data.muted for thing in scene.objects):
+        return True
+    editor = scene.sequence_editor
+    strips = getattr(editor, "strips_all", None) or getattr(editor, "sequences_all", ())
+    return any(
+        not strip.mute and (strip.type == "SOUND" or strip.type == "SCENE" and strip.scene and has_sound(strip.scene, seen))
+        for strip in strips
+    )
+
+
 def explain(error):
     text = str(error).strip()
     if isinstance(error, Permanent):
@@ -653,6 +685,9 @@ def main():
                 loaded = load(wanted["load"])
                 request = wanted["load"]
                 gc.collect()
+            if "soundtrack" in wanted:
+                soundtrack(loaded.scene, wanted["soundtrack"]["span"], wanted["soundtrack"]["to"])
+                continue
             answer("drawing", scene=loaded.scene.name)
             draw(loaded, wanted["frame"], wanted["folder"], wanted["stem"])
         except Exception as error:

@@ -1,0 +1,349 @@
+//! ffmpeg and ffprobe: found, started within walls, listened to, ended.
+
+use std::{
+    collections::VecDeque,
+    env, fs, io,
+    path::{Path, PathBuf},
+    process::Stdio,
+    sync::OnceLock,
+    time::Duration,
+};
+
+use framecrew_proto::v1::FailureReason;
+use serde::Deserialize;
+use tokio::{
+    io::AsyncReadExt as _,
+    process::{Child, Command},
+    time::{self, Instant},
+};
+
+use super::MovieError;
+use crate::{
+    blender::answer,
+    confine::{self, Walls},
+    platform::{self, KillOnDrop},
+    renderer::{Lines, RenderError, shorten},
+};
+
+/// How long either program may take to tell its version.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How long no frame may come out: large frames of VP9 take seconds.
+const SILENCE_MAX: Duration = Duration::from_secs(600);
+
+/// How long decoding the whole movie once may take.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(3_600);
+
+/// Bytes of ffprobe's answer; a usual one has a few hundred.
+const ANSWER_BYTES_MAX: u64 = 64 * 1024;
+
+/// Last lines that a failure carries.
+const LOG_TAIL_LINES: usize = 20;
+
+/// What all formats need. Builds without one of them are no use to a node that must make any.
+const ENCODERS: [&str; 7] =
+    ["libx264", "prores_ks", "libvpx-vp9", "aac", "flac", "pcm_s16le", "libopus"];
+
+/// ffmpeg with its ffprobe.
+#[derive(Debug, Clone)]
+pub(crate) struct Ffmpeg {
+    encoder: PathBuf,
+    prober: PathBuf,
+    version: String,
+    /// Whether there are walls around what is run.
+    confined: bool,
+}
+
+/// Why there is no ffmpeg that can be used.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(crate) enum NoFfmpeg {
+    #[error("there is none on the PATH")]
+    NotFound,
+    #[error("{} does not tell a version of ffmpeg", .0.display())]
+    NoVersion(PathBuf),
+    #[error("there is no ffprobe beside {}", .0.display())]
+    NoProbe(PathBuf),
+    #[error("{} was built without {}", .0.display(), .1.join(", "))]
+    Lacks(PathBuf, Vec<&'static str>),
+}
+
+/// What ffprobe says about a movie that it has decoded.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Found {
+    pub(super) codec: String,
+    pub(super) width: u32,
+    pub(super) height: u32,
+    pub(super) frames: u32,
+    pub(super) has_sound: bool,
+}
+
+#[derive(Debug, Deserialize)]
+struct Probed {
+    #[serde(default)]
+    streams: Vec<Stream>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Stream {
+    codec_type: String,
+    #[serde(default)]
+    codec_name: String,
+    #[serde(default)]
+    width: u32,
+    #[serde(default)]
+    height: u32,
+    /// A number as text.
+    #[serde(default)]
+    nb_read_frames: String,
+}
+
+impl Ffmpeg {
+    /// The ffmpeg that is `given`, or the first one on the PATH, if it can make every kind of movie. Blocks.
+    pub(crate) fn find(given: Option<&Path>, confined: bool) -> Result<Self, NoFfmpeg> {
+        // Many nodes may live in one process, and the PATH stays the same.
+        static ON_THE_PATH: OnceLock<Result<Ffmpeg, NoFfmpeg>> = OnceLock::new();
+        let found = match given {
+            Some(given) => Self::ask(given.to_owned()),
+            None => ON_THE_PATH
+                .get_or_init(|| Self::ask(on_the_path("ffmpeg").ok_or(NoFfmpeg::NotFound)?))
+                .clone(),
+        };
+        found.map(|ffmpeg| Self { confined, ..ffmpeg })
+    }
+
+    fn ask(encoder: PathBuf) -> Result<Self, NoFfmpeg> {
+        let said = |program: &Path, question: &str| {
+            answer(
+                std::process::Command::new(program).args(["-hide_banner", question]),
+                ANSWER_TIMEOUT,
+            )
+        };
+        let version = said(&encoder, "-version");
+        let version = version.as_deref().and_then(|said| said.strip_prefix("ffmpeg version "));
+        let version = version.and_then(|rest| rest.split_whitespace().next()).map(str::to_owned);
+        let version = version.ok_or_else(|| NoFfmpeg::NoVersion(encoder.clone()))?;
+        let name = format!("ffprobe{}", env::consts::EXE_SUFFIX);
+        let prober = [Some(encoder.with_file_name(name)), on_the_path("ffprobe")];
+        let prober = prober.into_iter().flatten().find(|prober| prober.is_file());
+        let prober = prober.ok_or_else(|| NoFfmpeg::NoProbe(encoder.clone()))?;
+        let list = said(&encoder, "-encoders").unwrap_or_default();
+        let has = |name: &str| list.lines().any(|l| l.split_whitespace().nth(1) == Some(name));
+        let lacks: Vec<_> = ENCODERS.into_iter().filter(|name| !has(name)).collect();
+        if !lacks.is_empty() {
+            return Err(NoFfmpeg::Lacks(encoder, lacks));
+        }
+        Ok(Self { encoder, prober, version, confined: false })
+    }
+
+    pub(crate) fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// Nothing but `written` is written to, and of what is no program only `read` is read.
+    fn walls(&self, written: &Path, read: &Path) -> Option<Walls> {
+        let programs = [&self.encoder, &self.prober].into_iter();
+        let programs = programs.flat_map(|program| confine::installation(program));
+        self.confined.then(|| Walls {
+            writes: vec![written.to_owned()],
+            reads: programs.chain([read.to_owned()]).collect(),
+            sees_processes: false,
+        })
+    }
+
+    /// Runs ffmpeg and tells the frames that are done, or a line that it wrote.
+    pub(super) async fn encode(
+        &self,
+        arguments: &[String],
+        written: &Path,
+        read: &Path,
+        mut observe: impl FnMut(u32, Option<String>),
+    ) -> Result<(), MovieError> {
+        let oom_kills = platform::out_of_memory_kills();
+        let mut running =
+            Running::start(&self.encoder, arguments, written, self.walls(written, read)).await?;
+        let mut tail = VecDeque::new();
+        let (mut output, mut errors) = running.lines()?;
+        let (mut done, mut advanced) = (0, Instant::now());
+        let (mut output_ended, mut errors_ended) = (false, false);
+        while !(output_ended && errors_ended) {
+            let silent = time::sleep_until(advanced + SILENCE_MAX);
+            tokio::select! {
+                line = output.next(), if !output_ended => match line {
+                    Some(line) => {
+                        let frame = line.strip_prefix("frame=").and_then(|n| n.trim().parse().ok());
+                        if let Some(frame) = frame.filter(|frame| *frame > done) {
+                            (done, advanced) = (frame, Instant::now());
+                            observe(done, None);
+                        }
+                    }
+                    None => output_ended = true,
+                },
+                line = errors.next(), if !errors_ended => match line {
+                    Some(line) => {
+                        let line = shorten(line);
+                        if tail.len() == LOG_TAIL_LINES {
+                            tail.pop_front();
+                        }
+                        tail.push_back(line.clone());
+                        observe(done, Some(line));
+                    }
+                    None => errors_ended = true,
+                },
+                () = silent => {
+                    let seconds = SILENCE_MAX.as_secs();
+                    let said = format!("ffmpeg encoded nothing for {seconds} seconds and was ended");
+                    return Err(failed(FailureReason::Timeout, said, tail));
+                }
+            }
+        }
+        let status = running.child.wait().await.map_err(infrastructure)?;
+        if status.success() {
+            return Ok(());
+        }
+        let last = tail.back().map(String::as_str).unwrap_or("it said nothing");
+        let (reason, message) = if tail.iter().any(|line| line.contains("No space left on device"))
+        {
+            (FailureReason::Infrastructure, "the node's disk is full".to_owned())
+        } else if platform::signal(status) == Some(platform::SIGKILL)
+            && platform::out_of_memory_kills() > oom_kills
+        {
+            let said = "the system ran out of memory and killed ffmpeg".to_owned();
+            (FailureReason::OutOfMemory, said)
+        } else {
+            (FailureReason::Renderer, format!("ffmpeg failed: {last}"))
+        };
+        Err(failed(reason, message, tail))
+    }
+
+    /// Decodes a whole movie and tells what it is.
+    pub(super) async fn probe(
+        &self,
+        movie: &Path,
+        written: &Path,
+        read: &Path,
+    ) -> Result<Found, MovieError> {
+        let movie = movie.to_string_lossy().into_owned();
+        let entries = "stream=codec_type,codec_name,width,height,nb_read_frames";
+        let arguments = ["-hide_banner", "-loglevel", "error", "-protocol_whitelist", "file"]
+            .into_iter()
+            .chain(["-count_frames", "-show_entries", entries, "-of", "json", "-i", &movie])
+            .map(str::to_owned)
+            .collect::<Vec<_>>();
+        let mut running =
+            Running::start(&self.prober, &arguments, written, self.walls(written, read)).await?;
+        let (Some(output), Some(errors)) =
+            (running.child.stdout.take(), running.child.stderr.take())
+        else {
+            return Err(infrastructure(io::Error::other("no pipes")));
+        };
+        let (mut said, mut complaints) = (Vec::new(), Vec::new());
+        let (mut output, mut errors) =
+            (output.take(ANSWER_BYTES_MAX), errors.take(ANSWER_BYTES_MAX));
+        let reading = async {
+            tokio::try_join!(output.read_to_end(&mut said), errors.read_to_end(&mut complaints))?;
+            running.child.wait().await
+        };
+        let invalid = |message: String| MovieError::new(FailureReason::InvalidOutput, message);
+        let status = time::timeout(PROBE_TIMEOUT, reading).await;
+        let status = status.map_err(|_| invalid("decoding the movie takes too long".into()))?;
+        let status = status.map_err(infrastructure)?;
+        let complaint = String::from_utf8_lossy(&complaints);
+        if let Some(complaint) = complaint.lines().last() {
+            return Err(invalid(format!("the movie does not decode: {complaint}")));
+        }
+        if !status.success() {
+            return Err(invalid(format!("the movie does not decode: ffprobe ended with {status}")));
+        }
+        parse(&said).ok_or_else(|| invalid("the movie has no picture".into()))
+    }
+}
+
+/// Reads ffprobe's answer; `None`: there is no picture.
+fn parse(said: &[u8]) -> Option<Found> {
+    let Probed { streams } = serde_json::from_slice(said).ok()?;
+    let video = streams.iter().find(|stream| stream.codec_type == "video")?;
+    Some(Found {
+        codec: video.codec_name.clone(),
+        width: video.width,
+        height: video.height,
+        frames: video.nb_read_frames.parse().ok()?,
+        has_sound: streams.iter().any(|stream| stream.codec_type == "audio"),
+    })
+}
+
+/// A program with its process group, which dies with this.
+#[derive(Debug)]
+struct Running {
+    _group: KillOnDrop,
+    child: Child,
+}
+
+impl Running {
+    async fn start(
+        program: &Path,
+        arguments: &[String],
+        folder: &Path,
+        walls: Option<Walls>,
+    ) -> Result<Self, MovieError> {
+        let mut command = Command::new(program);
+        command
+            .args(arguments)
+            .current_dir(folder)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        platform::lead_a_group(&mut command);
+        let child = confine::spawn(command, walls).await.map_err(infrastructure)?;
+        Ok(Self { _group: KillOnDrop { leader: child.id() }, child })
+    }
+
+    fn lines(
+        &mut self,
+    ) -> Result<(Lines<tokio::process::ChildStdout>, Lines<tokio::process::ChildStderr>), MovieError>
+    {
+        match (self.child.stdout.take(), self.child.stderr.take()) {
+            (Some(output), Some(errors)) => Ok((Lines::new(output), Lines::new(errors))),
+            _ => Err(infrastructure(io::Error::other("no pipes"))),
+        }
+    }
+}
+
+fn failed(reason: FailureReason, message: String, tail: VecDeque<String>) -> MovieError {
+    MovieError { error: RenderError::new(reason, message), log_tail: tail.into() }
+}
+
+fn infrastructure(error: io::Error) -> MovieError {
+    MovieError::new(FailureReason::Infrastructure, format!("cannot run ffmpeg: {error}"))
+}
+
+fn on_the_path(name: &str) -> Option<PathBuf> {
+    let name = format!("{name}{}", env::consts::EXE_SUFFIX);
+    let path = env::var_os("PATH")?;
+    let mut programs = env::split_paths(&path).map(|folder| folder.join(&name));
+    programs.find(|program| fs::metadata(program).is_ok_and(|file| file.is_file()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_ffprobe_says_is_read() {
+        let said = br#"{"programs": [], "streams": [
+            {"codec_name": "aac", "codec_type": "audio", "nb_read_frames": "94"},
+            {"codec_name": "h264", "codec_type": "video", "width": 64, "height": 48, "nb_read_frames": "12"}]}"#;
+        let found =
+            Found { codec: "h264".into(), width: 64, height: 48, frames: 12, has_sound: true };
+        assert_eq!(parse(said), Some(found));
+        for none in ["", "{}", r#"{"streams": [{"codec_type": "audio"}]}"#] {
+            assert_eq!(parse(none.as_bytes()), None);
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_is_no_ffmpeg_is_not_taken_for_one() {
+        let error = Ffmpeg::find(Some(Path::new("/bin/ls")), false).err();
+        assert!(error.is_some_and(|error| error.to_string().contains("/bin/ls")));
+    }
+}
