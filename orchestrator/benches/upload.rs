@@ -2,8 +2,9 @@
 //!
 //! A project of 5,000 files and 1 GB goes to a fresh orchestrator over a real socket, from reading its files to
 //! the answer that all of it is durable; beside it, in turn, `cp -r` and `b3sum` of the same files on the same
-//! disk. Then the same project again, which moves nothing, and an upload that is cut off in the middle and goes
-//! on. Medians of three. `TMPDIR` says which disk; 4 GB must be free. Without `b3sum` there is no comparison.
+//! disk. Then the same project again, which moves nothing; a job of 100,000 files; and an upload that is cut off
+//! in the middle and goes on. Medians of three. `TMPDIR` says which disk; 4 GB must be free. Without `b3sum`
+//! there is no comparison.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::{
@@ -28,6 +29,8 @@ const FILES: usize = 5_000;
 const BYTES: u64 = 1_000_000_000;
 /// The part of it in one file.
 const LARGEST_BYTES: u64 = 200_000_000;
+/// Files of the largest project that there may be.
+const MANY_FILES: usize = 100_000;
 const RUNS: usize = 3;
 /// What upload may take over `cp` and `b3sum`.
 const TARGET: f64 = 1.5;
@@ -41,7 +44,8 @@ async fn main() {
     println!("making {FILES} files, {BYTES} bytes, in {}", project.display());
     make(&project);
     let files = list(&project);
-    let (mut by_hand, mut first, mut again, mut resumed) = (vec![], vec![], vec![], vec![]);
+    let (mut by_hand, mut first, mut again, mut many) = (vec![], vec![], vec![], vec![]);
+    let mut resumed = vec![];
     for _ in 0..RUNS {
         by_hand.extend(copy_and_hash(&project, &files, &home.path().join("copy")));
         settle();
@@ -60,6 +64,10 @@ async fn main() {
         store.submit(&read, &project).await;
         again.push(started.elapsed().as_secs_f64());
         assert_eq!(sent, Uploaded::default());
+
+        let started = now();
+        store.submit_many(&read, &project).await;
+        many.push(started.elapsed().as_secs_f64());
         store.stop().await;
         settle();
 
@@ -73,6 +81,7 @@ async fn main() {
     println!("{:<52} {first:>8.2} {:>8.2}  at most {TARGET}", "upload", first / hand);
     let again = median(&mut again);
     println!("{:<52} {again:>8.2} {:>8}  at most {SECOND_TARGET} s", "submitted again", "");
+    println!("{:<52} {:>8.2}", format!("a job of {MANY_FILES} files submitted"), median(&mut many));
     let shares = resumed.iter().map(|(before, sent)| format!("{before} + {sent}"));
     println!(
         "\nbytes before the cut + after it, of {BYTES}: {}",
@@ -112,25 +121,31 @@ impl Store {
     }
 
     async fn submit(&self, files: &[LocalFile], root: &Path) {
-        let files = files.iter().map(|file| proto::ProjectFile {
-            path: file.path.strip_prefix(root).unwrap().to_str().unwrap().into(),
-            digest: file.digest.to_string(),
-            size_bytes: file.size_bytes,
-            chunks: (file.chunks.iter())
-                .map(|chunk| proto::Chunk {
-                    digest: chunk.digest.to_string(),
-                    size_bytes: chunk.size_bytes,
-                })
-                .collect(),
-        });
-        let project = proto::Project { blend_path: "shot.blend".into(), files: files.collect() };
+        let files = files.iter().map(|file| project_file(file, root));
+        self.submit_files("project", files.collect()).await;
+    }
+
+    /// All of them are the .blend.
+    async fn submit_many(&self, files: &[LocalFile], root: &Path) {
+        let files = files.iter().map(|file| project_file(file, root));
+        let blend = files.into_iter().find(|file| file.path == "shot.blend").unwrap();
+        let copy = |n| {
+            let path = format!("scenes/a folder of some length/{n:06}.blend");
+            proto::ProjectFile { path, ..blend.clone() }
+        };
+        let files = (1..MANY_FILES).map(copy).chain([blend.clone()]);
+        self.submit_files("many", files.collect()).await;
+    }
+
+    async fn submit_files(&self, request_id: &str, files: Vec<proto::ProjectFile>) {
+        let project = proto::Project { blend_path: "shot.blend".into(), files };
         let spec = proto::JobSpec {
             name: "upload".into(),
             project: Some(project),
             frames: vec![proto::FrameRange { first: 1, last: 1, step: 1 }],
             ..proto::JobSpec::default()
         };
-        let request = proto::SubmitJobRequest { request_id: "upload".into(), spec: Some(spec) };
+        let request = proto::SubmitJobRequest { request_id: request_id.into(), spec: Some(spec) };
         OrchestratorClient::new(self.channel.clone()).submit_job(request).await.unwrap();
     }
 
@@ -138,6 +153,19 @@ impl Store {
         drop(self.channel);
         let _ = self.stop.send(());
         self.serving.await.unwrap();
+    }
+}
+
+fn project_file(file: &LocalFile, root: &Path) -> proto::ProjectFile {
+    let chunk = |chunk: &framecrew_blobs::Chunk| proto::Chunk {
+        digest: chunk.digest.to_string(),
+        size_bytes: chunk.size_bytes,
+    };
+    proto::ProjectFile {
+        path: file.path.strip_prefix(root).unwrap().to_str().unwrap().into(),
+        digest: file.digest.to_string(),
+        size_bytes: file.size_bytes,
+        chunks: file.chunks.iter().map(chunk).collect(),
     }
 }
 
