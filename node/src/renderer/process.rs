@@ -23,6 +23,7 @@ use tempfile::TempDir;
 use tokio::{
     io::AsyncWriteExt as _,
     process::{Child, ChildStderr, ChildStdin, ChildStdout, Command},
+    task,
     time::{self, Instant, MissedTickBehavior},
 };
 use tracing::{debug, info};
@@ -34,11 +35,15 @@ use super::{
     warnings,
 };
 use crate::{
-    blender::{FoundBlender, Kind},
+    blender::{FoundBlender, Kind, shaders},
     confine::{self, Workplace},
+    movie::{Rate, Sound, Soundtrack},
     output::{self, Blob, Place, Promise, PromisedImage},
     platform::{self, KillOnDrop},
 };
+
+/// Folder of a Blender's own for what drivers compile.
+const SHADERS: &str = "shaders";
 
 const WORKER: &str = include_str!("worker.py");
 
@@ -105,6 +110,8 @@ pub(crate) struct Worker {
     oom_kills: u64,
     /// Whether files' own Python has run in it: it is good for one batch only.
     runs_scripts: bool,
+    /// Where the shaders go that it compiles, and how many bytes of them are kept; `None`: it keeps them itself.
+    shaders: Option<(PathBuf, u64)>,
     /// Holds the script, the frame that is being drawn, and whatever else Blender writes. All that it can write
     /// to, where there are walls.
     folder: TempDir,
@@ -154,6 +161,19 @@ struct DrawRequest<'a> {
 }
 
 #[derive(Debug, Serialize)]
+struct SoundtrackRequest<'a> {
+    load: &'a Request,
+    soundtrack: Mix<'a>,
+}
+
+/// The scene's sound from its first frame to its last one; with no frames only its rate is asked for.
+#[derive(Debug, Serialize)]
+struct Mix<'a> {
+    span: Option<(i32, i32)>,
+    to: &'a Path,
+}
+
+#[derive(Debug, Serialize)]
 struct DevelopRequest<'a> {
     develop: Develop<'a>,
 }
@@ -193,6 +213,12 @@ enum Answer {
         memory_bytes: u64,
     },
     Developed {},
+    Soundtrack {
+        fps: u32,
+        fps_base: f64,
+        sound: bool,
+        delay_frames: u32,
+    },
     Failed {
         reason: Reason,
         message: String,
@@ -314,6 +340,17 @@ impl Worker {
         platform::lead_a_group(&mut command);
         let runs_scripts = scene.settings.run_scripts;
         let only = runs_scripts.then_some(scene.blend.as_path());
+        // Python could put anything among them.
+        let kept = workplace.shaders().filter(|_| !runs_scripts);
+        let shaders = match kept {
+            Some(kept) => {
+                let (from, to) = (kept.clone(), folder.path().join(SHADERS));
+                command.envs(shaders::VARIABLES.map(|name| (name, to.clone())));
+                let lent = task::spawn_blocking(move || shaders::lend(&from, &to)).await;
+                Some((kept, lent.unwrap_or(0)))
+            }
+            None => None,
+        };
         let program = if workplace.confined { blender.folders() } else { Vec::new() };
         let walls = workplace.walls(folder.path(), program, only);
         let mut child =
@@ -343,6 +380,7 @@ impl Worker {
             idle_since: Instant::now(),
             oom_kills: 0,
             runs_scripts,
+            shaders,
             folder,
         };
         let ready = match worker.begin(&token, Phase::Broken).await {
@@ -448,7 +486,8 @@ impl Worker {
         }
         let mut promise = Promise::default();
         let begun = Instant::now();
-        if self.has_loaded(scene) {
+        let loads = !self.has_loaded(scene);
+        if !loads {
             for warning in &self.warnings {
                 observe(Observation::Warning(warning.clone()));
             }
@@ -511,6 +550,9 @@ impl Worker {
                     fs::remove_dir(folder)
                         .and_then(|()| fs::rename(&drawn, folder))
                         .map_err(|error| infrastructure(&error))?;
+                    if loads {
+                        self.keep_shaders().await;
+                    }
                     debug!(frame, seconds, whole = ?begun.elapsed(), "frame drawn");
                     return Ok(Drawing {
                         drawn: Drawn::InFolder(promise),
@@ -520,9 +562,87 @@ impl Worker {
                 }
                 Answer::Ready { .. }
                 | Answer::Developed {}
+                | Answer::Soundtrack { .. }
                 | Answer::Image(_)
                 | Answer::Place(_) => return Err(self.broken("answered out of turn").await),
             }
+        }
+    }
+
+    /// Tells how fast a scene's frames follow, and puts its sound between two of them in the place of `folder`,
+    /// which is empty. Dropping this kills the process group at once.
+    pub(crate) async fn soundtrack(
+        &mut self,
+        scene: &Scene,
+        span: Option<(i32, i32)>,
+        folder: &Path,
+        observe: impl FnMut(Observation),
+    ) -> Result<Soundtrack, RenderError> {
+        let mut drop_guard = KillOnDrop { leader: self.group };
+        let soundtrack = self.soundtrack_to_the_end(scene, span, folder, observe).await;
+        drop_guard.leader = None;
+        soundtrack
+    }
+
+    async fn soundtrack_to_the_end(
+        &mut self,
+        scene: &Scene,
+        span: Option<(i32, i32)>,
+        folder: &Path,
+        mut observe: impl FnMut(Observation),
+    ) -> Result<Soundtrack, RenderError> {
+        const FILE: &str = "sound.flac";
+        self.tail.clear();
+        let load = Request::new(scene);
+        let infrastructure = |error: &dyn std::fmt::Display| {
+            RenderError::new(FailureReason::Infrastructure, error.to_string())
+        };
+        let mixed = self.folder.path().join("sound");
+        fs::create_dir(&mixed).map_err(|error| infrastructure(&error))?;
+        let mix = Mix { span, to: &mixed.join(FILE) };
+        let request = SoundtrackRequest { load: &load, soundtrack: mix };
+        let request = serde_json::to_string(&request).map_err(|error| infrastructure(&error))?;
+        self.begin(&request, Phase::Broken).await?;
+        loop {
+            match self.answer(&mut observe).await? {
+                Answer::Loading {} => {
+                    self.loaded = None;
+                    self.unavailable_engines.clear();
+                    self.warnings.clear();
+                    self.blend.clone_from(&scene.blend);
+                    self.phase = Phase::Loading;
+                }
+                Answer::Note { text } => observe(Observation::Line(shorten(text))),
+                // Those who drew the frames have heard them.
+                Answer::Warning { .. } => {}
+                Answer::Failed { reason, message } => {
+                    self.phase = Phase::Broken;
+                    return Err(RenderError::new(reason.into(), message));
+                }
+                Answer::Soundtrack { fps, fps_base, sound, delay_frames } => {
+                    self.loaded = Some(load);
+                    self.phase = Phase::Waiting;
+                    self.idle_since = Instant::now();
+                    fs::remove_dir(folder)
+                        .and_then(|()| fs::rename(&mixed, folder))
+                        .map_err(|error| infrastructure(&error))?;
+                    let file = folder.join(FILE);
+                    return Ok(Soundtrack {
+                        rate: Rate::new(fps, fps_base),
+                        sound: (sound && file.is_file()).then_some(Sound { file, delay_frames }),
+                    });
+                }
+                _ => return Err(self.broken("answered out of turn").await),
+            }
+        }
+    }
+
+    /// Shaders come with a scene's first frame.
+    async fn keep_shaders(&mut self) {
+        if let Some((kept, has)) = &mut self.shaders {
+            let (to, from, lent) = (kept.clone(), self.folder.path().join(SHADERS), *has);
+            let kept = task::spawn_blocking(move || shaders::take_back(&to, &from, lent)).await;
+            *has = kept.unwrap_or(lent);
         }
     }
 
