@@ -121,11 +121,10 @@ impl Gathering<'_> {
         reference: &Reference,
         depth: usize,
     ) -> Result<(Arc<Found>, Option<usize>), Error> {
-        let stands_for = match &reference.files {
-            Files::Sequence { .. } => "sequence".to_owned(),
-            other => format!("{other:?}"),
+        let key = match &reference.files {
+            Files::Sequence { .. } => (files::row_of(&stored.as_written), "a row".to_owned()),
+            other => (stored.as_written.clone(), format!("{other:?}")),
         };
-        let key = (stored.as_written.clone(), stands_for);
         if let Some(known) = self.looked_for.get(&key) {
             return Ok(known.clone());
         }

@@ -119,6 +119,10 @@ impl Digests {
                 (file, (stamp, Remembered { digest: *digest, chunks }))
             })
             .collect();
+        // A project that was only just made may never be seen again.
+        if entries.is_empty() {
+            return;
+        }
         if let Err(error) = write(path, &entries) {
             tracing::debug!(%error, "digests are not remembered");
         }
@@ -193,10 +197,14 @@ mod tests {
     #[test]
     fn the_projects_remembered_are_counted_and_damage_is_forgotten() {
         let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("wood.png");
+        fs::write(&file, b"wood").unwrap();
+        let (stamp, digest) = (Stamp::of(&file).unwrap(), Digest::of(b"wood"));
+        let later = SystemTime::now() + Duration::from_secs(60);
         for number in 0..PROJECTS_MAX + 3 {
             let blend = folder.path().join(format!("{number}.blend"));
-            Digests::read_from(Some(folder.path().join("cache")), &blend)
-                .keep([], SystemTime::now());
+            let digests = Digests::read_from(Some(folder.path().join("cache")), &blend);
+            digests.keep([(file.as_path(), stamp, &digest, &[][..])], later);
         }
         assert_eq!(fs::read_dir(folder.path().join("cache")).unwrap().count(), PROJECTS_MAX);
         for entry in fs::read_dir(folder.path().join("cache")).unwrap() {

@@ -161,6 +161,15 @@ fn sequence(stored: &Stored, limit: usize) -> Found {
     })
 }
 
+/// The path without the number that tells pictures in a row apart: the same for all of them.
+pub(crate) fn row_of(path: &Path) -> PathBuf {
+    let name = path.file_name().and_then(|name| name.to_str());
+    match name.and_then(around_number) {
+        Some((before, after)) => path.with_file_name(format!("{before}/{after}")),
+        None => path.to_owned(),
+    }
+}
+
 /// What stands before and after the number of a picture in a row: its last digits, but for those of its ending.
 fn around_number(name: &str) -> Option<(&str, &str)> {
     let stem = name.rfind('.').unwrap_or(name.len());

@@ -5,9 +5,10 @@
 //! not lead to its file already is replaced by a relative one that does.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     ffi::OsStr,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use framecrew_blend::{Field, Files};
@@ -72,7 +73,12 @@ impl Layout {
         }
         let mut texts: Vec<Vec<(Field, String)>> = vec![Vec::new(); collection.blends.len()];
         let mut links = Links::new(&ground.root);
+        // What many data blocks share is one thing.
+        let mut seen = HashSet::new();
         for entry in &collection.entries {
+            if !seen.insert(Arc::as_ptr(&entry.found)) {
+                continue;
+            }
             let base = &entry.stored.path;
             let anchor = base.parent().unwrap_or(base);
             for file in &entry.found.files {

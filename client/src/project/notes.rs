@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, path::Path};
 
-use framecrew_blend::{Hazard, Scene};
+use framecrew_blend::{Hazard, ReferenceKind, Scene};
 
 use super::{
     collection::{Collection, Entry},
@@ -42,12 +42,14 @@ pub(super) fn missing(collection: &Collection) -> Option<String> {
     for entry in &collection.entries {
         let absence = entry.found.absence.as_ref().unwrap_or(&Absence::Missing);
         if entry.found.missing > 0 || entry.found.absence.is_some() {
-            lines.insert(format!("{}: {absence}", described(collection, entry)));
+            let line = format!("{}: {absence}", described(collection, entry));
+            // Libraries first: most is lost with them.
+            lines.insert((entry.reference.kind != ReferenceKind::Library, line));
         }
     }
     let what = if lines.len() == 1 { "a file is" } else { "files are" };
     let text = format!("{what} not there, so the frames will lack what they show");
-    (!lines.is_empty()).then(|| list(&text, lines.into_iter().collect()))
+    (!lines.is_empty()).then(|| list(&text, lines.into_iter().map(|(_, line)| line).collect()))
 }
 
 /// A path with those who want it.
