@@ -32,7 +32,8 @@ pub(super) struct Folder {
 #[derive(Debug)]
 pub(super) struct Staged {
     pub(super) digest: Digest,
-    file: fs::File,
+    /// Open while it is written: hundreds may wait to be made durable.
+    file: Option<fs::File>,
     path: PathBuf,
     is_kept: bool,
 }
@@ -42,6 +43,8 @@ impl Drop for Staged {
         if self.is_kept {
             return;
         }
+        // Windows removes no file that is open.
+        self.close();
         if let Err(error) = fs::remove_file(&self.path) {
             tracing::warn!(digest = %self.digest, %error, "an unfinished upload could not be removed");
         }
@@ -50,7 +53,19 @@ impl Drop for Staged {
 
 impl Staged {
     pub(super) fn write(&mut self, data: &[u8]) -> io::Result<()> {
-        self.file.write_all(data)
+        match &mut self.file {
+            Some(file) => file.write_all(data),
+            None => Err(io::Error::other("a blob is written to after its end")),
+        }
+    }
+
+    /// All bytes are written.
+    pub(super) fn close(&mut self) {
+        self.file = None;
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        fs::File::options().append(true).open(&self.path)?.sync_all()
     }
 }
 
@@ -101,7 +116,7 @@ impl Folder {
         path.push(format!("{UNFINISHED}{number}"));
         let path = PathBuf::from(path);
         let file = fs::File::create_new(&path)?;
-        Ok(Staged { digest, file, path, is_kept: false })
+        Ok(Staged { digest, file: Some(file), path, is_kept: false })
     }
 
     /// Makes the bytes of `blobs` durable: what may bear a name is there whatever happens.
@@ -109,7 +124,7 @@ impl Folder {
         if blobs.len() > SYNC_EACH_MAX && self.sync_all()? {
             return Ok(());
         }
-        blobs.iter().try_for_each(|blob| blob.file.sync_all())
+        blobs.iter().try_for_each(Staged::sync)
     }
 
     /// Gives `blobs`, which are durable, their names, and makes those durable too. After an error some may

@@ -18,10 +18,10 @@ use tokio::{
 use super::{BlobError, Shared, folder::Staged};
 
 /// Orders that wait for an upload's thread: what is received while the thread writes. A chunk has 1 MiB at most.
-const ORDERS_MAX: usize = 4;
+const ORDERS_MAX: usize = 2;
 
-/// Committed blobs that wait to be made durable, those of one group included: twice the files of a usual
-/// project's quarter, and as many open files.
+/// Blobs that are made durable together, and as many that wait meanwhile: enough that a project of thousands of
+/// files waits for the disk a few times only.
 const GROUP_MAX: usize = 256;
 
 /// Committed blobs that one upload has not yet seen durable.
@@ -122,7 +122,7 @@ fn write(
             Order::Commit => {
                 let Some(Open { staged, hasher }) = open.take() else { continue };
                 stored.blobs += 1;
-                let Some(staged) = staged else {
+                let Some(mut staged) = staged else {
                     stored.existed += 1;
                     continue;
                 };
@@ -130,6 +130,7 @@ fn write(
                 if actual != staged.digest {
                     return Err(BlobError::WrongDigest { actual, declared: staged.digest });
                 }
+                staged.close();
                 if pending.len() >= PENDING_MAX
                     && let Some(oldest) = pending.pop_front()
                 {

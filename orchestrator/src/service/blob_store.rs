@@ -35,8 +35,8 @@ const RESPONSE_BYTES_MAX: usize = 1024 * 1024;
 /// Bytes in a blob: more than any project or frame, less than an overflow.
 const BLOB_BYTES_MAX: u64 = 1 << 40;
 
-/// Uploads that run at once; each holds about 3 MiB. More would only share the same disk.
-const UPLOADS_MAX: usize = 32;
+/// Uploads that run at once; each holds 5 MiB at most, and a thread. More would only share the same disk.
+const UPLOADS_MAX: usize = 64;
 
 /// How long an upload waits for its turn before it is told to come back.
 const UPLOAD_TURN: Duration = Duration::from_secs(10);

@@ -9,6 +9,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -17,7 +18,10 @@ use framecrew_proto::v1::{
     upload_request::Part,
 };
 use futures::future::try_join_all;
-use tokio::sync::{Notify, mpsc};
+use tokio::{
+    sync::{Notify, mpsc},
+    time::Instant,
+};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, transport::Channel};
 
@@ -30,9 +34,10 @@ use crate::{
 /// for the store's disk.
 const STREAMS: usize = 4;
 
-/// Bytes after which a stream is ended and another one begun: the store lets only so many uploads run at once,
-/// and everyone gets a turn.
+/// Bytes, and time, after which a stream is ended and another one begun: the store lets only so many uploads
+/// run at once, and everyone gets a turn.
 const STREAM_BYTES: u64 = 64 << 20;
+const STREAM_TIME: Duration = Duration::from_secs(5);
 
 /// Bytes in one chunk of an upload; the store accepts 1 MiB. Large enough that a message's own cost is lost in
 /// it, small enough that progress moves.
@@ -306,6 +311,7 @@ impl Queue {
         first: Piece,
         parts: &mpsc::Sender<UploadRequest>,
     ) -> (Result<(), TransferError>, Vec<Piece>) {
+        let begun = Instant::now();
         let mut fed = Vec::new();
         let mut open = None;
         let mut bytes = 0;
@@ -319,7 +325,8 @@ impl Queue {
                 Ok(false) => break,
                 Err(error) => return (Err(error), fed),
             }
-            next = if bytes < STREAM_BYTES { self.next() } else { None };
+            let has_had_its_share = bytes >= STREAM_BYTES || begun.elapsed() >= STREAM_TIME;
+            next = if has_had_its_share { None } else { self.next() };
         }
         (Ok(()), fed)
     }
