@@ -415,7 +415,7 @@ mod tests {
         assert_eq!(fields(request.clone()), [field("size_bytes")]);
         let file = &mut request.project.as_mut().unwrap().files[0];
         file.chunks = vec![chunk("", 1); CHUNKS_MAX + 1];
-        assert_eq!(fields(request), [field("chunks")]);
+        assert_eq!(fields(request), [field("chunks"), "project.blend_path".into()]);
     }
 
     #[test]
