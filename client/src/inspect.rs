@@ -180,7 +180,7 @@ fn inspect_blocking(file: &Path) -> Result<Inspection, Error> {
         Err(fault) => blocking(format!("{} {fault}", file.display())),
         Ok(scene) => {
             let faults = [
-                admission::engine_fault(scene),
+                admission::engine_fault(blend.version, scene),
                 admission::camera_fault(scene, ""),
                 admission::own_frames(scene).err(),
             ];

@@ -24,10 +24,15 @@ use support::{Crew, end, failures, files, finished, log, request};
 const BEGIN: &str = r#"
 read token
 say() { printf '\n@%s %s\n' "$token" "$1"; }
-done_with() { say '{"done":{"width":'$1',"height":30,"seconds":0.5,"peak_memory_bytes":7,"memory_bytes":7}}'; }
+done_with() {
+  say '{"image":{"file":"'$stem'.png","width":'$1',"height":30,"channels":3}}'
+  say '{"done":{"name":"'$stem'","seconds":0.5,"peak_memory_bytes":7,"memory_bytes":7}}'
+}
 say '{"ready":{"version":"9.9.9"}}'
 read request
-output=$(printf %s "$request" | sed 's/.*"output":"\([^"]*\)".*/\1/')
+field() { printf %s "$request" | sed 's/.*"'$1'":"\([^"]*\)".*/\1/'; }
+stem=$(field stem)
+output=$(field folder)/$stem
 "#;
 
 /// Makes an executable script. A process of its own writes it: one that another test starts meanwhile would

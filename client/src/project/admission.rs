@@ -1,6 +1,6 @@
 //! Whether a .blend can be rendered as it is asked for: its scene, engine, camera and frames.
 
-use framecrew_blend::{BlendFile, Scene};
+use framecrew_blend::{BlendFile, BlenderVersion, Scene};
 
 use crate::{
     frames::{FrameRange, FrameSet},
@@ -9,6 +9,9 @@ use crate::{
 
 /// Engines that every Blender brings, of whichever generation it is.
 const ENGINES: [&str; 4] = ["CYCLES", "BLENDER_EEVEE", "BLENDER_EEVEE_NEXT", "BLENDER_WORKBENCH"];
+
+/// The first Blender without those.
+const NEW_ENGINES: BlenderVersion = BlenderVersion { major: 2, minor: 80 };
 
 /// Those that Blender had until 2.79, by name.
 const ENGINES_OF_OLD: [(&str, &str); 2] =
@@ -39,17 +42,31 @@ pub(crate) fn own_frames(scene: &Scene) -> Result<FrameSet, String> {
     })
 }
 
+/// What draws a scene that was made for an engine of old: Blender itself puts EEVEE in its place when it opens the
+/// file.
+pub(crate) fn engine_replaced(saved_by: BlenderVersion, scene: &Scene) -> Option<String> {
+    let name = engine_of_old(scene).filter(|_| saved_by < NEW_ENGINES)?;
+    Some(format!(
+        "the scene was made for {name}, which Blender has not had since 2.80: EEVEE draws it in its place, and lights \
+         and materials look different; --engine chooses another"
+    ))
+}
+
+fn engine_of_old(scene: &Scene) -> Option<&'static str> {
+    let of_old = ENGINES_OF_OLD.iter().find(|(identifier, _)| *identifier == scene.engine);
+    of_old.map(|(_, name)| *name)
+}
+
 /// Why the scene's own engine draws nothing, if it is one that no Blender has: each would take EEVEE in its place,
 /// without a word.
-pub(crate) fn engine_fault(scene: &Scene) -> Option<String> {
+pub(crate) fn engine_fault(saved_by: BlenderVersion, scene: &Scene) -> Option<String> {
     let engine = scene.engine.as_str();
-    if ENGINES.contains(&engine) {
+    if ENGINES.contains(&engine) || engine_replaced(saved_by, scene).is_some() {
         return None;
     }
-    let of_old = ENGINES_OF_OLD.iter().find(|(identifier, _)| *identifier == engine);
-    let what = of_old.map_or_else(
+    let what = engine_of_old(scene).map_or_else(
         || format!("`{engine}`, which is not part of Blender"),
-        |(_, name)| format!("{name}, which Blender has not had since 2.80"),
+        |name| format!("{name}, which Blender has not had since 2.80"),
     );
     Some(format!(
         "is to be drawn by {what}; choose another with --engine cycles, --engine eevee or --engine workbench, and \
@@ -99,9 +116,15 @@ pub(crate) fn admit(blend: &BlendFile, spec: &JobSpec) -> Result<FrameSet, Strin
     let settings = &spec.settings;
     let scene = scene(blend, &settings.scene)?;
     if settings.engine == 0
-        && let Some(fault) = engine_fault(scene)
+        && let Some(fault) = engine_fault(blend.version, scene)
     {
         return Err(fault);
+    }
+    if settings.engine == 0
+        && spec.strict
+        && let Some(replaced) = engine_replaced(blend.version, scene)
+    {
+        return Err(format!("is not rendered, for --strict: {replaced}"));
     }
     if let Some(fault) = camera_fault(scene, &settings.camera) {
         return Err(fault);

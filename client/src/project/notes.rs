@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, path::Path};
 use framecrew_blend::{Hazard, ReferenceKind, Scene};
 
 use super::{
+    admission::engine_replaced,
     collection::{Collection, Entry},
     files::Absence,
     layout::Layout,
@@ -26,6 +27,10 @@ pub(crate) fn notes(
     notes.extend(missing(collection));
     notes.extend(layout.and_then(|layout| outside(collection, layout)));
     notes.extend(hazards(collection, spec.settings.run_scripts));
+    if spec.settings.engine == 0 {
+        let saved_by = collection.main().survey.file.version;
+        notes.extend(scene.and_then(|scene| engine_replaced(saved_by, scene)));
+    }
     let is_movie = scene.is_some_and(|scene| scene.format_is_movie);
     if is_movie && spec.movie.is_none() && spec.settings.format == 0 {
         notes.push(

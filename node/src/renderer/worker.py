@@ -194,8 +194,8 @@ def choose_format(loaded, image, wanted, depth, what):
             raise Permanent("this Blender cannot write %s" % wanted)
     elif before in MOVIES:
         set_format(image, "PNG")
-        text = "%s written as PNG, because the file's output is a movie (%s); --movie makes a movie of them"
-        loaded.warn("format", text % (what, before))
+        # No warning: frames of a movie are what was asked for.
+        note("%s written as PNG, because the file's output is a movie (%s)" % (what, before))
     elif before not in IMAGES:
         set_format(image, "PNG")
         loaded.warn("format", "%s written as PNG, because %s cannot be checked" % (what, before))
