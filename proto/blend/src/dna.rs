@@ -16,8 +16,8 @@ pub(crate) struct Dna<'a> {
     types: Vec<(&'a [u8], usize)>,
     /// For each struct, by name: the type and the name of each member, four bytes together.
     structs: HashMap<&'a [u8], &'a [u8]>,
-    /// The types of the structs by number, as the blocks' heads name them.
-    numbered: Vec<usize>,
+    /// For each struct, by name: its number, as the blocks' heads give it, and its size in bytes.
+    numbers: HashMap<&'a [u8], (u32, usize)>,
     /// What was looked for before: large files have many structs of a kind.
     known: RefCell<HashMap<(&'static str, &'static str), Option<Place>>>,
 }
@@ -47,15 +47,15 @@ impl<'a> Dna<'a> {
         cursor.expect(b"STRC")?;
         let count = cursor.count()?;
         let mut structs = HashMap::new();
-        let mut numbered = Vec::new();
-        for _ in 0..count {
+        let mut numbers = HashMap::new();
+        for number in 0..count {
             let kind = cursor.short()?;
-            let (name, _) = types.get(kind)?;
+            let (name, len_bytes) = types.get(kind)?;
             let members = cursor.short()?;
             structs.insert(*name, cursor.slice(4 * members)?);
-            numbered.push(kind);
+            numbers.entry(*name).or_insert((u32::try_from(number).ok()?, *len_bytes));
         }
-        Some(Self { layout, names, types, structs, numbered, known: RefCell::default() })
+        Some(Self { layout, names, types, structs, numbers, known: RefCell::default() })
     }
 
     /// How numbers and addresses are written.
@@ -65,9 +65,7 @@ impl<'a> Dna<'a> {
 
     /// Which struct has this name, by the number that the blocks' heads give, and its size in bytes.
     pub(crate) fn number_of(&self, structure: &str) -> Option<(u32, usize)> {
-        let is_it = |kind: &usize| self.types[*kind].0 == structure.as_bytes();
-        let number = self.numbered.iter().position(is_it)?;
-        Some((u32::try_from(number).ok()?, self.types[self.numbered[number]].1))
+        self.numbers.get(structure.as_bytes()).copied()
     }
 
     /// Finds a value by its path of members, like `r.im_format.imtype`. None when this Blender had no such

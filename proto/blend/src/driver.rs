@@ -5,6 +5,9 @@
 
 use std::iter::Peekable;
 
+/// Bytes of an expression: what Blender has room for. A file may say otherwise.
+const EXPRESSION_BYTES_MAX: usize = 255;
+
 /// Functions of Blender's own evaluator, with the fewest and the most arguments.
 const SIMPLE_FUNCTIONS: [(&str, usize, usize); 27] = [
     ("abs", 1, 1),
@@ -48,6 +51,10 @@ const SAFE_WORDS: [&str; 6] = ["and", "else", "if", "in", "is", "not"];
 
 /// Whether Blender evaluates an expression, of these variables, only where scripts may run.
 pub(crate) fn needs_scripts(expression: &str, variables: &[String]) -> bool {
+    // No Blender wrote it, and it may nest deeper than the stack is.
+    if expression.len() > EXPRESSION_BYTES_MAX {
+        return true;
+    }
     let tokens: Vec<_> = Tokens(expression).collect();
     let is_variable = |name: &str| variables.iter().any(|variable| variable == name);
     !is_simple(&tokens, &is_variable) && !is_safe_python(&tokens, &is_variable)
@@ -78,7 +85,7 @@ fn is_simple(tokens: &[Token<'_>], is_variable: &impl Fn(&str) -> bool) -> bool 
     simple.choice().is_some() && simple.tokens.next().is_none()
 }
 
-/// Blender's own grammar. An expression has no more than 255 bytes, so it nests no deeper.
+/// Blender's own grammar. An expression nests no deeper than it has bytes.
 struct Simple<'t, I: Iterator<Item = &'t Token<'t>>, F> {
     tokens: Peekable<I>,
     is_variable: F,

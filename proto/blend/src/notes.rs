@@ -24,8 +24,12 @@ const LINKS_MAX: usize = 2_000_000;
 /// Variables of a driver.
 const VARIABLES_MAX: usize = 1_000;
 
-/// How deep groups of nodes lie in each other.
-const TREES_DEEP_MAX: usize = 100;
+/// Pictures of strips, tiles of images, bakes of modifiers, and the like, each as often as something refers to it:
+/// in a file made for it, everything may refer to everything.
+const PARTS_MAX: usize = 1_000_000;
+
+/// Views of a scene.
+const VIEWS_MAX: usize = 256;
 
 /// The folder of caches, up to the name of the .blend.
 pub(crate) const DISK_CACHES: &str = "//blendcache_";
@@ -70,6 +74,7 @@ pub(crate) struct Notes {
     node_modifiers: Vec<(String, u64)>,
     libraries: Vec<Library>,
     links: usize,
+    parts: usize,
 }
 
 /// Another .blend.
@@ -125,6 +130,7 @@ impl Notes {
             node_modifiers: Vec::new(),
             libraries: Vec::new(),
             links: 0,
+            parts: 0,
         }
     }
 
@@ -173,8 +179,9 @@ impl Notes {
             };
             self.hazard(Hazard::UnbakedSimulation { owner: system.owner, what });
         }
+        let simulating = self.simulating();
         for (owner, tree) in std::mem::take(&mut self.node_modifiers) {
-            if self.simulates(tree) {
+            if simulating.contains(&tree) {
                 let what = "simulation of geometry nodes";
                 self.hazard(Hazard::UnbakedSimulation { owner, what });
             }
@@ -221,7 +228,11 @@ impl Notes {
             let Some((folder, field)) = folder else { continue };
             if kind == 0 {
                 let names = group.at(elements, "StripElem").filter_map(|it| it.text("name"));
-                let names = view_names(group, &strip, names.filter(|name| !name.is_empty()));
+                let names: Vec<_> = names.take(PARTS_MAX + 1).collect();
+                self.part(names.len())?;
+                let names = names.into_iter().filter(|name| !name.is_empty());
+                let names = view_names(group, &strip, names);
+                self.part(names.len())?;
                 if !names.is_empty() {
                     let files = Files::Named(names);
                     self.refer(ReferenceKind::Strip, owner, Some((folder, field)), files)?;
@@ -308,6 +319,7 @@ impl Notes {
         }
         for modifier in group.all("SoftbodyModifierData").filter(rendered) {
             for body in group.all("SoftBody") {
+                self.part(1)?;
                 let shared = pointed(group, &body, "shared", "SoftBody_Shared");
                 let cache = shared.and_then(|shared| shared.pointer("pointcache"));
                 let cache = cache.or_else(|| body.pointer("pointcache"));
@@ -359,6 +371,7 @@ impl Notes {
             self.refer(ReferenceKind::NodesCache, owner.clone(), folder, Files::Folder)?;
             let bakes = modifier.pointer("bakes");
             let bakes = || bakes.into_iter().flat_map(|at| group.at(at, "NodesModifierBake"));
+            self.part(bakes().take(PARTS_MAX + 1).count())?;
             for bake in bakes() {
                 let folder = bake.pointer("directory").and_then(|at| group.text_at(at));
                 self.refer(ReferenceKind::NodesCache, owner.clone(), folder, Files::Folder)?;
@@ -432,6 +445,9 @@ impl Notes {
         let views = group.all("ImageView").filter(|_| has_views);
         let views = views.filter_map(|view| view.path("filepath"));
         for path in file_path(&image).into_iter().chain(views) {
+            if let Files::Tiles { numbers } = &files {
+                self.part(numbers.len())?;
+            }
             self.refer(kind, group.name(), Some(path), files.clone())?;
         }
         Ok(())
@@ -511,22 +527,23 @@ impl Notes {
         Ok(())
     }
 
-    fn simulates(&self, tree: u64) -> bool {
-        let mut seen = HashSet::new();
-        let mut level = vec![tree];
-        for _ in 0..TREES_DEEP_MAX {
-            level.retain(|address| seen.insert(*address));
-            let trees: Vec<_> =
-                level.iter().filter_map(|address| self.trees.get(address)).collect();
-            if trees.is_empty() {
-                return false;
+    /// The trees that simulate, or have a group in them that does.
+    fn simulating(&self) -> HashSet<u64> {
+        let mut users: HashMap<u64, Vec<u64>> = HashMap::new();
+        for (address, tree) in &self.trees {
+            for group in &tree.groups {
+                users.entry(*group).or_default().push(*address);
             }
-            if trees.iter().any(|tree| tree.simulates) {
-                return true;
-            }
-            level = trees.iter().flat_map(|tree| tree.groups.iter().copied()).collect();
         }
-        false
+        let simulates = self.trees.iter().filter(|(_, tree)| tree.simulates);
+        let mut next: Vec<u64> = simulates.map(|(address, _)| *address).collect();
+        let mut simulating = HashSet::new();
+        while let Some(tree) = next.pop() {
+            if simulating.insert(tree) {
+                next.extend(users.get(&tree).into_iter().flatten());
+            }
+        }
+        simulating
     }
 
     /// A name of something that lies in a library.
@@ -567,9 +584,9 @@ impl Notes {
             let Some(expression) = driver.text("expression") else { continue };
             let mut variables = Vec::new();
             let mut next = driver.pointer("variables.first");
-            while let Some(variable) = next.and_then(|at| group.at(at, "DriverVar").next())
-                && variables.len() < VARIABLES_MAX
-            {
+            for _ in 0..VARIABLES_MAX {
+                let variable = next.and_then(|at| group.at(at, "DriverVar").next());
+                let Some(variable) = variable else { break };
                 variables.extend(variable.text("name"));
                 next = variable.pointer("next");
             }
@@ -634,6 +651,17 @@ impl Notes {
         }
     }
 
+    fn part(&mut self, count: usize) -> Result<(), BlendError> {
+        self.parts = self.parts.saturating_add(count);
+        if self.parts > PARTS_MAX {
+            return Err(BlendError::TooMany {
+                what: "pictures of strips and images",
+                limit: PARTS_MAX,
+            });
+        }
+        Ok(())
+    }
+
     fn link(&mut self, count: usize) -> Result<(), BlendError> {
         self.links = self.links.saturating_add(count);
         if self.links > LINKS_MAX {
@@ -679,6 +707,7 @@ fn view_names(
     }
     let suffixes: Vec<_> = group
         .all("SceneRenderView")
+        .take(VIEWS_MAX)
         .filter_map(|view| view.text("suffix"))
         .filter(|suffix| !suffix.is_empty())
         .collect();
@@ -693,5 +722,6 @@ fn view_names(
                 None => vec![name],
             }
         })
+        .take(PARTS_MAX + 1)
         .collect()
 }

@@ -349,6 +349,78 @@ fn a_disk_that_fails_is_not_called_a_damaged_file() {
     }
 }
 
+/// A driver with a variable that is followed by itself, in structs that no Blender has.
+fn driven_blend(expression: &str, variable: i64) -> Vec<u8> {
+    let form = Form::ALL[4];
+    let types = [
+        ("char", 1),
+        ("int", 4),
+        ("ID", 66),
+        ("FCurve", 8),
+        ("ListBase", 8),
+        ("ChannelDriver", 12 + 60_000),
+        ("DriverVar", 8),
+    ];
+    let structs: [(&str, &[(&str, &str)]); 5] = [
+        ("ID", &[("char", "name[66]")]),
+        ("FCurve", &[("ChannelDriver", "*driver")]),
+        ("ListBase", &[("DriverVar", "*first")]),
+        (
+            "ChannelDriver",
+            &[("int", "type"), ("ListBase", "variables"), ("char", "expression[60000]")],
+        ),
+        ("DriverVar", &[("DriverVar", "*next")]),
+    ];
+    let mut driver =
+        [&form.number(1, 4)[..], &form.number(variable, 8), expression.as_bytes()].concat();
+    driver.resize(12 + 60_000, 0);
+    [
+        form.header(),
+        form.block(*b"WO\0\0", 0x10, &[0; 66]),
+        form.block_of(1, *b"DATA", 0x20, &form.number(0x30, 8)),
+        form.block_of(3, *b"DATA", 0x30, &driver),
+        form.block_of(4, *b"DATA", 0x40, &form.number(0x40, 8)),
+        form.block(*b"DNA1", 0x50, &form.dna_of(&types, &structs)),
+        form.block(*b"ENDB", 0, b""),
+    ]
+    .concat()
+}
+
+#[test]
+fn an_expression_longer_than_any_is_not_taken_apart() {
+    let blend = driven_blend(&"(".repeat(60_000), 0);
+    let survey = survey_limited(Cursor::new(blend), u64::MAX).unwrap();
+    assert_eq!(survey.hazards.len(), 1);
+}
+
+#[test]
+fn variables_without_names_that_follow_each_other_round_and_round_come_to_an_end() {
+    let blend = driven_blend("frame", 0x40);
+    let survey = survey_limited(Cursor::new(blend), u64::MAX).unwrap();
+    assert_eq!(survey.hazards, []);
+}
+
+#[test]
+fn parts_are_counted_as_often_as_something_refers_to_them() {
+    let form = Form::ALL[4];
+    let types = [("char", 1), ("ID", 66), ("NodesModifierData", 8), ("NodesModifierBake", 1)];
+    let structs: [(&str, &[(&str, &str)]); 3] = [
+        ("ID", &[("char", "name[66]")]),
+        ("NodesModifierData", &[("NodesModifierBake", "*bakes")]),
+        ("NodesModifierBake", &[("char", "flag")]),
+    ];
+    let blend = [
+        form.header(),
+        form.block(*b"OB\0\0", 0x10, &[0; 66]),
+        form.block_of(1, *b"DATA", 0x20, &form.number(0x8000, 8).repeat(2)),
+        form.block_of(2, *b"DATA", 0x8000, &vec![0; 500_001]),
+        form.block(*b"DNA1", 0x50, &form.dna_of(&types, &structs)),
+        form.block(*b"ENDB", 0, b""),
+    ];
+    let error = survey_limited(Cursor::new(blend.concat()), u64::MAX).unwrap_err();
+    assert!(matches!(error, BlendError::TooMany { .. }), "{error}");
+}
+
 proptest! {
     #[test]
     fn a_file_cut_anywhere_is_refused_or_loses_nothing(
@@ -519,15 +591,24 @@ impl Form {
         }
     }
 
-    fn block(self, mut code: [u8; 4], address: i64, body: &[u8]) -> Vec<u8> {
+    fn block(self, code: [u8; 4], address: i64, body: &[u8]) -> Vec<u8> {
+        self.block_of(0, code, address, body)
+    }
+
+    /// A block that holds structs of this number.
+    fn block_of(self, structure: i64, mut code: [u8; 4], address: i64, body: &[u8]) -> Vec<u8> {
         if self.big_endian && code[2..] == [0, 0] {
             code.rotate_left(2);
         }
         let address = self.number(address, self.address_bytes);
         let len_bytes = body.len() as i64;
         let head = match self.wide_blocks {
-            true => [self.number(0, 4), address, self.number(len_bytes, 8), self.number(1, 8)],
-            false => [self.number(len_bytes, 4), address, self.number(0, 4), self.number(1, 4)],
+            true => {
+                [self.number(structure, 4), address, self.number(len_bytes, 8), self.number(1, 8)]
+            }
+            false => {
+                [self.number(len_bytes, 4), address, self.number(structure, 4), self.number(1, 4)]
+            }
         };
         [&code, &*head.concat(), body].concat()
     }
@@ -565,23 +646,28 @@ impl Form {
             ("Scene", &[("ID", "id"), ("Object", "*camera"), ("RenderData", "r")]),
             ("FileGlobal", &[("char", "subvstr[4]"), ("Scene", "*curscene")]),
         ];
+        self.dna_of(&types, &structs)
+    }
+
+    /// The DNA of these types, with their sizes, and structs, with the types and names of their members.
+    fn dna_of(self, types: &[(&str, usize)], structs: &[(&str, &[(&str, &str)])]) -> Vec<u8> {
         let names: Vec<_> =
             (structs.iter().flat_map(|(_, members)| *members)).map(|(_, name)| *name).collect();
         let type_of = |wanted: &str| types.iter().position(|(name, _)| *name == wanted).unwrap();
         let mut dna = Dna { form: self, bytes: b"SDNANAME".to_vec() };
         dna.strings(&names);
         dna.mark(b"TYPE");
-        dna.strings(&types.map(|(name, _)| name));
+        dna.strings(&types.iter().map(|(name, _)| *name).collect::<Vec<_>>());
         dna.mark(b"TLEN");
         for (_, len_bytes) in types {
-            dna.number(len_bytes, 2);
+            dna.number(*len_bytes, 2);
         }
         dna.mark(b"STRC");
         dna.number(structs.len(), 4);
         for (name, members) in structs {
             dna.number(type_of(name), 2);
             dna.number(members.len(), 2);
-            for (kind, name) in members {
+            for (kind, name) in *members {
                 dna.number(type_of(kind), 2);
                 dna.number(names.iter().position(|other| other == name).unwrap(), 2);
             }
