@@ -186,7 +186,7 @@ impl Crew {
         self.cluster().await.fetch(job.id(), &out).await.unwrap();
         let mut pictures = std::collections::HashSet::new();
         for number in 1..=FRAMES {
-            let picture = image::open(out.join(format!("{number:04}.png"))).unwrap();
+            let picture = image::open(out.join(format!("framecrew-{number:04}.png"))).unwrap();
             assert_eq!(picture.width(), 144, "30 % of 480");
             pictures.insert(picture.into_bytes());
         }

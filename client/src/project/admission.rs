@@ -10,8 +10,8 @@ use crate::{
 /// Engines that every Blender brings, of whichever generation it is.
 const ENGINES: [&str; 4] = ["CYCLES", "BLENDER_EEVEE", "BLENDER_EEVEE_NEXT", "BLENDER_WORKBENCH"];
 
-/// The first Blender without those.
-const NEW_ENGINES: BlenderVersion = BlenderVersion { major: 2, minor: 80 };
+/// The last Blender that wrote them: previews of 2.80 still did.
+const LAST_OF_OLD: BlenderVersion = BlenderVersion { major: 2, minor: 80 };
 
 /// Those that Blender had until 2.79, by name.
 const ENGINES_OF_OLD: [(&str, &str); 2] =
@@ -45,7 +45,7 @@ pub(crate) fn own_frames(scene: &Scene) -> Result<FrameSet, String> {
 /// What draws a scene that was made for an engine of old: Blender itself puts EEVEE in its place when it opens the
 /// file.
 pub(crate) fn engine_replaced(saved_by: BlenderVersion, scene: &Scene) -> Option<String> {
-    let name = engine_of_old(scene).filter(|_| saved_by < NEW_ENGINES)?;
+    let name = engine_of_old(scene).filter(|_| saved_by <= LAST_OF_OLD)?;
     Some(format!(
         "the scene was made for {name}, which Blender has not had since 2.80: EEVEE draws it in its place, and lights \
          and materials look different; --engine chooses another"

@@ -198,7 +198,9 @@ def choose_format(loaded, image, wanted, depth, what):
         note("%s written as PNG, because the file's output is a movie (%s)" % (what, before))
     elif before not in IMAGES:
         set_format(image, "PNG")
-        loaded.warn("format", "%s written as PNG, because %s cannot be checked" % (what, before))
+        # Formats of old have no name any more.
+        why = "%s cannot be checked" % before if before else "this Blender no longer has the file's format"
+        loaded.warn("format", "%s written as PNG, because %s" % (what, why))
     if depth and not try_set(image, "color_depth", str(depth)):
         has = [bits for bits in COLOR_DEPTHS if try_set(image, "color_depth", bits)]
         has = " or ".join(has)
