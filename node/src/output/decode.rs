@@ -3,7 +3,10 @@
 use std::io::{BufReader, Cursor};
 
 use bytes::Bytes;
-use exr::prelude::{FlatSamples, ReadChannels as _, ReadLayers as _};
+use exr::{
+    meta::{MetaData, header::Header},
+    prelude::{FlatSamples, ReadChannels as _, ReadLayers as _},
+};
 use image::{DynamicImage, ImageFormat, ImageReader};
 
 use super::{
@@ -13,6 +16,10 @@ use super::{
 
 /// Bytes that decoding one image may take: 16k by 16k pixels of four floats.
 const DECODED_BYTES_MAX: u64 = 4 << 30;
+
+/// Bytes that the layers of one OpenEXR file may take, which may be all passes of an 8k image. Their decoder asks
+/// for them at once, and a system that does not have them ends the node.
+const LAYERS_BYTES_MAX: u128 = 16 << 30;
 
 const PNG_END: &[u8] = b"IEND\xae\x42\x60\x82";
 const JPEG_END: &[u8] = b"\xff\xd9";
@@ -75,6 +82,15 @@ fn small(image: &DynamicImage) -> Small {
 
 /// Reads every layer and channel, whatever their names.
 fn decode_exr(content: &Bytes, look: bool) -> Result<Decoded, String> {
+    let head = MetaData::read_from_buffered(Cursor::new(content), false);
+    let head = head.map_err(|error| error.to_string())?;
+    let bytes_of = |header: &Header| {
+        let pixels = header.layer_size.width() as u128 * header.layer_size.height() as u128;
+        pixels * header.channels.bytes_per_pixel as u128
+    };
+    if head.headers.iter().map(bytes_of).sum::<u128>() > LAYERS_BYTES_MAX {
+        return Err(format!("its layers are too large, more than {} GiB", LAYERS_BYTES_MAX >> 30));
+    }
     let reader = BufReader::new(Cursor::new(content));
     let image = exr::prelude::read()
         .no_deep_data()
@@ -132,6 +148,8 @@ fn visible(names: &[String]) -> Option<[Option<usize>; 4]> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
 
     fn seen(names: &[&str]) -> Option<[Option<usize>; 4]> {
@@ -160,5 +178,25 @@ mod tests {
         .concat();
         assert_eq!(seen(&composite), Some([Some(9), Some(8), Some(7), None]));
         assert_eq!(seen(&["View.Depth.Z", "View.Normal.R"]), None);
+    }
+
+    #[test]
+    fn an_image_that_claims_to_be_larger_than_memory_is_refused_before_it_is_read() {
+        use exr::prelude::{Encoding, Image, SpecificChannels, WritableImage as _};
+
+        let black = SpecificChannels::rgb(|_| (0.0_f32, 0.0_f32, 0.0_f32));
+        let mut content = Cursor::new(Vec::new());
+        let lines = Encoding { blocks: exr::image::Blocks::ScanLines, ..Encoding::SMALL_LOSSLESS };
+        let image = Image::from_encoded_channels((40, 30), lines, black);
+        image.write().to_buffered(&mut content).unwrap();
+        let mut content = content.into_inner();
+        for window in [&b"dataWindow\0box2i\0"[..], b"displayWindow\0box2i\0"] {
+            let at = content.windows(window.len()).position(|bytes| bytes == window).unwrap();
+            // After its name, its type and its length: two corners.
+            let far = at + window.len() + 4 + 8;
+            content[far..far + 4].copy_from_slice(&999_999_999_i32.to_le_bytes());
+        }
+        let error = decode("0001.exr", &content.into(), true).unwrap_err();
+        assert!(error.contains("large"), "{error}");
     }
 }
