@@ -16,6 +16,7 @@ use std::{
 };
 
 use framecrew_blobs::{BlobClient, Chunk, Digest, FileDigest, ProjectPath, TransferError};
+use framecrew_proto::v1::FailureReason;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::{sync::OwnedMutexGuard, task};
 
@@ -109,6 +110,18 @@ pub(crate) enum LayoutError {
     Chunks { path: String },
     #[error("the project cannot be written to {}: {source}", path.display())]
     Disk { path: PathBuf, source: io::Error },
+}
+
+impl LayoutError {
+    /// Whether any other node, or a later try, may have more luck.
+    pub(crate) fn reason(&self) -> FailureReason {
+        match self {
+            Self::TooLarge { .. } | Self::Chunks { .. } => FailureReason::Permanent,
+            Self::Transfer(_) | Self::DiskFull { .. } | Self::Disk { .. } => {
+                FailureReason::Infrastructure
+            }
+        }
+    }
 }
 
 type Used = HashMap<Digest, Weak<Layout>>;

@@ -94,7 +94,11 @@ async fn lay_out(node: &Node, work: &Work, slot: &Slot) -> Result<Option<Arc<Lay
         return Ok(None);
     }
     let layout = node.projects.lay_out(&work.project).await;
-    layout.map(Some).map_err(|error| infrastructure(error.to_string()))
+    layout.map(Some).map_err(|error| Failure {
+        reason: error.reason().into(),
+        message: error.to_string(),
+        log_tail: Vec::new(),
+    })
 }
 
 async fn render_one(

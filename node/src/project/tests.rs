@@ -212,6 +212,7 @@ async fn chunks_that_are_not_the_file_are_refused_with_its_name() {
     let wrong = FileDigest { digest: Digest::of(b"onetwo!"), ..right };
     let error = fixture.lay_out(&[("tex/wood.png", &wrong)]).await.unwrap_err();
     assert!(error.to_string().contains("the chunks of tex/wood.png are not that file"), "{error}");
+    assert_eq!(error.reason(), FailureReason::Permanent, "no node can make it right");
     assert_eq!(blobs(fixture.folder.path()).unwrap().len(), 0, "nothing is left");
 }
 
@@ -223,11 +224,13 @@ async fn a_project_larger_than_the_cache_or_the_disk_is_refused_in_words() {
     let error = fixture.lay_out(&[("shot.blend", &blend)]).await.unwrap_err();
     let text = error.to_string();
     assert!(text.starts_with("the project has 2000 bytes, more than the 1000"), "{text}");
+    assert_eq!(error.reason(), FailureReason::Permanent, "it is so on every node");
 
     fixture.projects.bytes_max = u64::MAX;
     let huge = FileDigest { size_bytes: u64::MAX, ..blend };
     let error = fixture.lay_out(&[("shot.blend", &huge)]).await.unwrap_err();
     assert!(error.to_string().starts_with("the node's disk is too full"), "{error}");
+    assert_eq!(error.reason(), FailureReason::Infrastructure, "another node may have room");
     assert_eq!(fixture.downloaded(), []);
 }
 
