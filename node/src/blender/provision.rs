@@ -53,6 +53,9 @@ const REPORT_INTERVAL: Duration = Duration::from_millis(250);
 /// How long a Python may take to say what it has.
 const PYTHON_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// How the names of folders begin in which an environment is being made.
+const UNFINISHED: &str = ".unfinished-";
+
 /// Lines of pip's that an error carries.
 const ERROR_LINES: usize = 4;
 
@@ -204,6 +207,7 @@ pub fn provision_version(
     let cache = &fs::canonicalize(cache).map_err(cache_error)?;
     let lock = fs::File::create(cache.join("provision.lock")).map_err(cache_error)?;
     lock.lock().map_err(cache_error)?;
+    forget_unfinished(cache);
 
     let complete = folder(cache, version);
     let blender = FoundBlender { version, kind: Kind::Module, path: python_of(&complete) };
@@ -225,7 +229,7 @@ pub fn provision_version(
         return Err(ended());
     }
     let unfinished =
-        tempfile::Builder::new().prefix(".unfinished-").tempdir_in(cache).map_err(cache_error)?;
+        tempfile::Builder::new().prefix(UNFINISHED).tempdir_in(cache).map_err(cache_error)?;
     // The environment works under any name: its programs that do not are never used.
     let venv = unfinished.path().join("venv");
     let temporary = unfinished.path().join("tmp");
@@ -234,6 +238,15 @@ pub fn provision_version(
     install(pip, version, &temporary, &venv, &mut report)?;
     fs::rename(&venv, &complete).map_err(cache_error)?;
     Ok(blender)
+}
+
+/// Removes what processes left that were killed while they provisioned, up to a gigabyte each. Whoever calls holds
+/// the lock. What cannot be removed is in nobody's way.
+fn forget_unfinished(cache: &Path) {
+    let entries = fs::read_dir(cache).into_iter().flatten().flatten();
+    for entry in entries.filter(|it| it.file_name().to_string_lossy().starts_with(UNFINISHED)) {
+        let _ = fs::remove_dir_all(entry.path());
+    }
 }
 
 /// An interpreter that the wheel fits.
@@ -400,4 +413,25 @@ fn bytes_in(folder: &Path) -> u64 {
             Err(_) => 0,
         })
         .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn what_a_killed_process_left_half_made_is_removed_and_what_is_complete_is_used() {
+        let cache = tempfile::tempdir().unwrap();
+        let left = cache.path().join(format!("{UNFINISHED}x/venv"));
+        fs::create_dir_all(&left).unwrap();
+        let python = python_of(&folder(cache.path(), USUAL.version));
+        fs::create_dir_all(python.parent().unwrap()).unwrap();
+        fs::write(&python, "").unwrap();
+        let go_on = |_| ControlFlow::Continue(());
+        let blender = provision_version(cache.path(), USUAL.version, go_on).unwrap();
+        assert_eq!(blender.version, USUAL.version);
+        assert!(python.exists() && !left.exists() && !left.parent().unwrap().exists());
+    }
 }
