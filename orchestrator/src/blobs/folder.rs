@@ -26,6 +26,10 @@ pub(super) struct Folder {
     #[cfg(target_os = "linux")]
     handle: fs::File,
     staged: AtomicU64,
+    /// Whether making everything durable at once has failed. The system tells that once, though it may have lost
+    /// what is in a later group, too; of a single file it tells whoever asks next.
+    #[cfg(target_os = "linux")]
+    has_lost: std::sync::atomic::AtomicBool,
 }
 
 /// A blob on its way in, under a name that nobody looks for. Dropped, it is removed.
@@ -107,6 +111,8 @@ impl Folder {
             handle: fs::File::open(dir)?,
             dir: dir.to_owned(),
             staged: AtomicU64::new(0),
+            #[cfg(target_os = "linux")]
+            has_lost: std::sync::atomic::AtomicBool::new(false),
         })
     }
 
@@ -145,12 +151,22 @@ impl Folder {
         shards.iter().try_for_each(|shard| sync_folder(shard))
     }
 
-    /// Makes all that was written durable; false where the system cannot.
+    /// Makes all that was written durable; false where the system cannot, or is not to be believed any more.
     fn sync_all(&self) -> io::Result<bool> {
         #[cfg(target_os = "linux")]
-        return Ok(rustix::fs::syncfs(&self.handle).map(|()| true)?);
+        return self.sync_all_by(|| Ok(rustix::fs::syncfs(&self.handle)?));
         #[cfg(not(target_os = "linux"))]
         Ok(false)
+    }
+
+    #[cfg(target_os = "linux")]
+    pub(super) fn sync_all_by(&self, sync: impl FnOnce() -> io::Result<()>) -> io::Result<bool> {
+        if self.has_lost.load(Ordering::Relaxed) {
+            return Ok(false);
+        }
+        let synced = sync();
+        self.has_lost.store(synced.is_err(), Ordering::Relaxed);
+        synced.map(|()| true)
     }
 
     /// What is known of a blob; `None` when it is not there.

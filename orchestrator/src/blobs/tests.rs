@@ -103,6 +103,17 @@ async fn a_blob_has_no_name_before_its_bytes_are_durable_and_a_crash_leaves_none
     assert_eq!(files(dir.path()), [""; 0]);
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn after_a_disk_lost_something_each_blob_is_asked_for_by_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = &Blobs::open(dir.path()).unwrap().shared.folder;
+    assert!(folder.sync_all_by(|| Ok(())).unwrap());
+    folder.sync_all_by(|| Err(std::io::Error::other("lost"))).unwrap_err();
+    let again = || panic!("the system does not tell it twice");
+    assert!(!folder.sync_all_by(again).unwrap());
+}
+
 #[test]
 fn nobody_is_told_of_a_name_that_is_not_durable_yet() {
     let dir = tempfile::tempdir().unwrap();
