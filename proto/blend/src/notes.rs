@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::{
-    BlendError, Files, Hazard, Reference, ReferenceKind, Scene,
+    BlendError, BlenderVersion, Files, Hazard, Reference, ReferenceKind, Scene,
     driver::needs_scripts,
     group::{Group, View},
     reference::Field,
@@ -59,6 +59,7 @@ const TEXT_REGISTERED: u64 = 1 << 4;
 
 /// What was found so far.
 pub(crate) struct Notes {
+    saved_by: BlenderVersion,
     /// With their addresses, and those of the objects in them.
     pub(crate) scenes: Vec<(u64, Scene, SceneLinks)>,
     pub(crate) references: Vec<Reference>,
@@ -118,8 +119,9 @@ struct Tree {
 }
 
 impl Notes {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(saved_by: BlenderVersion) -> Self {
         Self {
+            saved_by,
             scenes: Vec::new(),
             references: Vec::new(),
             hazards: Vec::new(),
@@ -192,7 +194,7 @@ impl Notes {
         if self.scenes.len() == SCENES_MAX {
             return Err(BlendError::TooMany { what: "scenes", limit: SCENES_MAX });
         }
-        let scene = Scene::parse(group);
+        let scene = Scene::parse(group, self.saved_by);
         let scene = scene.ok_or(BlendError::Damaged("a scene of it makes no sense"))?;
         let objects: HashSet<_> =
             group.all("Base").filter_map(|base| base.pointer("object")).collect();

@@ -1,4 +1,7 @@
-use crate::group::{Group, View};
+use crate::{
+    BlenderVersion,
+    group::{Group, View},
+};
 
 /// What Blender 2.4x, which knew no other, calls its engine later.
 const FIRST_ENGINE: &str = "BLENDER_RENDER";
@@ -42,6 +45,9 @@ const DEPTHS: [(u64, u32); 7] = [(1, 1), (2, 8), (4, 10), (8, 12), (16, 16), (32
 const USES_SEQUENCER: u64 = 1 << 0;
 const USES_COMPOSITOR: u64 = 1 << 6;
 const MULTIVIEW: u64 = 1 << 21;
+
+/// The first Blender whose Cycles denoises unless told otherwise; files of older ones keep it off.
+const DENOISES: BlenderVersion = BlenderVersion { major: 3, minor: 0 };
 
 /// Properties looked at to find one.
 const PROPERTIES_MAX: usize = 10_000;
@@ -87,7 +93,7 @@ pub struct Scene {
     pub view_layers: Vec<ViewLayer>,
     /// The suffixes of the pictures of a scene in stereo, or from more views: `_L`, `_R`. None for plain pictures.
     pub views: Vec<RenderView>,
-    /// Whether Cycles denoises: as stored, or as Blender does since 3.0 where nothing is.
+    /// Whether Cycles denoises: as stored; where nothing is, as the Blender that saved the file did.
     pub uses_denoising: bool,
     /// Whether strips of sound would be in a movie of it.
     pub has_sound: bool,
@@ -117,7 +123,7 @@ pub struct RenderView {
 
 impl Scene {
     /// None when the struct is not that of a scene.
-    pub(crate) fn parse(group: &Group<'_>) -> Option<Self> {
+    pub(crate) fn parse(group: &Group<'_>, saved_by: BlenderVersion) -> Option<Self> {
         let scene = group.id();
         let int = |path| scene.int(path);
         let size = |path| Some(u32::try_from(int(path)?).unwrap_or(0));
@@ -158,7 +164,7 @@ impl Scene {
             cameras: Vec::new(),
             view_layers: view_layers(group),
             views: views(group),
-            uses_denoising: uses_denoising(group).unwrap_or(true),
+            uses_denoising: uses_denoising(group).unwrap_or(saved_by >= DENOISES),
             has_sound: strips(group).any(|strip| matches!(strip.int("type"), Some(4 | 5))),
             uses_sequencer: scene.flag("r.scemode", USES_SEQUENCER)
                 && strips(group).next().is_some(),

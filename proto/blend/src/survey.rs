@@ -59,7 +59,7 @@ pub(crate) fn survey_limited(
     let Header { version, layout } = Header::read(&mut stream)?;
     let dna = Dna::parse(&dna, layout).ok_or(BlendError::Damaged("its DNA makes no sense"))?;
     let wanted = Wanted::new(&dna);
-    let mut notes = Notes::new();
+    let mut notes = Notes::new(version);
     let mut open = None;
     let mut group = None;
     each_block(&mut stream, layout, |block, stream| {

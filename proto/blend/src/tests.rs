@@ -113,7 +113,7 @@ fn both_byte_orders_and_address_widths_and_block_forms_are_read() {
             cameras: Vec::new(),
             view_layers: Vec::new(),
             views: Vec::new(),
-            uses_denoising: true,
+            uses_denoising: form.version().major >= 3,
             has_sound: false,
             uses_sequencer: false,
             uses_compositor: false,
