@@ -13,6 +13,10 @@ const PART_BYTES_MAX: usize = 200;
 /// Folders of a name; a path that has more loses its first ones.
 const FOLDERS_MAX: usize = 4;
 
+/// Extensions that Blender takes off before it puts the format's own on.
+const EXTENSIONS: [&str; 12] =
+    ["png", "jpg", "jpeg", "tif", "tiff", "exr", "webp", "bmp", "tga", "hdr", "dpx", "jp2"];
+
 /// Where a File Output node writes one of its slots.
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct Place {
@@ -73,7 +77,7 @@ impl<'a> Names<'a> {
         let mut parts = vec![directory.clone()];
         parts.extend(place.path.split(['/', '\\']).map(clean).filter(|part| !part.is_empty()));
         let last = if parts.len() > 1 { parts.pop().unwrap_or_default() } else { String::new() };
-        let last = self.numbered(&last);
+        let last = without_extension(self.numbered(&last));
         let first = parts.len().saturating_sub(FOLDERS_MAX - 1).max(1);
         let folders = std::iter::once(&parts[0]).chain(&parts[first..]);
         let mut stem: String = folders.map(|part| format!("{}/", cut(part.clone()))).collect();
@@ -166,6 +170,16 @@ fn clean_rest(rest: &str) -> String {
     kept.take(50).collect()
 }
 
+/// A name without an image's extension, which it may have after its number.
+fn without_extension(mut name: String) -> String {
+    if let Some((stem, extension)) = name.rsplit_once('.')
+        && EXTENSIONS.iter().any(|known| extension.eq_ignore_ascii_case(known))
+    {
+        name.truncate(stem.len());
+    }
+    name
+}
+
 fn cut(text: String) -> String {
     cut_to(text, PART_BYTES_MAX)
 }
@@ -227,6 +241,9 @@ mod tests {
         assert_eq!(slot("C:\\renders\\masks", "Image", -7), "masks/Image-0007.png");
         assert_eq!(slot("/masks", "a_##_####_b", 7), "masks/a_##_0007_b.png");
         assert_eq!(slot("/masks", "##", 123), "masks/123.png");
+        assert_eq!(slot("/masks", "all_####.png", 7), "masks/all_0007.png");
+        assert_eq!(slot("/masks", "all_####.EXR", 7), "masks/all_0007.png");
+        assert_eq!(slot("/masks", "all.png", 7), "masks/all.png0007.png");
         assert_eq!(slot("/masks", "sub/Image", 7), "masks/sub/Image0007.png");
         assert_eq!(slot("", "Image", 7), "File Output/Image0007.png");
         assert_eq!(slot("//", "", 7), "_/0007.png".replace('_', "File Output"));
