@@ -1,7 +1,7 @@
 //! Brings a job's outputs into a folder: as they finish, several at a time, each under its name only when whole.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     fs,
     io::{self, Write as _},
     path::{Path, PathBuf},
@@ -254,6 +254,8 @@ struct Downloads<P> {
     blobs: BlobClient,
     folder: OutputFolder,
     tasks: JoinSet<(OutputOf, Result<Fetched, Error>)>,
+    /// Those that the tasks bring. A listing and the stream after it tell of the same frames.
+    under_way: HashSet<OutputOf>,
     progress: FetchProgress,
     missing: BTreeMap<OutputOf, Error>,
     /// Missing beyond those.
@@ -276,6 +278,7 @@ impl<P: FnMut(FetchProgress) + Send> Downloads<P> {
             blobs: cluster.blobs().clone(),
             folder: folder.clone(),
             tasks: JoinSet::new(),
+            under_way: HashSet::new(),
             progress: FetchProgress::default(),
             missing: BTreeMap::new(),
             more_missing: 0,
@@ -321,6 +324,9 @@ impl<P: FnMut(FetchProgress) + Send> Downloads<P> {
             return Ok(());
         }
         for output in frame.outputs {
+            if !self.under_way.insert((frame.frame, output.name.clone())) {
+                continue;
+            }
             while self.tasks.len() >= DOWNLOADS_MAX {
                 if let Some(result) = self.tasks.join_next().await {
                     self.settle(result)?;
@@ -345,7 +351,10 @@ impl<P: FnMut(FetchProgress) + Send> Downloads<P> {
         result: Result<(OutputOf, Result<Fetched, Error>), tokio::task::JoinError>,
     ) -> Result<(), Error> {
         let (output, fetched) = match result {
-            Ok((output, fetched)) => (output, fetched.map_err(|error| self.blame_folder(error))),
+            Ok((output, fetched)) => {
+                self.under_way.remove(&output);
+                (output, fetched.map_err(|error| self.blame_folder(error)))
+            }
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         };
         match fetched {

@@ -182,9 +182,12 @@ impl Partial {
     async fn publish(mut self, to: &Path) -> Result<(), TransferError> {
         self.file.flush().await.map_err(TransferError::file("write", &self.path))?;
         self.file.sync_all().await.map_err(TransferError::file("write", &self.path))?;
-        // Nor does it rename one.
-        drop(self.file.into_std().await);
+        // Nor does it rename one. Elsewhere the lock ends after the rename: another download of the same blob to the
+        // same file must not come between.
+        let file = self.file.into_std().await;
+        let held = (!cfg!(windows)).then_some(file);
         tokio::fs::rename(&self.path, to).await.map_err(TransferError::file("create", to))?;
+        drop(held);
         let folder = folder_of(to).to_owned();
         blocking(move || {
             sync(&folder);
