@@ -173,7 +173,7 @@ fn bombs_are_refused_before_they_fill_anything() {
 
 #[test]
 fn what_was_asked_for_in_vain_is_named_with_what_there_is() {
-    let table: [(&str, &str, &[&str], &[&str]); 9] = [
+    let table: [(&str, &str, &[&str], &[&str]); 11] = [
         ("nothing", "gone.blend", &[], &["gone.blend", "does not exist"]),
         ("a folder", "tex", &[], &["tex", "is a folder"]),
         ("a library", "lib/props.blend", &[], &["has no scene to render"]),
@@ -184,6 +184,13 @@ fn what_was_asked_for_in_vain_is_named_with_what_there_is() {
             "shot.blend",
             &["--view-layer", "Fog"],
             &["no view layer `Fog`", "`ViewLayer`"],
+        ),
+        ("a depth", "shot.blend", &["--depth", "32"], &["32 bits", "PNG has 8 or 16"]),
+        (
+            "a depth for a format",
+            "shot.blend",
+            &["--format", "jpeg", "--depth", "16"],
+            &["16 bits", "JPEG has 8", "--depth"],
         ),
         ("frames backwards", "shot.blend", &["-f", "9-1"], &["runs backwards"]),
         ("no frames", "shot.blend", &["-f", "abc"], &["abc"]),

@@ -1,6 +1,7 @@
 //! Whether a .blend can be rendered as it is asked for: its scene, engine, camera and frames.
 
 use framecrew_blend::{BlendFile, BlenderVersion, Scene};
+use framecrew_proto::v1::{ImageFormat, RenderSettings};
 
 use crate::{
     frames::{FrameRange, FrameSet},
@@ -111,6 +112,29 @@ fn view_layer_fault(scene: &Scene, wanted: &str) -> Option<String> {
     ))
 }
 
+/// Why the frames cannot have as many bits as asked for. What the file's own format has is known only of those that
+/// frames are written in.
+fn depth_fault(scene: &Scene, settings: &RenderSettings) -> Option<String> {
+    let wanted = settings.color_depth?;
+    let format = match settings.format() {
+        ImageFormat::Unspecified => {
+            ImageFormat::from_str_name(&format!("IMAGE_FORMAT_{}", scene.format))?
+        }
+        chosen => chosen,
+    };
+    let depths: &[u32] = match format {
+        ImageFormat::Unspecified => return None,
+        ImageFormat::Png | ImageFormat::Tiff => &[8, 16],
+        ImageFormat::OpenExr | ImageFormat::OpenExrMultilayer => &[16, 32],
+        ImageFormat::Jpeg | ImageFormat::Webp => &[8],
+    };
+    let has = depths.iter().map(u32::to_string).collect::<Vec<_>>().join(" or ");
+    let name = format.as_str_name().trim_start_matches("IMAGE_FORMAT_");
+    (!depths.contains(&wanted)).then(|| {
+        format!("cannot be written with {wanted} bits a channel: {name} has {has}; choose with --depth and --format")
+    })
+}
+
 /// Whether the job can be rendered, as far as the .blend tells; which frames it has.
 pub(crate) fn admit(blend: &BlendFile, spec: &JobSpec) -> Result<FrameSet, String> {
     let settings = &spec.settings;
@@ -130,6 +154,9 @@ pub(crate) fn admit(blend: &BlendFile, spec: &JobSpec) -> Result<FrameSet, Strin
         return Err(fault);
     }
     if let Some(fault) = view_layer_fault(scene, &settings.view_layer) {
+        return Err(fault);
+    }
+    if let Some(fault) = depth_fault(scene, settings) {
         return Err(fault);
     }
     if spec.movie.is_some() && settings.format == 0 && scene.format.starts_with("OPEN_EXR") {
