@@ -120,8 +120,8 @@ impl Cluster {
         &self.blobs
     }
 
-    /// Reads and uploads the .blend with all it needs and submits the job. It is durable once this returns; it is submitted
-    /// once, even when the connection breaks on the way and the call is repeated.
+    /// Reads and uploads the .blend with all it needs and submits the job. It is durable once this returns; it
+    /// is submitted once, even when the connection breaks on the way and the call is repeated.
     ///
     /// # Errors
     /// When the file or the frames are faulty, or the orchestrator refuses or stays away.

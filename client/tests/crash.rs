@@ -3,10 +3,11 @@
 #![cfg(all(unix, feature = "local"))]
 #![allow(clippy::unwrap_used)]
 
+mod support;
+
 use std::{
     collections::BTreeMap,
     fs,
-    io::Write as _,
     net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -18,8 +19,9 @@ use framecrew::{
     Cluster, JobSpec, JobView, WatchEvent,
     proto::{ActiveSlice, FrameState, JobState},
 };
-use framecrew_node::blender::{self, FoundBlender};
+use framecrew_node::blender::FoundBlender;
 use futures::StreamExt as _;
+use support::blenders;
 use tokio::time::timeout;
 
 const DEMO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/demo.blend");
@@ -47,17 +49,6 @@ static PROGRAMS: LazyLock<PathBuf> = LazyLock::new(|| {
     assert!(cargo.status().unwrap().success());
     folder
 });
-
-/// The Blender to draw with. With none the test is skipped, which FRAMECREW_REQUIRE_BLENDER forbids.
-fn any_blender() -> Option<FoundBlender> {
-    let found = blender::find(&[], &blender::default_cache()).into_iter().next_back();
-    if found.is_none() {
-        assert!(std::env::var_os("FRAMECREW_REQUIRE_BLENDER").is_none(), "no Blender was found");
-        // Not eprintln, which the test harness keeps to itself.
-        std::io::stderr().write_all(b"skipped: no Blender\n").unwrap();
-    }
-    found
-}
 
 /// A server of the cluster as a process of its own. Dropping it kills it.
 struct Server {
@@ -201,7 +192,7 @@ fn free_address() -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_orchestrator_killed_in_mid_job_goes_on_and_nothing_is_drawn_twice() {
-    let Some(blender) = any_blender() else { return };
+    let Some(blender) = blenders().pop() else { return };
     let mut crew = Crew::start(&blender);
     let killed = std::cell::Cell::new(false);
     let view = crew
@@ -221,7 +212,7 @@ async fn an_orchestrator_killed_in_mid_job_goes_on_and_nothing_is_drawn_twice() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_killed_in_mid_frame_costs_at_most_one_more_render_a_slot() {
-    let Some(blender) = any_blender() else { return };
+    let Some(blender) = blenders().pop() else { return };
     let mut crew = Crew::start(&blender);
     let killed = std::cell::Cell::new(None);
     let view = crew

@@ -4,10 +4,11 @@
 #![cfg(feature = "local")]
 #![allow(clippy::unwrap_used)]
 
+mod support;
+
 use std::{
     collections::BTreeMap,
     fs,
-    io::{self, Write as _},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -19,9 +20,10 @@ use framecrew::{
 };
 use framecrew_node::{
     RendererChoice,
-    blender::{self, FoundBlender, Kind},
+    blender::{FoundBlender, Kind},
 };
 use futures::{Stream, StreamExt as _};
+use support::{blenders, skip};
 use tokio::time::timeout;
 
 const DEMO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/demo.blend");
@@ -266,13 +268,6 @@ async fn the_command_renders_and_leaves_nothing_but_frames() {
     local.shutdown().await;
 }
 
-/// Tells, aloud, that a test is skipped for want of something, which `forbidden_by` forbids where it is set.
-fn skip(what: &str, forbidden_by: &str) {
-    assert!(std::env::var_os(forbidden_by).is_none(), "{what} was not found");
-    // Not eprintln, which the test harness keeps to itself.
-    let _ = writeln!(io::stderr(), "skipped: no {what}");
-}
-
 /// Whether there is an ffmpeg to make movies, and an ffprobe to look into them.
 fn has_ffmpeg() -> bool {
     let answers = |program: &str| {
@@ -394,10 +389,7 @@ bpy.ops.wm.save_as_mainfile(filepath={to:?})
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_real_blender_brings_masks_in_their_folder_a_warning_told_once_and_small_pictures() {
-    let Some(found) = blender::find(&[], &blender::default_cache()).into_iter().next() else {
-        skip("Blender", "FRAMECREW_REQUIRE_BLENDER");
-        return;
-    };
+    let Some(found) = blenders().into_iter().next() else { return };
     let base = tempfile::tempdir().unwrap();
     make_scene(&found, &base.path().join("shot.blend"));
     let renderer = RendererChoice::Blender(vec![found]);

@@ -5,11 +5,11 @@
 #![allow(clippy::unwrap_used)]
 
 mod project_support;
+mod support;
 
 use std::{
     collections::BTreeMap,
     fs,
-    io::Write as _,
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -21,10 +21,11 @@ use framecrew::{
 };
 use framecrew_node::{
     RendererChoice,
-    blender::{self, FoundBlender, Kind},
+    blender::{FoundBlender, Kind},
 };
 use futures::StreamExt as _;
 use project_support::Shot;
+use support::blenders;
 use tokio::time::timeout;
 
 /// Far longer than anything here takes, so that a slow machine fails nothing.
@@ -225,17 +226,6 @@ async fn names_that_become_one_elsewhere_are_refused() {
     assert!(text.contains("a:b.png") && text.contains("the same name"), "{text}");
 }
 
-/// The Blender to draw with. With none the test is skipped, which FRAMECREW_REQUIRE_BLENDER forbids.
-fn any_blender() -> Option<FoundBlender> {
-    let found = blender::find(&[], &blender::default_cache()).into_iter().next_back();
-    if found.is_none() {
-        assert!(std::env::var_os("FRAMECREW_REQUIRE_BLENDER").is_none(), "no Blender was found");
-        // Not eprintln, which the test harness keeps to itself.
-        std::io::stderr().write_all(b"skipped: no Blender\n").unwrap();
-    }
-    found
-}
-
 /// What Blender by itself draws of a frame, in the original folder.
 fn drawn_by_blender(found: &FoundBlender, blend: &Path, frame: i32) -> image::RgbaImage {
     let folder = tempfile::tempdir().unwrap();
@@ -340,7 +330,7 @@ fn projects() -> Vec<(&'static str, Shot, PathBuf)> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_project_is_drawn_as_blender_draws_it_in_its_own_folder() {
-    let Some(found) = any_blender() else { return };
+    let Some(found) = blenders().pop() else { return };
     let base = tempfile::tempdir().unwrap();
     let renderer = RendererChoice::Blender(vec![found.clone()]);
     let local = cluster(&base.path().join("data"), renderer).await;

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, str::FromStr, time::Duration};
 
-use crate::{blender::FoundBlender, confine::Confine};
+use crate::{blender::FoundBlender, confine::Confine, project::CACHE_BYTES};
 
 /// How a node is set up.
 #[derive(Debug, Clone)]
@@ -28,6 +28,8 @@ pub struct Config {
     pub allow_scripts: bool,
     /// What makes movies; absent: the ffmpeg on the PATH, if there is one.
     pub ffmpeg: Option<PathBuf>,
+    /// Bytes that the projects it keeps take at most; the ones used longest ago go.
+    pub cache_bytes: u64,
     /// Cache into which Blenders are fetched that a job needs and this machine lacks; absent: none are.
     pub provision: Option<PathBuf>,
 }
@@ -52,6 +54,7 @@ impl Config {
             confine: Confine::default(),
             allow_scripts: false,
             ffmpeg: None,
+            cache_bytes: CACHE_BYTES,
             provision: None,
         }
     }

@@ -251,19 +251,23 @@ fn limit_environment(command: &mut Command, walls: &Walls) {
             command.env_remove(name);
         }
     }
-    // Where a program finds a Python on its PATH, it takes it for its own, and fails if it may not read it.
-    let is_readable = |folder: &PathBuf| {
-        let folder = fs::canonicalize(folder).unwrap_or_default();
-        let mut roots =
-            SYSTEM.iter().map(Path::new).chain(walls.reads.iter().map(PathBuf::as_path));
-        roots.any(|root| folder.starts_with(root))
-    };
     let path = env::var_os("PATH").unwrap_or_default();
-    let path = env::join_paths(env::split_paths(&path).filter(is_readable));
-    command.env("PATH", path.unwrap_or_default());
+    command.env("PATH", readable_path(&path, &walls.reads));
     let home = walls.writes.first().cloned().unwrap_or_default();
     // Debian's Blender asks the sound server at its start, whatever it is started for: here there is none.
     command.env("HOME", &home).env("PULSE_SERVER", "{}").env("PULSE_RUNTIME_PATH", home);
+}
+
+/// The folders of a PATH that are within the walls. Where a program finds a Python on its PATH, it takes it for
+/// its own, and fails if it may not read it.
+#[cfg(target_os = "linux")]
+fn readable_path(path: &OsStr, reads: &[PathBuf]) -> OsString {
+    let is_readable = |folder: &PathBuf| {
+        let folder = fs::canonicalize(folder).unwrap_or_default();
+        let mut roots = SYSTEM.iter().map(Path::new).chain(reads.iter().map(PathBuf::as_path));
+        roots.any(|root| folder.starts_with(root))
+    };
+    env::join_paths(env::split_paths(path).filter(is_readable)).unwrap_or_default()
 }
 
 #[cfg(target_os = "linux")]
@@ -407,5 +411,20 @@ mod linux {
         SeccompFilter::new(refused, others, these, architecture)
             .and_then(BpfProgram::try_from)
             .map_err(io::Error::other)
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_python_behind_the_walls_is_not_on_the_path() {
+        let venv = tempfile::tempdir().unwrap();
+        let venv = fs::canonicalize(venv.path()).unwrap();
+        let path = env::join_paths([&venv, Path::new("/usr/bin")]).unwrap();
+        assert_eq!(readable_path(&path, &[]), "/usr/bin");
+        assert_eq!(readable_path(&path, &[venv]), path);
     }
 }

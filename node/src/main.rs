@@ -49,6 +49,10 @@ struct Args {
     /// Folder for a provisioned Blender [default: framecrew in the user's cache folder]
     #[arg(long, env = "FRAMECREW_CACHE", value_name = "DIR")]
     cache: Option<PathBuf>,
+    /// Bytes that projects take at most: those used longest ago go, and one that is larger cannot be rendered here
+    /// [default: 20 GiB]
+    #[arg(long, env = "FRAMECREW_CACHE_BYTES", value_name = "BYTES")]
+    cache_bytes: Option<u64>,
     /// Install Blenders that are lacking into the cache, and as root the libraries they need: one at once where there
     /// is none, others when jobs need them
     #[arg(long, env = "FRAMECREW_PROVISION")]
@@ -112,6 +116,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
         }
         synthetic => synthetic,
     };
+    let usual = Config::new(name, args.orchestrator, renderer, data);
     let config = Config {
         advertise: args.advertise,
         slots: args.slots,
@@ -119,8 +124,9 @@ async fn run(args: Args) -> anyhow::Result<()> {
         confine: args.confine,
         allow_scripts: args.allow_scripts,
         ffmpeg: args.ffmpeg,
+        cache_bytes: args.cache_bytes.unwrap_or(usual.cache_bytes),
         provision,
-        ..Config::new(name, args.orchestrator, renderer, data)
+        ..usual
     };
     framecrew_node::serve(listener, config, stopped()?).await?;
     Ok(())

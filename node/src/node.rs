@@ -319,7 +319,7 @@ mod tests {
             incarnation: 1,
             description: NodeDescription { slots: 1, ..NodeDescription::default() },
             slots: Slots::new(choice, None, 1, workplace),
-            projects: Projects::new(folder.path().to_owned(), blobs.clone()),
+            projects: Projects::new(folder.path().to_owned(), blobs.clone(), u64::MAX),
             outbox: Outbox::new(blobs),
             ffmpeg: None,
             work: folder.path().to_owned(),

@@ -26,9 +26,9 @@ use self::{
 };
 use crate::platform;
 
-/// Bytes of blobs that are kept after their project was last used: a few large projects, and small beside the
-/// disks of machines that render.
-const CACHE_BYTES_MAX: u64 = 20 << 30;
+/// Bytes that the projects of a node take unless it is told otherwise: a few large ones, and small beside the disks
+/// of machines that render.
+pub(crate) const CACHE_BYTES: u64 = 20 << 30;
 
 /// Small files that are downloaded at a time. Each waits for a round trip and for the disk; the disk makes many
 /// durable in one go.
@@ -94,8 +94,8 @@ pub(crate) enum LayoutError {
     #[error("a file of the project did not arrive: {0}")]
     Transfer(#[from] TransferError),
     #[error(
-        "the project has {project_bytes} bytes, more than the {limit_bytes} that a node keeps; \
-         leave out what the frames do not show"
+        "the project has {project_bytes} bytes, more than the {limit_bytes} that this node keeps; start nodes with \
+         a larger --cache-bytes, or leave out what the frames do not show"
     )]
     TooLarge { project_bytes: u64, limit_bytes: u64 },
     #[error(
@@ -141,12 +141,12 @@ pub(crate) struct Projects {
 }
 
 impl Projects {
-    /// Keeps projects under `folder`.
-    pub(crate) fn new(folder: PathBuf, blobs: BlobClient) -> Self {
+    /// Keeps projects under `folder`, which take `bytes_max` bytes at most.
+    pub(crate) fn new(folder: PathBuf, blobs: BlobClient, bytes_max: u64) -> Self {
         Self {
             folder,
             blobs,
-            bytes_max: CACHE_BYTES_MAX,
+            bytes_max,
             used: Arc::default(),
             making: Arc::default(),
             index: Arc::default(),
@@ -373,14 +373,21 @@ impl Projects {
         let (folder, used, bytes_max) = (self.folder.clone(), self.used.clone(), self.bytes_max);
         let work = move || {
             let missing = files.iter().filter(|(path, size_bytes)| !holds(path, *size_bytes));
-            let missing_bytes = missing.map(|(_, size_bytes)| size_bytes).sum();
+            let missing_bytes: u64 =
+                missing.fold(0, |sum: u64, (_, size_bytes)| sum.saturating_add(*size_bytes));
             for piece in entries(&folder.join(PIECES))? {
                 if !pieces.contains(&piece.path()) {
                     fs::remove_file(piece.path())?;
                 }
             }
             let wanted = files.into_iter().map(|(path, _)| path).collect();
-            evict(&folder, &used, bytes_max.saturating_sub(missing_bytes), &wanted)?;
+            // What the disk has room for may be less than what is allowed.
+            let free_bytes = platform::free_bytes(&folder).unwrap_or(u64::MAX);
+            let may_take = bytes_max.min(bytes_of_blobs(&folder)?.saturating_add(free_bytes));
+            // A project that never fits is refused below; others keep what they have.
+            if let Some(room) = may_take.checked_sub(missing_bytes) {
+                evict(&folder, &used, room, &wanted)?;
+            }
             Ok(missing_bytes)
         };
         let (making, needed_bytes) = blocking(making, work)

@@ -140,7 +140,7 @@ pub async fn serve(
         },
         name: config.name,
         slots,
-        projects: Projects::new(root, blobs.clone()),
+        projects: Projects::new(root, blobs.clone(), config.cache_bytes),
         outbox: Outbox::new(blobs),
         ffmpeg,
         work,

@@ -20,7 +20,7 @@ use tonic::transport::Uri;
 use super::Global;
 use crate::{
     console::{Exit, Failure, say, say_json, wants_color},
-    doctor::{self, Check, Cluster, Facts, Port, Verdict},
+    doctor::{self, Blender, Check, Cluster, Facts, Library, Port, Verdict},
 };
 
 /// How long a program may take to say what it is.
@@ -76,7 +76,7 @@ async fn examine(global: &Global, data: &Path) -> Facts {
         first_line("docker", &["version", "--format", "{{.Server.Version}}"]),
         first_line("docker", &["compose", "version", "--short"]),
     );
-    let local::Here { blenders, broken_module, likely_missing, walls } = local.unwrap_or_default();
+    let Here { blenders, broken_module, likely_missing, walls } = local.unwrap_or_default();
     let ours = ours(&cluster, &nodes).await;
     let ports = PORTS.map(|(number, user)| Port {
         number,
@@ -100,6 +100,19 @@ async fn examine(global: &Global, data: &Path) -> Facts {
     }
 }
 
+/// What there is of Blender here; nothing where nothing here can run one.
+#[derive(Default)]
+struct Here {
+    /// The Blenders that work.
+    blenders: Option<Vec<Blender>>,
+    /// Where there is none, one that is installed but does not load.
+    broken_module: Option<Blender>,
+    /// Where there is none either, what the one to be provisioned will lack.
+    likely_missing: Option<Vec<Library>>,
+    /// What walls renderers in, or why nothing does.
+    walls: Option<Result<String, String>>,
+}
+
 #[cfg(feature = "local")]
 mod local {
     use std::{fs, path::PathBuf};
@@ -109,20 +122,8 @@ mod local {
         blender::{self, FoundBlender, Kind, MissingLibrary},
     };
 
+    use super::Here;
     use crate::doctor::{Blender, Library};
-
-    /// What there is of Blender.
-    #[derive(Default)]
-    pub(super) struct Here {
-        /// The Blenders that work.
-        pub(super) blenders: Option<Vec<Blender>>,
-        /// Where there is none, one that is installed but does not load.
-        pub(super) broken_module: Option<Blender>,
-        /// Where there is none either, what the one to be provisioned will lack.
-        pub(super) likely_missing: Option<Vec<Library>>,
-        /// What walls renderers in, or why nothing does.
-        pub(super) walls: Option<Result<String, String>>,
-    }
 
     pub(super) fn examine() -> Here {
         let cache = blender::default_cache();
@@ -171,15 +172,7 @@ mod local {
 
 #[cfg(not(feature = "local"))]
 mod local {
-    use crate::doctor::{Blender, Library};
-
-    #[derive(Default)]
-    pub(super) struct Here {
-        pub(super) blenders: Option<Vec<Blender>>,
-        pub(super) broken_module: Option<Blender>,
-        pub(super) likely_missing: Option<Vec<Library>>,
-        pub(super) walls: Option<Result<String, String>>,
-    }
+    use super::Here;
 
     /// Nothing here can run a Blender.
     pub(super) fn examine() -> Here {

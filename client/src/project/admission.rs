@@ -159,10 +159,13 @@ pub(crate) fn admit(blend: &BlendFile, spec: &JobSpec) -> Result<FrameSet, Strin
     if let Some(fault) = depth_fault(scene, settings) {
         return Err(fault);
     }
-    if spec.movie.is_some() && settings.format == 0 && scene.format.starts_with("OPEN_EXR") {
-        return Err("writes OpenEXR, of which no movie can be made; choose another format with --format, like \
-             --format PNG, or drop --movie"
-            .into());
+    let is_linear = scene.format.starts_with("OPEN_EXR") || scene.format == "HDR";
+    if spec.movie.is_some() && settings.format == 0 && is_linear {
+        let name = if scene.format == "HDR" { "HDR" } else { "OpenEXR" };
+        return Err(format!(
+            "writes {name}, of which no movie can be made; choose another format with --format, like --format PNG, or \
+             drop --movie"
+        ));
     }
     match &spec.frames {
         Some(Ok(frames)) => Ok(frames.clone()),

@@ -22,11 +22,14 @@ const ENDINGS: &[&str] = &[
     "mka", // Typefaces.
     "ttf", "otf", "ttc", "pfb", "pfa", "woff", "woff2",
     // Volumes, geometry and simulations.
-    "vdb", "nvdb", "abc", "usd", "usda", "usdc", "usdz", "mdd", "pc2", "bphys", "uni", "gz", "bobj",
+    "vdb", "nvdb", "abc", "usd", "usda", "usdc", "usdz", "mdd", "pc2", "bphys", "uni", "bobj",
     "raw", "obj", "ply", "stl", "blob", // Light profiles, shaders.
     "ies", "osl", "oso", // Libraries.
     "blend",
 ];
+
+/// Endings of Blender's own caches that it compresses; other compressed files are none of its business.
+const COMPRESSED: [&str; 2] = [".bobj.gz", ".bvel.gz"];
 
 /// How pictures begin whose names do not tell.
 const PICTURES: &[&[u8]] = &[
@@ -49,7 +52,15 @@ const SNIFFED_BYTES: u64 = 12;
 
 /// Whether Blender could have a use for a regular file, by its name or else by how it begins.
 pub(super) fn is_read_by_blender(file: &Path) -> bool {
-    has_ending(file) || is_of_nodes_cache(file) || begins_as_picture(file)
+    has_ending(file)
+        || is_compressed_cache(file)
+        || is_of_nodes_cache(file)
+        || begins_as_picture(file)
+}
+
+fn is_compressed_cache(file: &Path) -> bool {
+    let name = file.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    COMPRESSED.iter().any(|ending| name.ends_with(ending))
 }
 
 fn has_ending(file: &Path) -> bool {
@@ -101,15 +112,28 @@ mod tests {
             std::fs::write(&path, bytes).unwrap();
             path
         };
-        for taken in ["Wood.PNG", "a.b.exr", "cloth_000001_00.bphys", "rooms.blend", "rooms.blend1"]
-        {
+        for taken in [
+            "Wood.PNG",
+            "a.b.exr",
+            "cloth_000001_00.bphys",
+            "rooms.blend",
+            "rooms.blend1",
+            "fluidsurface_final_0001.bobj.gz",
+        ] {
             assert!(is_read_by_blender(&file(taken, b"")), "{taken}");
         }
         assert!(is_read_by_blender(&file("nodes/meta/00012_00.json", b"{}")));
         assert!(is_read_by_blender(&file("wood", b"\x89PNG\r\n\x1a\n....")));
-        for left in
-            ["id_rsa", ".env", "passwd", "notes.txt", "config.json", "meta/keys.json", "a.blendx"]
-        {
+        for left in [
+            "id_rsa",
+            ".env",
+            "passwd",
+            "notes.txt",
+            "config.json",
+            "meta/keys.json",
+            "a.blendx",
+            "backup.tar.gz",
+        ] {
             assert!(!is_read_by_blender(&file(left, b"secret")), "{left}");
         }
     }

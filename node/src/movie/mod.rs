@@ -129,6 +129,9 @@ fn codecs(format: MovieFormat) -> Codecs {
     }
 }
 
+/// Extensions of images in linear light: ffmpeg would show them without their scene's view transform.
+const LINEAR: [&str; 2] = ["exr", "hdr"];
+
 /// Makes a movie in `folder`, which is its own, of these images.
 pub(crate) async fn make(
     ffmpeg: &Ffmpeg,
@@ -147,6 +150,7 @@ pub(crate) async fn make(
     fs::create_dir(&written).map_err(infrastructure)?;
     let total = u32::try_from(images.len()).unwrap_or(u32::MAX);
     let extension = extension(&encoding.images);
+    refuse_linear(&extension)?;
     let pattern = numbered.join(format!("%06d.{extension}"));
     task::spawn_blocking(move || number(&images, &numbered, &extension))
         .await
@@ -178,6 +182,18 @@ pub(crate) async fn make(
         return Err(invalid("the movie and the scene differ in whether there is sound".into()));
     }
     Ok(Movie { path: movie, name, size: (width, height) })
+}
+
+/// What the client and the orchestrator refuse where they know the frames' format beforehand.
+fn refuse_linear(extension: &str) -> Result<(), MovieError> {
+    if !LINEAR.contains(&extension) {
+        return Ok(());
+    }
+    let format = extension.to_uppercase();
+    let message = format!(
+        "the frames are {format}, of which no movie can be made; render them in another format, like PNG"
+    );
+    Err(MovieError::new(FailureReason::Permanent, message))
 }
 
 fn progress(done: u32, total: u32) -> SliceProgress {
@@ -272,6 +288,14 @@ mod tests {
             let image = numbered.join(format!("{:06}.png", n + 1));
             assert_eq!(fs::read_to_string(image).unwrap(), n.to_string());
         }
+    }
+
+    #[test]
+    fn frames_in_linear_light_make_no_movie() {
+        let MovieError { error, .. } = refuse_linear("exr").unwrap_err();
+        assert_eq!(error.reason, FailureReason::Permanent);
+        assert!(error.message.contains("EXR") && error.message.contains("PNG"), "{error:?}");
+        assert!(refuse_linear("png").is_ok());
     }
 
     #[test]

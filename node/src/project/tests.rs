@@ -80,14 +80,15 @@ impl Fixture {
         });
         let channel = Channel::from_shared(format!("http://{address}")).unwrap().connect_lazy();
         let folder = tempfile::tempdir().unwrap();
-        let projects = Projects::new(folder.path().to_owned(), BlobClient::new(channel.clone()));
+        let projects =
+            Projects::new(folder.path().to_owned(), BlobClient::new(channel.clone()), u64::MAX);
         Self { folder, store, projects, channel, _server: AbortOnDropHandle::new(server) }
     }
 
     /// The node's next life.
     fn restart(&mut self) {
         let blobs = BlobClient::new(self.channel.clone());
-        self.projects = Projects::new(self.folder.path().to_owned(), blobs);
+        self.projects = Projects::new(self.folder.path().to_owned(), blobs, u64::MAX);
     }
 
     /// Stores bytes as one blob.

@@ -487,13 +487,13 @@ impl Worker {
         let mut promise = Promise::default();
         let begun = Instant::now();
         let loads = !self.has_loaded(scene);
-        if !loads {
+        if loads {
+            self.warnings.clear();
+            self.blend.clone_from(&scene.blend);
+        } else {
             for warning in &self.warnings {
                 observe(Observation::Warning(warning.clone()));
             }
-        } else {
-            self.warnings.clear();
-            self.blend.clone_from(&scene.blend);
         }
         // Until it says otherwise, it may be doing anything.
         self.begin(&request, Phase::Broken).await?;

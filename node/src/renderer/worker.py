@@ -38,6 +38,10 @@ TOLD_MAX = 10
 # Blender's own folder of assets: files name it as it was where they were saved, and need nothing of it.
 ASSETS = "/datafiles/assets/"
 
+DENOISER_MISSING = (
+    "this Blender was built without a denoiser: frames are drawn without denoising; --blender asks for another version"
+)
+
 # What the beginning of a file shows that only stands for an image.
 STAND_IN = b"version https://git-lfs"
 
@@ -152,6 +156,9 @@ def load(wanted):
     scene.render.use_file_extension = True
     scene.render.use_overwrite = True
     scene.render.use_placeholder = False
+    if not scene.render.use_stamp:
+        # Written into the images' metadata it would tell where the node keeps its projects.
+        scene.render.use_stamp_filename = False
     tame_views()
     loaded.file_outputs = take_file_outputs(loaded)
     loaded.image_users = image_users()
@@ -196,11 +203,13 @@ def choose_format(loaded, image, wanted, depth, what):
         set_format(image, "PNG")
         # No warning: frames of a movie are what was asked for.
         note("%s written as PNG, because the file's output is a movie (%s)" % (what, before))
+    elif not before:
+        # Only movies' codecs of old have no name any more.
+        set_format(image, "PNG")
+        note("%s written as PNG, because this Blender no longer has the file's format" % what)
     elif before not in IMAGES:
         set_format(image, "PNG")
-        # Formats of old have no name any more.
-        why = "%s cannot be checked" % before if before else "this Blender no longer has the file's format"
-        loaded.warn("format", "%s written as PNG, because %s" % (what, why))
+        loaded.warn("format", "%s written as PNG, because %s cannot be checked" % (what, before))
     if depth and not try_set(image, "color_depth", str(depth)):
         has = [bits for bits in COLOR_DEPTHS if try_set(image, "color_depth", bits)]
         has = " or ".join(has)
@@ -228,7 +237,7 @@ def choose_denoising(loaded, wanted):
 
         if not getattr(_cycles, "with_openimagedenoise", True) and scene.cycles.denoiser != "OPTIX":
             scene.cycles.use_denoising = False
-            loaded.warn("denoiser", "this Blender was built without a denoiser: frames are drawn without denoising")
+            loaded.warn("denoiser", DENOISER_MISSING)
 
 
 def tame_views():

@@ -73,7 +73,11 @@ impl Orchestrator {
 
     /// A job of a file saved by 3.4, uploaded.
     pub(crate) async fn spec(&self, first: i32, last: i32) -> JobSpec {
-        let blend = b"BLENDER-v304 and so on ENDB";
+        self.spec_of(b"BLENDER-v304 and so on ENDB", first, last).await
+    }
+
+    /// A job of a file with these bytes, uploaded.
+    pub(crate) async fn spec_of(&self, blend: &'static [u8], first: i32, last: i32) -> JobSpec {
         let digest = self.upload(blend).await;
         JobSpec {
             name: "shot".to_owned(),

@@ -144,11 +144,7 @@ async fn movies_and_scripts_need_a_node_for_them() {
 async fn a_file_that_is_cut_off_is_refused_at_once() {
     let data = tempdir().unwrap();
     let orchestrator = Orchestrator::start(data.path()).await;
-    let cut: &[u8] = b"BLENDER-v304 and so";
-    let digest = orchestrator.upload(cut).await;
-    let mut spec = orchestrator.spec(1, 1).await;
-    let file = &mut spec.project.as_mut().unwrap().files[0];
-    (file.digest, file.size_bytes) = (digest.to_string(), cut.len() as u64);
+    let spec = orchestrator.spec_of(b"BLENDER-v304 and so", 1, 1).await;
     let status = refusal(&orchestrator, spec).await;
     assert_eq!(status.code(), Code::InvalidArgument);
     assert!(status.message().contains("shot.blend is cut off"), "{status}");

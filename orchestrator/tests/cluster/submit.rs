@@ -2,7 +2,7 @@
 
 use framecrew_proto::v1::{
     CancelJobRequest, FrameRange, GetJobRequest, ImageFormat, JobSpec, JobState, ListJobsRequest,
-    Movie, MovieFormat, Project, ProjectFile, RenderSettings, SubmitJobRequest,
+    Movie, MovieFormat, ProjectFile, RenderSettings, SubmitJobRequest,
 };
 use tempfile::tempdir;
 use tonic::{Code, Status};
@@ -148,18 +148,7 @@ async fn a_blob_that_is_not_uploaded_is_named() {
 async fn a_file_that_is_no_blend_is_refused_in_words() {
     let data = tempdir().unwrap();
     let orchestrator = Orchestrator::start(data.path()).await;
-    let text: &[u8] = b"version https://git-lfs.github.com/spec/v1\n";
-    let digest = orchestrator.upload(text).await;
-    let mut spec = orchestrator.spec(1, 1).await;
-    spec.project = Some(Project {
-        blend_path: "shot.blend".to_owned(),
-        files: vec![ProjectFile {
-            path: "shot.blend".to_owned(),
-            digest: digest.to_string(),
-            size_bytes: text.len() as u64,
-            ..Default::default()
-        }],
-    });
+    let spec = orchestrator.spec_of(b"version https://git-lfs.github.com/spec/v1\n", 1, 1).await;
     let status = refusal(&orchestrator, spec).await;
     assert_eq!(status.code(), Code::InvalidArgument);
     assert_eq!(fields(&status), ["spec.project.blend_path"]);
