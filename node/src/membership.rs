@@ -205,6 +205,7 @@ async fn heartbeats(
             name: node.name.clone(),
             incarnation: node.incarnation,
             batch_ids: node.batch_ids(),
+            draining: false,
         };
         match in_time(rpc.heartbeat(request)).await {
             Ok(answer) => {

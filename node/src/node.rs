@@ -269,6 +269,7 @@ impl Node {
             live_batch_ids: live.map(|(id, _)| *id).collect(),
             busy_slots: self.slots.busy(),
             leased: self.lease.holds(),
+            ..NodeStatus::default()
         }
     }
 

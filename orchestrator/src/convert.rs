@@ -1,7 +1,7 @@
 //! Between the protocol and the domain. What comes in is checked here, all faults of a request at once, and
 //! nowhere else.
 
-use std::sync::Arc;
+use std::{ops::RangeInclusive, sync::Arc};
 
 use bytes::Bytes;
 use framecrew_blobs::{Digest, check_paths};
@@ -11,7 +11,7 @@ use crate::{
     domain::{
         Blender, BlenderVersion, Chunk, Failure, FailureReason, Frame, FrameCounts, FrameRange,
         FrameSet, FrameState, JobSpec, JobState, MovieOf, NodeDescription, Output, Preview,
-        Project, ProjectFile, RenderSettings, Rendered, Slice, Warning,
+        Project, ProjectFile, RenderSettings, Rendered, Slice, TimeLimits, Warning,
     },
     driver::BatchNews,
     feed::{ActiveSlice, NodeState, NodeView, Progress},
@@ -55,6 +55,12 @@ const OUTPUTS_MAX: usize = 1_000;
 const PREVIEW_BYTES_MAX: usize = 32_768;
 /// Width and height of a preview in pixels; the protocol says so.
 const PREVIEW_PIXELS_MAX: u32 = 256;
+/// From the cluster's lease to a day.
+const NODE_SILENCE_SECONDS: RangeInclusive<u32> = 15..=86_400;
+/// Up to a day without a line of a renderer.
+const FRAME_SILENCE_SECONDS: RangeInclusive<u32> = 10..=86_400;
+/// Up to thirty days for a frame.
+const FRAME_SECONDS: RangeInclusive<u32> = 1..=2_592_000;
 /// Bytes in a warning's text; the protocol says so.
 const WARNING_BYTES_MAX: usize = 500;
 
@@ -94,6 +100,7 @@ pub(crate) fn job_spec(spec: wire::JobSpec, faults: &mut Faults) -> Option<JobSp
         }
     };
     let settings = parse_settings(spec.settings.unwrap_or_default(), faults);
+    let limits = parse_limits(spec.limits.unwrap_or_default(), faults);
     if spec.movie_of_job_id != 0 {
         faults.add("spec.movie_of_job_id", "is set by the orchestrator alone: leave it 0");
     }
@@ -110,7 +117,32 @@ pub(crate) fn job_spec(spec: wire::JobSpec, faults: &mut Faults) -> Option<JobSp
         strict: spec.strict,
         movie: spec.movie.map(|movie| movie.format),
         movie_of: None,
+        limits,
     })
+}
+
+fn parse_limits(limits: wire::TimeLimits, faults: &mut Faults) -> TimeLimits {
+    let mut check = |field, value: Option<u32>, range: RangeInclusive<u32>| {
+        if let Some(seconds) = value.filter(|seconds| !range.contains(seconds)) {
+            let (first, last) = (range.start(), range.end());
+            let message = format!("must be {first} to {last} seconds, is {seconds}");
+            faults.add(format!("spec.limits.{field}"), message);
+        }
+        value
+    };
+    TimeLimits {
+        node_silence_seconds: check(
+            "node_silence_seconds",
+            limits.node_silence_seconds,
+            NODE_SILENCE_SECONDS,
+        ),
+        frame_silence_seconds: check(
+            "frame_silence_seconds",
+            limits.frame_silence_seconds,
+            FRAME_SILENCE_SECONDS,
+        ),
+        frame_seconds: check("frame_seconds", limits.frame_seconds, FRAME_SECONDS),
+    }
 }
 
 fn check_movie(
@@ -355,6 +387,7 @@ pub(crate) fn node_description(
         version: description.version,
         ffmpeg: description.ffmpeg,
         allows_scripts: description.allows_scripts,
+        confines: description.confines,
     })
 }
 
@@ -577,6 +610,7 @@ fn spec_to_wire(spec: &JobSpec, with_project: bool) -> wire::JobSpec {
         strict: spec.strict,
         movie: spec.movie.map(|format| wire::Movie { format }),
         movie_of_job_id: spec.movie_of.as_ref().map_or(0, |movie| movie.job.0),
+        limits: Some(limits_to_wire(spec.limits)),
     }
 }
 
@@ -589,6 +623,14 @@ pub(crate) fn encoding_to_wire(spec: &JobSpec) -> Option<wire::Encoding> {
         frames_folder: MovieOf::FOLDER.into(),
         frames: movie.frames.ranges().iter().map(range_to_wire).collect(),
     })
+}
+
+pub(crate) fn limits_to_wire(limits: TimeLimits) -> wire::TimeLimits {
+    wire::TimeLimits {
+        node_silence_seconds: limits.node_silence_seconds,
+        frame_silence_seconds: limits.frame_silence_seconds,
+        frame_seconds: limits.frame_seconds,
+    }
 }
 
 pub(crate) fn range_to_wire(range: &FrameRange) -> wire::FrameRange {
@@ -714,6 +756,9 @@ pub(crate) fn node_to_wire(node: &NodeView) -> wire::Node {
             NodeState::Paused => wire::NodeState::Paused,
             NodeState::Lost => wire::NodeState::Lost,
             NodeState::Left => wire::NodeState::Left,
+            NodeState::Quarantined => wire::NodeState::Quarantined,
+            NodeState::Silent => wire::NodeState::Silent,
+            NodeState::Draining => wire::NodeState::Draining,
         }
         .into(),
         description: Some(wire::NodeDescription {
@@ -734,10 +779,13 @@ pub(crate) fn node_to_wire(node: &NodeView) -> wire::Node {
             version: description.version.clone(),
             ffmpeg: description.ffmpeg.clone(),
             allows_scripts: description.allows_scripts,
+            confines: description.confines,
         }),
         unsettled_slices: node.unsettled_slices,
         finished_slices: node.finished_slices,
         seen_at_ms: node.seen_at_ms,
+        state_reason: node.state_reason.clone(),
+        state_until_ms: node.state_until_ms,
     }
 }
 

@@ -30,6 +30,7 @@ use crate::{
         BatchId, BlenderVersion, Epoch, Failure, FailureReason, JobId, JobSpec, NodeName, Slice,
     },
     driver::{BatchNews, DriverHandle},
+    store::Identity,
 };
 
 /// How long a connection to a node may take.
@@ -95,6 +96,7 @@ pub(crate) struct Dispatch {
     driver: DriverHandle,
     blobs: Blobs,
     epoch: Epoch,
+    store_id: Arc<str>,
     state: Arc<Mutex<State>>,
     shutdown: CancellationToken,
 }
@@ -103,10 +105,11 @@ impl Dispatch {
     pub(crate) fn new(
         driver: DriverHandle,
         blobs: Blobs,
-        epoch: Epoch,
+        identity: &Identity,
         shutdown: CancellationToken,
     ) -> Self {
-        Self { driver, blobs, epoch, state: Arc::default(), shutdown }
+        let (epoch, store_id) = (identity.epoch, identity.store_id.clone());
+        Self { driver, blobs, epoch, store_id, state: Arc::default(), shutdown }
     }
 
     /// Sends a batch and follows it.
@@ -129,6 +132,8 @@ impl Dispatch {
             settled_batch_ids: settled,
             strict: spec.strict,
             encoding: convert::encoding_to_wire(&spec),
+            limits: Some(convert::limits_to_wire(spec.limits)),
+            store_id: self.store_id.to_string(),
         };
         self.spawn(batch, node, client, Errand::Send(Box::new(request), turn));
     }

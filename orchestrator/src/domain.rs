@@ -238,6 +238,20 @@ pub struct JobSpec {
     /// Set in a job that draws nothing but makes a movie of another one's frames.
     #[serde(default)]
     pub movie_of: Option<MovieOf>,
+    /// How long things may take.
+    #[serde(default)]
+    pub limits: TimeLimits,
+}
+
+/// How long things may take before they are given up, in seconds; `None`: the default.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct TimeLimits {
+    /// Without a word between node and orchestrator; never shorter than a lease.
+    pub node_silence_seconds: Option<u32>,
+    /// Without a word from the renderer.
+    pub frame_silence_seconds: Option<u32>,
+    /// One try at a frame in all.
+    pub frame_seconds: Option<u32>,
 }
 
 /// What a movie is made of. Its images are in the project, in [`Self::FOLDER`].
@@ -442,6 +456,9 @@ pub struct NodeDescription {
     /// Whether it runs a file's Python.
     #[serde(default)]
     pub allows_scripts: bool,
+    /// Whether the operating system keeps renderers to their folders.
+    #[serde(default)]
+    pub confines: bool,
 }
 
 /// A Blender on a node.

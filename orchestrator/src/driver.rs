@@ -798,6 +798,21 @@ impl Driver {
                         },
                     );
                 }
+                Action::RetrySlice { job, slice, attempts, revision } => {
+                    turn.put_frame(
+                        job,
+                        slice,
+                        Frame {
+                            frame: slice.frame,
+                            state: FrameState::Open,
+                            revision,
+                            attempts,
+                            rendered: None,
+                            failure: None,
+                            node: None,
+                        },
+                    );
+                }
                 Action::FailSlice { job, slice, node, attempts, failure, revision } => {
                     warn!(%job, frame = slice.frame, %node, message = failure.message, "frame failed");
                     turn.put_frame(

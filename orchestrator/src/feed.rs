@@ -84,6 +84,10 @@ pub(crate) struct NodeView {
     pub(crate) unsettled_slices: u32,
     pub(crate) finished_slices: u64,
     pub(crate) seen_at_ms: i64,
+    /// Why it gets no work; empty: it may.
+    pub(crate) state_reason: String,
+    /// Until when, as far as that is known; else 0.
+    pub(crate) state_until_ms: i64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,6 +97,9 @@ pub(crate) enum NodeState {
     Paused,
     Lost,
     Left,
+    Quarantined,
+    Silent,
+    Draining,
 }
 
 impl NodeView {
@@ -111,13 +118,15 @@ impl NodeView {
             unsettled_slices: 0,
             finished_slices: 0,
             seen_at_ms,
+            state_reason: String::new(),
+            state_until_ms: 0,
         }
     }
 }
 
 impl NodeState {
     pub(crate) fn is_live(self) -> bool {
-        matches!(self, Self::Idle | Self::Rendering | Self::Paused)
+        !matches!(self, Self::Lost | Self::Left)
     }
 }
 
@@ -566,8 +575,18 @@ pub(crate) fn bytes_of(frame: &Frame) -> usize {
 
 fn without_project(spec: &JobSpec) -> JobSpec {
     // Field by field: a project is what must not be copied here.
-    let JobSpec { name, project: _, frames, settings, priority, tags, strict, movie, movie_of } =
-        spec;
+    let JobSpec {
+        name,
+        project: _,
+        frames,
+        settings,
+        priority,
+        tags,
+        strict,
+        movie,
+        movie_of,
+        limits,
+    } = spec;
     JobSpec {
         name: name.clone(),
         project: Project { blend_path: String::new(), files: Vec::new() },
@@ -578,6 +597,7 @@ fn without_project(spec: &JobSpec) -> JobSpec {
         strict: *strict,
         movie: *movie,
         movie_of: movie_of.clone(),
+        limits: *limits,
     }
 }
 

@@ -104,6 +104,9 @@ impl Invariants {
                 self.leave_batch(*job, *slice, node, failure.as_ref());
                 self.change(*job, *slice, FrameState::Open, attempts, failure.as_ref(), *revision);
             }
+            Action::RetrySlice { job, slice, attempts, revision } => {
+                self.change(*job, *slice, FrameState::Open, attempts, None, *revision);
+            }
             Action::FailSlice { job, slice, node, attempts, failure, revision } => {
                 self.leave_batch(*job, *slice, node, Some(failure));
                 self.change(*job, *slice, FrameState::Failed, attempts, Some(failure), *revision);

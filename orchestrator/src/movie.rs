@@ -63,6 +63,7 @@ pub(crate) fn spec(job: JobId, source: &JobSpec, images: &BTreeMap<i32, Image>) 
         },
         frames: FrameSet::one(1),
         movie_of: Some(MovieOf { job, frames: source.frames.clone() }),
+        limits: source.limits,
         ..source.clone()
     }
 }
@@ -88,7 +89,7 @@ pub(crate) fn is_in_folder(path: &str) -> bool {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::domain::{FrameRange, RenderSettings};
+    use crate::domain::{FrameRange, RenderSettings, TimeLimits};
 
     fn rendered(name: &str) -> Rendered {
         let output = Output {
@@ -124,6 +125,7 @@ mod tests {
             strict: true,
             movie: Some(1),
             movie_of: None,
+            limits: TimeLimits::default(),
         };
         assert!(is_wanted(&source));
         let images = [(10, "0010.PNG"), (-1, "-0001.png"), (1, "0001")];

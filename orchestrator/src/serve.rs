@@ -133,10 +133,9 @@ pub async fn serve(
     let streams = CancellationToken::new();
     let stop = CancellationToken::new();
     let _streams_end = streams.clone().drop_guard();
-    let epoch = identity.epoch;
     let feed = Arc::new(Feed::new(store.clone(), identity));
     let (driver, mailbox) = driver::mailbox();
-    let dispatch = Dispatch::new(driver.clone(), blobs.clone(), epoch, streams.clone());
+    let dispatch = Dispatch::new(driver.clone(), blobs.clone(), feed.identity(), streams.clone());
     let restored =
         Driver::restore(store.clone(), feed.clone(), dispatch, mailbox, lease + LEASE_MARGIN)
             .await

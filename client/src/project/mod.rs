@@ -81,6 +81,7 @@ impl Project {
             strict: spec.strict,
             movie: spec.movie.map(|format| proto::Movie { format: format.into() }),
             movie_of_job_id: 0,
+            limits: None,
         };
         Ok(Self { saved_by: blend.version, layout, frames, spec: job, notes })
     }

@@ -176,6 +176,9 @@ pub fn node_state(state: NodeState) -> &'static str {
         NodeState::Paused => "paused",
         NodeState::Lost => "lost",
         NodeState::Left => "left",
+        NodeState::Quarantined => "quarantined",
+        NodeState::Silent => "silent",
+        NodeState::Draining => "draining",
     }
 }
 

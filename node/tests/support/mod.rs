@@ -71,6 +71,7 @@ impl Orchestrator for Fake {
             epoch: 1,
             abandon_batch_ids: Vec::new(),
             first_batch_id: 0,
+            store_id: "store".into(),
         }))
     }
 
@@ -95,6 +96,12 @@ impl Orchestrator for Fake {
         Ok(Response::new(UnregisterNodeResponse {}))
     }
 
+    async fn retry_frames(&self, _: Request<RetryFramesRequest>) -> Answer<RetryFramesResponse> {
+        not_here()
+    }
+    async fn adopt_frames(&self, _: Request<AdoptFramesRequest>) -> Answer<AdoptFramesResponse> {
+        not_here()
+    }
     async fn submit_job(&self, _: Request<SubmitJobRequest>) -> Answer<SubmitJobResponse> {
         not_here()
     }

@@ -140,7 +140,7 @@ impl Fixture {
         let blobs = Blobs::open(&dir.path().join("blobs")).unwrap();
         let feed = Arc::new(Feed::new(store.clone(), identity.clone()));
         let (driver, mailbox) = mailbox();
-        let dispatch = Dispatch::new(driver.clone(), blobs, identity.epoch, stop.clone());
+        let dispatch = Dispatch::new(driver.clone(), blobs, &identity, stop.clone());
         let lease = Duration::from_secs(3_600);
         let restored = Driver::restore(store.clone(), feed.clone(), dispatch, mailbox, lease);
         let running = tokio::spawn(restored.await.unwrap().run(stop.clone()));
@@ -189,6 +189,7 @@ impl Fixture {
             strict: false,
             movie: None,
             movie_of: None,
+            limits: crate::domain::TimeLimits::default(),
         };
         NewJob {
             request: Request { request_id: request_id.to_owned(), fingerprint: "f".to_owned() },

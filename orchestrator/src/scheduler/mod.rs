@@ -65,6 +65,33 @@ pub enum Event {
         /// What it is and has.
         description: NodeDescription,
     },
+    /// Failed frames are to be tried again with a fresh budget.
+    FramesRetried {
+        /// The job.
+        job: JobId,
+        /// All of it, where it is over and the scheduler has let it go.
+        closed: Option<Box<RestoredJob>>,
+        /// Those of its failed slices.
+        slices: Vec<Slice>,
+    },
+    /// A node has a finished slice that is not in any of its batches; its outputs are stored.
+    FrameAdopted {
+        /// The node.
+        node: NodeName,
+        /// The job.
+        job: JobId,
+        /// The slice.
+        slice: Slice,
+        /// What it came to.
+        rendered: Rendered,
+    },
+    /// A node is about to leave: it gets nothing new.
+    NodeDraining {
+        /// The node.
+        node: NodeName,
+        /// Its life.
+        incarnation: Incarnation,
+    },
     /// A node renewed its lease.
     LeaseRenewed {
         /// The node.
@@ -180,6 +207,17 @@ pub enum Action {
         /// The change's place in the job's history.
         revision: Revision,
     },
+    /// Record that a failed slice is open again.
+    RetrySlice {
+        /// Whose.
+        job: JobId,
+        /// Which.
+        slice: Slice,
+        /// What is left of the tries behind it.
+        attempts: Attempts,
+        /// The change's place in the job's history.
+        revision: Revision,
+    },
     /// Record that a slice is given up.
     FailSlice {
         /// Whose.
@@ -221,7 +259,7 @@ pub enum Action {
 }
 
 /// A job as a former life left it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct RestoredJob {
     /// The job.
     pub job: JobId,
@@ -445,6 +483,9 @@ impl Scheduler {
                 self.fail(now, batch, slice, failure, &mut actions)
             }
             Event::BatchEnded { batch } => self.end_batch(batch, &mut actions),
+            Event::FramesRetried { .. }
+            | Event::FrameAdopted { .. }
+            | Event::NodeDraining { .. } => self.ignore(),
             Event::TimePassed => self.pass_time(now, &mut actions),
             Event::Stalled => {
                 let lives: Vec<_> = self

@@ -630,6 +630,7 @@ mod tests {
             strict: false,
             movie: None,
             movie_of: None,
+            limits: crate::domain::TimeLimits::default(),
         };
         let version = "3.4".parse().unwrap();
         let job = JobRecord::submitted(JobId(1), Arc::new(spec), version, 0);

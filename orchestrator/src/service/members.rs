@@ -63,6 +63,7 @@ impl OrchestratorService {
             epoch: u64::from(self.feed.identity().epoch.0),
             abandon_batch_ids: abandoned.into_iter().map(|batch| batch.0).collect(),
             first_batch_id: first_batch.0,
+            store_id: self.feed.identity().store_id.to_string(),
         })
     }
 

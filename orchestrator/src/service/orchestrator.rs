@@ -3,10 +3,11 @@
 use std::{pin::Pin, sync::Arc, time::Duration};
 
 use framecrew_proto::v1::{
-    CancelJobRequest, CancelJobResponse, GetJobRequest, GetJobResponse, HeartbeatRequest,
-    HeartbeatResponse, ListFramesRequest, ListFramesResponse, ListJobsRequest, ListJobsResponse,
-    ListNodesRequest, ListNodesResponse, ReadLogRequest, ReadLogResponse, RegisterNodeRequest,
-    RegisterNodeResponse, SubmitJobRequest, SubmitJobResponse, UnregisterNodeRequest,
+    AdoptFramesRequest, AdoptFramesResponse, CancelJobRequest, CancelJobResponse, GetJobRequest,
+    GetJobResponse, HeartbeatRequest, HeartbeatResponse, ListFramesRequest, ListFramesResponse,
+    ListJobsRequest, ListJobsResponse, ListNodesRequest, ListNodesResponse, ReadLogRequest,
+    ReadLogResponse, RegisterNodeRequest, RegisterNodeResponse, RetryFramesRequest,
+    RetryFramesResponse, SubmitJobRequest, SubmitJobResponse, UnregisterNodeRequest,
     UnregisterNodeResponse, WatchClusterRequest, WatchClusterResponse, WatchJobRequest,
     WatchJobResponse,
     orchestrator_server::{Orchestrator, OrchestratorServer},
@@ -95,6 +96,20 @@ impl Orchestrator for OrchestratorService {
     ) -> Result<Response<CancelJobResponse>, Status> {
         let job = self.cancel(request.into_inner().job_id).await?;
         Ok(Response::new(CancelJobResponse { job: Some(job) }))
+    }
+
+    async fn retry_frames(
+        &self,
+        _: Request<RetryFramesRequest>,
+    ) -> Result<Response<RetryFramesResponse>, Status> {
+        Err(Status::unimplemented("not built yet"))
+    }
+
+    async fn adopt_frames(
+        &self,
+        _: Request<AdoptFramesRequest>,
+    ) -> Result<Response<AdoptFramesResponse>, Status> {
+        Err(Status::unimplemented("not built yet"))
     }
 
     type WatchJobStream = Answers<WatchJobResponse>;

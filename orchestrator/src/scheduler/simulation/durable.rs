@@ -81,6 +81,10 @@ impl Durable {
             Action::ReopenSlice { job, slice, attempts, .. } => {
                 self.job(*job).attempts.insert(*slice, attempts.clone());
             }
+            Action::RetrySlice { job, slice, attempts, .. } => {
+                self.job(*job).settled.remove(&slice.frame);
+                self.job(*job).attempts.insert(*slice, attempts.clone());
+            }
             Action::UpdateJob { job, state, counts, revision } => {
                 let job = self.job(*job);
                 (job.state, job.counts, job.revision) = (*state, *counts, *revision);
