@@ -181,6 +181,20 @@ impl Orchestrator for Script {
         off_script()
     }
 
+    async fn retry_frames(
+        &self,
+        _: Request<RetryFramesRequest>,
+    ) -> Result<Response<RetryFramesResponse>, Status> {
+        off_script()
+    }
+
+    async fn adopt_frames(
+        &self,
+        _: Request<AdoptFramesRequest>,
+    ) -> Result<Response<AdoptFramesResponse>, Status> {
+        off_script()
+    }
+
     async fn watch_cluster(
         &self,
         _: Request<WatchClusterRequest>,
