@@ -15,7 +15,7 @@ use crate::{
 };
 
 fn heartbeat(node: &ScriptedNode, incarnation: u64, batch_ids: Vec<u64>) -> HeartbeatRequest {
-    HeartbeatRequest { name: node.name.clone(), incarnation, batch_ids }
+    HeartbeatRequest { name: node.name.clone(), incarnation, batch_ids, draining: false }
 }
 
 #[tokio::test]
