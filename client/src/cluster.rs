@@ -9,6 +9,7 @@ use framecrew_proto::v1::{
     orchestrator_client::OrchestratorClient,
 };
 use futures::{Stream, StreamExt as _, stream};
+use tokio::time::Instant;
 use tonic::{
     Status,
     transport::{Channel, Endpoint},
@@ -20,17 +21,22 @@ use crate::{
     fetch::{self, FetchProgress, OutputFolder},
     project::{Content, Project},
     spec::JobSpec,
-    watch::{Resume, Watch, backoff},
+    watch::{Resume, Watch, pause},
 };
 
 /// How long a connection may take to come about: far longer than any network of one's own needs.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a call that is answered once may take: the orchestrator answers from memory or after one commit, so
+/// that what takes this long is somebody else, or a disk that hangs.
+const CALL_DEADLINE: Duration = Duration::from_secs(20);
+/// The same for a submission, which carries the digests of up to 100,000 files: 20 MB over a slow line.
+const SUBMIT_DEADLINE: Duration = Duration::from_secs(120);
 /// How often an idle connection is probed, and how long a probe may go unanswered: a watch notices within
 /// 15 s that the other side is gone without a word.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Attempts to upload and submit while the orchestrator is away: half a minute with the pauses between.
-const SUBMIT_ATTEMPTS_MAX: u32 = 10;
+/// How long the orchestrator may be away before a submission is given up: far longer than it takes to restart.
+const SUBMIT_PATIENCE: Duration = Duration::from_secs(60);
 /// Items in one page of a listing; the most the orchestrator gives.
 const PAGE_SIZE: u32 = 1_000;
 /// Largest message taken: a snapshot of a job of a million frames in no two equal neighbours is 20 MB.
@@ -92,14 +98,22 @@ impl Cluster {
     /// Connects to the orchestrator at `url`, like `http://127.0.0.1:4000`.
     ///
     /// # Errors
-    /// [`Error::InvalidUrl`], or [`Error::Unreachable`] when nothing answers there within 5 s.
+    /// [`Error::InvalidUrl`], or [`Error::Unreachable`] when nothing is there within 5 s. That it is an
+    /// orchestrator shows in the first call, which gives up after 20 s without an answer.
     pub async fn connect(url: impl Into<String>) -> Result<Self, Error> {
         let url = url.into();
         let endpoint = endpoint(&url)?;
-        let channel = endpoint
-            .connect()
-            .await
-            .map_err(|error| Error::Unreachable { url: url.clone(), reason: root_cause(&error) })?;
+        // The endpoint's own timeout ends with the connection's first packet.
+        let channel = match tokio::time::timeout(CONNECT_TIMEOUT, endpoint.connect()).await {
+            Ok(Ok(channel)) => channel,
+            Ok(Err(error)) => {
+                return Err(Error::Unreachable { url, reason: root_cause(&error) });
+            }
+            Err(_) => {
+                let reason = format!("no connection within {} s", CONNECT_TIMEOUT.as_secs());
+                return Err(Error::Unreachable { url, reason });
+            }
+        };
         Ok(Self {
             url: url.into(),
             rpc: OrchestratorClient::new(channel.clone())
@@ -144,12 +158,18 @@ impl Cluster {
         let request =
             SubmitJobRequest { request_id: uuid::Uuid::new_v4().to_string(), spec: Some(spec) };
         let mut attempt = 0;
+        let mut give_up_at = None;
         loop {
             match self.try_submit(&content, &request, &mut on_progress).await {
-                Err(error) if error.is_transient() && attempt < SUBMIT_ATTEMPTS_MAX => {
+                Err(error) if error.is_transient() => {
                     attempt += 1;
+                    let pause = pause(attempt, error.retry_after());
+                    let at = Instant::now() + pause;
+                    if at > *give_up_at.get_or_insert(at + SUBMIT_PATIENCE) {
+                        return Err(error);
+                    }
                     on_progress(SubmitProgress::Waiting { attempt });
-                    tokio::time::sleep(backoff(attempt)).await;
+                    tokio::time::sleep_until(at).await;
                 }
                 result => return result,
             }
@@ -165,7 +185,8 @@ impl Cluster {
         let mut is_again = false;
         loop {
             content.upload(&self.url, &self.blobs, on_progress).await?;
-            match self.rpc.clone().submit_job(request.clone()).await {
+            let mut rpc = self.rpc.clone();
+            match within(SUBMIT_DEADLINE, rpc.submit_job(request.clone())).await {
                 Ok(answer) => {
                     let info = answer.into_inner().job.unwrap_or_default();
                     return Ok(Job { cluster: self.clone(), info });
@@ -182,7 +203,8 @@ impl Cluster {
     /// # Errors
     /// [`Error::NoSuchJob`] when there is none, or the orchestrator cannot be reached.
     pub async fn job(&self, job_id: u64) -> Result<Job, Error> {
-        let answer = self.rpc.clone().get_job(GetJobRequest { job_id }).await;
+        let mut rpc = self.rpc.clone();
+        let answer = within(CALL_DEADLINE, rpc.get_job(GetJobRequest { job_id })).await;
         let info = answer.map_err(|status| self.job_error(job_id, &status))?.into_inner().job;
         Ok(Job { cluster: self.clone(), info: info.unwrap_or_default() })
     }
@@ -197,7 +219,8 @@ impl Cluster {
         loop {
             let left = u32::try_from(max - jobs.len()).unwrap_or(PAGE_SIZE);
             let request = ListJobsRequest { page_size: left.min(PAGE_SIZE), page_token };
-            let answer = self.rpc.clone().list_jobs(request).await;
+            let mut rpc = self.rpc.clone();
+            let answer = within(CALL_DEADLINE, rpc.list_jobs(request)).await;
             let page = answer.map_err(|status| self.error(&status))?.into_inner();
             jobs.extend(page.jobs);
             jobs.truncate(max);
@@ -213,7 +236,8 @@ impl Cluster {
     /// # Errors
     /// When the orchestrator cannot be reached.
     pub async fn nodes(&self) -> Result<Vec<proto::Node>, Error> {
-        let answer = self.rpc.clone().list_nodes(ListNodesRequest {}).await;
+        let mut rpc = self.rpc.clone();
+        let answer = within(CALL_DEADLINE, rpc.list_nodes(ListNodesRequest {})).await;
         Ok(answer.map_err(|status| self.error(&status))?.into_inner().nodes)
     }
 
@@ -228,7 +252,8 @@ impl Cluster {
             async move {
                 let request =
                     ListFramesRequest { job_id, page_size: PAGE_SIZE, page_token: page_token? };
-                match cluster.rpc.clone().list_frames(request).await {
+                let mut rpc = cluster.rpc.clone();
+                match within(CALL_DEADLINE, rpc.list_frames(request)).await {
                     Ok(page) => {
                         let page = page.into_inner();
                         let next = Some(page.next_page_token).filter(|token| !token.is_empty());
@@ -248,7 +273,10 @@ impl Cluster {
             let mut rpc = rpc.clone();
             let Resume { after_revision, store_id } = resume;
             let request = WatchJobRequest { job_id, after_revision, store_id };
-            async move { rpc.watch_job(request).await.map(tonic::Response::into_inner) }
+            async move {
+                let opened = within(CALL_DEADLINE, rpc.watch_job(request)).await;
+                opened.map(tonic::Response::into_inner)
+            }
         })
     }
 
@@ -267,7 +295,8 @@ impl Cluster {
     /// # Errors
     /// [`Error::NoSuchJob`] when there is none, or the orchestrator cannot be reached.
     pub async fn cancel(&self, job_id: u64) -> Result<proto::Job, Error> {
-        let answer = self.rpc.clone().cancel_job(CancelJobRequest { job_id }).await;
+        let mut rpc = self.rpc.clone();
+        let answer = within(CALL_DEADLINE, rpc.cancel_job(CancelJobRequest { job_id })).await;
         let job = answer.map_err(|status| self.job_error(job_id, &status))?.into_inner().job;
         Ok(job.unwrap_or_default())
     }
@@ -284,7 +313,8 @@ impl Cluster {
         follow: bool,
     ) -> Result<impl Stream<Item = Result<ReadLogResponse, Error>> + Send + use<>, Error> {
         let request = ReadLogRequest { job_id, frame, follow };
-        let answer = self.rpc.clone().read_log(request).await;
+        let mut rpc = self.rpc.clone();
+        let answer = within(CALL_DEADLINE, rpc.read_log(request)).await;
         let lines = answer.map_err(|status| self.job_error(job_id, &status))?.into_inner();
         let url = self.url.clone();
         Ok(lines.map(move |lines| lines.map_err(|status| Error::from_status(&url, &status))))
@@ -342,6 +372,16 @@ impl Job {
     }
 }
 
+/// What comes of a call, or that nothing did by the deadline. tonic's own timeout would say CANCELLED.
+async fn within<T>(
+    deadline: Duration,
+    call: impl Future<Output = Result<T, Status>>,
+) -> Result<T, Status> {
+    tokio::time::timeout(deadline, call).await.unwrap_or_else(|_| {
+        Err(Status::deadline_exceeded(format!("no answer within {} s", deadline.as_secs())))
+    })
+}
+
 /// Whether a job was refused for blobs that are not there.
 fn lacks_blobs(status: &Status) -> bool {
     let failure = status.get_details_precondition_failure();
@@ -375,6 +415,15 @@ mod tests {
             let error = Cluster::connect(url).await.unwrap_err();
             assert!(matches!(error, Error::InvalidUrl { .. }), "{url}: {error}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_that_is_not_answered_ends_as_unreachable() {
+        let silent = within(CALL_DEADLINE, std::future::pending::<Result<(), _>>()).await;
+        let error = Error::from_status("http://a:4000", &silent.unwrap_err());
+        assert!(matches!(error, Error::Unreachable { .. }) && error.is_transient());
+        assert!(error.to_string().contains("no answer within 20 s"), "{error}");
+        assert_eq!(within(CALL_DEADLINE, async { Ok(7) }).await.unwrap(), 7);
     }
 
     #[tokio::test]

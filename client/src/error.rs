@@ -1,6 +1,6 @@
 //! What can go wrong between a program and its cluster.
 
-use std::{error::Error as StdError, fmt, io, path::PathBuf};
+use std::{error::Error as StdError, fmt, io, path::PathBuf, time::Duration};
 
 use framecrew_blobs::TransferError;
 use tonic::{Code, Status};
@@ -11,6 +11,9 @@ use crate::{
     frames::{FrameRange, FrameSet, InvalidFrames},
     view::words,
 };
+
+/// Longest pause that a server may ask for: nobody keeps a client away for good.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
 
 /// Why a call did not do what was asked. Its text is a sentence that says what happened and what to do next.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +34,19 @@ pub enum Error {
         url: String,
         /// What the network said.
         reason: String,
+    },
+    /// The orchestrator answers, but takes no more for a while: it is full, or about to restart.
+    #[error(
+        "the orchestrator at {url} is busy: {message}; try again in {}",
+        words::duration(*retry_after)
+    )]
+    Busy {
+        /// Where it is.
+        url: String,
+        /// What it said.
+        message: String,
+        /// When it wants to be asked again.
+        retry_after: Duration,
     },
     /// The orchestrator does not let this caller do this.
     #[error("not allowed: {message}")]
@@ -194,9 +210,19 @@ impl Error {
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Unreachable { .. } => true,
+            Self::Unreachable { .. } | Self::Busy { .. } => true,
             Self::Transfer(error) => error.is_transient(),
             _ => false,
+        }
+    }
+
+    /// How long the orchestrator wants to be left alone.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Busy { retry_after, .. } => Some(*retry_after),
+            Self::Transfer(error) => error.status().and_then(retry_after),
+            _ => None,
         }
     }
 
@@ -223,8 +249,13 @@ impl Error {
         if status.source().is_some() {
             return Self::Unreachable { url: url.into(), reason: root_cause(status) };
         }
+        if let Some(retry_after) = retry_after(status) {
+            return Self::Busy { url: url.into(), message, retry_after };
+        }
         match status.code() {
-            Code::Unavailable => Self::Unreachable { url: url.into(), reason: root_cause(status) },
+            Code::Unavailable | Code::DeadlineExceeded => {
+                Self::Unreachable { url: url.into(), reason: root_cause(status) }
+            }
             Code::Unauthenticated | Code::PermissionDenied => Self::NotAllowed { message },
             Code::NotFound => Self::NotFound { message },
             Code::InvalidArgument
@@ -234,6 +265,13 @@ impl Error {
             _ => Self::Failed { message },
         }
     }
+}
+
+/// How long a server that says so wants to be left alone before it is asked again.
+pub(crate) fn retry_after(status: &Status) -> Option<Duration> {
+    let may_succeed = matches!(status.code(), Code::Unavailable | Code::ResourceExhausted);
+    let delay = status.get_details_retry_info().filter(|_| may_succeed)?.retry_delay?;
+    Some(delay.min(RETRY_AFTER_MAX))
 }
 
 /// Every fault that the status names.
@@ -312,6 +350,26 @@ mod tests {
         let status = Status::with_error_details(Code::FailedPrecondition, "cannot render", details);
         let error = Error::from_status("http://a:4000", &status);
         assert_eq!(error.to_string(), "cannot render\n  4.5: no node has it");
+    }
+
+    #[test]
+    fn what_is_busy_says_when_to_come_back_within_bounds() {
+        let busy = |code, seconds| {
+            let details = ErrorDetails::with_retry_info(Some(Duration::from_secs(seconds)));
+            let status = Status::with_error_details(code, "too many streams", details);
+            Error::from_status("http://a:4000", &status)
+        };
+        let error = busy(Code::ResourceExhausted, 5);
+        assert_eq!(
+            (error.is_transient(), error.retry_after()),
+            (true, Some(Duration::from_secs(5)))
+        );
+        assert!(error.to_string().contains("too many streams; try again in 5.0 s"), "{error}");
+        assert_eq!(busy(Code::Unavailable, 1 << 40).retry_after(), Some(RETRY_AFTER_MAX));
+        assert_eq!(busy(Code::InvalidArgument, 5).retry_after(), None);
+        let full =
+            Error::from_status("http://a:4000", &Status::resource_exhausted("the store is full"));
+        assert!(!full.is_transient());
     }
 
     #[test]

@@ -15,15 +15,15 @@ use tokio::task::JoinSet;
 
 use crate::{
     cluster::Cluster,
-    error::{Error, Missing},
+    error::{Error, Missing, retry_after},
     frames::FrameSet,
-    watch::{WatchEvent, backoff},
+    watch::{self, WatchEvent},
 };
 
 /// Downloads at a time: enough to hide the latency of small frames, few enough to leave the link to others.
 const DOWNLOADS_MAX: usize = 4;
 /// Attempts at one call while the orchestrator is away: minutes with the pauses between, beyond those that
-/// each download makes itself.
+/// each download makes itself. What follows a job waits as long as it takes.
 const ATTEMPTS_MAX: u32 = 100;
 /// Shortest pause between two of them.
 const PAUSE_MIN: Duration = Duration::from_secs(1);
@@ -154,7 +154,7 @@ pub async fn fetch(
     frames: Option<&FrameSet>,
     on_progress: impl FnMut(FetchProgress) + Send,
 ) -> Result<FetchProgress, Error> {
-    let mut downloads = Downloads::new(cluster, folder, on_progress);
+    let mut downloads = Downloads::new(cluster, folder, ATTEMPTS_MAX, on_progress);
     downloads.add_finished(cluster, job_id, frames).await?;
     downloads.finish().await
 }
@@ -169,7 +169,7 @@ pub async fn follow(
     folder: &OutputFolder,
     on_progress: impl FnMut(FetchProgress) + Send,
 ) -> Result<FetchProgress, Error> {
-    let mut downloads = Downloads::new(cluster, folder, on_progress);
+    let mut downloads = Downloads::new(cluster, folder, u32::MAX, on_progress);
     let mut watch = cluster.watch(job_id);
     loop {
         let event = tokio::select! {
@@ -214,7 +214,7 @@ pub async fn fetch_movie(
             Ok(output) => break output,
             Err(error) if error.is_transient() && attempt < ATTEMPTS_MAX => {
                 attempt += 1;
-                tokio::time::sleep(pause(attempt)).await;
+                tokio::time::sleep(pause(attempt, error.retry_after())).await;
             }
             Err(error) => return Err(error),
         }
@@ -224,7 +224,7 @@ pub async fn fetch_movie(
     })?;
     let total_bytes = output.size_bytes;
     let on_bytes = |done_bytes| on_bytes(done_bytes, total_bytes);
-    let brought = bring(cluster.url(), cluster.blobs(), &output, to, on_bytes).await;
+    let brought = bring(cluster.url(), cluster.blobs(), &output, to, ATTEMPTS_MAX, on_bytes).await;
     brought.map(|_| total_bytes).map_err(|error| match error {
         Error::Transfer(TransferError::File { source, .. }) => Error::Failed {
             message: format!(
@@ -253,6 +253,8 @@ struct Downloads<P> {
     url: String,
     blobs: BlobClient,
     folder: OutputFolder,
+    /// At one call, while the orchestrator is away.
+    attempts_max: u32,
     tasks: JoinSet<(OutputOf, Result<Fetched, Error>)>,
     /// Those that the tasks bring. A listing and the stream after it tell of the same frames.
     under_way: HashSet<OutputOf>,
@@ -272,11 +274,12 @@ enum Fetched {
 type OutputOf = (i32, String);
 
 impl<P: FnMut(FetchProgress) + Send> Downloads<P> {
-    fn new(cluster: &Cluster, folder: &OutputFolder, on_progress: P) -> Self {
+    fn new(cluster: &Cluster, folder: &OutputFolder, attempts_max: u32, on_progress: P) -> Self {
         Self {
             url: cluster.url().into(),
             blobs: cluster.blobs().clone(),
             folder: folder.clone(),
+            attempts_max,
             tasks: JoinSet::new(),
             under_way: HashSet::new(),
             progress: FetchProgress::default(),
@@ -310,9 +313,9 @@ impl<P: FnMut(FetchProgress) + Send> Downloads<P> {
             }
             match broken {
                 None => return Ok(()),
-                Some(error) if error.is_transient() && attempt < ATTEMPTS_MAX => {
+                Some(error) if error.is_transient() && attempt < self.attempts_max => {
                     attempt += 1;
-                    tokio::time::sleep(pause(attempt)).await;
+                    tokio::time::sleep(pause(attempt, error.retry_after())).await;
                 }
                 Some(error) => return Err(error),
             }
@@ -334,9 +337,10 @@ impl<P: FnMut(FetchProgress) + Send> Downloads<P> {
             }
             let folder = self.folder.clone();
             let (url, blobs) = (self.url.clone(), self.blobs.clone());
+            let attempts_max = self.attempts_max;
             self.tasks.spawn(async move {
                 let fetched = match folder.place(&output.name).await {
-                    Ok(place) => bring(&url, &blobs, &output, &place, |_| {}).await,
+                    Ok(place) => bring(&url, &blobs, &output, &place, attempts_max, |_| {}).await,
                     Err(error) => Err(error),
                 };
                 ((frame.frame, output.name), fetched)
@@ -422,6 +426,7 @@ async fn bring(
     blobs: &BlobClient,
     output: &Output,
     to: &Path,
+    attempts_max: u32,
     mut on_bytes: impl FnMut(u64) + Send,
 ) -> Result<Fetched, Error> {
     let digest: Digest = output.digest.parse().map_err(|error| Error::Failed {
@@ -436,9 +441,9 @@ async fn bring(
             Ok(()) => {
                 return Ok(Fetched::Brought { bytes: output.size_bytes });
             }
-            Err(error) if error.is_transient() && attempt < ATTEMPTS_MAX => {
+            Err(error) if error.is_transient() && attempt < attempts_max => {
                 attempt += 1;
-                tokio::time::sleep(pause(attempt)).await;
+                tokio::time::sleep(pause(attempt, error.status().and_then(retry_after))).await;
             }
             Err(error) => return Err(Error::from_transfer(url, error)),
         }
@@ -446,8 +451,8 @@ async fn bring(
 }
 
 /// Pause before another attempt.
-fn pause(attempt: u32) -> Duration {
-    backoff(attempt).max(PAUSE_MIN)
+fn pause(attempt: u32, retry_after: Option<Duration>) -> Duration {
+    watch::pause(attempt, retry_after).max(PAUSE_MIN)
 }
 
 async fn is_there(path: &Path, digest: Digest, size_bytes: u64) -> bool {

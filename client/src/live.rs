@@ -32,8 +32,11 @@ pub struct Pace {
 impl Pace {
     /// Notes how many frames are finished now.
     pub fn observe(&mut self, now: Duration, finished: u64) {
-        if self.steps.back().is_some_and(|(_, before)| *before >= finished) {
-            return;
+        match self.steps.back() {
+            Some((_, before)) if *before == finished => return,
+            // The store was set back.
+            Some((_, before)) if *before > finished => self.steps.clear(),
+            _ => {}
         }
         self.steps.push_back((now, finished));
         let stale = |steps: &VecDeque<(Duration, u64)>| {
@@ -241,6 +244,18 @@ mod tests {
         let now = SECOND * 2 * 199;
         assert!((pace.frames_per_minute(now).unwrap() - 30.0).abs() < 0.01);
         assert_eq!(pace.time_left(now, 60).unwrap().as_secs(), 120);
+    }
+
+    #[test]
+    fn a_store_that_was_set_back_begins_a_new_pace() {
+        let mut pace = Pace::default();
+        for step in 0..100_u32 {
+            pace.observe(SECOND * step, u64::from(step));
+        }
+        pace.observe(SECOND * 100, 7);
+        assert_eq!(pace.frames_per_minute(SECOND * 100), None);
+        pace.observe(SECOND * 110, 8);
+        assert!((pace.frames_per_minute(SECOND * 110).unwrap() - 6.0).abs() < 1e-9);
     }
 
     #[test]

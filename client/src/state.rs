@@ -42,6 +42,8 @@ impl JobView {
                 self.add_active(&snapshot.active);
             }
             Some(Update::Changes(changes)) => {
+                // Failed frames may be open again.
+                self.ended = false;
                 self.replace_job(changes.job.as_ref());
                 for frame in &changes.frames {
                     self.change_frame(frame);

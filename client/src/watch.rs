@@ -12,7 +12,7 @@ use framecrew_proto::v1::{WatchJobResponse, watch_job_response::Update};
 use futures::{Stream, StreamExt as _, stream};
 use tonic::{Code, Status};
 
-use crate::error::{Error, root_cause};
+use crate::error::{Error, retry_after, root_cause};
 
 /// Pause before the first attempt to reconnect; doubles with each further one.
 const BACKOFF_MIN: Duration = Duration::from_millis(200);
@@ -24,6 +24,12 @@ const BACKOFF_MAX: Duration = Duration::from_secs(5);
 pub enum WatchEvent {
     /// The job's whole state (first), then what changes, then its end.
     Update(Box<WatchJobResponse>),
+    /// The store at the other end is not the one that was watched, or an older state of it, as after a restore
+    /// from a backup. The job's whole state comes next, and replaces all that was told before.
+    StartingOver {
+        /// What the orchestrator said.
+        reason: String,
+    },
     /// The connection broke. Nothing is lost: the watch resumes where it was.
     Reconnecting {
         /// Attempts since the last update, from 1.
@@ -137,15 +143,16 @@ where
 
     fn broken(&mut self, status: &Status) -> Result<WatchEvent, Error> {
         self.updates = None;
-        // Our revision is of another life of the store, as after a restore from backup: begin again.
-        if status.code() == Code::FailedPrecondition && self.resume != Resume::default() {
-            self.resume = Resume::default();
-        } else if is_final(status) {
+        if is_final(status) {
+            if status.code() == Code::FailedPrecondition && self.resume != Resume::default() {
+                self.resume = Resume::default();
+                return Ok(WatchEvent::StartingOver { reason: root_cause(status) });
+            }
             self.over = true;
             return Err(Error::of_job(&self.url, self.job_id, status));
         }
         self.attempt = self.attempt.saturating_add(1);
-        self.delay = backoff(self.attempt);
+        self.delay = pause(self.attempt, retry_after(status));
         Ok(WatchEvent::Reconnecting {
             attempt: self.attempt,
             delay: self.delay,
@@ -168,9 +175,16 @@ fn is_final(status: &Status) -> bool {
         )
 }
 
+/// Pause before an attempt: the one that the server asked for, or else one that grows. Up to half of it is added or
+/// taken off at random, so that those who were told the same do not all come back at once.
+pub(crate) fn pause(attempt: u32, retry_after: Option<Duration>) -> Duration {
+    let asked = retry_after.map(|asked| asked.mul_f64(1.0 + fastrand::f64() / 2.0));
+    asked.unwrap_or_default().max(backoff(attempt))
+}
+
 /// Doubles with each attempt; up to half of it is taken off at random, so that the watchers of an
 /// orchestrator that restarts do not all come back at once.
-pub(crate) fn backoff(attempt: u32) -> Duration {
+fn backoff(attempt: u32) -> Duration {
     let doublings = attempt.saturating_sub(1).min(16);
     let whole = BACKOFF_MIN.saturating_mul(1 << doublings).min(BACKOFF_MAX);
     whole.mul_f64(0.5 + fastrand::f64() / 2.0)
@@ -183,6 +197,7 @@ mod tests {
     use std::{collections::VecDeque, sync::Mutex};
 
     use framecrew_proto::v1::{JobChanges, JobEnded, JobSnapshot};
+    use tonic_types::StatusExt as _;
 
     use super::*;
 
@@ -204,6 +219,9 @@ mod tests {
         message(revision, Update::Ended(JobEnded::default()))
     }
 
+    /// How `play` gives that the watcher begins anew.
+    const STARTING_OVER: i64 = i64::MIN;
+
     /// Plays a server that answers each open with the next entry of the script. Gives what the watcher saw
     /// (revisions, or the attempt as a negative number), how it ended, and where it resumed.
     async fn play(script: Script) -> (Vec<i64>, Option<Error>, Vec<u64>) {
@@ -223,6 +241,7 @@ mod tests {
                     seen.push(i64::try_from(update.revision).unwrap())
                 }
                 Ok(WatchEvent::Reconnecting { attempt, .. }) => seen.push(-i64::from(attempt)),
+                Ok(WatchEvent::StartingOver { .. }) => seen.push(STARTING_OVER),
                 Err(fault) => error = Some(fault),
             }
         }
@@ -264,7 +283,7 @@ mod tests {
             Ok(vec![snapshot(1), ended(2)]),
         ])
         .await;
-        assert_eq!((seen, asked), (vec![9, -1, -2, 1, 2], vec![0, 9, 0]));
+        assert_eq!((seen, asked), (vec![9, -1, STARTING_OVER, 1, 2], vec![0, 9, 0]));
         assert!(error.is_none());
     }
 
@@ -274,6 +293,29 @@ mod tests {
         assert!(seen.is_empty());
         assert_eq!(asked, [0]);
         assert!(matches!(error, Some(Error::NoSuchJob { job_id: 9, .. })), "{error:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_wants_to_be_left_alone_is() {
+        let details = tonic_types::ErrorDetails::with_retry_info(Some(Duration::from_secs(40)));
+        let busy = Status::with_error_details(Code::ResourceExhausted, "too many streams", details);
+        let began = tokio::time::Instant::now();
+        let (seen, error, _) = play(vec![Err(busy), Ok(vec![snapshot(1), ended(2)])]).await;
+        assert_eq!(seen, [-1, 1, 2]);
+        assert!(error.is_none());
+        let waited = began.elapsed();
+        assert!(
+            (Duration::from_secs(40)..=Duration::from_secs(61)).contains(&waited),
+            "{waited:?}"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_store_that_refuses_a_fresh_watch_is_not_asked_for_ever() {
+        let no = || Status::failed_precondition("no");
+        let (seen, error, asked) = play(vec![Ok(vec![snapshot(9)]), Err(no()), Err(no())]).await;
+        assert_eq!((seen, asked), (vec![9, -1, STARTING_OVER], vec![0, 9, 0]));
+        assert!(error.is_some());
     }
 
     #[test]

@@ -19,6 +19,8 @@ pub(crate) struct Watch {
 impl Watch {
     pub(crate) async fn run(self, global: &Global) -> Result<Exit, Failure> {
         let cluster = global.connect().await?;
+        // A watch that finds nobody waits for them to come back; at first contact that would be for ever.
+        cluster.job(self.job_id).await?;
         let mut interrupts = Interrupts::listen()?;
         let follow = Follow {
             cluster: &cluster,

@@ -12,7 +12,7 @@ pub(crate) enum Exit {
     JobFailed = 1,
     /// What was typed, or what it names, cannot be used.
     Usage = 2,
-    /// The cluster cannot be reached.
+    /// The cluster cannot be reached, or wants to be left alone for a while.
     Unreachable = 3,
     /// The cluster does not allow it.
     NotAllowed = 4,
@@ -50,7 +50,7 @@ impl Failure {
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let exit = match &error {
-            Error::Unreachable { .. } => Exit::Unreachable,
+            Error::Unreachable { .. } | Error::Busy { .. } => Exit::Unreachable,
             Error::NotAllowed { .. } => Exit::NotAllowed,
             Error::Failed { .. } | Error::Incomplete { .. } | Error::Transfer(_) => Exit::JobFailed,
             _ => Exit::Usage,

@@ -112,6 +112,10 @@ impl Follow<'_> {
                             live.apply(began.elapsed(), unix_ms(), &update);
                             display.update(&live, began.elapsed(), &update)?;
                         }
+                        WatchEvent::StartingOver { reason } => {
+                            display.starting_over(&reason)?;
+                            live.disconnected(began.elapsed(), reason);
+                        }
                         WatchEvent::Reconnecting { reason, attempt, .. } => {
                             live.disconnected(began.elapsed(), reason);
                             display.disconnected(&live, attempt)?;
@@ -271,6 +275,24 @@ impl Display {
                 if let (1, Link::Down { reason, .. }) = (attempt, live.link()) {
                     note(format_args!("reconnecting … ({})", words::printable(reason)));
                 }
+                Ok(())
+            }
+        };
+        self.said(said)
+    }
+
+    /// What was told so far is not true any more.
+    fn starting_over(&mut self, reason: &str) -> Result<(), Failure> {
+        let line = format!(
+            "the orchestrator remembers less than was shown here ({}): starting over with what it has",
+            words::printable(reason)
+        );
+        let said = match &mut self.form {
+            Form::Mute => Ok(()),
+            Form::Panel(Some(screen), _) => screen.print(&line).map_err(Failure::from),
+            Form::Panel(None, _) | Form::Lines(_) => say(line),
+            Form::Json => {
+                note(line);
                 Ok(())
             }
         };

@@ -1,13 +1,16 @@
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use bytes::Bytes;
 use framecrew_proto::v1::{FindMissingRequest, blob_store_client::BlobStoreClient};
-use tonic::transport::Channel;
+use tonic::{Status, transport::Channel};
 
 use crate::{Digest, LocalFile, Source, TransferError, UploadProgress, Uploaded, download, upload};
 
 /// Digests in one `FindMissing` request: the most that the store accepts.
 const DIGESTS_PER_REQUEST: usize = 10_000;
+
+/// How long one such request may take: it carries 0.7 MB, and is answered from memory.
+const FIND_DEADLINE: Duration = Duration::from_secs(60);
 
 /// The client side of the blob store. Cheap to clone; clones share one connection.
 ///
@@ -34,11 +37,16 @@ impl BlobClient {
         for page in digests.chunks(DIGESTS_PER_REQUEST) {
             let request =
                 FindMissingRequest { digests: page.iter().map(Digest::to_string).collect() };
-            let answer = self.rpc.clone().find_missing(request).await;
+            let mut rpc = self.rpc.clone();
+            let answer = tokio::time::timeout(FIND_DEADLINE, rpc.find_missing(request)).await;
+            let answer = answer.unwrap_or_else(|_| {
+                let seconds = FIND_DEADLINE.as_secs();
+                Err(Status::unavailable(format!("no answer within {seconds} s")))
+            });
             let answer = answer.map_err(|status| TransferError::store(ACTION, status))?;
             for digest in answer.into_inner().missing {
                 missing.push(digest.parse().map_err(|error| {
-                    let status = tonic::Status::internal(format!("{digest:?}: {error}"));
+                    let status = Status::internal(format!("{digest:?}: {error}"));
                     TransferError::store(ACTION, status)
                 })?);
             }
