@@ -19,3 +19,4 @@ mod service;
 mod store;
 
 pub use serve::{Config, ServeError, serve};
+pub use service::StreamLimits;

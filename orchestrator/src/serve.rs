@@ -10,7 +10,7 @@ use std::{
 
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
-use tonic::transport::{Server, server::TcpIncoming};
+use tonic::service::Routes;
 use tracing::{info, warn};
 
 use crate::{
@@ -18,7 +18,9 @@ use crate::{
     dispatch::Dispatch,
     driver::{self, Driver},
     feed::Feed,
-    service::{blob_store, orchestrator::OrchestratorService},
+    service::{
+        StreamLimits, blob_store, connections, orchestrator::OrchestratorService, places::Places,
+    },
     store::{Store, sqlite::SqliteStore},
 };
 
@@ -31,18 +33,6 @@ const LEASE_MARGIN: Duration = Duration::from_secs(2);
 const BLOB_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 /// But not more of them than a few large projects.
 const BLOB_BYTES: u64 = 20 << 30;
-/// A client that says nothing is asked this often whether it is alive, and dropped after as long again.
-const KEEPALIVE: Duration = Duration::from_secs(20);
-/// Bytes of a message that a client may put into one HTTP/2 frame: with the default of 16 KiB an upload costs
-/// half as much processor time again.
-const FRAME_BYTES_MAX: u32 = 256 << 10;
-/// Bytes that may be on their way in on one stream: two chunks of an upload.
-const STREAM_WINDOW_BYTES: u32 = 2 << 20;
-/// Bytes that may be on their way in on one connection: what its few uploads need, and the most that a client
-/// which does not wait for answers makes this process hold.
-const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
-/// Streams that one connection may have open at once.
-const STREAMS_MAX: u32 = 1_000;
 /// How long open calls get to end when the orchestrator stops.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
 
@@ -58,13 +48,16 @@ pub struct Config {
     pub blob_bytes: u64,
     /// A node's lease; 15 s unless a test wants to see one run out.
     pub lease: Duration,
+    /// Bounds of what clients hold open.
+    pub streams: StreamLimits,
 }
 
 impl Config {
     /// Everything but the folder as it is by default.
     #[must_use]
     pub fn new(data: PathBuf) -> Self {
-        Self { data, blob_age: BLOB_AGE, blob_bytes: BLOB_BYTES, lease: LEASE }
+        let streams = StreamLimits::default();
+        Self { data, blob_age: BLOB_AGE, blob_bytes: BLOB_BYTES, lease: LEASE, streams }
     }
 }
 
@@ -93,9 +86,6 @@ pub enum ServeError {
     /// The driver ended; its panic is in the log.
     #[error("the orchestrator failed inside; start it again: it goes on where it was")]
     Driver,
-    /// The server failed.
-    #[error("the server failed: {0}")]
-    Server(#[from] tonic::transport::Error),
 }
 
 /// Serves `Orchestrator` and `BlobStore`, health and reflection on `listener` until `shutdown`.
@@ -107,7 +97,7 @@ pub async fn serve(
     config: Config,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), ServeError> {
-    let Config { data, blob_age, blob_bytes, lease } = config;
+    let Config { data, blob_age, blob_bytes, lease, streams: limits } = config;
     let data_error = |source| ServeError::Data { path: data.clone(), source };
     let store_error = |error: crate::store::StoreError| ServeError::Store {
         path: data.clone(),
@@ -142,15 +132,23 @@ pub async fn serve(
             .map_err(store_error)?;
     let mut driving = AbortOnDropHandle::new(tokio::spawn(restored.run(stop.clone())));
 
-    let limits = collect::Limits { age: blob_age, bytes: blob_bytes };
+    let kept = collect::Limits { age: blob_age, bytes: blob_bytes };
     let _collecting =
-        AbortOnDropHandle::new(tokio::spawn(collect::run(blobs.clone(), store.clone(), limits)));
-    let service =
-        OrchestratorService::new(driver, store, feed, blobs.clone(), lease, streams.clone());
+        AbortOnDropHandle::new(tokio::spawn(collect::run(blobs.clone(), store.clone(), kept)));
+    let places = Places::new(limits.per_client, limits.total);
+    let service = OrchestratorService::new(
+        driver,
+        store,
+        feed,
+        blobs.clone(),
+        lease,
+        places.clone(),
+        streams.clone(),
+    );
     let (health_reporter, health) = tonic_health::server::health_reporter();
     let outputs = Arc::new(service.clone());
     let orchestrator = service.server();
-    let blob_store = blob_store::server(blobs, outputs);
+    let blob_store = blob_store::server(blobs, outputs, places);
     for name in ["", "framecrew.v1.Orchestrator", "framecrew.v1.BlobStore"] {
         health_reporter.set_service_status(name, tonic_health::ServingStatus::Serving).await;
     }
@@ -158,48 +156,35 @@ pub async fn serve(
     let address = listener.local_addr().map_err(data_error)?;
     info!(%address, data = %data.display(), "orchestrator serves");
     let stopping = streams.clone();
-    let serving = Server::builder()
-        .http2_keepalive_interval(Some(KEEPALIVE))
-        .http2_keepalive_timeout(Some(KEEPALIVE))
-        .max_concurrent_streams(STREAMS_MAX)
-        .max_frame_size(FRAME_BYTES_MAX)
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .add_service(health)
+    let routes = Routes::new(health)
         .add_service(reflection().build_v1().map_err(reflection_error)?)
         .add_service(reflection().build_v1alpha().map_err(reflection_error)?)
         .add_service(orchestrator)
-        .add_service(blob_store)
-        .serve_with_incoming_shutdown(
-            TcpIncoming::from(listener).with_nodelay(Some(true)),
-            async move {
-                shutdown.await;
-                info!("orchestrator stops; nodes render on, and are found again at the next start");
-                for name in ["", "framecrew.v1.Orchestrator", "framecrew.v1.BlobStore"] {
-                    let status = tonic_health::ServingStatus::NotServing;
-                    health_reporter.set_service_status(name, status).await;
-                }
-                stopping.cancel();
-            },
-        );
-    let result = tokio::select! {
-        result = serving => result,
+        .add_service(blob_store);
+    let serving = connections::serve(listener, routes, limits.stall, async move {
+        shutdown.await;
+        info!("orchestrator stops; nodes render on, and are found again at the next start");
+        for name in ["", "framecrew.v1.Orchestrator", "framecrew.v1.BlobStore"] {
+            let status = tonic_health::ServingStatus::NotServing;
+            health_reporter.set_service_status(name, status).await;
+        }
+        stopping.cancel();
+    });
+    tokio::select! {
+        () = serving => {}
         // Only a bug ends the driver first; serving on without it would answer nobody.
         _ = &mut driving => return Err(ServeError::Driver),
         () = async {
             streams.cancelled().await;
             tokio::time::sleep(SHUTDOWN_GRACE).await;
-        } => {
-            warn!("some calls did not end in time");
-            Ok(())
-        }
-    };
+        } => warn!("some calls did not end in time"),
+    }
     streams.cancel();
     stop.cancel();
     // A commit that keeps failing is given up here: nobody was told of it.
     let _ = tokio::time::timeout(SHUTDOWN_GRACE, &mut driving).await;
     drop(lock);
-    Ok(result?)
+    Ok(())
 }
 
 fn reflection() -> tonic_reflection::server::Builder<'static> {

@@ -14,7 +14,11 @@ use futures::stream::{self, BoxStream};
 use tokio::{sync::Semaphore, time::timeout};
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use super::faults::{Faults, exhausted, invalid};
+use super::{
+    faults::{Faults, exhausted, invalid, unavailable},
+    orchestrator::admit,
+    places::{Placed, Places},
+};
 use crate::blobs::{BlobError, Blobs, Ended, Incoming};
 
 /// Digests in one `FindMissing` request.
@@ -76,8 +80,10 @@ pub(crate) enum LookupError {
 pub(crate) fn server(
     blobs: Blobs,
     outputs: Arc<dyn OutputLookup>,
+    places: Places,
 ) -> BlobStoreServer<BlobStoreService> {
-    let service = BlobStoreService { blobs, outputs, turns: Arc::new(Semaphore::new(UPLOADS_MAX)) };
+    let turns = Arc::new(Semaphore::new(UPLOADS_MAX));
+    let service = BlobStoreService { blobs, outputs, places, turns };
     BlobStoreServer::new(service)
         .max_decoding_message_size(REQUEST_BYTES_MAX)
         .max_encoding_message_size(RESPONSE_BYTES_MAX)
@@ -87,6 +93,7 @@ pub(crate) fn server(
 pub(crate) struct BlobStoreService {
     blobs: Blobs,
     outputs: Arc<dyn OutputLookup>,
+    places: Places,
     turns: Arc<Semaphore>,
 }
 
@@ -115,9 +122,10 @@ impl BlobStore for BlobStoreService {
         &self,
         request: Request<Streaming<UploadRequest>>,
     ) -> Result<Response<UploadResponse>, Status> {
+        let _place = admit(&self.places, &request)?;
         let _turn = match timeout(UPLOAD_TURN, self.turns.acquire()).await {
             Ok(Ok(turn)) => turn,
-            Ok(Err(_)) => return Err(Status::unavailable("the blob store is closing")),
+            Ok(Err(_)) => return Err(unavailable("the blob store is closing; try again")),
             Err(_) => return Err(exhausted("UPLOADS", "too many uploads run at once")),
         };
         let incoming = self.blobs.receive();
@@ -134,12 +142,13 @@ impl BlobStore for BlobStoreService {
         }
     }
 
-    type DownloadStream = BoxStream<'static, Result<DownloadResponse, Status>>;
+    type DownloadStream = Placed<BoxStream<'static, Result<DownloadResponse, Status>>>;
 
     async fn download(
         &self,
         request: Request<DownloadRequest>,
     ) -> Result<Response<Self::DownloadStream>, Status> {
+        let place = admit(&self.places, &request)?;
         let DownloadRequest { source, offset } = request.into_inner();
         let digest = match source {
             Some(Source::Digest(text)) => {
@@ -168,7 +177,8 @@ impl BlobStore for BlobStoreService {
             offset,
             hasher: (offset == 0).then(blake3::Hasher::new),
         };
-        Ok(Response::new(Box::pin(stream::try_unfold(outgoing, Outgoing::next))))
+        let chunks = stream::try_unfold(outgoing, Outgoing::next);
+        Ok(Response::new(Placed::new(Box::pin(chunks), place)))
     }
 }
 

@@ -80,3 +80,9 @@ pub(crate) fn exhausted(reason: &str, message: &str) -> Status {
     details.set_error_info(reason, "framecrew", HashMap::default());
     Status::with_error_details(Code::ResourceExhausted, message, details)
 }
+
+/// Nobody is there to answer for the moment; says when to come back.
+pub(crate) fn unavailable(message: impl Into<String>) -> Status {
+    let details = ErrorDetails::with_retry_info(Some(RETRY_AFTER));
+    Status::with_error_details(Code::Unavailable, message, details)
+}

@@ -16,7 +16,7 @@ use tonic::Status;
 
 use super::{
     blob_store::{LookupError, OutputLookup},
-    faults::{Faults, exhausted, invalid, unmet},
+    faults::{Faults, exhausted, invalid, unavailable, unmet},
     orchestrator::{Answers, OrchestratorService},
 };
 use crate::{
@@ -80,6 +80,7 @@ impl OrchestratorService {
             spec: Arc::new(spec),
             file_version,
         };
+        let _turn = self.turn()?;
         let (record, existed) = self.driver.submit(new).await?;
         let job = Some(self.job_to_wire(&record, SpecDetail::WithoutProject));
         Ok(SubmitJobResponse { job, existed })
@@ -259,6 +260,7 @@ impl OrchestratorService {
 
     pub(super) async fn cancel(&self, job_id: u64) -> Result<Job, Status> {
         let job = parse_job_id(job_id)?;
+        let _turn = self.turn()?;
         self.driver.cancel(job).await?;
         self.job(job_id).await
     }
@@ -274,20 +276,24 @@ impl OrchestratorService {
             None => self.store.job(job).await?.ok_or_else(unknown_job)?,
         };
         let this = self.clone();
-        Ok(Box::pin(stream::unfold(Some(watch), move |watch| {
+        let sent = request.after_revision;
+        Ok(Box::pin(stream::unfold(Some((watch, sent)), move |watch| {
             let (this, record) = (this.clone(), record.clone());
             async move {
-                let mut watch = watch?;
+                let (mut watch, sent) = watch?;
                 let next = tokio::select! {
                     next = watch.next() => next,
-                    () = this.shutdown.cancelled() => return Some((Err(shutting_down()), None)),
+                    () = this.shutdown.cancelled() => {
+                        let what = format!("watch again from revision {sent}");
+                        return Some((Err(shutting_down(&what)), None));
+                    }
                 };
                 match next {
                     Ok(Some((revision, update))) => {
                         let update = this.update_to_wire(&record, update);
                         let store_id = this.feed.identity().store_id.to_string();
                         let message = WatchJobResponse { revision, store_id, update: Some(update) };
-                        Some((Ok(message), Some(watch)))
+                        Some((Ok(message), Some((watch, revision))))
                     }
                     Ok(None) => None,
                     Err(error) => Some((Err(error.into()), None)),
@@ -336,7 +342,9 @@ impl OrchestratorService {
                 let mut watch = watch?;
                 let (jobs, nodes) = tokio::select! {
                     next = watch.next() => next,
-                    () = this.shutdown.cancelled() => return Some((Err(shutting_down()), None)),
+                    () = this.shutdown.cancelled() => {
+                        return Some((Err(shutting_down("watch again")), None));
+                    }
                 };
                 let message = WatchClusterResponse {
                     jobs: jobs
@@ -363,7 +371,9 @@ impl OrchestratorService {
                 let mut reader = reader?;
                 let next = tokio::select! {
                     next = reader.next() => next,
-                    () = shutdown.cancelled() => return Some((Err(shutting_down()), None)),
+                    () = shutdown.cancelled() => {
+                        return Some((Err(shutting_down("read again")), None));
+                    }
                 };
                 match next {
                     Ok(Some((lines, dropped))) => {
@@ -564,8 +574,8 @@ fn unknown_job() -> Status {
     Status::not_found("there is no such job; ListJobs tells which there are")
 }
 
-fn shutting_down() -> Status {
-    Status::unavailable("the orchestrator is shutting down; resume at your last revision")
+fn shutting_down(what_to_do: &str) -> Status {
+    unavailable(format!("the orchestrator is shutting down; {what_to_do} when it is back"))
 }
 
 impl From<SubmitError> for Status {
@@ -586,7 +596,7 @@ impl From<NoAnswer> for Status {
     fn from(error: NoAnswer) -> Self {
         let message = error.to_string();
         match error {
-            NoAnswer::ShuttingDown => Self::unavailable(message),
+            NoAnswer::ShuttingDown => unavailable(message),
             NoAnswer::Late => Self::deadline_exceeded(message),
         }
     }

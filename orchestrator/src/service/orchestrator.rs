@@ -1,6 +1,11 @@
 //! The `Orchestrator` service: which RPC goes where.
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
 
 use framecrew_proto::v1::{
     AdoptFramesRequest, AdoptFramesResponse, CancelJobRequest, CancelJobResponse, GetJobRequest,
@@ -13,15 +18,24 @@ use framecrew_proto::v1::{
     orchestrator_server::{Orchestrator, OrchestratorServer},
 };
 use futures::Stream;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
+use super::{
+    faults::exhausted,
+    places::{Client, NoPlace, Place, Placed, Places},
+};
 use crate::{blobs::Blobs, driver::DriverHandle, feed::Feed, store::Store};
 
 /// A job with a project of 100,000 files, at about 150 bytes each, and of 500,000 chunks at 80.
 const REQUEST_BYTES_MAX: usize = 64 << 20;
 /// The same job shown, or the snapshot of a million frames in runs.
 const RESPONSE_BYTES_MAX: usize = 64 << 20;
+
+/// Calls of clients that may wait for the driver: a quarter of what its mailbox holds, so that the words of nodes
+/// always find room there.
+const CLIENT_CALLS_MAX: usize = 256;
 
 /// Implements `Orchestrator`. `jobs` and `members` have what its methods do.
 #[derive(Debug, Clone)]
@@ -31,6 +45,8 @@ pub(crate) struct OrchestratorService {
     pub(super) feed: Arc<Feed>,
     pub(super) blobs: Blobs,
     pub(super) lease: Duration,
+    places: Places,
+    calls: Arc<Semaphore>,
     /// Ends the streams, which would otherwise keep the server from stopping.
     pub(super) shutdown: CancellationToken,
 }
@@ -43,9 +59,21 @@ impl OrchestratorService {
         feed: Arc<Feed>,
         blobs: Blobs,
         lease: Duration,
+        places: Places,
         shutdown: CancellationToken,
     ) -> Self {
-        Self { driver, store, feed, blobs, lease, shutdown }
+        let calls = Arc::new(Semaphore::new(CLIENT_CALLS_MAX));
+        Self { driver, store, feed, blobs, lease, places, calls, shutdown }
+    }
+
+    /// Leave to ask the driver something, for a client; refused while too many wait for it.
+    pub(super) fn turn(&self) -> Result<SemaphorePermit<'_>, Status> {
+        self.calls.try_acquire().map_err(|_| {
+            exhausted(
+                "CALLS",
+                "the orchestrator has more to do than it can; nothing was done, try again",
+            )
+        })
     }
 
     /// The service, with the limits that its messages need.
@@ -58,6 +86,24 @@ impl OrchestratorService {
 
 /// A stream of answers.
 pub(super) type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+/// One of those that a client may have open.
+type Held<T> = Placed<Answers<T>>;
+
+/// A place for one more stream of whoever calls.
+pub(super) fn admit<T>(places: &Places, request: &Request<T>) -> Result<Place, Status> {
+    // Only in this process, without a network, is there none.
+    let unknown = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+    let peer = request.remote_addr().unwrap_or(unknown);
+    places.take(Client::at(peer.ip())).map_err(|reason| {
+        let message = match reason {
+            NoPlace::OfClient(max) => {
+                format!("{max} streams are open from {}: end some, then try again", peer.ip())
+            }
+            NoPlace::Total(max) => format!("{max} streams are open here in all; try again"),
+        };
+        exhausted("STREAMS", &message)
+    })
+}
 
 #[tonic::async_trait]
 impl Orchestrator for OrchestratorService {
@@ -112,31 +158,36 @@ impl Orchestrator for OrchestratorService {
         Err(Status::unimplemented("not built yet"))
     }
 
-    type WatchJobStream = Answers<WatchJobResponse>;
+    type WatchJobStream = Held<WatchJobResponse>;
 
     async fn watch_job(
         &self,
         request: Request<WatchJobRequest>,
     ) -> Result<Response<Self::WatchJobStream>, Status> {
-        self.watch(request.into_inner()).await.map(Response::new)
+        let place = admit(&self.places, &request)?;
+        let answers = self.watch(request.into_inner()).await?;
+        Ok(Response::new(Placed::new(answers, place)))
     }
 
-    type WatchClusterStream = Answers<WatchClusterResponse>;
+    type WatchClusterStream = Held<WatchClusterResponse>;
 
     async fn watch_cluster(
         &self,
-        _: Request<WatchClusterRequest>,
+        request: Request<WatchClusterRequest>,
     ) -> Result<Response<Self::WatchClusterStream>, Status> {
-        Ok(Response::new(self.watch_all()))
+        let place = admit(&self.places, &request)?;
+        Ok(Response::new(Placed::new(self.watch_all(), place)))
     }
 
-    type ReadLogStream = Answers<ReadLogResponse>;
+    type ReadLogStream = Held<ReadLogResponse>;
 
     async fn read_log(
         &self,
         request: Request<ReadLogRequest>,
     ) -> Result<Response<Self::ReadLogStream>, Status> {
-        self.log(request.into_inner()).await.map(Response::new)
+        let place = admit(&self.places, &request)?;
+        let answers = self.log(request.into_inner()).await?;
+        Ok(Response::new(Placed::new(answers, place)))
     }
 
     async fn register_node(

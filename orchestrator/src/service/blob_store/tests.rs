@@ -10,15 +10,19 @@ use framecrew_proto::v1::{
 use tempfile::TempDir;
 use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::{Channel, Server, server::TcpIncoming};
+use tonic::{service::Routes, transport::Channel};
 
 use tonic_types::StatusExt as _;
 
-use super::{super::faults::RETRY_AFTER, *};
+use super::{
+    super::{connections, faults::RETRY_AFTER},
+    *,
+};
 
 /// The service on a loopback socket.
 struct Fixture {
     dir: TempDir,
+    places: Places,
     channel: Channel,
     server: JoinHandle<()>,
 }
@@ -48,18 +52,22 @@ impl OutputLookup for OneFrame {
 
 impl Fixture {
     async fn new() -> Self {
+        Self::with(100, Duration::from_secs(60)).await
+    }
+
+    /// One client may have so many streams, and stall for so long.
+    async fn with(streams: usize, stall: Duration) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let service = server(Blobs::open(dir.path()).unwrap(), Arc::new(OneFrame));
+        let places = Places::new(streams, streams);
+        let blobs = Blobs::open(dir.path()).unwrap();
+        let service = server(blobs, Arc::new(OneFrame), places.clone());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let server = tokio::spawn(async move {
-            // As in production: window updates that wait for an acknowledgement cost a factor of five.
-            let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-            let server = Server::builder().add_service(service);
-            server.serve_with_incoming(incoming).await.unwrap();
-        });
+        let routes = Routes::new(service);
+        let served = connections::serve(listener, routes, stall, std::future::pending());
+        let server = tokio::spawn(served);
         let channel = Channel::from_shared(format!("http://{address}")).unwrap();
-        Self { dir, channel: channel.connect_lazy(), server }
+        Self { dir, places, channel: channel.connect_lazy(), server }
     }
 
     fn rpc(&self) -> BlobStoreClient<Channel> {
@@ -519,6 +527,59 @@ async fn a_project_is_uploaded_once_and_only_what_changed_again() {
     files[500] = file("large", &large);
     let changed = upload(&files).await;
     assert!(changed.blobs <= 2 && changed.bytes <= 16 << 20, "{changed:?}");
+}
+
+#[tokio::test]
+async fn a_reader_that_stalls_is_dropped_and_its_place_is_free() {
+    let fixture = Fixture::with(2, Duration::from_millis(100)).await;
+    let mut large = vec![0; 8 << 20];
+    blake3::Hasher::new().finalize_xof().fill(&mut large);
+    let digest = Digest::of(&large);
+    fixture.client().upload_bytes(large.into(), digest).await.unwrap();
+    let request = DownloadRequest { source: Some(Source::Digest(digest.to_string())), offset: 0 };
+    let mut stalled = fixture.rpc().download(request.clone()).await.unwrap().into_inner();
+    assert_eq!(fixture.places.taken(), 1);
+    wait_until(|| fixture.places.taken() == 0).await;
+    let status = loop {
+        match stalled.message().await {
+            Ok(message) => assert!(message.is_some(), "it has not ended well"),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(status.code(), Code::Cancelled, "{status}");
+
+    // On the same connection, whoever reads gets all of it.
+    let read = fixture.download(Source::Digest(digest.to_string()), 0).await.unwrap();
+    assert_eq!(read.iter().map(|part| part.data.len()).sum::<usize>(), 8 << 20);
+    wait_until(|| fixture.places.taken() == 0).await;
+}
+
+#[tokio::test]
+async fn whoever_has_too_many_streams_open_is_told_when_to_come_back() {
+    let fixture = Fixture::with(2, Duration::from_secs(60)).await;
+    let mut uploads = Vec::new();
+    for _ in 0..2 {
+        let (parts, requests) = mpsc::channel::<UploadRequest>(2);
+        let mut rpc = fixture.rpc();
+        let call = tokio::spawn(async move { rpc.upload(ReceiverStream::new(requests)).await });
+        uploads.push((parts, call));
+    }
+    wait_until(|| fixture.places.taken() == 2).await;
+    let digest = Digest::of(b"frame").to_string();
+    let refused = fixture.download(Source::Digest(digest), 0).await.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    assert!(refused.message().starts_with("2 streams are open from 127.0.0.1"), "{refused}");
+    let details = refused.get_error_details();
+    assert_eq!(details.error_info().unwrap().reason, "STREAMS");
+    assert_eq!(details.retry_info().unwrap().retry_delay, Some(RETRY_AFTER));
+
+    // However it ends: by itself, or with its client.
+    let (parts, call) = uploads.pop().unwrap();
+    drop(parts);
+    assert_eq!(call.await.unwrap().unwrap_err().code(), Code::Aborted);
+    let (_parts, call) = uploads.pop().unwrap();
+    call.abort();
+    wait_until(|| fixture.places.taken() == 0).await;
 }
 
 /// Waits for what another task will bring about.

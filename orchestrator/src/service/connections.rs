@@ -1,0 +1,312 @@
+//! HTTP/2 over TCP, with a bound on everything that a client can make this process hold.
+//!
+//! tonic has a server of its own. This one is ours because of readers that stall: a stream whose window is
+//! used up is not asked for more, so nothing that tonic runs can end it. Here each call runs as a task
+//! that sees how far its answer has got, and ends it: the call is dropped with all that it holds, and the
+//! client is told by a reset (CANCELLED).
+
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use hyper::{
+    body::{Frame, Incoming, SizeHint},
+    rt::Executor,
+    server::conn::http2,
+    service::Service as HyperService,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use tonic::{
+    Status,
+    body::Body,
+    codegen::http::{Request, Response},
+    service::Routes,
+    transport::server::Connected as _,
+};
+use tower::ServiceExt as _;
+use tracing::{debug, warn};
+
+use super::places::{Client, Place, Places};
+
+/// Connections in all: a large farm's nodes and people. Never more than half of the files that the process may
+/// have open.
+const CONNECTIONS_MAX: usize = 4_096;
+/// A client that says nothing is asked this often whether it is alive, and dropped after as long again: so long
+/// one whose machine is gone costs something.
+const KEEPALIVE: Duration = Duration::from_secs(20);
+/// How long a connection may take to say that it speaks HTTP/2.
+const PREFACE_WITHIN: Duration = Duration::from_secs(10);
+/// How often it is looked whether it has.
+const PREFACE_PAUSE: Duration = Duration::from_millis(10);
+/// What every HTTP/2 connection begins with, in bytes.
+const PREFACE_BYTES: usize = 24;
+/// Bytes of a message that a client may put into one HTTP/2 frame: with the default of 16 KiB an upload costs
+/// half as much processor time again.
+const FRAME_BYTES_MAX: u32 = 256 << 10;
+/// Bytes that may be on their way in on one stream: two chunks of an upload.
+const STREAM_WINDOW_BYTES: u32 = 2 << 20;
+/// Bytes that may be on their way in on one connection: what its few uploads need, and the most that a client
+/// which does not wait for answers makes this process hold.
+const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
+/// Calls that one connection may have open at once: those of one program.
+const CALLS_PER_CONNECTION_MAX: u32 = 256;
+/// Bytes of headers in one request: some hundred times what gRPC needs, credentials included.
+const HEADERS_BYTES_MAX: u32 = 16 << 10;
+/// Bytes of an answer that leave its call and wait for the network: a piece at a time, so that a reader that
+/// stalls makes the server keep the message at hand and this much. As much as one wants for a fast download.
+const PIECE_BYTES: usize = 64 << 10;
+/// Looks at a call's progress in the time that a reader may stall.
+const LOOKS: u32 = 4;
+/// Pause after the system refused a connection, for want of files or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves `routes` on `listener` until `shutdown`, then waits for the calls that are open. A call whose
+/// answer is not read for `stall` is dropped. Dropped itself, it ends all connections.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    routes: Routes,
+    stall: Duration,
+    shutdown: impl Future<Output = ()>,
+) {
+    let server = server(stall);
+    let routes = routes.prepare();
+    let total = connections_max();
+    // One client leaves room for others.
+    let places = Places::new(total / 2, total);
+    let stopping = CancellationToken::new();
+    let mut connections = JoinSet::new();
+    let mut shutdown = std::pin::pin!(shutdown);
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            Some(_) = connections.join_next() => continue,
+            () = &mut shutdown => break,
+        };
+        match accepted {
+            Ok((tcp, peer)) => match places.take(Client::at(peer.ip())) {
+                Ok(place) => {
+                    let calls = Calls::new(&tcp, &routes);
+                    let stopping = stopping.clone();
+                    connections.spawn(connection(server.clone(), tcp, calls, place, stopping));
+                }
+                // Closed at once: what follows would cost more than the client that is turned away.
+                Err(reason) => debug!(%peer, ?reason, "too many connections"),
+            },
+            Err(error) => {
+                warn!(%error, "a connection was not accepted");
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    drop(listener);
+    stopping.cancel();
+    while connections.join_next().await.is_some() {}
+}
+
+fn server(stall: Duration) -> http2::Builder<Watching> {
+    let mut server = http2::Builder::new(Watching { stall });
+    server
+        .timer(TokioTimer::new())
+        .keep_alive_interval(KEEPALIVE)
+        .keep_alive_timeout(KEEPALIVE)
+        .max_concurrent_streams(CALLS_PER_CONNECTION_MAX)
+        .max_header_list_size(HEADERS_BYTES_MAX)
+        .max_frame_size(FRAME_BYTES_MAX)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_send_buf_size(2 * PIECE_BYTES);
+    server
+}
+
+fn connections_max() -> usize {
+    #[cfg(target_os = "linux")]
+    if let Some(files) = rustix::process::getrlimit(rustix::process::Resource::Nofile).current {
+        return CONNECTIONS_MAX.min(usize::try_from(files / 2).unwrap_or(CONNECTIONS_MAX));
+    }
+    CONNECTIONS_MAX
+}
+
+async fn connection(
+    server: http2::Builder<Watching>,
+    tcp: TcpStream,
+    calls: Calls,
+    _place: Place,
+    stopping: CancellationToken,
+) {
+    // A small answer waits for nothing.
+    if tcp.set_nodelay(true).is_err() || !speaks_http2(&tcp).await {
+        return;
+    }
+    let mut serving = std::pin::pin!(server.serve_connection(TokioIo::new(tcp), calls));
+    let served = tokio::select! {
+        served = &mut serving => served,
+        () = stopping.cancelled() => {
+            serving.as_mut().graceful_shutdown();
+            serving.await
+        }
+    };
+    if let Err(error) = served {
+        debug!(%error, "connection ended");
+    }
+}
+
+/// Whether the client has begun as HTTP/2 does, before it costs more than its socket.
+async fn speaks_http2(tcp: &TcpStream) -> bool {
+    let begun = async {
+        let mut preface = [0; PREFACE_BYTES];
+        loop {
+            match tcp.peek(&mut preface).await {
+                Ok(PREFACE_BYTES) => return true,
+                Ok(0) | Err(_) => return false,
+                Ok(_) => sleep(PREFACE_PAUSE).await,
+            }
+        }
+    };
+    timeout(PREFACE_WITHIN, begun).await.unwrap_or(false)
+}
+
+/// Answers the calls of one connection.
+struct Calls {
+    routes: Routes,
+    local: Option<SocketAddr>,
+    peer: Option<SocketAddr>,
+}
+
+impl Calls {
+    fn new(tcp: &TcpStream, routes: &Routes) -> Self {
+        let info = tcp.connect_info();
+        Self { routes: routes.clone(), local: info.local_addr(), peer: info.remote_addr() }
+    }
+}
+
+impl HyperService<Request<Incoming>> for Calls {
+    type Response = Response<Paced>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        // Where tonic looks for it.
+        request.extensions_mut().insert(tonic::transport::server::TcpConnectInfo {
+            local_addr: self.local,
+            remote_addr: self.peer,
+        });
+        let answer = self.routes.clone().oneshot(request.map(Body::new));
+        Box::pin(async move {
+            let answer = answer.await?;
+            let reading = READING.try_with(Arc::clone).unwrap_or_default();
+            Ok(answer.map(|body| Paced { body, rest: Bytes::new(), reading }))
+        })
+    }
+}
+
+tokio::task_local! {
+    /// How far the answer of the call at hand has got.
+    static READING: Arc<Reading>;
+}
+
+/// How far a client has read an answer. Counts pieces; the lowest bit says whether the last one has not left
+/// yet.
+#[derive(Debug, Default)]
+struct Reading(AtomicU64);
+
+impl Reading {
+    const HELD: u64 = 1;
+
+    /// A piece was handed to the network.
+    fn piece(&self) {
+        let pieces = self.0.load(Ordering::Relaxed) | Self::HELD;
+        self.0.store(pieces.wrapping_add(2), Ordering::Relaxed);
+    }
+
+    /// The network asks for more.
+    fn more(&self) {
+        self.0.fetch_and(!Self::HELD, Ordering::Relaxed);
+    }
+
+    /// Resolves when a piece has not left for `stall`, or up to a quarter longer.
+    async fn stalls(&self, stall: Duration) {
+        let (mut seen, mut looks) = (0, 0);
+        while looks < LOOKS {
+            sleep(stall / LOOKS).await;
+            let now = self.0.load(Ordering::Relaxed);
+            let stands = now & Self::HELD != 0 && now == seen;
+            looks = if stands { looks + 1 } else { 0 };
+            seen = now;
+        }
+    }
+}
+
+/// Runs calls, and drops one whose answer nobody reads.
+#[derive(Debug, Clone)]
+struct Watching {
+    stall: Duration,
+}
+
+impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Watching {
+    fn execute(&self, call: F) {
+        let stall = self.stall;
+        tokio::spawn(async move {
+            let reading = Arc::new(Reading::default());
+            tokio::select! {
+                () = READING.scope(reading.clone(), call) => {}
+                () = reading.stalls(stall) => debug!("a stalled reader is dropped"),
+            }
+        });
+    }
+}
+
+/// An answer, in pieces.
+struct Paced {
+    body: Body,
+    rest: Bytes,
+    reading: Arc<Reading>,
+}
+
+impl hyper::body::Body for Paced {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        self.reading.more();
+        if self.rest.is_empty() {
+            match Pin::new(&mut self.body).poll_frame(context) {
+                Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                    Ok(data) => self.rest = data,
+                    // What ends the call needs no room.
+                    Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
+                },
+                other => return other,
+            }
+        }
+        let bytes = self.rest.len().min(PIECE_BYTES);
+        let piece = self.rest.split_to(bytes);
+        self.reading.piece();
+        Poll::Ready(Some(Ok(Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.rest.is_empty() && self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::default()
+    }
+}
