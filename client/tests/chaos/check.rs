@@ -1,0 +1,334 @@
+//! The checker: what the cluster says in the end, against what clients were told and what must be.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use framecrew::{
+    Cluster, JobView, WatchEvent,
+    proto::{
+        DownloadRequest, FindMissingRequest, Frame, FrameState, JobState, Output,
+        blob_store_client::BlobStoreClient, download_request::Source,
+    },
+};
+use framecrew_blobs::Digest;
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use serde_json::json;
+use tokio::time::sleep;
+use tonic::transport::Channel;
+
+use crate::{
+    load::{Facts, submit_again},
+    process::belonging_to,
+    world::{Kind, World},
+};
+
+/// How long jobs may take to end after the last fault is healed.
+const END_TIMEOUT: Duration = Duration::from_secs(300);
+/// How long folders and processes may take to be gone after their reason is.
+const GONE_TIMEOUT: Duration = Duration::from_secs(20);
+const POLL: Duration = Duration::from_millis(100);
+/// Downloads at a time.
+const DOWNLOADS: usize = 8;
+/// Jobs that are submitted once more, at most: each is a call.
+const AGAIN_MAX: usize = 200;
+/// The most memory that the orchestrator may hold, in bytes: far above what it needs, far below what a leak takes.
+const MEMORY_BYTES_MAX: u64 = 1 << 30;
+/// A synthetic frame's size.
+const SYNTHETIC: (u32, u32) = (64, 36);
+
+/// What a run came to.
+#[derive(Debug, Default)]
+pub(crate) struct Sum {
+    pub(crate) jobs: u64,
+    pub(crate) finished: BTreeMap<&'static str, u64>,
+    pub(crate) failed: u64,
+    pub(crate) cancelled: u64,
+    pub(crate) begun: u64,
+    /// Frames of jobs that nobody cancelled which were begun once more than needed.
+    pub(crate) extra: u64,
+}
+
+/// Waits until every job is over (I20), now that nothing goes wrong any more.
+pub(crate) async fn ends(world: &World) {
+    let begun = Instant::now();
+    while world.ledger.is_open() {
+        if begun.elapsed() > END_TIMEOUT {
+            let open: Vec<u64> = world
+                .ledger
+                .jobs()
+                .into_iter()
+                .filter(|(_, facts)| facts.views.is_empty())
+                .map(|(job, _)| job)
+                .collect();
+            world
+                .history
+                .finding(format!("I20: jobs did not end although all is healed: {open:?}"));
+            return;
+        }
+        sleep(POLL).await;
+    }
+    world.history.took("all is healed, and every job is over", begun.elapsed());
+}
+
+/// Checks everything that clients were told, and every output.
+pub(crate) async fn jobs(world: &Arc<World>) -> Sum {
+    let cluster = Cluster::connect(format!("http://{}", world.orchestrator.address)).await;
+    let cluster = cluster.expect("the orchestrator serves");
+    let jobs = world.ledger.jobs();
+    let mut sum = Sum { jobs: jobs.len() as u64, ..Sum::default() };
+    let listed = cluster.jobs(usize::MAX).await.unwrap();
+    let unknown = listed.iter().filter(|job| !jobs.contains_key(&job.job_id)).count() as u64;
+    let unanswered = world.ledger.unanswered.load(std::sync::atomic::Ordering::Relaxed);
+    if unknown > unanswered {
+        world.history.finding(format!(
+            "I4: {unknown} jobs exist that nobody was told of, but only {unanswered} were submitted in vain"
+        ));
+    }
+    for (job, facts) in &jobs {
+        check_job(world, &cluster, *job, facts, &mut sum).await;
+    }
+    for (job, facts) in jobs.iter().rev().take(AGAIN_MAX) {
+        submit_again(world, *job, facts).await;
+    }
+    let broken = world.ledger.broken_uploads();
+    let mut blobs = BlobStoreClient::new(world.straight());
+    for digests in broken.chunks(1_000) {
+        let request = FindMissingRequest { digests: digests.to_vec() };
+        let missing = blobs.find_missing(request).await.unwrap().into_inner().missing;
+        if missing.len() < digests.len() {
+            world.history.finding("F21: a blob is stored whose upload broke off");
+        }
+    }
+    let memory = world.ledger.memory_bytes();
+    if memory > MEMORY_BYTES_MAX {
+        world.history.finding(format!("I19: the orchestrator held {} MiB", memory >> 20));
+    }
+    sum
+}
+
+async fn check_job(world: &Arc<World>, cluster: &Cluster, id: u64, facts: &Facts, sum: &mut Sum) {
+    let found = |text: String| world.history.finding(format!("job {id}: {text}"));
+    let job = match cluster.job(id).await {
+        Ok(job) => job.info().clone(),
+        Err(error) => return found(format!("I4: it was acknowledged and is lost: {error}")),
+    };
+    let counts = job.counts.unwrap_or_default();
+    let whole = counts.open + counts.finished + counts.failed + counts.cancelled;
+    if whole != facts.frames || (counts.open > 0 && !facts.views.is_empty()) {
+        found(format!("I3: {} frames were asked for, and it has {counts:?}", facts.frames));
+    }
+    let expected = match job.state() {
+        JobState::Finished => counts.finished == facts.frames,
+        JobState::Failed => counts.failed > 0,
+        JobState::Cancelled => counts.cancelled > 0,
+        _ => facts.views.is_empty(),
+    };
+    if !expected {
+        found(format!("I3: it is {} with {counts:?}", job.state().as_str_name()));
+    }
+    let frames: Result<Vec<Vec<Frame>>, _> = cluster.frames(id).try_collect().await;
+    let frames: Vec<Frame> = match frames {
+        Ok(pages) => pages.into_iter().flatten().collect(),
+        Err(error) => return found(format!("its frames cannot be listed: {error}")),
+    };
+    if frames.len() as u64 != facts.frames {
+        found(format!("I3: {} frames are listed of {}", frames.len(), facts.frames));
+    }
+    let states = |state| frames.iter().filter(|frame| frame.state() == state).count() as u64;
+    if (states(FrameState::Finished), states(FrameState::Failed))
+        != (counts.finished, counts.failed)
+    {
+        found(format!("I3: its frames are not as its counts {counts:?}"));
+    }
+    for frame in &frames {
+        let number = frame.frame;
+        if frame.state() == FrameState::Failed
+            && frame.failure.as_ref().is_none_or(|failure| failure.message.is_empty())
+        {
+            found(format!("frame {number} failed without a reason"));
+        }
+        if let Some(committed) = facts.committed.get(&number) {
+            let digest = frame.outputs.first().map_or_else(String::new, |o| o.digest.clone());
+            let now = (frame.revision, digest);
+            if frame.state() != FrameState::Finished || now != *committed {
+                found(format!("I1: frame {number} was told as {committed:?} and is {now:?}"));
+            }
+        }
+        let is_late = facts.cancelled_at.is_some_and(|at| frame.revision > at);
+        if is_late && frame.state() == FrameState::Finished {
+            found(format!("I11: frame {number} was finished after the cancel had been answered"));
+        }
+    }
+    for frame in frames.iter().filter(|frame| frame.state() == FrameState::Failed) {
+        let reason = frame.failure.as_ref().map(|failure| failure.reason().as_str_name());
+        world.history.count(&format!("frames failed: {}", reason.unwrap_or_default()));
+    }
+    *sum.finished.entry(facts.kind.tag()).or_default() += counts.finished;
+    sum.failed += counts.failed;
+    sum.cancelled += counts.cancelled;
+    views(world, cluster, id, facts).await;
+
+    let channel = world.straight();
+    let finished = frames.into_iter().filter(|frame| frame.state() == FrameState::Finished);
+    let downloads = stream::iter(finished).for_each_concurrent(DOWNLOADS, |frame| {
+        let channel = channel.clone();
+        async move {
+            if frame.outputs.is_empty() {
+                world
+                    .history
+                    .finding(format!("I2: frame {} of job {id} has no output", frame.frame));
+            }
+            for output in &frame.outputs {
+                if let Err(what) = check_output(channel.clone(), facts.kind, &frame, output).await {
+                    let number = frame.frame;
+                    world.history.finding(format!("I2: frame {number} of job {id}: {what}"));
+                }
+            }
+        }
+    });
+    downloads.await;
+}
+
+/// I9: who watched through it all ends equal to who joins afresh.
+async fn views(world: &World, cluster: &Cluster, id: u64, facts: &Facts) {
+    if facts.views.is_empty() {
+        return;
+    }
+    let mut fresh = JobView::default();
+    let mut watch = cluster.watch(id);
+    while let Some(event) = watch.next().await {
+        if let Ok(WatchEvent::Update(update)) = event {
+            fresh.apply(&update);
+        }
+    }
+    for view in &facts.views {
+        let differs = if view.revision() != fresh.revision() {
+            "its revision"
+        } else if !view.runs().eq(fresh.runs()) {
+            "the states of its frames"
+        } else if view.counts() != fresh.counts() || view.state() != fresh.state() {
+            "its counts"
+        } else if !view.troubled().eq(fresh.troubled()) {
+            "its frames with failed tries"
+        } else if view.warnings() != fresh.warnings() {
+            "its warnings"
+        } else {
+            world.history.count("watchers that ended equal");
+            continue;
+        };
+        world.history.finding(format!("I9: a watcher of job {id} ended with {differs} different"));
+        world.history.tell("views", &json!([format!("{view:?}"), format!("{fresh:?}")]));
+    }
+}
+
+/// Downloads an output: it must be what was promised, and a picture of that frame.
+async fn check_output(
+    channel: Channel,
+    kind: Kind,
+    frame: &Frame,
+    output: &Output,
+) -> Result<(), String> {
+    let source = Source::Digest(output.digest.clone());
+    let request = DownloadRequest { source: Some(source), offset: 0 };
+    let answer = BlobStoreClient::new(channel).download(request).await;
+    let mut stream = answer.map_err(|status| status.to_string())?.into_inner();
+    let mut bytes = Vec::new();
+    while let Some(piece) = stream.message().await.map_err(|status| status.to_string())? {
+        bytes.extend_from_slice(&piece.data);
+    }
+    if bytes.len() as u64 != output.size_bytes || Digest::of(&bytes).to_string() != output.digest {
+        return Err(format!("{} is not what was promised", output.name));
+    }
+    let picture = image::load_from_memory(&bytes).map_err(|error| error.to_string())?.to_rgb8();
+    if picture.dimensions() != (output.width, output.height) {
+        return Err(format!("{} has another size than was promised", output.name));
+    }
+    if kind == Kind::Synthetic {
+        let [a, b, c, d] = frame.frame.to_le_bytes();
+        if picture.dimensions() != SYNTHETIC || picture.get_pixel(0, 0).0 != [a, b, c ^ d] {
+            return Err(format!("{} is not that frame's picture", output.name));
+        }
+    }
+    Ok(())
+}
+
+/// Ends the cluster as a person would, and looks what it leaves behind (I15).
+pub(crate) async fn end(world: &Arc<World>) {
+    for node in &world.nodes {
+        let status = tokio::task::block_in_place(|| node.life().server.terminate());
+        if status.is_none_or(|status| !status.success()) {
+            let name = node.life().name.clone();
+            world.history.finding(format!("{name} did not end well: {status:?}"));
+        }
+        let life = node.life();
+        let left = entries(&life.disk.path().join("work"));
+        if !left.is_empty() {
+            world.history.finding(format!("I15: {} left in its work folder: {left:?}", life.name));
+        }
+    }
+    let status = tokio::task::block_in_place(|| world.orchestrator.server().terminate());
+    if status.is_none_or(|status| !status.success()) {
+        world.history.finding(format!("the orchestrator did not end well: {status:?}"));
+    }
+    let begun = Instant::now();
+    loop {
+        let left = belonging_to(world.mark(), world.folder());
+        if left.is_empty() {
+            break;
+        }
+        if begun.elapsed() > GONE_TIMEOUT {
+            let commands: Vec<_> = left.iter().map(|entry| (entry.id, &entry.command)).collect();
+            world.history.finding(format!("I15: processes are left: {commands:?}"));
+            for entry in left {
+                crate::process::signal(entry.id, rustix::process::Signal::KILL);
+            }
+            break;
+        }
+        sleep(POLL).await;
+    }
+}
+
+/// Reads the servers' logs: nothing panicked, and how often frames were begun.
+pub(crate) fn logs(world: &World, sum: &mut Sum) {
+    let jobs = world.ledger.jobs();
+    let mut begun: BTreeMap<(u64, i32), u64> = BTreeMap::new();
+    for entry in fs::read_dir(world.folder()).unwrap().flatten() {
+        let path = entry.path();
+        if path.extension().is_none_or(|extension| extension != "log") {
+            continue;
+        }
+        let text = fs::read(&path).unwrap();
+        for line in String::from_utf8_lossy(&text).lines() {
+            if line.contains("panicked at") {
+                let name = entry.file_name().to_string_lossy().into_owned();
+                world.history.finding(format!("{name}: {line}"));
+            }
+            if let Some(slice) = line.split_once("frame begun").and_then(|(_, rest)| slice(rest)) {
+                *begun.entry(slice).or_default() += 1;
+            }
+        }
+    }
+    sum.begun = begun.values().sum();
+    let counted = begun
+        .iter()
+        .filter(|((job, _), _)| jobs.get(job).is_some_and(|facts| facts.cancelled_at.is_none()));
+    sum.extra = counted.map(|(_, times)| times - 1).sum();
+}
+
+/// The job and the frame that a line of a node's log tells of.
+fn slice(line: &str) -> Option<(u64, i32)> {
+    let field = |name: &str| {
+        line.split_whitespace().find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
+    };
+    Some((field("job")?.parse().ok()?, field("frame")?.parse().ok()?))
+}
+
+fn entries(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
