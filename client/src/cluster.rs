@@ -122,6 +122,14 @@ impl Cluster {
         })
     }
 
+    /// Makes sure that what was connected to is an orchestrator that answers.
+    ///
+    /// # Errors
+    /// When it is not, or does not within 20 s.
+    pub async fn ping(&self) -> Result<(), Error> {
+        self.jobs(1).await.map(drop)
+    }
+
     /// Where the orchestrator is.
     #[must_use]
     pub fn url(&self) -> &str {

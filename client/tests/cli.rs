@@ -4,8 +4,10 @@
 
 use std::{
     fs,
-    net::TcpListener,
+    io::{Read as _, Write as _},
+    net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
+    thread,
 };
 
 use assert_cmd::Command;
@@ -22,8 +24,13 @@ struct Said {
 impl Said {
     /// Checks the exit code, that nothing was printed as a result, and that the error has all these words.
     fn refuses(&self, code: i32, words: &[&str]) {
-        assert_eq!(self.code, code, "{}", self.stderr);
         assert_eq!(self.stdout, "");
+        self.refuses_in_the_end(code, words);
+    }
+
+    /// The same after something may have been printed.
+    fn refuses_in_the_end(&self, code: i32, words: &[&str]) {
+        assert_eq!(self.code, code, "{}", self.stderr);
         for word in words {
             assert!(self.stderr.contains(word), "{word:?} is not in: {}", self.stderr);
         }
@@ -233,19 +240,62 @@ fn an_orchestrator_that_is_not_there_is_named_with_how_to_start_one() {
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "nothing is made");
 }
 
-#[test]
-fn what_listens_but_is_no_orchestrator_is_unreachable_too() {
-    let folder = folder();
+/// Commands that cannot do anything without an orchestrator.
+const OF_CLUSTER: [&[&str]; 8] = [
+    &["render", DEMO, "--detach"],
+    &["watch", "1"],
+    &["jobs"],
+    &["job", "1"],
+    &["nodes"],
+    &["cancel", "1"],
+    &["fetch", "1"],
+    &["logs", "1"],
+];
+
+/// Runs all of them at once, as each may take its time, at what accepts every connection and gives it to `serve`.
+fn all_give_up_on(serve: impl Fn(TcpStream) + Clone + Send + 'static) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
-    let web_server = std::thread::spawn(move || {
-        use std::io::{Read as _, Write as _};
-        let (mut stream, _) = listener.accept().unwrap();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (stream, serve) = (stream.unwrap(), serve.clone());
+            thread::spawn(move || serve(stream));
+        }
+    });
+    let folder = folder();
+    thread::scope(|scope| {
+        for command in OF_CLUSTER {
+            let (url, folder) = (&url, folder.path());
+            scope.spawn(move || {
+                let args = [command, &["--cluster", url]].concat();
+                framecrew(folder, &args).refuses_in_the_end(3, &[url]);
+            });
+        }
+    });
+}
+
+#[test]
+fn what_speaks_another_protocol_is_unreachable_too() {
+    all_give_up_on(|mut stream| {
         let _ = stream.read(&mut [0; 1024]);
         let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n");
     });
-    framecrew(folder.path(), &["jobs", "--cluster", &url]).refuses(3, &[&url]);
-    web_server.join().unwrap();
+}
+
+#[test]
+fn what_speaks_another_protocol_and_does_not_hang_up_is_unreachable_too() {
+    all_give_up_on(|mut stream| {
+        let _ = stream.read(&mut [0; 1024]);
+        let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n");
+        let _ = stream.read_to_end(&mut Vec::new());
+    });
+}
+
+#[test]
+fn what_accepts_and_never_answers_is_unreachable_too() {
+    all_give_up_on(|mut stream| {
+        let _ = stream.read_to_end(&mut Vec::new());
+    });
 }
 
 #[test]

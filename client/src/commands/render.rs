@@ -197,8 +197,13 @@ impl Render {
         let cluster = global.connect().await?;
         let places = if self.detach { None } else { Some(self.open_places(&project)?) };
         let mut interrupts = Interrupts::listen()?;
+        let submitting = async {
+            // A submission waits for who is away; at first contact that would only hide a wrong URL.
+            cluster.ping().await?;
+            submit(&cluster, &project).await
+        };
         let submitted = tokio::select! {
-            submitted = submit(&cluster, &project) => submitted,
+            submitted = submitting => submitted,
             _ = interrupts.next() => {
                 note(format_args!(
                     "interrupted; perhaps the job is submitted already: `{}` tells",
