@@ -33,6 +33,12 @@ const KNOWN_PER_GENERATION: usize = 64 * 1024;
 /// Blobs remembered as damaged. A disk with more of them than this needs a person, not memory.
 const DAMAGED_MAX: usize = 1_024;
 
+/// What uploads leave free on the disk: the database, which has to go on, and frames that are being written.
+const RESERVE_BYTES: u64 = 1 << 30;
+
+/// But no more than this part of a small disk.
+const RESERVE_SHARE: u64 = 20;
+
 /// How old the note on the disk may be that a blob was asked for before it is renewed: asking often costs
 /// nothing, and what is taken off the hour that a blob is safe for is small.
 const NOTE_AGE: Duration = Duration::from_secs(5 * 60);
@@ -47,6 +53,7 @@ pub(crate) struct Blobs {
 #[derive(Debug)]
 struct Shared {
     folder: Folder,
+    reserve_bytes: u64,
     /// Nobody looks at names while they change: one that is seen is durable, and stays until its hour is over.
     names: RwLock<()>,
     memory: Mutex<Memory>,
@@ -66,6 +73,17 @@ pub(crate) enum BlobError {
     /// No space is left.
     #[error("the blob store's disk is full")]
     Full(#[source] io::Error),
+    /// What is left is not for uploads.
+    #[error(
+        "the blob store's disk has {free_bytes} bytes left, of which uploads leave {reserve_bytes} free; \
+         make room, then try again"
+    )]
+    Low {
+        /// What is left, in bytes.
+        free_bytes: u64,
+        /// What stays free, in bytes.
+        reserve_bytes: u64,
+    },
     /// There is no such blob.
     #[error("blob {0} is not stored")]
     Missing(Digest),
@@ -104,12 +122,18 @@ impl From<io::Error> for BlobError {
 
 impl Blobs {
     /// Opens the directory, made if need be, and removes what uploads left there when the last process was
-    /// killed. Reads the names of all blobs: about a second for a million.
-    pub(crate) fn open(dir: &Path) -> Result<Self, OpenError> {
+    /// killed. Reads the names of all blobs: about a second for a million. Uploads leave `reserve_bytes` of the
+    /// disk free; by default a gigabyte, or a twentieth of a disk that is small.
+    pub(crate) fn open(dir: &Path, reserve_bytes: Option<u64>) -> Result<Self, OpenError> {
         let open = || {
             let folder = Folder::open(dir)?;
-            let shared = Shared { folder, names: RwLock::default(), memory: Mutex::default() };
-            let shared = Arc::new(shared);
+            let share = folder.room()?.map_or(0, |room| room.total_bytes / RESERVE_SHARE);
+            let shared = Arc::new(Shared {
+                folder,
+                reserve_bytes: reserve_bytes.unwrap_or(RESERVE_BYTES.min(share)),
+                names: RwLock::default(),
+                memory: Mutex::default(),
+            });
             let (durable, groups) = incoming::durable();
             groups.run(shared.clone())?;
             Ok(Self { shared, durable })
@@ -163,6 +187,33 @@ impl Blobs {
             .await
     }
 
+    /// The first of these blobs that is not stored as promised, with its size, and what is wrong with it. The
+    /// others are safe for an hour.
+    pub(crate) async fn first_broken(
+        &self,
+        promised: Vec<(Digest, u64)>,
+    ) -> Result<Option<(Digest, Broken)>, BlobError> {
+        let sizes = self.sizes(promised.iter().map(|(digest, _)| *digest).collect()).await?;
+        for ((digest, promised_bytes), stored) in promised.into_iter().zip(sizes) {
+            let broken = match stored {
+                Some(stored_bytes) if stored_bytes == promised_bytes => continue,
+                Some(stored_bytes) if self.is_sound(digest).await? => {
+                    Broken::Size { stored_bytes, promised_bytes }
+                }
+                Some(_) => Broken::Damaged,
+                None => Broken::Missing,
+            };
+            return Ok(Some((digest, broken)));
+        }
+        Ok(None)
+    }
+
+    /// Reads a blob whole: whether its bytes are those that it is named after. One whose are not counts as
+    /// missing from now on.
+    pub(crate) async fn is_sound(&self, digest: Digest) -> Result<bool, BlobError> {
+        self.blocking(move |shared| Ok(shared.is_sound(digest)?)).await
+    }
+
     /// Reads the bytes of `range`, which lies within the blob's size.
     pub(crate) async fn read_range(
         &self,
@@ -187,8 +238,7 @@ impl Blobs {
     /// Takes note that a blob's stored bytes do not match its digest: until it is stored again it counts as
     /// missing, so that the next upload heals it.
     pub(crate) fn damaged(&self, digest: Digest) -> BlobError {
-        tracing::error!(%digest, "stored bytes do not match their digest; check the disk");
-        self.shared.with_memory(|memory| memory.damaged(digest));
+        self.shared.damaged(digest);
         BlobError::Damaged(digest)
     }
 
@@ -214,7 +264,43 @@ impl fmt::Debug for Blobs {
     }
 }
 
+/// What is wrong with a blob that somebody promised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Broken {
+    #[error("is not in the blob store")]
+    Missing,
+    #[error("is damaged in the blob store")]
+    Damaged,
+    #[error(
+        "has {stored_bytes} bytes in the blob store, not the {promised_bytes} that were promised"
+    )]
+    Size { stored_bytes: u64, promised_bytes: u64 },
+}
+
 impl Shared {
+    /// Refuses what would leave less free than has to be.
+    fn check_room(&self, size_bytes: u64) -> Result<(), BlobError> {
+        let Some(room) = self.folder.room()? else { return Ok(()) };
+        if room.free_bytes < size_bytes.saturating_add(self.reserve_bytes) {
+            let (free_bytes, reserve_bytes) = (room.free_bytes, self.reserve_bytes);
+            return Err(BlobError::Low { free_bytes, reserve_bytes });
+        }
+        Ok(())
+    }
+
+    fn is_sound(&self, digest: Digest) -> io::Result<bool> {
+        let is_sound = self.folder.hash(digest)? == digest;
+        if !is_sound {
+            self.damaged(digest);
+        }
+        Ok(is_sound)
+    }
+
+    fn damaged(&self, digest: Digest) {
+        tracing::error!(%digest, "stored bytes do not match their digest; check the disk");
+        self.with_memory(|memory| memory.damaged(digest));
+    }
+
     fn with_memory<T>(&self, f: impl FnOnce(&mut Memory) -> T) -> T {
         f(&mut self.memory.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -253,9 +339,11 @@ impl Shared {
     fn is_there(&self, digest: Digest, size_bytes: u64) -> Result<bool, BlobError> {
         let Ok(_names) = self.names.try_read() else { return Ok(false) };
         match self.use_blob(digest, SystemTime::now())? {
-            Some(stored_bytes) if stored_bytes != size_bytes => {
-                Err(BlobError::WrongSize { stored_bytes, declared_bytes: size_bytes })
-            }
+            // Whoever comes with the whole of a blob that was cut short is welcome.
+            Some(stored_bytes) if stored_bytes != size_bytes => match self.is_sound(digest)? {
+                true => Err(BlobError::WrongSize { stored_bytes, declared_bytes: size_bytes }),
+                false => Ok(false),
+            },
             found => Ok(found.is_some()),
         }
     }

@@ -14,6 +14,7 @@ use framecrew_proto::v1::{
     AttachBatchRequest, BatchEvent, CancelBatchRequest, RenderBatchRequest, RenderBatchResponse,
     Slice as WireSlice, render_node_client::RenderNodeClient,
 };
+use prost::Message as _;
 use tokio::sync::oneshot;
 use tokio_stream::StreamExt as _;
 use tokio_util::sync::CancellationToken;
@@ -24,7 +25,7 @@ use tonic::{
 use tracing::{debug, warn};
 
 use crate::{
-    blobs::Blobs,
+    blobs::{Blobs, Broken},
     convert,
     domain::{
         BatchId, BlenderVersion, Epoch, Failure, FailureReason, JobId, JobSpec, NodeName, Slice,
@@ -40,7 +41,13 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const KEEPALIVE: Duration = Duration::from_secs(4);
 /// How long a node may take to answer a call; the streams themselves are not bounded by it.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-/// Pause between two tries to reach a node; doubles up to the maximum.
+/// How long it may take to answer the first attach: what gets lost right after a restart is asked for again
+/// soon enough that all batches are attached within ten seconds.
+const FIRST_ATTACH_TIMEOUT: Duration = Duration::from_secs(3);
+/// Bytes that the slowest link we serve carries in a second: a large project is given time to arrive.
+const LINK_BYTES_A_SECOND: u64 = 128 << 10;
+/// Pause between two tries to reach a node, or up to half of it less, so that those of many batches do not
+/// meet; doubles up to the maximum.
 const RETRY_MIN: Duration = Duration::from_millis(100);
 /// Longest such pause.
 const RETRY_MAX: Duration = Duration::from_secs(2);
@@ -315,8 +322,7 @@ impl Follower {
                 Err(status) if status.code() == Code::InvalidArgument => {
                     let failed = slices.into_iter().map(|slice| {
                         let message = format!("node {node} refuses the job: {}", status.message());
-                        let (reason, log_tail) = (FailureReason::Permanent, Vec::new());
-                        BatchNews::Failed(slice, Failure { reason, message, log_tail })
+                        failed(slice, FailureReason::Permanent, message)
                     });
                     let report = failed.chain([BatchNews::Ended]).collect();
                     return self.driver.report(batch, report).await;
@@ -327,13 +333,15 @@ impl Follower {
                 }
             }
         }
+        let mut limit = FIRST_ATTACH_TIMEOUT;
         loop {
             let request = AttachBatchRequest {
                 batch_id: batch.0,
                 after_sequence: self.sequence,
                 epoch: u64::from(self.epoch.0),
             };
-            match within(ANSWER_TIMEOUT, self.client.attach_batch(request)).await {
+            let limit = std::mem::replace(&mut limit, ANSWER_TIMEOUT);
+            match within(limit, self.client.attach_batch(request)).await {
                 Ok(response) => {
                     let before = self.sequence;
                     let events = response.into_inner();
@@ -366,9 +374,11 @@ impl Follower {
             // Nothing is ever sent: it resolves when the one before has been answered.
             let _ = before.await;
         }
+        let on_its_way = request.encoded_len() as u64 / LINK_BYTES_A_SECOND;
+        let limit = ANSWER_TIMEOUT + Duration::from_secs(on_its_way);
         let mut retry = Retry::default();
         loop {
-            match within(ANSWER_TIMEOUT, self.client.render_batch(request.clone())).await {
+            match within(limit, self.client.render_batch(request.clone())).await {
                 Err(status) if status.code() == Code::Unavailable && !is_of_the_link(&status) => {
                     debug!(batch = %self.batch, node = %self.node, message = status.message(), "not yet");
                     retry.pause().await;
@@ -422,16 +432,25 @@ impl Follower {
     /// A frame is finished only when its outputs are in the store: the node's word is not enough.
     async fn verified(&self, news: BatchNews) -> BatchNews {
         let BatchNews::Finished(slice, mut rendered) = news else { return news };
-        for output in &rendered.outputs {
-            let trouble = match self.blobs.contains(output.digest).await {
-                Ok(true) => continue,
-                Ok(false) => "is not in the blob store".to_owned(),
-                Err(error) => format!("cannot be checked: {error}"),
-            };
-            let message = format!("output {} {trouble}", output.name);
-            let failure =
-                Failure { reason: FailureReason::Infrastructure, message, log_tail: Vec::new() };
-            return BatchNews::Failed(slice, failure);
+        let promised = rendered.outputs.iter().map(|output| (output.digest, output.size_bytes));
+        let trouble = match self.blobs.first_broken(promised.collect()).await {
+            Ok(None) => None,
+            // Of its own making: another node may do better.
+            Ok(Some((digest, broken @ Broken::Size { .. }))) => {
+                Some((FailureReason::InvalidOutput, digest, broken.to_string()))
+            }
+            Ok(Some((digest, broken))) => {
+                Some((FailureReason::Infrastructure, digest, broken.to_string()))
+            }
+            Err(error) => {
+                let message = format!("the outputs cannot be checked: {error}");
+                return failed(slice, FailureReason::Infrastructure, message);
+            }
+        };
+        if let Some((reason, digest, trouble)) = trouble {
+            let output = rendered.outputs.iter().find(|output| output.digest == digest);
+            let name = output.map_or("", |output| &output.name);
+            return failed(slice, reason, format!("output {name} {trouble}"));
         }
         debug_assert!(!rendered.outputs.is_empty(), "the edge refuses a frame without outputs");
         if let Some(preview) = &rendered.preview
@@ -442,6 +461,10 @@ impl Follower {
         }
         BatchNews::Finished(slice, rendered)
     }
+}
+
+fn failed(slice: Slice, reason: FailureReason, message: String) -> BatchNews {
+    BatchNews::Failed(slice, Failure { reason, message, log_tail: Vec::new() })
 }
 
 /// Whether the call never left, for want of a connection.
@@ -481,7 +504,7 @@ impl Default for Retry {
 
 impl Retry {
     async fn pause(&mut self) {
-        tokio::time::sleep(self.0).await;
+        tokio::time::sleep(self.0.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
         self.0 = (self.0 * 2).min(RETRY_MAX);
     }
 }

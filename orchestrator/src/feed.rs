@@ -26,10 +26,12 @@ use crate::{
 /// Changes kept of one job for watchers that keep up: some tens of milliseconds at the highest rate, and
 /// about a megabyte. Others read the store.
 const RECENT_MAX: usize = 4_096;
-/// Frames in one message.
-const FRAMES_IN_MESSAGE: usize = 1_000;
-/// Bytes of frames in one message, about: half of what grpcurl takes by default.
-const FRAME_BYTES_IN_MESSAGE: usize = 2 << 20;
+/// Frames in one message of changes.
+const FRAMES_IN_MESSAGE: usize = 256;
+/// Bytes of frames in one message of changes, about: what a watcher that stalls holds here.
+const CHANGES_BYTES: usize = 64 << 10;
+/// Bytes of troubled frames in a snapshot, about: some hundreds with the last lines of their renderers.
+const TROUBLED_BYTES: usize = 512 << 10;
 /// Pause between two looks for a feed that is about to be opened.
 const FEED_OPENS: Duration = Duration::from_millis(1);
 /// Frames with failed tries in a snapshot; the protocol says so.
@@ -440,7 +442,8 @@ impl JobWatch {
         let mut snapshot = self.store.snapshot(self.job, TROUBLED_MAX).await?.ok_or_else(|| {
             StoreError::Unreadable { what: "a job", detail: "it vanished".to_owned() }
         })?;
-        snapshot.troubled.truncate(fitting(snapshot.troubled.iter().map(bytes_of)));
+        let fit = fitting(snapshot.troubled.iter().map(bytes_of), TROUBLED_BYTES);
+        snapshot.troubled.truncate(fit);
         self.revision = snapshot.job.standing.revision;
         // A commit is readable a moment before it is published. What nodes were doing before it must not be
         // shown after it.
@@ -460,7 +463,8 @@ impl JobWatch {
             }
             let (standing, frames) = self.frames().await?;
             let mut frames = self.with_previews(frames);
-            let fit = fitting(frames.iter().map(|(frame, data)| bytes_of(frame) + data.len()));
+            let sizes = frames.iter().map(|(frame, data)| bytes_of(frame) + data.len());
+            let fit = fitting(sizes.take(FRAMES_IN_MESSAGE), CHANGES_BYTES);
             let is_cut = frames.len() > fit;
             frames.truncate(fit);
             let revision = match frames.last() {
@@ -548,12 +552,12 @@ impl JobWatch {
     }
 }
 
-/// How many frames of these sizes fit in one message; at least one.
-pub(crate) fn fitting(frames: impl IntoIterator<Item = usize>) -> usize {
+/// How many frames of these sizes fit in so many bytes; at least one.
+pub(crate) fn fitting(frames: impl IntoIterator<Item = usize>, bytes_max: usize) -> usize {
     let mut bytes = 0;
-    let fit = frames.into_iter().take(FRAMES_IN_MESSAGE).take_while(|frame_bytes| {
+    let fit = frames.into_iter().take_while(|frame_bytes| {
         bytes += frame_bytes;
-        bytes <= FRAME_BYTES_IN_MESSAGE
+        bytes <= bytes_max
     });
     fit.count().max(1)
 }

@@ -50,6 +50,9 @@ pub struct Config {
     pub lease: Duration,
     /// Bounds of what clients hold open.
     pub streams: StreamLimits,
+    /// Bytes of the disk that uploads leave free; a gigabyte unless told otherwise, or a twentieth of a disk
+    /// that is small.
+    pub disk_reserve_bytes: Option<u64>,
 }
 
 impl Config {
@@ -57,7 +60,14 @@ impl Config {
     #[must_use]
     pub fn new(data: PathBuf) -> Self {
         let streams = StreamLimits::default();
-        Self { data, blob_age: BLOB_AGE, blob_bytes: BLOB_BYTES, lease: LEASE, streams }
+        Self {
+            data,
+            blob_age: BLOB_AGE,
+            blob_bytes: BLOB_BYTES,
+            lease: LEASE,
+            streams,
+            disk_reserve_bytes: None,
+        }
     }
 }
 
@@ -97,7 +107,7 @@ pub async fn serve(
     config: Config,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), ServeError> {
-    let Config { data, blob_age, blob_bytes, lease, streams: limits } = config;
+    let Config { data, blob_age, blob_bytes, lease, streams: limits, disk_reserve_bytes } = config;
     let data_error = |source| ServeError::Data { path: data.clone(), source };
     let store_error = |error: crate::store::StoreError| ServeError::Store {
         path: data.clone(),
@@ -114,9 +124,8 @@ pub async fn serve(
     let (store, identity) =
         SqliteStore::open(&data.join("framecrew.db")).await.map_err(store_error)?;
     let store: Arc<dyn Store> = Arc::new(store);
-    let blobs = Blobs::open(&data.join("blobs")).map_err(|error| ServeError::Data {
-        path: data.clone(),
-        source: io::Error::other(error),
+    let blobs = Blobs::open(&data.join("blobs"), disk_reserve_bytes).map_err(|error| {
+        ServeError::Data { path: data.clone(), source: io::Error::other(error) }
     })?;
 
     // Streams end by this; the driver goes on until they have. All of it ends when this future is dropped.

@@ -82,6 +82,13 @@ pub(super) struct Entry {
     pub(super) used_at: SystemTime,
 }
 
+/// Bytes of the disk that the folder is on.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Room {
+    pub(super) free_bytes: u64,
+    pub(super) total_bytes: u64,
+}
+
 impl Folder {
     /// Opens the directory, made if need be with all shards at once, so that no upload depends on a folder that
     /// is not yet durable. Removes what uploads left there when the last process was killed.
@@ -194,6 +201,25 @@ impl Folder {
         let mut bytes = Vec::with_capacity(usize::try_from(len).map_err(io::Error::other)?);
         file.take(len).read_to_end(&mut bytes)?;
         Ok(bytes)
+    }
+
+    /// The hash of the bytes that are there.
+    pub(super) fn hash(&self, digest: Digest) -> io::Result<Digest> {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update_reader(fs::File::open(self.path(digest))?)?;
+        Ok(Digest::from(hasher.finalize()))
+    }
+
+    /// How full the disk is; `None` where the system is not asked.
+    pub(super) fn room(&self) -> io::Result<Option<Room>> {
+        #[cfg(target_os = "linux")]
+        return {
+            let disk = rustix::fs::fstatvfs(&self.handle)?;
+            let bytes = |blocks: u64| blocks.saturating_mul(disk.f_frsize);
+            Ok(Some(Room { free_bytes: bytes(disk.f_bavail), total_bytes: bytes(disk.f_blocks) }))
+        };
+        #[cfg(not(target_os = "linux"))]
+        Ok(None)
     }
 
     pub(super) fn remove(&self, digest: Digest) -> io::Result<()> {

@@ -109,12 +109,15 @@ fn write(
                 let staged = if shared.is_there(digest, size_bytes)? {
                     None
                 } else {
+                    shared.check_room(size_bytes)?;
                     Some(shared.folder.stage(digest)?)
                 };
                 open = Some(Open { staged, hasher: blake3::Hasher::new() });
             }
             Order::Write(data) => {
                 if let Some(Open { staged: Some(staged), hasher }) = &mut open {
+                    // Again: others write too.
+                    shared.check_room(data.len() as u64)?;
                     hasher.update(&data);
                     staged.write(&data)?;
                 }

@@ -28,9 +28,9 @@ fn files(dir: &Path) -> Vec<String> {
 #[tokio::test]
 async fn a_stored_blob_is_found_and_read_after_a_restart() {
     let dir = tempfile::tempdir().unwrap();
-    let digest = store(&Blobs::open(dir.path()).unwrap(), b"frame").await;
+    let digest = store(&Blobs::open(dir.path(), None).unwrap(), b"frame").await;
 
-    let blobs = Blobs::open(dir.path()).unwrap();
+    let blobs = Blobs::open(dir.path(), None).unwrap();
     assert!(blobs.contains(digest).await.unwrap());
     assert_eq!(blobs.size_bytes(digest).await.unwrap(), Some(5));
     assert_eq!(blobs.read_range(digest, 1..4).await.unwrap(), "ram");
@@ -40,7 +40,7 @@ async fn a_stored_blob_is_found_and_read_after_a_restart() {
 #[tokio::test]
 async fn a_blob_of_many_chunks_keeps_its_bytes_in_order() {
     let dir = tempfile::tempdir().unwrap();
-    let blobs = Blobs::open(dir.path()).unwrap();
+    let blobs = Blobs::open(dir.path(), None).unwrap();
     let bytes: Vec<u8> = (0..1_000_000_u32).flat_map(u32::to_le_bytes).collect();
     let digest = Digest::of(&bytes);
     let incoming = blobs.receive();
@@ -57,7 +57,7 @@ async fn a_blob_of_many_chunks_keeps_its_bytes_in_order() {
 #[tokio::test]
 async fn bytes_that_do_not_match_leave_nothing_behind() {
     let dir = tempfile::tempdir().unwrap();
-    let blobs = Blobs::open(dir.path()).unwrap();
+    let blobs = Blobs::open(dir.path(), None).unwrap();
     let incoming = blobs.receive();
     incoming.begin(Digest::of(b"this"), 4).await.unwrap();
     incoming.write(Bytes::from_static(b"that")).await.unwrap();
@@ -70,7 +70,7 @@ async fn bytes_that_do_not_match_leave_nothing_behind() {
 #[tokio::test]
 async fn what_a_killed_process_left_unfinished_is_removed_at_open() {
     let dir = tempfile::tempdir().unwrap();
-    let blobs = Blobs::open(dir.path()).unwrap();
+    let blobs = Blobs::open(dir.path(), None).unwrap();
     let kept = store(&blobs, b"whole").await;
     let mut staged = blobs.shared.folder.stage(Digest::of(b"half")).unwrap();
     staged.write(b"ha").unwrap();
@@ -78,7 +78,7 @@ async fn what_a_killed_process_left_unfinished_is_removed_at_open() {
     std::mem::forget(staged);
     assert_eq!(files(dir.path()).len(), 2);
 
-    let blobs = Blobs::open(dir.path()).unwrap();
+    let blobs = Blobs::open(dir.path(), None).unwrap();
     assert_eq!(files(dir.path()).len(), 1);
     assert!(blobs.contains(kept).await.unwrap());
 }
@@ -86,7 +86,7 @@ async fn what_a_killed_process_left_unfinished_is_removed_at_open() {
 #[tokio::test]
 async fn a_blob_has_no_name_before_its_bytes_are_durable_and_a_crash_leaves_none() {
     let dir = tempfile::tempdir().unwrap();
-    let blobs = Blobs::open(dir.path()).unwrap();
+    let blobs = Blobs::open(dir.path(), None).unwrap();
     let digests = [Digest::of(b"one"), Digest::of(b"two")];
     let mut staged = Vec::new();
     for (digest, bytes) in digests.iter().zip([b"one", b"two"]) {
@@ -98,7 +98,7 @@ async fn a_blob_has_no_name_before_its_bytes_are_durable_and_a_crash_leaves_none
     assert_eq!(blobs.missing(digests.to_vec()).await.unwrap(), digests, "synced, but not named");
     std::mem::forget(staged);
 
-    let blobs = Blobs::open(dir.path()).unwrap();
+    let blobs = Blobs::open(dir.path(), None).unwrap();
     assert_eq!(blobs.missing(digests.to_vec()).await.unwrap(), digests);
     assert_eq!(files(dir.path()), [""; 0]);
 }
@@ -107,7 +107,7 @@ async fn a_blob_has_no_name_before_its_bytes_are_durable_and_a_crash_leaves_none
 #[test]
 fn after_a_disk_lost_something_each_blob_is_asked_for_by_itself() {
     let dir = tempfile::tempdir().unwrap();
-    let folder = &Blobs::open(dir.path()).unwrap().shared.folder;
+    let folder = &Blobs::open(dir.path(), None).unwrap().shared.folder;
     assert!(folder.sync_all_by(|| Ok(())).unwrap());
     folder.sync_all_by(|| Err(std::io::Error::other("lost"))).unwrap_err();
     let again = || panic!("the system does not tell it twice");
@@ -117,7 +117,7 @@ fn after_a_disk_lost_something_each_blob_is_asked_for_by_itself() {
 #[test]
 fn nobody_is_told_of_a_name_that_is_not_durable_yet() {
     let dir = tempfile::tempdir().unwrap();
-    let blobs = Blobs::open(dir.path()).unwrap();
+    let blobs = Blobs::open(dir.path(), None).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().build().unwrap();
     let digest = Digest::of(b"frame");
     let names = blobs.shared.names.write().unwrap();
@@ -135,7 +135,7 @@ fn nobody_is_told_of_a_name_that_is_not_durable_yet() {
 #[tokio::test]
 async fn a_hundred_uploads_at_once_are_stored_in_groups() {
     let dir = tempfile::tempdir().unwrap();
-    let blobs = Blobs::open(dir.path()).unwrap();
+    let blobs = Blobs::open(dir.path(), None).unwrap();
     let uploads = (0..100_u32).map(|n| {
         let blobs = blobs.clone();
         tokio::spawn(async move { store(&blobs, &n.to_le_bytes()).await })
@@ -151,7 +151,7 @@ async fn a_hundred_uploads_at_once_are_stored_in_groups() {
 #[tokio::test]
 async fn a_damaged_blob_counts_as_missing_until_it_is_stored_again() {
     let dir = tempfile::tempdir().unwrap();
-    let blobs = Blobs::open(dir.path()).unwrap();
+    let blobs = Blobs::open(dir.path(), None).unwrap();
     let digest = store(&blobs, b"bytes").await;
     blobs.damaged(digest);
     assert!(!blobs.contains(digest).await.unwrap());
@@ -159,6 +159,57 @@ async fn a_damaged_blob_counts_as_missing_until_it_is_stored_again() {
     assert_eq!(blobs.sizes(vec![digest]).await.unwrap(), [None]);
     store(&blobs, b"bytes").await;
     assert!(blobs.contains(digest).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_blob_that_the_disk_cut_short_is_broken_and_is_welcome_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let blobs = Blobs::open(dir.path(), None).unwrap();
+    let digest = store(&blobs, b"bytes").await;
+    assert_eq!(blobs.first_broken(vec![(digest, 5)]).await.unwrap(), None);
+    let lie = Broken::Size { stored_bytes: 5, promised_bytes: 6 };
+    assert_eq!(blobs.first_broken(vec![(digest, 6)]).await.unwrap(), Some((digest, lie)));
+    let hex = digest.to_string();
+    let path = dir.path().join(&hex[..2]).join(&hex[2..]);
+    fs::File::options().write(true).open(path).unwrap().set_len(2).unwrap();
+    // As after a restart, when nobody remembers what was found out.
+    let blobs = Blobs::open(dir.path(), None).unwrap();
+    let broken = Some((digest, Broken::Damaged));
+    assert_eq!(blobs.first_broken(vec![(digest, 5)]).await.unwrap(), broken);
+    let blobs = Blobs::open(dir.path(), None).unwrap();
+    store(&blobs, b"bytes").await;
+    assert_eq!(blobs.first_broken(vec![(digest, 5)]).await.unwrap(), None);
+    let other = Digest::of(b"other");
+    let missing = Some((other, Broken::Missing));
+    assert_eq!(blobs.first_broken(vec![(digest, 5), (other, 5)]).await.unwrap(), missing);
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn uploads_are_refused_before_the_disk_is_full_and_what_is_there_is_served() {
+    let dir = tempfile::tempdir().unwrap();
+    let digest = store(&Blobs::open(dir.path(), None).unwrap(), b"bytes").await;
+    let blobs = Blobs::open(dir.path(), Some(u64::MAX)).unwrap();
+    let incoming = blobs.receive();
+    incoming.begin(Digest::of(b"new"), 3).await.unwrap();
+    let error = incoming.finish().await.unwrap_err();
+    assert!(matches!(error, BlobError::Low { .. }), "{error}");
+    assert_eq!(files(dir.path()).len(), 1, "nothing is left behind");
+    assert_eq!(store(&blobs, b"bytes").await, digest, "it is there already");
+    assert_eq!(blobs.read_range(digest, 0..5).await.unwrap(), "bytes");
+    assert_eq!(blobs.first_broken(vec![(digest, 5)]).await.unwrap(), None);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn an_upload_leaves_free_what_it_has_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let shared = Blobs::open(dir.path(), Some(0)).unwrap().shared;
+    let free_bytes = shared.folder.room().unwrap().unwrap().free_bytes;
+    let shared = Blobs::open(dir.path(), Some(free_bytes / 2)).unwrap().shared;
+    shared.check_room(0).unwrap();
+    let error = shared.check_room(free_bytes).unwrap_err();
+    assert!(error.to_string().contains("make room"), "{error}");
 }
 
 #[test]
@@ -210,7 +261,7 @@ const LIMITS: Limits = Limits { age: DAY, bytes: 1 << 30 };
 #[tokio::test]
 async fn blobs_that_no_job_needs_go_when_they_are_old() {
     let dir = tempfile::tempdir().unwrap();
-    let blobs = Blobs::open(dir.path()).unwrap();
+    let blobs = Blobs::open(dir.path(), None).unwrap();
     let now = SystemTime::now();
     let digests = used_before(&blobs, now, [2 * DAY, 2 * DAY, DAY / 2, Duration::ZERO]).await;
     let mut pins = Pins::default();
@@ -223,7 +274,7 @@ async fn blobs_that_no_job_needs_go_when_they_are_old() {
 #[tokio::test]
 async fn the_oldest_go_when_they_take_too_much_but_never_within_the_hour() {
     let dir = tempfile::tempdir().unwrap();
-    let blobs = Blobs::open(dir.path()).unwrap();
+    let blobs = Blobs::open(dir.path(), None).unwrap();
     let now = SystemTime::now();
     let ages = [5 * UNUSED_MIN, 2 * UNUSED_MIN, 4 * UNUSED_MIN, UNUSED_MIN / 2, 3 * UNUSED_MIN];
     let digests = used_before(&blobs, now, ages).await;
@@ -247,7 +298,7 @@ async fn the_oldest_go_when_they_take_too_much_but_never_within_the_hour() {
 #[tokio::test]
 async fn a_blob_that_is_on_its_way_in_is_not_collected() {
     let dir = tempfile::tempdir().unwrap();
-    let blobs = Blobs::open(dir.path()).unwrap();
+    let blobs = Blobs::open(dir.path(), None).unwrap();
     let staged = blobs.shared.folder.stage(Digest::of(b"half")).unwrap();
     let limits = Limits { bytes: 0, ..LIMITS };
     let later = SystemTime::now() + 9 * DAY;

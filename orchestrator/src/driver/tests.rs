@@ -137,7 +137,7 @@ impl Fixture {
             refused: AtomicUsize::new(0),
         });
         let stop = CancellationToken::new();
-        let blobs = Blobs::open(&dir.path().join("blobs")).unwrap();
+        let blobs = Blobs::open(&dir.path().join("blobs"), None).unwrap();
         let feed = Arc::new(Feed::new(store.clone(), identity.clone()));
         let (driver, mailbox) = mailbox();
         let dispatch = Dispatch::new(driver.clone(), blobs, &identity, stop.clone());

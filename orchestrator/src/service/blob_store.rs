@@ -343,7 +343,7 @@ impl From<BlobError> for Status {
     fn from(error: BlobError) -> Self {
         let message = error.to_string();
         match error {
-            BlobError::Full(_) => exhausted("DISK", &message),
+            BlobError::Full(_) | BlobError::Low { .. } => exhausted("DISK", &message),
             BlobError::Missing(_) => Self::not_found(message),
             BlobError::Damaged(_) => Self::data_loss(message),
             BlobError::WrongDigest { .. } => invalid("header.digest", message),

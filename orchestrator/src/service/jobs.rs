@@ -34,6 +34,8 @@ use crate::{
 const PAGE_DEFAULT: u32 = 100;
 /// Items on a page.
 const PAGE_MAX: u32 = 1_000;
+/// Bytes of frames on a page, about: half of what grpcurl takes by default.
+const PAGE_BYTES: usize = 2 << 20;
 /// Files named of those that are not uploaded; FindMissing tells all.
 const MISSING_TOLD_MAX: usize = 20;
 /// Bytes at the end of a .blend among which its last block begins.
@@ -101,6 +103,10 @@ impl OrchestratorService {
             for ((digest, size_bytes), stored) in file.blobs().zip(stored.by_ref()) {
                 match stored {
                     Some(stored) if stored == size_bytes => {}
+                    // Cut short by a disk that lost its end: to be uploaded again.
+                    Some(_) if !self.blobs.is_sound(digest).await? => {
+                        lacks = lacks.or(Some(digest))
+                    }
                     Some(stored) => {
                         let field = format!("spec.project.files[{n}].size_bytes");
                         let fault = format!("{} has {stored} bytes as uploaded", file.path);
@@ -248,7 +254,7 @@ impl OrchestratorService {
         });
         let mut frames: Vec<Frame> = frames.collect();
         // Frames with many outputs, or long reasons, make a shorter page.
-        let fit = feed::fitting(frames.iter().map(feed::bytes_of));
+        let fit = feed::fitting(frames.iter().map(feed::bytes_of), PAGE_BYTES);
         let is_more = is_more || frames.len() > fit;
         frames.truncate(fit);
         let next = frames.last().filter(|_| is_more).map(|frame| frame.frame.to_string());

@@ -168,6 +168,33 @@ async fn a_finished_frame_whose_output_is_not_stored_does_not_count() {
 }
 
 #[tokio::test]
+async fn an_output_that_the_store_cut_short_is_never_committed_and_heals() {
+    let data = tempdir().unwrap();
+    let orchestrator = Orchestrator::start(data.path()).await;
+    let mut node = ScriptedNode::join(&orchestrator, "a").await;
+    let png = orchestrator.upload(b"1").await;
+    let name = png.to_string();
+    let stored = data.path().join("blobs").join(&name[..2]).join(&name[2..]);
+    std::fs::write(stored, b"").unwrap();
+    let spec = orchestrator.spec(1, 1).await;
+    let job_id = orchestrator.submit(spec).await;
+    let (_, mut batch) = node.batch().await;
+    batch.start(1);
+    batch.finish(1, png);
+    batch.end();
+    let (_, mut batch) = node.batch().await;
+    assert_eq!(orchestrator.job(job_id).await.counts.unwrap().finished, 0);
+    let failure = orchestrator.frames(job_id).await.remove(0).failure.unwrap();
+    assert_eq!(failure.reason(), FailureReason::Infrastructure);
+    assert_eq!(failure.message, "output 0001.png is damaged in the blob store");
+    orchestrator.upload(b"1").await;
+    batch.start(1);
+    batch.finish(1, png);
+    batch.end();
+    orchestrator.until(job_id, |job| job.state() == JobState::Finished).await;
+}
+
+#[tokio::test]
 async fn cancelling_a_job_cancels_its_batches_and_frees_the_node() {
     let data = tempdir().unwrap();
     let orchestrator = Orchestrator::start(data.path()).await;

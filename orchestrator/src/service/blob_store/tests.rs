@@ -52,14 +52,14 @@ impl OutputLookup for OneFrame {
 
 impl Fixture {
     async fn new() -> Self {
-        Self::with(100, Duration::from_secs(60)).await
+        Self::with(1_000, Duration::from_secs(60)).await
     }
 
     /// One client may have so many streams, and stall for so long.
     async fn with(streams: usize, stall: Duration) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let places = Places::new(streams, streams);
-        let blobs = Blobs::open(dir.path()).unwrap();
+        let blobs = Blobs::open(dir.path(), None).unwrap();
         let service = server(blobs, Arc::new(OneFrame), places.clone());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
