@@ -39,7 +39,7 @@ async fn a_finished_job_s_watcher_learns_the_movie_s_job_which_gets_the_frames_i
     let job_id = orchestrator.submit(spec.clone()).await;
     let request = WatchJobRequest { job_id, ..WatchJobRequest::default() };
     let mut stream = orchestrator.client().await.watch_job(request).await.unwrap().into_inner();
-    let pictures = [orchestrator.upload(b"ten").await, orchestrator.upload(b"minus one").await];
+    let pictures = [orchestrator.upload(b"t").await, orchestrator.upload(b"m").await];
     for picture in pictures {
         let (request, mut batch) = node.batch().await;
         assert_eq!(request.encoding, None);
