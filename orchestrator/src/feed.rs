@@ -163,7 +163,7 @@ pub(crate) struct Feed {
     identity: Identity,
     jobs: Mutex<HashMap<JobId, Arc<JobFeed>>>,
     cluster: Mutex<ClusterNow>,
-    previews: Arc<Mutex<Previews>>,
+    previews: Mutex<Previews>,
     cluster_changed: watch::Sender<()>,
 }
 
@@ -203,7 +203,7 @@ impl Feed {
             identity,
             jobs: Mutex::default(),
             cluster: Mutex::default(),
-            previews: Arc::new(Mutex::new(Previews::new(PREVIEWS_BYTES_MAX))),
+            previews: Mutex::new(Previews::new(PREVIEWS_BYTES_MAX)),
             cluster_changed: watch::Sender::new(()),
         }
     }
@@ -353,8 +353,7 @@ impl Feed {
         }
         let changed = feed.as_ref().map(|feed| feed.changed.subscribe());
         Ok(JobWatch {
-            store: self.store.clone(),
-            previews: self.previews.clone(),
+            hub: self.clone(),
             job,
             feed,
             changed,
@@ -416,10 +415,9 @@ enum Phase {
 /// One watcher of a job.
 #[derive(Debug)]
 pub(crate) struct JobWatch {
-    store: Arc<dyn Store>,
-    previews: Arc<Mutex<Previews>>,
+    hub: Arc<Feed>,
     job: JobId,
-    /// `None` for a job that was over when the watch began.
+    /// `None` for a job that was over when the watch began, and has not been seen to go on since.
     feed: Option<Arc<JobFeed>>,
     changed: Option<watch::Receiver<()>>,
     /// The watcher has everything up to here.
@@ -439,9 +437,8 @@ impl JobWatch {
     }
 
     async fn snapshot(&mut self) -> Result<(Revision, Update), StoreError> {
-        let mut snapshot = self.store.snapshot(self.job, TROUBLED_MAX).await?.ok_or_else(|| {
-            StoreError::Unreadable { what: "a job", detail: "it vanished".to_owned() }
-        })?;
+        let mut snapshot =
+            self.hub.store.snapshot(self.job, TROUBLED_MAX).await?.ok_or_else(vanished)?;
         let fit = fitting(snapshot.troubled.iter().map(bytes_of), TROUBLED_BYTES);
         snapshot.troubled.truncate(fit);
         self.revision = snapshot.job.standing.revision;
@@ -486,10 +483,21 @@ impl JobWatch {
     }
 
     /// How the job stands, and the frames that changed since, one more than a message takes at most.
-    async fn frames(&self) -> Result<(JobStanding, Vec<Arc<Frame>>), StoreError> {
+    async fn frames(&mut self) -> Result<(JobStanding, Vec<Arc<Frame>>), StoreError> {
         let limit = FRAMES_IN_MESSAGE + 1;
-        let standing = match &self.feed {
-            Some(feed) => {
+        let mut over = None;
+        if self.feed.is_none() {
+            let (feed, record) = self.hub.find(self.job).await.map_err(|error| match error {
+                WatchError::Store(error) => error,
+                _ => vanished(),
+            })?;
+            // It was over, and goes on because frames of it are tried again.
+            self.changed = feed.as_ref().map(|feed| feed.changed.subscribe());
+            self.feed = feed;
+            over = Some(record.standing);
+        }
+        let standing = match (&self.feed, over) {
+            (Some(feed), _) => {
                 let now = lock(&feed.now);
                 if now.recent_above <= self.revision {
                     let from = now.recent.partition_point(|frame| frame.revision <= self.revision);
@@ -498,20 +506,15 @@ impl JobWatch {
                 }
                 now.standing.clone()
             }
-            None => {
-                let record = self.store.job(self.job).await?;
-                record.map(|record| record.standing).ok_or_else(|| StoreError::Unreadable {
-                    what: "a job",
-                    detail: "it vanished".to_owned(),
-                })?
-            }
+            (None, Some(over)) => over,
+            (None, None) => return Err(vanished()),
         };
-        let frames = self.store.frames_changed(self.job, self.revision, limit as u32).await?;
+        let frames = self.hub.store.frames_changed(self.job, self.revision, limit as u32).await?;
         Ok((standing, frames.into_iter().map(Arc::new).collect()))
     }
 
     fn with_previews(&self, frames: Vec<Arc<Frame>>) -> Vec<FrameNews> {
-        let previews = lock(&self.previews);
+        let previews = lock(&self.hub.previews);
         let with_preview = |frame: Arc<Frame>| {
             let preview = frame.rendered.as_ref().and_then(|rendered| rendered.preview.as_ref());
             let data = preview.map(|preview| previews.find(preview.digest)).unwrap_or_default();
@@ -550,6 +553,10 @@ impl JobWatch {
             let _ = changed.changed().await;
         }
     }
+}
+
+fn vanished() -> StoreError {
+    StoreError::Unreadable { what: "a job", detail: "it vanished".to_owned() }
 }
 
 /// How many frames of these sizes fit in so many bytes; at least one.
