@@ -10,7 +10,7 @@ use framecrew_proto::v1 as wire;
 use crate::{
     domain::{
         Blender, BlenderVersion, Chunk, Failure, FailureReason, Frame, FrameCounts, FrameRange,
-        FrameSet, FrameState, JobSpec, JobState, MovieOf, NodeDescription, Output, Preview,
+        FrameSet, FrameState, JobId, JobSpec, JobState, MovieOf, NodeDescription, Output, Preview,
         Project, ProjectFile, RenderSettings, Rendered, Slice, TimeLimits, Warning,
     },
     driver::BatchNews,
@@ -38,6 +38,8 @@ const BLOBS_MAX: usize = 500_000;
 const RANGES_MAX: usize = 10_000;
 /// Tags of a job or a node.
 const TAGS_MAX: usize = 32;
+/// Frames that a node hands in at once; the protocol says so.
+const ORPHANS_MAX: usize = 512;
 /// Slots of a node; the protocol says so.
 const SLOTS_MAX: u32 = 64;
 /// Blenders of a node.
@@ -91,7 +93,7 @@ pub(crate) fn job_spec(spec: wire::JobSpec, faults: &mut Faults) -> Option<JobSp
         faults.add("spec.priority", format!("must be -100 to 100, is {}", spec.priority));
     }
     faults.tags("spec.tags", &spec.tags);
-    let frames = frame_set(&spec.frames, faults);
+    let frames = frame_set("spec.frames", &spec.frames, faults);
     let project = match spec.project {
         Some(project) => parse_project(project, faults),
         None => {
@@ -178,23 +180,22 @@ fn check_movie(
     }
 }
 
-fn frame_set(ranges: &[wire::FrameRange], faults: &mut Faults) -> Option<FrameSet> {
-    const FIELD: &str = "spec.frames";
+fn frame_set(field: &str, ranges: &[wire::FrameRange], faults: &mut Faults) -> Option<FrameSet> {
     if ranges.is_empty() {
-        faults.add(FIELD, "is empty: name at least one frame");
+        faults.add(field, "is empty: name at least one frame");
         return None;
     }
     if ranges.len() > RANGES_MAX {
-        faults.add(FIELD, format!("has {} ranges, {RANGES_MAX} at most", ranges.len()));
+        faults.add(field, format!("has {} ranges, {RANGES_MAX} at most", ranges.len()));
         return None;
     }
     let mut checked = Vec::with_capacity(ranges.len());
     for (n, &wire::FrameRange { first, last, step }) in ranges.iter().enumerate() {
         if first > last {
             let message = format!("is reversed: {first} lies after {last}");
-            faults.add(format!("{FIELD}[{n}]"), message);
+            faults.add(format!("{field}[{n}]"), message);
         } else if step == 0 {
-            faults.add(format!("{FIELD}[{n}].step"), "must be 1 or more, is 0");
+            faults.add(format!("{field}[{n}].step"), "must be 1 or more, is 0");
         } else {
             checked.push(FrameRange { first, last, step });
         }
@@ -204,14 +205,68 @@ fn frame_set(ranges: &[wire::FrameRange], faults: &mut Faults) -> Option<FrameSe
     }
     let frames: u64 = checked.iter().map(FrameRange::len).sum();
     if frames > FrameSet::FRAMES_MAX {
-        faults.add(FIELD, format!("has {frames} frames, {} at most", FrameSet::FRAMES_MAX));
+        faults.add(field, format!("has {frames} frames, {} at most", FrameSet::FRAMES_MAX));
         return None;
     }
     let set = FrameSet::new(checked);
     if set.is_none() {
-        faults.add(FIELD, "names a frame twice");
+        faults.add(field, "names a frame twice");
     }
     set
+}
+
+/// Frames of a job to be tried again; `None`: all that failed. Those that the job does not have are faults.
+pub(crate) fn frames_to_retry(
+    ranges: &[wire::FrameRange],
+    of_job: &FrameSet,
+    faults: &mut Faults,
+) -> Option<FrameSet> {
+    const FIELD: &str = "frames";
+    if ranges.is_empty() {
+        return None;
+    }
+    let frames = frame_set(FIELD, ranges, faults)?;
+    let mut has: Vec<i32> = of_job.iter().collect();
+    has.sort_unstable();
+    for (n, range) in frames.ranges().iter().enumerate() {
+        if let Some(frame) = range.iter().find(|frame| has.binary_search(frame).is_err()) {
+            faults.add(format!("{FIELD}[{n}]"), format!("the job has no frame {frame}"));
+        }
+    }
+    Some(frames)
+}
+
+/// Finished frames that a node has, each with its job; good only without faults.
+pub(crate) fn orphaned_frames(
+    frames: Vec<wire::OrphanedFrame>,
+    faults: &mut Faults,
+) -> Vec<(JobId, Slice, Rendered)> {
+    if frames.len() > ORPHANS_MAX {
+        faults.add("frames", format!("are {}, {ORPHANS_MAX} at most", frames.len()));
+        return Vec::new();
+    }
+    let mut orphans = Vec::with_capacity(frames.len());
+    for (n, wire::OrphanedFrame { job_id, finished }) in frames.into_iter().enumerate() {
+        let field = format!("frames[{n}]");
+        if !(1..=i64::MAX as u64).contains(&job_id) {
+            faults
+                .add(format!("{field}.job_id"), format!("must be 1 to {}, is {job_id}", i64::MAX));
+        }
+        let Some(finished) = finished else {
+            faults.add(format!("{field}.finished"), "is missing");
+            continue;
+        };
+        let slice = finished.slice.as_ref().map(slice);
+        if slice.is_none() {
+            faults.add(format!("{field}.finished.slice"), "is missing");
+        }
+        match (slice, parse_finished(finished)) {
+            (_, Err(fault)) => faults.add(format!("{field}.finished.outputs"), fault),
+            (Some(slice), Ok(rendered)) => orphans.push((JobId(job_id), slice, rendered)),
+            (None, Ok(_)) => {}
+        }
+    }
+    orphans
 }
 
 fn parse_project(project: wire::Project, faults: &mut Faults) -> Option<Project> {
@@ -424,27 +479,13 @@ pub(crate) fn batch_news(event: wire::BatchEvent) -> Result<Option<BatchNews>, I
         ),
         Event::Finished(finished) => {
             let slice = slice(finished.slice)?;
-            let outputs = match parse_outputs(finished.outputs) {
-                Ok(outputs) => outputs,
+            match parse_finished(finished) {
+                Ok(rendered) => BatchNews::Finished(slice, rendered),
                 Err(message) => {
                     let reason = FailureReason::InvalidOutput;
-                    let failure = Failure { reason, message, log_tail: Vec::new() };
-                    return Ok(Some(BatchNews::Failed(slice, failure)));
+                    BatchNews::Failed(slice, Failure { reason, message, log_tail: Vec::new() })
                 }
-            };
-            BatchNews::Finished(
-                slice,
-                Rendered {
-                    outputs,
-                    render_seconds: if finished.render_seconds.is_finite() {
-                        finished.render_seconds.max(0.0)
-                    } else {
-                        0.0
-                    },
-                    peak_memory_bytes: finished.peak_memory_bytes,
-                    preview: finished.preview.and_then(parse_preview),
-                },
-            )
+            }
         }
         Event::Failed(failed) => {
             let slice = slice(failed.slice)?;
@@ -474,6 +515,17 @@ pub(crate) fn batch_news(event: wire::BatchEvent) -> Result<Option<BatchNews>, I
         },
         Event::Ended(_) => BatchNews::Ended,
     }))
+}
+
+/// What a finished frame came to. A fault is told in a sentence.
+fn parse_finished(finished: wire::SliceFinished) -> Result<Rendered, String> {
+    let seconds = finished.render_seconds;
+    Ok(Rendered {
+        outputs: parse_outputs(finished.outputs)?,
+        render_seconds: if seconds.is_finite() { seconds.max(0.0) } else { 0.0 },
+        peak_memory_bytes: finished.peak_memory_bytes,
+        preview: finished.preview.and_then(parse_preview),
+    })
 }
 
 /// What a frame produced. A fault is told in a sentence: the frame is not taken then.
