@@ -21,6 +21,9 @@ pub mod contact_sheet;
 mod error;
 pub mod fetch;
 mod frames;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod inspect;
 mod live;
 #[cfg(feature = "local")]

@@ -12,6 +12,9 @@
 mod dna;
 mod driver;
 mod error;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod group;
 mod hazard;
 mod header;

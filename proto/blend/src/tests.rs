@@ -547,14 +547,14 @@ fn fill_with_noise(bytes: &mut [u8]) {
 
 /// How a small .blend is written.
 #[derive(Debug, Clone, Copy)]
-struct Form {
+pub(crate) struct Form {
     big_endian: bool,
     address_bytes: usize,
     wide_blocks: bool,
 }
 
 impl Form {
-    const ALL: [Self; 5] = [
+    pub(crate) const ALL: [Self; 5] = [
         Self::old(false, 4),
         Self::old(false, 8),
         Self::old(true, 4),
@@ -712,7 +712,7 @@ impl Dna {
 }
 
 /// Two scenes, of which the second is open, and what Blender puts around them.
-fn small_blend(form: Form) -> Vec<u8> {
+pub(crate) fn small_blend(form: Form) -> Vec<u8> {
     let global = [&[0; 4][..], &form.number(0x2000, form.address_bytes)].concat();
     [
         form.header(),

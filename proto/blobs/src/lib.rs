@@ -4,6 +4,9 @@ mod client;
 mod content;
 mod download;
 mod error;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod path;
 mod resume;
 mod upload;
