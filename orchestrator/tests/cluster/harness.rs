@@ -8,8 +8,8 @@ use framecrew_proto::v1::{
     Frame, FrameRange, GetJobRequest, Job, JobSpec, ListFramesRequest, Project, ProjectFile,
     RenderSettings, SubmitJobRequest, orchestrator_client::OrchestratorClient,
 };
-use tokio::{net::TcpListener, task::JoinHandle};
-use tonic::transport::Channel;
+use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
+use tonic::transport::{Channel, Endpoint};
 
 /// A generous limit: reached only when what a test waits for never comes.
 pub(crate) async fn patience<T>(wait: impl Future<Output = T>) -> T {
@@ -20,6 +20,7 @@ pub(crate) async fn patience<T>(wait: impl Future<Output = T>) -> T {
 pub(crate) struct Orchestrator {
     url: String,
     server: JoinHandle<()>,
+    shutdown: Option<oneshot::Sender<()>>,
 }
 
 impl Drop for Orchestrator {
@@ -36,10 +37,20 @@ impl Orchestrator {
     pub(crate) async fn start_with(config: Config) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
+        let (shutdown, is_shut_down) = oneshot::channel();
         let server = tokio::spawn(async move {
-            serve(listener, config, std::future::pending()).await.unwrap();
+            serve(listener, config, async { drop(is_shut_down.await) }).await.unwrap();
         });
-        Self { url, server }
+        Self { url, server, shutdown: Some(shutdown) }
+    }
+
+    /// Tells it to stop, as SIGTERM does.
+    pub(crate) fn stop(&mut self) {
+        self.shutdown.take().unwrap().send(()).unwrap();
+    }
+
+    pub(crate) async fn stopped(mut self) {
+        patience(&mut self.server).await.unwrap();
     }
 
     /// Ends it without letting it finish anything.
@@ -49,9 +60,20 @@ impl Orchestrator {
     }
 
     pub(crate) async fn channel(&self) -> Channel {
+        self.connect(Endpoint::from_shared(self.url.clone()).unwrap()).await
+    }
+
+    /// A client whose streams have room for so many bytes that are not read yet.
+    pub(crate) async fn narrow_client(&self, window_bytes: u32) -> OrchestratorClient<Channel> {
+        let endpoint = Endpoint::from_shared(self.url.clone()).unwrap();
+        let endpoint = endpoint.initial_stream_window_size(window_bytes);
+        OrchestratorClient::new(self.connect(endpoint).await)
+    }
+
+    async fn connect(&self, endpoint: Endpoint) -> Channel {
         patience(async {
             loop {
-                match Channel::from_shared(self.url.clone()).unwrap().connect().await {
+                match endpoint.connect().await {
                     Ok(channel) => return channel,
                     Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
                 }

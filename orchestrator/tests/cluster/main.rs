@@ -2,6 +2,7 @@
 //! test tells them.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod crowd;
 mod harness;
 mod membership;
 mod movie;
