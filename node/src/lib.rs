@@ -7,6 +7,9 @@ mod batch;
 pub mod blender;
 mod config;
 mod confine;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod membership;
 mod movie;
 mod node;

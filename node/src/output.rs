@@ -1,6 +1,6 @@
 //! A frame is real only when it decodes, has the size the scene promised, is hashed, and stored.
 
-mod decode;
+pub(crate) mod decode;
 mod naming;
 mod preview;
 

@@ -1,12 +1,12 @@
 //! The boundary to whatever draws: Blender, in a warm process for each slot, or a synthetic picture.
 
 mod blender;
-mod lines;
+pub(crate) mod lines;
 mod process;
-mod progress;
+pub(crate) mod progress;
 mod slots;
 mod synthetic;
-mod warnings;
+pub(crate) mod warnings;
 
 use std::path::PathBuf;
 
