@@ -9,6 +9,9 @@ mod dispatch;
 pub mod domain;
 mod driver;
 mod feed;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 #[cfg(test)]
 mod invariants;
 mod movie;

@@ -1,0 +1,244 @@
+//! What the fuzz targets do.
+
+use std::{path::PathBuf, sync::OnceLock, time::Duration};
+
+use framecrew_blobs::{BlobClient, Digest};
+use framecrew_proto::v1::{
+    self as wire, blob_store_client::BlobStoreClient, orchestrator_client::OrchestratorClient,
+};
+use prost::Message;
+use tokio::{net::TcpListener, runtime::Runtime};
+use tonic::{Code, Request, Response, Status, Streaming, transport::Channel};
+
+use crate::{Config, convert, service::faults::Faults};
+
+/// The least that passes for a .blend.
+const BLEND: &[u8] = b"BLENDER-v405 and nothing to draw ENDB";
+/// Far longer than any answer takes.
+const ANSWER_WITHIN: Duration = Duration::from_secs(60);
+
+/// A request or event, by its first byte, and what becomes of it inside.
+pub fn orchestrator_requests(data: &[u8]) {
+    let Some((which, message)) = data.split_first() else { return };
+    let mut faults = Faults::default();
+    match which % 3 {
+        0 => {
+            let Ok(request) = wire::SubmitJobRequest::decode(message) else { return };
+            convert::request_id(&request.request_id, &mut faults);
+            let spec = convert::job_spec(request.spec.unwrap_or_default(), &mut faults);
+            if faults.check().is_err() {
+                return;
+            }
+            let spec = spec.expect("a spec without faults");
+            assert!((1..=1_000_000).contains(&spec.frames.len()));
+            let again = wire::JobSpec {
+                name: spec.name.clone(),
+                project: Some(convert::project_to_wire(&spec.project)),
+                frames: spec.frames.ranges().iter().map(convert::range_to_wire).collect(),
+                settings: Some(convert::settings_to_wire(&spec.settings)),
+                priority: spec.priority,
+                tags: spec.tags.clone(),
+                strict: spec.strict,
+                movie: spec.movie.map(|format| wire::Movie { format }),
+                movie_of_job_id: 0,
+                limits: Some(convert::limits_to_wire(spec.limits)),
+            };
+            let mut faults = Faults::default();
+            let again = convert::job_spec(again, &mut faults);
+            assert!(faults.check().is_ok() && again.as_ref() == Some(&spec));
+        }
+        1 => {
+            let Ok(event) = wire::BatchEvent::decode(message) else { return };
+            let _ = convert::batch_news(event);
+        }
+        _ => {
+            let Ok(request) = wire::RegisterNodeRequest::decode(message) else { return };
+            convert::node_name(&request.name, &mut faults);
+            let description = convert::node_description(request.description, &mut faults);
+            assert!(faults.check().is_err() || description.is_some());
+        }
+    }
+}
+
+/// A call, by its first byte, of an orchestrator that has a job: page tokens, revisions to resume at, offsets.
+pub fn orchestrator_calls(data: &[u8]) {
+    let Some((which, message)) = data.split_first() else { return };
+    static CALLED: OnceLock<Called> = OnceLock::new();
+    let called = CALLED.get_or_init(Called::start);
+    let answered = called.runtime.block_on(async {
+        tokio::time::timeout(ANSWER_WITHIN, called.call(*which, message)).await
+    });
+    let code = answered.expect("an answer").map_or_else(|status| status.code(), |()| Code::Ok);
+    assert!(!matches!(code, Code::Unknown | Code::Internal | Code::DataLoss), "{code:?}");
+}
+
+/// An orchestrator in this process, and the way to it.
+struct Called {
+    runtime: Runtime,
+    orchestrator: OrchestratorClient<Channel>,
+    blobs: BlobStoreClient<Channel>,
+}
+
+impl Called {
+    fn start() -> Self {
+        let runtime = Runtime::new().expect("a runtime");
+        let (orchestrator, blobs) = runtime.block_on(async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+            let url = format!("http://{}", listener.local_addr().expect("an address"));
+            tokio::spawn(crate::serve(listener, Config::new(data()), std::future::pending()));
+            let channel = Channel::from_shared(url).expect("a URL").connect().await;
+            let channel = channel.expect("a connection");
+            let mut orchestrator = OrchestratorClient::new(channel.clone());
+            let digest = Digest::of(BLEND);
+            let upload = BlobClient::new(channel.clone()).upload_bytes(BLEND.into(), digest).await;
+            upload.expect("an upload");
+            orchestrator.submit_job(job("fuzz")).await.expect("a job");
+            (orchestrator, BlobStoreClient::new(channel))
+        });
+        Self { runtime, orchestrator, blobs }
+    }
+
+    /// Makes a call, if `message` is one for it.
+    async fn call(&self, which: u8, message: &[u8]) -> Result<(), Status> {
+        let (mut orchestrator, mut blobs) = (self.orchestrator.clone(), self.blobs.clone());
+        match which % 10 {
+            0 => answered(orchestrator.get_job(of(message)?).await),
+            1 => answered(orchestrator.list_jobs(of(message)?).await),
+            2 => answered(orchestrator.list_frames(of(message)?).await),
+            3 => first(orchestrator.watch_job(of(message)?).await).await,
+            4 => answered(orchestrator.read_log(of(message)?).await),
+            5 => answered(orchestrator.heartbeat(of(message)?).await),
+            6 => answered(orchestrator.retry_frames(of(message)?).await),
+            7 => answered(orchestrator.adopt_frames(of(message)?).await),
+            8 => answered(blobs.find_missing(of(message)?).await),
+            _ => first(blobs.download(of(message)?).await).await,
+        }
+    }
+}
+
+/// Where it keeps what it remembers.
+fn data() -> PathBuf {
+    std::env::temp_dir().join(format!("framecrew-fuzz-{}", std::process::id()))
+}
+
+fn of<M: Message + Default>(message: &[u8]) -> Result<Request<M>, Status> {
+    M::decode(message)
+        .map(Request::new)
+        .map_err(|_| Status::cancelled("not a message of this call"))
+}
+
+fn answered<T>(answer: Result<Response<T>, Status>) -> Result<(), Status> {
+    answer.map(drop)
+}
+
+/// The first message too.
+async fn first<T>(stream: Result<Response<Streaming<T>>, Status>) -> Result<(), Status> {
+    let mut stream = stream?.into_inner();
+    // A watch that resumes at the latest revision has nothing to tell.
+    let soon = Duration::from_millis(5);
+    tokio::time::timeout(soon, stream.message()).await.map_or(Ok(()), |message| message.map(drop))
+}
+
+fn job(request_id: &str) -> wire::SubmitJobRequest {
+    let file = wire::ProjectFile {
+        path: "shot.blend".into(),
+        digest: Digest::of(BLEND).to_string(),
+        size_bytes: BLEND.len() as u64,
+        ..wire::ProjectFile::default()
+    };
+    let spec = wire::JobSpec {
+        name: "fuzz".into(),
+        project: Some(wire::Project { blend_path: "shot.blend".into(), files: vec![file] }),
+        frames: vec![
+            wire::FrameRange { first: 1, last: 40, step: 3 },
+            wire::FrameRange { first: -9, last: -1, step: 1 },
+        ],
+        limits: Some(wire::TimeLimits { frame_seconds: Some(7), ..wire::TimeLimits::default() }),
+        ..wire::JobSpec::default()
+    };
+    wire::SubmitJobRequest { request_id: request_id.into(), spec: Some(spec) }
+}
+
+#[cfg(test)]
+#[path = "../../proto/fuzz/seeds.rs"]
+#[allow(clippy::unwrap_used)]
+mod seeds;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seed(which: u8, message: impl Message) -> Vec<u8> {
+        [&[which][..], &message.encode_to_vec()].concat()
+    }
+
+    #[test]
+    fn the_seeds_of_orchestrator_requests_hold() {
+        let mut faulty = job("movie-of-7");
+        if let Some(spec) = &mut faulty.spec {
+            spec.frames.push(wire::FrameRange { first: 3, last: i32::MAX, step: 0 });
+            spec.movie = Some(wire::Movie { format: 9 });
+            spec.priority = 101;
+        }
+        let failure = wire::Failure { message: "no memory".into(), ..wire::Failure::default() };
+        let slice = Some(wire::Slice { frame: 7, index: 0 });
+        let failed = wire::SliceFailed { slice, failure: Some(failure) };
+        let event =
+            wire::BatchEvent { sequence: 3, event: Some(wire::batch_event::Event::Failed(failed)) };
+        let blender = wire::Blender { version: "4.5.15".into(), ..wire::Blender::default() };
+        let description =
+            wire::NodeDescription { slots: 2, blenders: vec![blender], ..Default::default() };
+        let node = wire::RegisterNodeRequest {
+            name: "a".into(),
+            description: Some(description),
+            ..wire::RegisterNodeRequest::default()
+        };
+        let seeds = [
+            ("job", seed(0, job("fuzz"))),
+            ("faulty-job", seed(0, faulty)),
+            ("event", seed(1, event)),
+            ("node", seed(2, node)),
+        ];
+        super::seeds::check("orchestrator_requests", &seeds, orchestrator_requests);
+    }
+
+    #[test]
+    fn the_seeds_of_orchestrator_calls_hold() {
+        let page = |token: &str| wire::ListFramesRequest {
+            job_id: 1,
+            page_size: 3,
+            page_token: token.into(),
+        };
+        let watch = |after_revision, store_id: &str| wire::WatchJobRequest {
+            job_id: 1,
+            after_revision,
+            store_id: store_id.into(),
+        };
+        let frames = vec![wire::FrameRange { first: 1, last: 4, step: 3 }];
+        let heartbeat = wire::HeartbeatRequest { name: "a".into(), ..Default::default() };
+        let orphan = wire::OrphanedFrame { job_id: 1, finished: None };
+        let orphans = wire::AdoptFramesRequest { frames: vec![orphan], ..Default::default() };
+        let digest = Digest::of(BLEND).to_string();
+        let part = wire::DownloadRequest {
+            source: Some(wire::download_request::Source::Digest(digest.clone())),
+            offset: 7,
+        };
+        let seeds = [
+            ("job", seed(0, wire::GetJobRequest { job_id: 1 })),
+            ("jobs", seed(1, wire::ListJobsRequest { page_size: 1, page_token: "2".into() })),
+            ("frames", seed(2, page("-3"))),
+            ("no-token", seed(2, page("99999999999"))),
+            ("watch", seed(3, watch(0, ""))),
+            ("resume", seed(3, watch(1, "another"))),
+            ("log", seed(4, wire::ReadLogRequest { job_id: 1, frame: Some(1), follow: true })),
+            ("heartbeat", seed(5, heartbeat)),
+            ("retry", seed(6, wire::RetryFramesRequest { job_id: 1, frames })),
+            ("adopt", seed(7, orphans)),
+            ("missing", seed(8, wire::FindMissingRequest { digests: vec![digest, "x".into()] })),
+            ("download", seed(9, part)),
+        ];
+        super::seeds::check("orchestrator_calls", &seeds, orchestrator_calls);
+        // Nothing else asks it any more.
+        let _ = std::fs::remove_dir_all(data());
+    }
+}
