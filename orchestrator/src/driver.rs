@@ -5,29 +5,31 @@
 //! When a commit fails (the disk is full), nothing of it becomes visible: the driver holds it, tries again,
 //! and refuses new jobs meanwhile. It heals without a restart.
 
+mod amend;
+mod handle;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use bytes::Bytes;
 use framecrew_blobs::Digest;
-use tokio::{
-    sync::{mpsc, oneshot},
-    time::Instant,
-};
+use tokio::{sync::oneshot, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
+pub(crate) use self::handle::{
+    AdoptError, Adoption, BatchNews, DriverHandle, Mailbox, MembershipError, NewJob, NoAnswer,
+    Registration, RetryError, SubmitError, Welcome, mailbox,
+};
+use self::handle::{Command, Heartbeat, SubmitReply};
 use crate::{
     dispatch::{Assignment, Dispatch},
     domain::{
-        BatchId, Frame, FrameState, Incarnation, JobId, JobState, NodeDescription, NodeName, Now,
-        Rendered, Slice, Warning,
+        BatchId, Frame, FrameState, Incarnation, JobId, JobState, NodeName, Now, Rendered, Slice,
+        Warning,
     },
     feed::{ActiveSlice, Feed, JobNews, NodeState, NodeView, Progress},
     movie::{self, Image},
@@ -38,202 +40,22 @@ use crate::{
     },
 };
 
-/// Commands that wait for the driver: two updates a second from 500 nodes for a second. Senders wait beyond it.
-const COMMANDS_MAX: usize = 1_024;
 /// Commands in one commit: bounds how long an answer waits for others, at some ten milliseconds.
 const GROUP_MAX: usize = 256;
 /// Time between two turns when nothing happens, so that a gap tells of a stall.
 const TICK: Duration = Duration::from_secs(1);
-/// A gap between two turns that no load explains: the process was stopped, or the disk held a commit up.
-/// Heartbeats of that time wait unread, so nobody's silence counts.
+/// A gap in attending to nodes that no load explains: the process was stopped. Heartbeats of that time wait
+/// unread, so nobody's silence counts; and somebody else may have the store by now.
 const STALL: Duration = Duration::from_secs(4);
-/// How long a caller waits for the driver: while the store fails, nobody is left hanging.
-const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 /// Pause before a failed commit is tried again; doubles up to the maximum.
 const RETRY_MIN: Duration = Duration::from_millis(50);
+/// Heartbeats that wait for a commit, because what they are to be told is not durable before; the others stay
+/// in the mailbox.
+const PUT_OFF_MAX: usize = 1_024;
 /// Longest such pause: a disk with room again is noticed within it.
 const RETRY_MAX: Duration = Duration::from_secs(2);
 /// Warnings of a job; the protocol says so. The last one says that there are more.
 const WARNINGS_MAX: usize = 100;
-
-/// Something that a node said of a batch.
-#[derive(Debug)]
-pub(crate) enum BatchNews {
-    Started(Slice),
-    Progress(Slice, Progress),
-    Finished(Slice, Rendered),
-    Failed(Slice, crate::domain::Failure),
-    /// What a restart replays is known by the event's sequence.
-    Log {
-        sequence: u64,
-        lines: Vec<(Option<i32>, String)>,
-        dropped: u64,
-    },
-    Warning(Warning),
-    /// The node would not take it, or does not know it.
-    Refused,
-    Ended,
-}
-
-/// A job as it is handed in, checked.
-#[derive(Debug)]
-pub(crate) struct NewJob {
-    pub(crate) request: Request,
-    pub(crate) spec: Arc<crate::domain::JobSpec>,
-    pub(crate) file_version: crate::domain::BlenderVersion,
-}
-
-/// Why a job is not accepted.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum SubmitError {
-    #[error("request_id was used for another job, {0}; choose a new one")]
-    RequestIdTaken(JobId),
-    #[error("the job was not accepted: {0}; nothing was made, try again later")]
-    Store(#[from] StoreError),
-    #[error("the orchestrator cannot write to its store; nothing was made, try again later")]
-    StoreFailing,
-    #[error(transparent)]
-    NoAnswer(#[from] NoAnswer),
-}
-
-/// Why the driver gave no answer.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum NoAnswer {
-    #[error("the orchestrator is shutting down")]
-    ShuttingDown,
-    /// It may still do what was asked.
-    #[error("the orchestrator has no answer yet, perhaps because its disk is full; ask again")]
-    Late,
-}
-
-/// A node that wants to join.
-#[derive(Debug)]
-pub(crate) struct Registration {
-    pub(crate) node: NodeName,
-    pub(crate) incarnation: Incarnation,
-    pub(crate) address: String,
-    pub(crate) description: NodeDescription,
-    pub(crate) batches: Vec<BatchId>,
-}
-
-/// What a node is told when it has joined.
-#[derive(Debug)]
-pub(crate) struct Welcome {
-    /// Those of its batches that it is to abandon.
-    pub(crate) abandoned: Vec<BatchId>,
-    /// Batches below, other than those it holds, are over: one that arrives late is not to be rendered.
-    pub(crate) first_batch: BatchId,
-}
-
-/// Why a node may not do that.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum MembershipError {
-    #[error("node {0} is not registered here; register again")]
-    NotRegistered(NodeName),
-    #[error("a newer incarnation of node {0} is registered")]
-    NewerIncarnation(NodeName),
-    #[error(
-        "a live node at {address} has the name {node}; choose another with --name, or wait until its lease ends"
-    )]
-    NameTaken { node: NodeName, address: String },
-    #[error(transparent)]
-    NoAnswer(#[from] NoAnswer),
-}
-
-/// The job, and whether an earlier call had made it.
-type SubmitReply = oneshot::Sender<Result<(JobRecord, bool), SubmitError>>;
-
-enum Command {
-    Submit(NewJob, SubmitReply),
-    Cancel(JobId, oneshot::Sender<()>),
-    Register(Registration, oneshot::Sender<Result<Welcome, MembershipError>>),
-    Heartbeat {
-        node: NodeName,
-        incarnation: Incarnation,
-        batches: Vec<BatchId>,
-        reply: oneshot::Sender<Result<Vec<BatchId>, MembershipError>>,
-    },
-    Unregister {
-        node: NodeName,
-        incarnation: Incarnation,
-        reply: oneshot::Sender<()>,
-    },
-    Batch(BatchId, Vec<BatchNews>),
-}
-
-/// How everyone else talks to the driver. Cheap to clone.
-#[derive(Debug, Clone)]
-pub(crate) struct DriverHandle {
-    commands: mpsc::Sender<Command>,
-    store_fails: Arc<AtomicBool>,
-}
-
-impl DriverHandle {
-    /// Answers when the job is durable: the job, and whether an earlier call had made it.
-    pub(crate) async fn submit(&self, job: NewJob) -> Result<(JobRecord, bool), SubmitError> {
-        if self.store_fails.load(Ordering::Relaxed) {
-            return Err(SubmitError::StoreFailing);
-        }
-        let answer = self.ask(|reply| Command::Submit(job, reply)).await;
-        answer?
-    }
-
-    /// Answers when the job, if it was open, is durably cancelled.
-    pub(crate) async fn cancel(&self, job: JobId) -> Result<(), NoAnswer> {
-        self.ask(|reply| Command::Cancel(job, reply)).await
-    }
-
-    /// Answers when the node is known durably.
-    pub(crate) async fn register(
-        &self,
-        registration: Registration,
-    ) -> Result<Welcome, MembershipError> {
-        let answer = self.ask(|reply| Command::Register(registration, reply)).await;
-        answer?
-    }
-
-    /// Answers with those of the node's batches that it is to abandon.
-    pub(crate) async fn heartbeat(
-        &self,
-        node: NodeName,
-        incarnation: Incarnation,
-        batches: Vec<BatchId>,
-    ) -> Result<Vec<BatchId>, MembershipError> {
-        let answer =
-            self.ask(|reply| Command::Heartbeat { node, incarnation, batches, reply }).await;
-        answer?
-    }
-
-    /// Answers when the node's work is free for others.
-    pub(crate) async fn unregister(
-        &self,
-        node: NodeName,
-        incarnation: Incarnation,
-    ) -> Result<(), NoAnswer> {
-        self.ask(|reply| Command::Unregister { node, incarnation, reply }).await
-    }
-
-    /// Reports what a node said of a batch. Waits while the driver has much to do.
-    pub(crate) async fn report(&self, batch: BatchId, news: Vec<BatchNews>) {
-        // Fails only when the driver has stopped, and with it everyone who could care.
-        let _ = self.commands.send(Command::Batch(batch, news)).await;
-    }
-
-    async fn ask<T>(
-        &self,
-        command: impl FnOnce(oneshot::Sender<T>) -> Command,
-    ) -> Result<T, NoAnswer> {
-        let (reply, answer) = oneshot::channel();
-        let asking = async {
-            self.commands.send(command(reply)).await.ok()?;
-            answer.await.ok()
-        };
-        match tokio::time::timeout(ANSWER_WITHIN, asking).await {
-            Ok(answer) => answer.ok_or(NoAnswer::ShuttingDown),
-            Err(_) => Err(NoAnswer::Late),
-        }
-    }
-}
 
 /// What is done once a group is durable, in this order.
 enum Effect {
@@ -252,10 +74,52 @@ struct OpenJob {
     images: Option<BTreeMap<i32, Image>>,
 }
 
+/// A lease that was renewed; the scheduler hears of it in the next turn.
+struct Renewal {
+    at: Now,
+    node: NodeName,
+    incarnation: Incarnation,
+    draining: bool,
+    /// Batches of jobs that are over, which the node has ended as it was told to.
+    ended: Vec<BatchId>,
+}
+
 impl OpenJob {
     fn new(record: JobRecord, next_log_line: u64) -> Self {
         let images = movie::is_wanted(&record.spec).then(BTreeMap::new);
         Self { record, next_log_line, images }
+    }
+
+    /// Takes up a job where it was left, with those of its frames to which something had happened.
+    fn restore(record: JobRecord, frames: Vec<Frame>, next_log_line: u64) -> (Self, RestoredJob) {
+        let mut open = Self::new(record, next_log_line);
+        let mut settled = Vec::new();
+        let mut attempts = Vec::new();
+        for frame in frames {
+            if let Some(rendered) = &frame.rendered {
+                open.take_image(frame.frame, rendered);
+            }
+            if frame.state != FrameState::Open {
+                settled.push(frame.frame);
+            }
+            // Failed ones may be tried again.
+            if frame.state != FrameState::Finished {
+                attempts.push((Slice::whole(frame.frame), frame.attempts));
+            }
+        }
+        let record = &open.record;
+        let restored = RestoredJob {
+            job: record.job,
+            frames: record.spec.frames.clone(),
+            requirements: record.requirements(),
+            priority: record.spec.priority,
+            state: record.standing.state,
+            counts: record.standing.counts,
+            revision: record.standing.revision,
+            settled,
+            attempts,
+        };
+        (open, restored)
     }
 
     fn take_image(&mut self, frame: i32, rendered: &Rendered) {
@@ -282,6 +146,8 @@ struct Turn {
     effects: Vec<Effect>,
     /// Movies' jobs, which begin once they are durable.
     movies: Vec<JobRecord>,
+    /// Jobs that were over and go on, as they stood.
+    reopened: Vec<JobRecord>,
     jobs: BTreeMap<JobId, Pending>,
     nodes: BTreeSet<NodeName>,
     gone: Vec<NodeView>,
@@ -292,27 +158,23 @@ pub(crate) struct Driver {
     store: Arc<dyn Store>,
     feed: Arc<Feed>,
     dispatch: Dispatch,
-    commands: mpsc::Receiver<Command>,
-    store_fails: Arc<AtomicBool>,
+    mailbox: Mailbox,
     started_at: Instant,
     jobs: HashMap<JobId, OpenJob>,
     nodes: HashMap<NodeName, NodeRecord>,
     last_job: u64,
     /// When the latest turn began.
     last_turn: Now,
-}
-
-/// The mailbox of a driver that is yet to be made: what serves it needs the handle first.
-pub(crate) fn mailbox() -> (DriverHandle, Mailbox) {
-    let (sender, commands) = mpsc::channel(COMMANDS_MAX);
-    let store_fails = Arc::new(AtomicBool::new(false));
-    let handle = DriverHandle { commands: sender, store_fails: store_fails.clone() };
-    (handle, Mailbox { commands, store_fails })
-}
-
-pub(crate) struct Mailbox {
-    commands: mpsc::Receiver<Command>,
-    store_fails: Arc<AtomicBool>,
+    /// When nodes were last attended to.
+    attended: Now,
+    /// Whether there was a gap in that which is yet to be made up for.
+    stood_still: bool,
+    /// Leases that were renewed since the latest turn began.
+    renewals: Vec<Renewal>,
+    /// Heartbeats that wait for the commit at hand.
+    put_off: Vec<Heartbeat>,
+    /// Batches that time took from their nodes in the turn at hand.
+    given_away: HashSet<BatchId>,
 }
 
 impl Driver {
@@ -330,32 +192,10 @@ impl Driver {
         let mut settled_slices = HashSet::new();
         for (record, frames) in open_jobs {
             let next_log_line = store.next_log_line(record.job).await?;
-            let mut open = OpenJob::new(record.clone(), next_log_line);
-            let mut settled = Vec::new();
-            let mut attempts = Vec::new();
-            for frame in frames {
-                let slice = Slice::whole(frame.frame);
-                if let Some(rendered) = &frame.rendered {
-                    open.take_image(frame.frame, rendered);
-                }
-                if frame.state == FrameState::Open {
-                    attempts.push((slice, frame.attempts));
-                } else {
-                    settled.push(frame.frame);
-                    settled_slices.insert((record.job, slice));
-                }
-            }
-            restored_jobs.push(RestoredJob {
-                job: record.job,
-                frames: record.spec.frames.clone(),
-                requirements: record.requirements(),
-                priority: record.spec.priority,
-                state: record.standing.state,
-                counts: record.standing.counts,
-                revision: record.standing.revision,
-                settled,
-                attempts,
-            });
+            let (open, restored) = OpenJob::restore(record.clone(), frames, next_log_line);
+            let settled = restored.settled.iter().map(|frame| (record.job, Slice::whole(*frame)));
+            settled_slices.extend(settled);
+            restored_jobs.push(restored);
             feed.open_job(&record);
             jobs.insert(record.job, open);
         }
@@ -400,41 +240,55 @@ impl Driver {
             store,
             feed,
             dispatch,
-            commands: mailbox.commands,
-            store_fails: mailbox.store_fails,
+            mailbox,
             started_at: Instant::now(),
             jobs,
             nodes: known,
             last_job,
             last_turn: Now::ZERO,
+            attended: Now::ZERO,
+            stood_still: false,
+            renewals: Vec::new(),
+            put_off: Vec::new(),
+            given_away: HashSet::new(),
         };
         let mut turn = Turn::default();
         turn.nodes.extend(this.nodes.keys().cloned());
         this.apply(&mut turn, actions);
-        this.finish(turn).await;
+        this.finish(turn).await?;
         Ok(this)
     }
 
     /// Runs until `shutdown`. What was not committed by then was not answered either.
-    pub(crate) async fn run(mut self, shutdown: CancellationToken) {
+    ///
+    /// # Errors
+    /// When the store is another orchestrator's by now.
+    pub(crate) async fn run(mut self, shutdown: CancellationToken) -> Result<(), StoreError> {
         loop {
             let tick = self.last_turn + TICK;
             let deadline = self.scheduler.next_deadline().map_or(tick, |at| at.min(tick));
-            let first = tokio::select! {
-                command = self.commands.recv() => match command {
-                    Some(command) => Some(command),
-                    None => return,
-                },
-                () = tokio::time::sleep_until(self.started_at + deadline) => None,
-                () = shutdown.cancelled() => return,
-            };
-            let mut commands = Vec::from_iter(first);
+            let mut commands = Vec::new();
+            let mut heartbeats = std::mem::take(&mut self.put_off);
+            if heartbeats.is_empty() {
+                tokio::select! {
+                    command = self.mailbox.commands.recv() => match command {
+                        Some(command) => commands.push(command),
+                        None => return Ok(()),
+                    },
+                    heartbeat = self.mailbox.heartbeats.recv() => heartbeats.extend(heartbeat),
+                    () = tokio::time::sleep_until(self.started_at + deadline) => {}
+                    () = shutdown.cancelled() => return Ok(()),
+                }
+            }
             while commands.len() < GROUP_MAX
-                && let Ok(command) = self.commands.try_recv()
+                && let Ok(command) = self.mailbox.commands.try_recv()
             {
                 commands.push(command);
             }
-            self.turn(commands).await;
+            while let Ok(heartbeat) = self.mailbox.heartbeats.try_recv() {
+                heartbeats.push(heartbeat);
+            }
+            self.turn(commands, heartbeats).await?;
         }
     }
 
@@ -442,30 +296,162 @@ impl Driver {
         self.started_at.elapsed()
     }
 
-    async fn turn(&mut self, commands: Vec<Command>) {
+    async fn turn(
+        &mut self,
+        commands: Vec<Command>,
+        heartbeats: Vec<Heartbeat>,
+    ) -> Result<(), StoreError> {
         let mut turn = Turn::default();
+        self.given_away.clear();
+        self.attend();
+        let stood_still = std::mem::take(&mut self.stood_still);
+        if stood_still {
+            warn!("stood still; leases are prolonged");
+            self.check_epoch().await?;
+        }
+        for heartbeat in heartbeats {
+            self.answer(heartbeat);
+        }
         let mut others = Vec::with_capacity(commands.len());
         let mut submissions = Vec::new();
+        let mut amendments = Vec::new();
         for command in commands {
             match command {
                 Command::Submit(job, reply) => submissions.push((job, reply)),
+                Command::Retry(..) | Command::Adopt { .. } => {
+                    amendments.extend(self.look_up(command).await);
+                }
                 other => others.push(other),
             }
         }
         if !submissions.is_empty() {
             self.accept(submissions, &mut turn).await;
         }
-        let now = self.now();
-        if now > self.last_turn + STALL {
-            warn!(seconds = (now - self.last_turn).as_secs(), "stood still; leases are prolonged");
+        if stood_still {
             self.decide(Event::Stalled, &mut turn);
+        }
+        for renewal in std::mem::take(&mut self.renewals) {
+            self.renew(renewal, &mut turn);
+        }
+        // First of those that decide: the scheduler's books still are those that were looked up.
+        for amendment in amendments {
+            self.amend(amendment, &mut turn);
         }
         for command in others {
             self.take(command, &mut turn);
         }
-        self.decide(Event::TimePassed, &mut turn);
-        self.last_turn = now;
-        self.finish(turn).await;
+        let actions = self.scheduler.handle(self.now(), Event::TimePassed);
+        self.given_away.extend(actions.iter().filter_map(|action| match action {
+            Action::EndBatch { batch, .. } => Some(*batch),
+            _ => None,
+        }));
+        self.apply(&mut turn, actions);
+        self.last_turn = self.now();
+        self.finish(turn).await
+    }
+
+    // Leases, which do not wait for the disk: a node that is not answered for a lease kills its renderers.
+
+    /// Takes note of the time, and of a gap since the last note.
+    fn attend(&mut self) {
+        let now = self.now();
+        self.stood_still |= now > self.attended + STALL;
+        self.attended = now;
+    }
+
+    /// Makes sure after a gap that no other orchestrator opened the store in it.
+    async fn check_epoch(&mut self) -> Result<(), StoreError> {
+        let mut pause = RETRY_MIN;
+        loop {
+            match self.store.check_epoch().await {
+                Err(error) if !matches!(error, StoreError::Superseded) => {
+                    error!(%error, "cannot read the store: holding everything, and trying again");
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(RETRY_MAX);
+                }
+                answer => {
+                    self.attended = self.now();
+                    return answer;
+                }
+            }
+        }
+    }
+
+    /// Answers a heartbeat between two turns, when all that was decided is durable.
+    fn answer(&mut self, heartbeat: Heartbeat) {
+        let Heartbeat { node, incarnation, batches, draining, reply } = heartbeat;
+        let answer = match self.scheduler.incarnation(&node) {
+            Some(known) if known == incarnation => {
+                self.feed.note_seen(&node, wall_ms());
+                let mut ended = self.scheduler.abandoned(&node);
+                ended.retain(|batch| !batches.contains(batch));
+                let abandoned = self.abandoned(&node, batches);
+                let at = self.now();
+                self.renewals.push(Renewal { at, node, incarnation, draining, ended });
+                Ok(abandoned)
+            }
+            Some(known) if known > incarnation => Err(MembershipError::NewerIncarnation(node)),
+            _ => Err(MembershipError::NotRegistered(node)),
+        };
+        // The caller may have gone; its lease is renewed all the same.
+        let _ = reply.send(answer);
+    }
+
+    /// Answers a heartbeat while a commit is under way: what was decided is not durable, so it is only told that
+    /// the lease is renewed. Abandoned batches are named by the answer to its next one.
+    ///
+    /// Put off until the commit is through: nodes that go with it, and nodes that list a batch which time takes
+    /// from them with it. By their own clocks they have killed that batch; a renewal must not keep it alive.
+    fn answer_meanwhile(&mut self, heartbeat: Heartbeat) {
+        let known = self.scheduler.incarnation(&heartbeat.node);
+        let loses = heartbeat.batches.iter().any(|batch| self.given_away.contains(batch));
+        if known != Some(heartbeat.incarnation) || loses {
+            self.put_off.push(heartbeat);
+            return;
+        }
+        let Heartbeat { node, incarnation, draining, reply, .. } = heartbeat;
+        self.feed.note_seen(&node, wall_ms());
+        let at = self.now();
+        self.renewals.push(Renewal { at, node, incarnation, draining, ended: Vec::new() });
+        let _ = reply.send(Ok(Vec::new()));
+    }
+
+    /// Waits for the store, and attends to nodes meanwhile.
+    async fn meanwhile<T>(&mut self, work: impl Future<Output = T>) -> T {
+        tokio::pin!(work);
+        loop {
+            // Who stood still has to look whether the store is still its own before it says anything.
+            let listens = !self.stood_still && self.put_off.len() < PUT_OFF_MAX;
+            tokio::select! {
+                biased;
+                done = &mut work => {
+                    self.attend();
+                    return done;
+                }
+                Some(heartbeat) = self.mailbox.heartbeats.recv(), if listens => {
+                    self.attend();
+                    if self.stood_still {
+                        self.put_off.push(heartbeat);
+                    } else {
+                        self.answer_meanwhile(heartbeat);
+                    }
+                }
+                () = tokio::time::sleep(TICK) => self.attend(),
+            }
+        }
+    }
+
+    fn renew(&mut self, renewal: Renewal, turn: &mut Turn) {
+        let Renewal { at, node, incarnation, draining, ended } = renewal;
+        // Told to abandon them by an earlier answer, the node has.
+        for batch in ended {
+            self.decide(Event::BatchEnded { batch }, turn);
+        }
+        if draining {
+            self.decide(Event::NodeDraining { node: node.clone(), incarnation }, turn);
+        }
+        let actions = self.scheduler.handle(at, Event::LeaseRenewed { node, incarnation });
+        self.apply(turn, actions);
     }
 
     /// Jobs are written before the scheduler hears of them, in a commit of their own: so one that does not
@@ -502,8 +488,9 @@ impl Driver {
                 }
             }
         }
+        let store = self.store.clone();
         if !group.is_empty()
-            && let Err(error) = self.store.commit(&group).await
+            && let Err(error) = self.meanwhile(store.commit(&group)).await
         {
             warn!(%error, "jobs refused");
             group.new_jobs.clear();
@@ -542,8 +529,8 @@ impl Driver {
 
     fn take(&mut self, command: Command, turn: &mut Turn) {
         match command {
-            // Handled by `accept`.
-            Command::Submit(..) => {}
+            // Handled by `accept` and `amend`.
+            Command::Submit(..) | Command::Retry(..) | Command::Adopt { .. } => {}
             Command::Cancel(job, reply) => {
                 if self.jobs.contains_key(&job) {
                     info!(%job, "job cancelled");
@@ -558,27 +545,6 @@ impl Driver {
                 }
                 Err(error) => turn.reply(reply, Err(error)),
             },
-            Command::Heartbeat { node, incarnation, batches, reply } => {
-                let answer = match self.scheduler.incarnation(&node) {
-                    Some(known) if known == incarnation => {
-                        self.feed.note_seen(&node, wall_ms());
-                        // Told to abandon them by an earlier answer, the node has.
-                        for batch in self.scheduler.abandoned(&node) {
-                            if !batches.contains(&batch) {
-                                self.decide(Event::BatchEnded { batch }, turn);
-                            }
-                        }
-                        let abandoned = self.abandoned(&node, batches);
-                        self.decide(Event::LeaseRenewed { node, incarnation }, turn);
-                        Ok(abandoned)
-                    }
-                    Some(known) if known > incarnation => {
-                        Err(MembershipError::NewerIncarnation(node))
-                    }
-                    _ => Err(MembershipError::NotRegistered(node)),
-                };
-                turn.reply(reply, answer);
-            }
             Command::Unregister { node, incarnation, reply } => {
                 self.decide(Event::NodeLeft { node, incarnation }, turn);
                 turn.reply(reply, ());
@@ -835,7 +801,9 @@ impl Driver {
                     if state != JobState::Queued && standing.started_at_ms == 0 {
                         standing.started_at_ms = wall_ms();
                     }
-                    if state.is_final() {
+                    if !state.is_final() {
+                        standing.ended_at_ms = 0;
+                    } else {
                         info!(%job, ?state, finished = counts.finished, failed = counts.failed, "job over");
                         standing.ended_at_ms = wall_ms();
                     }
@@ -879,23 +847,27 @@ impl Driver {
     }
 
     /// Finishes a turn, and one more for the jobs that were made in it.
-    async fn finish(&mut self, turn: Turn) {
+    async fn finish(&mut self, turn: Turn) -> Result<(), StoreError> {
         let movies = turn.movies.clone();
-        self.settle(turn).await;
+        self.settle(turn).await?;
         if !movies.is_empty() {
             let mut next = Turn::default();
             for record in &movies {
                 self.begin(record, &mut next);
             }
-            self.settle(next).await;
+            self.settle(next).await?;
         }
+        Ok(())
     }
 
     /// Commits a turn, however often it takes, and lets it be seen.
-    async fn settle(&mut self, turn: Turn) {
-        let Turn { group, effects, movies, jobs, nodes, gone } = turn;
+    async fn settle(&mut self, turn: Turn) -> Result<(), StoreError> {
+        let Turn { group, effects, movies, reopened, jobs, nodes, gone } = turn;
         if !group.is_empty() {
-            self.commit(&group).await;
+            self.commit(&group).await?;
+        }
+        for record in &reopened {
+            self.feed.open_job(record);
         }
         // First: who sees the source's end may ask for its movie.
         for record in &movies {
@@ -943,20 +915,26 @@ impl Driver {
                 Effect::Reply(reply) => reply(),
             }
         }
+        Ok(())
     }
 
-    async fn commit(&self, group: &Group) {
+    async fn commit(&mut self, group: &Group) -> Result<(), StoreError> {
         let mut pause = RETRY_MIN;
-        while let Err(error) = self.store.commit(group).await {
-            if !self.store_fails.swap(true, Ordering::Relaxed) {
+        let store = self.store.clone();
+        while let Err(error) = self.meanwhile(store.commit(group)).await {
+            if matches!(error, StoreError::Superseded) {
+                return Err(error);
+            }
+            if !self.mailbox.store_fails.swap(true, Ordering::Relaxed) {
                 error!(%error, "cannot write to the store: holding everything, and trying again");
             }
-            tokio::time::sleep(pause).await;
+            self.meanwhile(tokio::time::sleep(pause)).await;
             pause = (pause * 2).min(RETRY_MAX);
         }
-        if self.store_fails.swap(false, Ordering::Relaxed) {
+        if self.mailbox.store_fails.swap(false, Ordering::Relaxed) {
             info!("the store takes writes again");
         }
+        Ok(())
     }
 }
 

@@ -133,7 +133,7 @@ pub async fn serve(
     let stop = CancellationToken::new();
     let _streams_end = streams.clone().drop_guard();
     let feed = Arc::new(Feed::new(store.clone(), identity));
-    let (driver, mailbox) = driver::mailbox();
+    let (driver, mailbox) = driver::mailbox(blobs.clone());
     let dispatch = Dispatch::new(driver.clone(), blobs.clone(), feed.identity(), streams.clone());
     let restored =
         Driver::restore(store.clone(), feed.clone(), dispatch, mailbox, lease + LEASE_MARGIN)
@@ -182,7 +182,10 @@ pub async fn serve(
     tokio::select! {
         () = serving => {}
         // Only a bug ends the driver first; serving on without it would answer nobody.
-        _ = &mut driving => return Err(ServeError::Driver),
+        ended = &mut driving => return Err(match ended {
+            Ok(Err(error)) => ServeError::Store { path: data, reason: error.to_string() },
+            _ => ServeError::Driver,
+        }),
         () = async {
             streams.cancelled().await;
             tokio::time::sleep(SHUTDOWN_GRACE).await;

@@ -1,6 +1,6 @@
 #![allow(clippy::unwrap_used)]
 
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 
 use framecrew_blobs::Digest;
 use futures::{FutureExt as _, future::BoxFuture};
@@ -10,8 +10,8 @@ use super::*;
 use crate::{
     blobs::Blobs,
     domain::{
-        Blender, BlenderVersion, FrameRange, FrameSet, JobSpec, MovieOf, Output, Preview, Project,
-        RenderSettings,
+        Blender, BlenderVersion, FrameRange, FrameSet, JobSpec, MovieOf, NodeDescription, Output,
+        Preview, Project, RenderSettings,
     },
     feed::Update,
     store::{Snapshot, sqlite::SqliteStore},
@@ -32,6 +32,10 @@ impl Store for FullableStore {
             return async { Err(StoreError::Full) }.boxed();
         }
         self.inner.commit(group)
+    }
+
+    fn check_epoch(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.inner.check_epoch()
     }
 
     fn remember(&self) -> BoxFuture<'_, Result<Remembered, StoreError>> {
@@ -114,7 +118,7 @@ struct Fixture {
     /// Where the node would be: connections wait there for ever.
     node: std::net::TcpListener,
     stop: CancellationToken,
-    running: tokio::task::JoinHandle<()>,
+    running: tokio::task::JoinHandle<Result<(), StoreError>>,
 }
 
 impl Drop for Fixture {
@@ -139,7 +143,7 @@ impl Fixture {
         let stop = CancellationToken::new();
         let blobs = Blobs::open(&dir.path().join("blobs"), None).unwrap();
         let feed = Arc::new(Feed::new(store.clone(), identity.clone()));
-        let (driver, mailbox) = mailbox();
+        let (driver, mailbox) = mailbox(blobs.clone());
         let dispatch = Dispatch::new(driver.clone(), blobs, &identity, stop.clone());
         let lease = Duration::from_secs(3_600);
         let restored = Driver::restore(store.clone(), feed.clone(), dispatch, mailbox, lease);
@@ -300,7 +304,8 @@ async fn a_job_that_does_not_fit_on_the_disk_is_refused_and_leaves_nothing() {
 #[tokio::test(start_paused = true)]
 async fn nobody_waits_for_ever_while_the_store_fails() {
     // A mailbox that nobody reads, as while a commit is held.
-    let (driver, _mailbox) = mailbox();
+    let dir = tempfile::tempdir().unwrap();
+    let (driver, _mailbox) = mailbox(Blobs::open(dir.path(), None).unwrap());
     let error = driver.cancel(JobId(1)).await.unwrap_err();
     assert!(matches!(error, NoAnswer::Late), "{error}");
 }

@@ -180,6 +180,10 @@ pub(crate) struct Remembered {
 pub(crate) enum StoreError {
     #[error("the disk that holds the database is full")]
     Full,
+    #[error(
+        "another orchestrator has opened the store since; this one stops, because only one may give work away"
+    )]
+    Superseded,
     #[error("the database failed: {0}")]
     Database(#[source] sqlx::Error),
     #[error("the database holds something unreadable in {what}: {detail}")]
@@ -188,8 +192,11 @@ pub(crate) enum StoreError {
 
 /// A database. Reads see what was committed and nothing else.
 pub(crate) trait Store: Debug + Send + Sync + 'static {
-    /// Writes a group, whole and durable, or not at all.
+    /// Writes a group, whole and durable, or not at all; refused once another orchestrator has opened the store.
     fn commit<'a>(&'a self, group: &'a Group) -> BoxFuture<'a, Result<(), StoreError>>;
+
+    /// Refused once another orchestrator has opened the store.
+    fn check_epoch(&self) -> BoxFuture<'_, Result<(), StoreError>>;
 
     /// What a new life goes on from.
     fn remember(&self) -> BoxFuture<'_, Result<Remembered, StoreError>>;

@@ -34,6 +34,8 @@ pub(crate) struct SqliteStore {
     /// One connection: commits take turns.
     writer: SqlitePool,
     readers: SqlitePool,
+    /// This life; the store may pass on to another one.
+    epoch: Epoch,
 }
 
 impl SqliteStore {
@@ -56,7 +58,7 @@ impl SqliteStore {
             .map_err(|error| StoreError::Database(error.into()))?;
         let identity = begin_epoch(&writer).await?;
         let readers = pool(READERS).connect_with(options.read_only(true)).await?;
-        Ok((Self { writer, readers }, identity))
+        Ok((Self { writer, readers, epoch: identity.epoch }, identity))
     }
 
     /// Lets go of the file, which the end of a process does by itself.
@@ -129,8 +131,14 @@ fn from_word<T: DeserializeOwned>(what: &'static str, word: &str) -> Result<T, S
     from_json(what, &format!("\"{word}\""))
 }
 
-async fn write(writer: &SqlitePool, group: &Group) -> Result<(), StoreError> {
+async fn still_in(tx: &mut SqliteConnection, epoch: Epoch) -> Result<(), StoreError> {
+    let now: i64 = sqlx::query_scalar("SELECT epoch FROM store").fetch_one(tx).await?;
+    if now == i64::from(epoch.0) { Ok(()) } else { Err(StoreError::Superseded) }
+}
+
+async fn write(writer: &SqlitePool, epoch: Epoch, group: &Group) -> Result<(), StoreError> {
     let mut tx = writer.begin_with("BEGIN IMMEDIATE").await?;
+    still_in(&mut tx, epoch).await?;
     for (request, record) in &group.new_jobs {
         // A job begins without warnings and without a movie.
         let JobStanding { state, counts, revision, started_at_ms, ended_at_ms, .. } =
@@ -413,7 +421,11 @@ struct Pin {
 
 impl Store for SqliteStore {
     fn commit<'a>(&'a self, group: &'a Group) -> BoxFuture<'a, Result<(), StoreError>> {
-        write(&self.writer, group).boxed()
+        write(&self.writer, self.epoch, group).boxed()
+    }
+
+    fn check_epoch(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        async move { still_in(&mut *self.readers.acquire().await?, self.epoch).await }.boxed()
     }
 
     fn remember(&self) -> BoxFuture<'_, Result<Remembered, StoreError>> {
