@@ -66,22 +66,35 @@ async fn main() {
     // Before any node is there that would lack the tag.
     let waiting = orchestrator.submit("waiting", vec!["of nobody".into()]).await;
     let node = Node::join(&orchestrator, clock.clone()).await;
-    let busy = orchestrator.submit("busy", vec![]).await;
-    let healthy = orchestrator.client("127.0.0.1", None).await;
-    let watcher = tokio::spawn(follow(healthy, busy, clock.clone()));
-    sleep(COUNTED).await;
 
     let (mut ratios, mut memory, mut lags) = (vec![], vec![], vec![]);
     println!(
         "\n{:>16} {:>16} {:>8} {:>12} {:>12}",
         "frames/s alone", "with the crowd", "ratio", "memory", "lag p99"
     );
-    let mut crowd = None;
+    let mut crowd: Option<Crowd> = None;
     for pair in 0..PAIRS {
-        let alone = clock.frames_a_second().await;
+        drop(crowd.take());
+        // A job of its own for each pair: whoever comes to one with a long past waits for its snapshot.
+        let busy = orchestrator.submit(&format!("busy {pair}"), vec![]).await;
+        let healthy = orchestrator.client("127.0.0.1", None).await;
+        let watcher = tokio::spawn(follow(healthy, busy, clock.clone()));
+        sleep(Duration::from_secs(1)).await;
         let before = orchestrator.memory_mb();
-        crowd = Some(Crowd::gather(&orchestrator, busy, waiting).await);
-        let crowded = clock.frames_a_second().await;
+        // One time the crowd comes first, one time it comes second.
+        let (alone, crowded);
+        if pair % 2 == 0 {
+            alone = clock.frames_a_second().await;
+            crowd = Some(Crowd::gather(&orchestrator, busy, waiting).await);
+            crowded = clock.frames_a_second().await;
+        } else {
+            let first = Crowd::gather(&orchestrator, busy, waiting).await;
+            crowded = clock.frames_a_second().await;
+            drop(first);
+            sleep(Duration::from_secs(1)).await;
+            alone = clock.frames_a_second().await;
+            crowd = Some(Crowd::gather(&orchestrator, busy, waiting).await);
+        }
         node.pace(STEADY_PACE);
         let lag = clock.lag_p99().await;
         let added = orchestrator.memory_mb() - before;
@@ -95,9 +108,9 @@ async fn main() {
         memory.push(added);
         lags.push(lag.as_secs_f64());
         if pair + 1 < PAIRS {
-            crowd = None;
-            sleep(Duration::from_secs(1)).await;
+            orchestrator.cancel(busy).await;
         }
+        watcher.abort();
     }
 
     node.pace(STEADY_PACE);
@@ -125,7 +138,6 @@ async fn main() {
         median(&mut lags) * 1e3,
         LAG_TARGET.as_millis()
     );
-    watcher.abort();
 }
 
 /// An orchestrator in a process of its own, killed when this is dropped.
@@ -197,6 +209,11 @@ impl Orchestrator {
         let mut client = self.client("127.0.0.1", None).await;
         let request = proto::SubmitJobRequest { request_id: name.into(), spec: Some(spec) };
         client.submit_job(request).await.unwrap().into_inner().job.unwrap().job_id
+    }
+
+    async fn cancel(&self, job_id: u64) {
+        let mut client = self.client("127.0.0.1", None).await;
+        client.cancel_job(proto::CancelJobRequest { job_id }).await.unwrap();
     }
 
     fn memory_mb(&self) -> f64 {

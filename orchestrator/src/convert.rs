@@ -13,7 +13,7 @@ use crate::{
         FrameSet, FrameState, JobId, JobSpec, JobState, MovieOf, NodeDescription, Output, Preview,
         Project, ProjectFile, RenderSettings, Rendered, Slice, TimeLimits, Warning,
     },
-    driver::BatchNews,
+    driver::{Adoption, BatchNews},
     feed::{ActiveSlice, NodeState, NodeView, Progress},
     movie,
     service::faults::Faults,
@@ -382,6 +382,14 @@ fn parse_settings(settings: wire::RenderSettings, faults: &mut Faults) -> Render
         view_layer: settings.view_layer,
         color_depth: settings.color_depth,
         run_scripts: settings.run_scripts,
+    }
+}
+
+pub(crate) fn adoption_to_wire(adoption: Adoption) -> wire::Adoption {
+    match adoption {
+        Adoption::Adopted => wire::Adoption::Adopted,
+        Adoption::Unwanted => wire::Adoption::Unwanted,
+        Adoption::BlobsMissing => wire::Adoption::BlobsMissing,
     }
 }
 

@@ -7,7 +7,8 @@ use framecrew_blobs::Digest;
 use framecrew_proto::v1::{
     BlenderKind, FrameRun, Job, JobChanges, JobEnded, JobSnapshot, ListFramesRequest,
     ListFramesResponse, ListJobsRequest, ListJobsResponse, ReadLogRequest, ReadLogResponse,
-    SubmitJobRequest, SubmitJobResponse, WatchClusterResponse, WatchJobRequest, WatchJobResponse,
+    RetryFramesRequest, RetryFramesResponse, SubmitJobRequest, SubmitJobResponse,
+    WatchClusterResponse, WatchJobRequest, WatchJobResponse,
     watch_job_response::Update as WireUpdate,
 };
 use futures::stream;
@@ -25,7 +26,7 @@ use crate::{
         Attempts, BlenderVersion, Frame, FrameRange, FrameState, JobId, JobSpec, JobState,
         NodeDescription, ProjectFile, Requirements,
     },
-    driver::{NewJob, NoAnswer, SubmitError},
+    driver::{NewJob, NoAnswer, RetryError, SubmitError},
     feed::{self, NodeView, Update, WatchError},
     store::{JobRecord, JobStanding, Request, Snapshot, StoreError},
 };
@@ -269,6 +270,21 @@ impl OrchestratorService {
         let _turn = self.turn()?;
         self.driver.cancel(job).await?;
         self.job(job_id).await
+    }
+
+    pub(super) async fn retry(
+        &self,
+        request: RetryFramesRequest,
+    ) -> Result<RetryFramesResponse, Status> {
+        let job = parse_job_id(request.job_id)?;
+        let record = self.store.job(job).await?.ok_or_else(unknown_job)?;
+        let mut faults = Faults::default();
+        let frames = convert::frames_to_retry(&request.frames, &record.spec.frames, &mut faults);
+        faults.check()?;
+        let _turn = self.turn()?;
+        let (record, reopened) = self.driver.retry_frames(job, frames).await?;
+        let job = Some(self.job_to_wire(&record, SpecDetail::WithoutProject));
+        Ok(RetryFramesResponse { job, reopened })
     }
 
     pub(super) async fn watch(
@@ -594,6 +610,20 @@ impl From<SubmitError> for Status {
             }
             SubmitError::Store(error) => error.into(),
             SubmitError::NoAnswer(error) => error.into(),
+        }
+    }
+}
+
+impl From<RetryError> for Status {
+    fn from(error: RetryError) -> Self {
+        let message = error.to_string();
+        match error {
+            RetryError::NotFound => unknown_job(),
+            RetryError::Cancelled => {
+                unmet(message.clone(), "JOB", [("job_id".to_owned(), message)])
+            }
+            RetryError::Store(error) => error.into(),
+            RetryError::NoAnswer(error) => error.into(),
         }
     }
 }

@@ -3,8 +3,9 @@
 use std::net::SocketAddr;
 
 use framecrew_proto::v1::{
-    HeartbeatRequest, HeartbeatResponse, ListNodesResponse, RegisterNodeRequest,
-    RegisterNodeResponse, UnregisterNodeRequest, UnregisterNodeResponse,
+    self as wire, AdoptFramesRequest, AdoptFramesResponse, HeartbeatRequest, HeartbeatResponse,
+    ListNodesResponse, RegisterNodeRequest, RegisterNodeResponse, UnregisterNodeRequest,
+    UnregisterNodeResponse,
 };
 use tonic::{Status, transport::Endpoint};
 
@@ -12,7 +13,7 @@ use super::{faults::Faults, orchestrator::OrchestratorService};
 use crate::{
     convert,
     domain::{BatchId, Incarnation},
-    driver::{MembershipError, Registration, Welcome},
+    driver::{AdoptError, MembershipError, Registration, Welcome},
 };
 
 /// Heartbeats in one lease: two may be lost before it runs out.
@@ -74,13 +75,42 @@ impl OrchestratorService {
         let batches = request.batch_ids.into_iter().map(BatchId).collect();
         let abandoned = self
             .driver
-            .heartbeat(request.name.into(), Incarnation(request.incarnation), batches)
+            .heartbeat(
+                request.name.into(),
+                Incarnation(request.incarnation),
+                batches,
+                request.draining,
+            )
             .await?;
         Ok(HeartbeatResponse {
             lease_ttl_ms: self.lease.as_millis() as u64,
             epoch: u64::from(self.feed.identity().epoch.0),
             abandon_batch_ids: abandoned.into_iter().map(|batch| batch.0).collect(),
         })
+    }
+
+    pub(super) async fn adopt(
+        &self,
+        request: AdoptFramesRequest,
+    ) -> Result<AdoptFramesResponse, Status> {
+        let mut faults = Faults::default();
+        convert::node_name(&request.name, &mut faults);
+        let asked = request.frames.len();
+        let mut frames = convert::orphaned_frames(request.frames, &mut faults);
+        faults.check()?;
+        // Another store's jobs have the same numbers, and other frames.
+        let is_ours = *request.store_id == *self.feed.identity().store_id;
+        if !is_ours {
+            frames.clear();
+        }
+        let incarnation = Incarnation(request.incarnation);
+        let adoptions = self.driver.adopt(request.name.into(), incarnation, frames).await?;
+        let adoptions = if is_ours {
+            adoptions.into_iter().map(|it| convert::adoption_to_wire(it).into()).collect()
+        } else {
+            vec![wire::Adoption::Unwanted.into(); asked]
+        };
+        Ok(AdoptFramesResponse { adoptions })
     }
 
     pub(super) async fn unregister(
@@ -105,6 +135,15 @@ impl From<MembershipError> for Status {
             MembershipError::NewerIncarnation(_) => Self::aborted(message),
             MembershipError::NameTaken { .. } => Self::already_exists(message),
             MembershipError::NoAnswer(error) => error.into(),
+        }
+    }
+}
+
+impl From<AdoptError> for Status {
+    fn from(error: AdoptError) -> Self {
+        match error {
+            AdoptError::Membership(error) => error.into(),
+            AdoptError::Blobs(error) => error.into(),
         }
     }
 }

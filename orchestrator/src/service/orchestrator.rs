@@ -146,16 +146,16 @@ impl Orchestrator for OrchestratorService {
 
     async fn retry_frames(
         &self,
-        _: Request<RetryFramesRequest>,
+        request: Request<RetryFramesRequest>,
     ) -> Result<Response<RetryFramesResponse>, Status> {
-        Err(Status::unimplemented("not built yet"))
+        self.retry(request.into_inner()).await.map(Response::new)
     }
 
     async fn adopt_frames(
         &self,
-        _: Request<AdoptFramesRequest>,
+        request: Request<AdoptFramesRequest>,
     ) -> Result<Response<AdoptFramesResponse>, Status> {
-        Err(Status::unimplemented("not built yet"))
+        self.adopt(request.into_inner()).await.map(Response::new)
     }
 
     type WatchJobStream = Held<WatchJobResponse>;

@@ -10,5 +10,6 @@ mod placement;
 mod projects;
 mod restart;
 mod scripted_node;
+mod second_chances;
 mod submit;
 mod watch;
