@@ -5,7 +5,8 @@ use std::{path::Path, sync::Arc, time::Duration};
 use framecrew_blobs::BlobClient;
 use framecrew_proto::v1::{
     self as proto, CancelJobRequest, GetJobRequest, ListFramesRequest, ListJobsRequest,
-    ListNodesRequest, ReadLogRequest, ReadLogResponse, SubmitJobRequest, WatchJobRequest,
+    ListNodesRequest, ReadLogRequest, ReadLogResponse, RetryFramesRequest, SubmitJobRequest,
+    WatchJobRequest,
     orchestrator_client::OrchestratorClient,
 };
 use futures::{Stream, StreamExt as _, stream};
@@ -19,6 +20,7 @@ use tonic_types::StatusExt as _;
 use crate::{
     error::{Error, root_cause},
     fetch::{self, FetchProgress, OutputFolder},
+    frames::FrameSet,
     project::{Content, Project},
     spec::JobSpec,
     watch::{Resume, Watch, pause},
@@ -309,6 +311,26 @@ impl Cluster {
         Ok(job.unwrap_or_default())
     }
 
+    /// Opens failed frames of a job again, with a fresh budget of tries: those of `frames`, or all of them. A job that
+    /// had failed goes on, under its own number. It is durable once this returns; `reopened` says how many there were,
+    /// which may be none.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchJob`] when there is none, [`Error::Refused`] when it was cancelled or has not all of `frames`,
+    /// or the orchestrator cannot be reached.
+    pub async fn retry(
+        &self,
+        job_id: u64,
+        frames: Option<&FrameSet>,
+    ) -> Result<proto::RetryFramesResponse, Error> {
+        let frames = frames.iter().flat_map(|frames| frames.ranges());
+        let frames = frames.map(|range| (*range).into()).collect();
+        let mut rpc = self.rpc.clone();
+        let call = rpc.retry_frames(RetryFramesRequest { job_id, frames });
+        let answer = within(CALL_DEADLINE, call).await;
+        Ok(answer.map_err(|status| self.job_error(job_id, &status))?.into_inner())
+    }
+
     /// What the renderers of a job wrote, oldest first: of one frame or of all, and with `follow` what they
     /// go on to write until the job is over.
     ///
@@ -377,6 +399,17 @@ impl Job {
     /// As [`Cluster::cancel`].
     pub async fn cancel(&self) -> Result<proto::Job, Error> {
         self.cluster.cancel(self.id()).await
+    }
+
+    /// Opens its failed frames again; see [`Cluster::retry`].
+    ///
+    /// # Errors
+    /// As [`Cluster::retry`].
+    pub async fn retry(
+        &self,
+        frames: Option<&FrameSet>,
+    ) -> Result<proto::RetryFramesResponse, Error> {
+        self.cluster.retry(self.id(), frames).await
     }
 }
 

@@ -1,10 +1,25 @@
 //! What to render and how: the job before it is submitted.
 
-use std::path::{Path, PathBuf};
+use std::{
+    ops::RangeInclusive,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use framecrew_proto::v1 as proto;
 
-use crate::frames::{FrameSet, InvalidFrames};
+use crate::{
+    error::{Error, Violation},
+    frames::{FrameSet, InvalidFrames},
+    view::words,
+};
+
+/// From the lease of a node to a day: the protocol's bounds.
+const NODE_SILENCE_SECONDS: RangeInclusive<u32> = 15..=86_400;
+/// From what any renderer may need between two lines to a day: the protocol's bounds.
+const FRAME_SILENCE_SECONDS: RangeInclusive<u32> = 10..=86_400;
+/// To thirty days: the protocol's bounds.
+const FRAME_SECONDS: RangeInclusive<u32> = 1..=2_592_000;
 
 /// A job to submit. What is not set is taken from the .blend.
 ///
@@ -30,6 +45,7 @@ pub struct JobSpec {
     pub(crate) strict: bool,
     pub(crate) movie: Option<proto::MovieFormat>,
     pub(crate) follow_links: bool,
+    pub(crate) limits: proto::TimeLimits,
 }
 
 impl JobSpec {
@@ -46,6 +62,7 @@ impl JobSpec {
             strict: false,
             movie: None,
             follow_links: false,
+            limits: proto::TimeLimits::default(),
         }
     }
 
@@ -192,6 +209,54 @@ impl JobSpec {
         self
     }
 
+    /// How long a node may be cut off from the orchestrator before its renderers of this job are ended and others get
+    /// its frames: 15 seconds, the default, to a day, in whole seconds. A longer time carries a long frame through an
+    /// outage, and waits as long for a node that is dead. A fault in it is reported when the job is submitted.
+    #[must_use]
+    pub fn node_silence(mut self, time: Duration) -> Self {
+        self.limits.node_silence_seconds = Some(whole_seconds(time));
+        self
+    }
+
+    /// How long Blender may write nothing before the try at a frame is ended as hung: 10 seconds to a day, in whole
+    /// seconds; 10 minutes without it. A fault in it is reported when the job is submitted.
+    #[must_use]
+    pub fn frame_silence(mut self, time: Duration) -> Self {
+        self.limits.frame_silence_seconds = Some(whole_seconds(time));
+        self
+    }
+
+    /// How long one try at a frame may take in all: 1 second to 30 days, in whole seconds; as long as it takes
+    /// without it. A fault in it is reported when the job is submitted.
+    #[must_use]
+    pub fn frame_limit(mut self, time: Duration) -> Self {
+        self.limits.frame_seconds = Some(whole_seconds(time));
+        self
+    }
+
+    /// What is wrong with the time limits, all of it.
+    pub(crate) fn check_limits(&self) -> Result<(), Error> {
+        let proto::TimeLimits { node_silence_seconds, frame_silence_seconds, frame_seconds } =
+            self.limits;
+        let limits = [
+            ("node silence", node_silence_seconds, NODE_SILENCE_SECONDS),
+            ("frame silence", frame_silence_seconds, FRAME_SILENCE_SECONDS),
+            ("frame limit", frame_seconds, FRAME_SECONDS),
+        ];
+        let time = |seconds: u32| words::duration(Duration::from_secs(seconds.into()));
+        let faults = limits.into_iter().filter_map(|(subject, seconds, range)| {
+            let seconds = seconds.filter(|seconds| !range.contains(seconds))?;
+            let (least, most) = (time(*range.start()), time(*range.end()));
+            let description = format!("must be {least} to {most}, is {}", time(seconds));
+            Some(Violation { subject: subject.into(), description })
+        });
+        let violations: Vec<_> = faults.collect();
+        if violations.is_empty() {
+            return Ok(());
+        }
+        Err(Error::Refused { message: "the job cannot have such time limits:".into(), violations })
+    }
+
     /// The name people see.
     pub(crate) fn display_name(&self) -> String {
         match &self.name {
@@ -201,5 +266,32 @@ impl JobSpec {
                 .file_stem()
                 .map_or_else(|| "job".to_owned(), |stem| stem.to_string_lossy().into_owned()),
         }
+    }
+}
+
+/// Rounded up.
+fn whole_seconds(time: Duration) -> u32 {
+    let seconds = time.as_secs().saturating_add(u64::from(time.subsec_nanos() > 0));
+    u32::try_from(seconds).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn all_faulty_time_limits_are_named_at_once() {
+        let second = Duration::from_secs(1);
+        let good = JobSpec::animation("a").node_silence(15 * second).frame_limit(second / 2);
+        assert_eq!(good.limits.frame_seconds, Some(1), "it is rounded up");
+        good.frame_silence(86_400 * second).check_limits().unwrap();
+        let spec = JobSpec::animation("a").node_silence(14 * second).frame_silence(9 * second);
+        let text = spec.frame_limit(Duration::MAX).check_limits().unwrap_err().to_string();
+        let lines: Vec<_> = text.lines().map(str::trim).collect();
+        assert_eq!(lines[1], "node silence: must be 15 s to 1 d 0 h, is 14 s");
+        assert_eq!(lines[2], "frame silence: must be 10 s to 1 d 0 h, is 9.0 s");
+        assert!(lines[3].starts_with("frame limit: must be 1.0 s to 30 d 0 h"), "{text}");
     }
 }

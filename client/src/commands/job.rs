@@ -1,4 +1,7 @@
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use clap::Args;
 use framecrew::{
@@ -174,11 +177,26 @@ fn facts(job: &proto::Job) -> Vec<(&'static str, String)> {
         ),
         ("strict", if spec.strict { "a warning fails its frame".into() } else { String::new() }),
         ("blender", settings.blender),
+        ("limits", limits(&spec.limits.unwrap_or_default())),
         ("priority", spec.priority.to_string()),
         ("tags", spec.tags.join(", ")),
         ("submitted", ago(job.submitted_at_ms)),
         ("ended", if job.ended_at_ms > 0 { ago(job.ended_at_ms) } else { String::new() }),
     ]
+}
+
+/// How long things may take, where the job says so.
+fn limits(limits: &proto::TimeLimits) -> String {
+    let limits = [
+        ("node silence", limits.node_silence_seconds),
+        ("frame silence", limits.frame_silence_seconds),
+        ("a frame", limits.frame_seconds),
+    ];
+    let limits = limits.into_iter().filter_map(|(what, seconds)| {
+        let time = words::duration(Duration::from_secs(seconds?.into()));
+        Some(format!("{what} {time}"))
+    });
+    limits.collect::<Vec<_>>().join(" · ")
 }
 
 /// What the job has to do with a movie; empty: nothing.

@@ -14,6 +14,8 @@ mod nodes;
 mod render;
 #[cfg(feature = "local")]
 mod renderer;
+mod retry;
+mod time;
 #[cfg(feature = "local")]
 mod up;
 mod watch;
@@ -38,8 +40,9 @@ Examples:
   framecrew up                                      a cluster on this machine
   framecrew render shot.blend -f 1-250 -o frames    render on it
   framecrew watch 7                                 come back to job 7
+  framecrew retry 7                                 render what failed of it once more
 
-Exit codes: 0 all frames, 1 the job failed, 2 usage, 3 unreachable, 4 not allowed, 5 cancelled, 130 interrupted."
+Exit codes: 0 all frames, 1 the job failed, 2 usage, 3 unreachable or busy, 4 not allowed, 5 cancelled, 130 interrupted."
 )]
 pub(crate) struct Cli {
     #[command(flatten)]
@@ -72,6 +75,7 @@ enum Command {
     Jobs(jobs::Jobs),
     Job(job::Job),
     Fetch(fetch::Fetch),
+    Retry(retry::Retry),
     Cancel(cancel::Cancel),
     Logs(logs::Logs),
     Nodes(nodes::Nodes),
@@ -133,6 +137,7 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Jobs(jobs) => jobs.run(&global).await,
         Command::Job(job) => job.run(&global).await,
         Command::Fetch(fetch) => fetch.run(&global).await,
+        Command::Retry(retry) => retry.run(&global).await,
         Command::Cancel(cancel) => cancel.run(&global).await,
         Command::Logs(logs) => logs.run(&global).await,
         Command::Nodes(nodes) => nodes.run(&global).await,

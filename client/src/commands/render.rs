@@ -1,4 +1,4 @@
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, ValueEnum, builder::FalseyValueParser};
 use framecrew::{
@@ -8,7 +8,7 @@ use framecrew::{
 
 #[cfg(feature = "local")]
 use super::renderer::{Here, Plan, Renderer, scratch};
-use super::{Global, movie::MovieFile};
+use super::{Global, movie::MovieFile, time::time};
 use crate::console::{
     Ending, Exit, Failure, Follow, Interrupts, ProgressLine, again, leave, note, paths, quoted,
     say, say_json,
@@ -22,6 +22,7 @@ Examples:
   framecrew render shot.blend -f 1-250,300..400x2     other frames
   framecrew render shot.blend -f 42 --samples 16 --scale 25
   framecrew render shot.blend --movie shot.mp4        the frames, and a movie of them
+  framecrew render shot.blend --frame-limit 2h        a frame that takes longer has failed
   framecrew render shot.blend --strict                a missing texture fails the frame instead of a warning
   framecrew render shot.blend --detach --json         submit only, and print the job
   framecrew render shot.blend --local=2               on this machine, with two nodes, no cluster needed")]
@@ -51,8 +52,8 @@ pub(crate) struct Render {
         help_heading = "Frames"
     )]
     format: Option<Format>,
-    /// Bits of a channel, as far as the format has them (PNG and TIFF 8 or 16, OpenEXR 16 or 32) [default: the
-    /// file's own]
+    /// Bits of a channel, of those that the format has: PNG and TIFF 8 or 16, JPEG and WebP 8, OpenEXR 16 or 32
+    /// [default: the file's own]
     #[arg(long = "depth", env = "FRAMECREW_DEPTH", value_name = "BITS", help_heading = "Frames")]
     depth: Option<Depth>,
     /// Make a movie of the frames once all are there, with the scene's sound: .mp4 (H.264), .mkv (H.264, lossless
@@ -65,6 +66,8 @@ pub(crate) struct Render {
     trust: Trust,
     #[command(flatten)]
     placing: Placing,
+    #[command(flatten)]
+    limits: Limits,
     /// Submit only: print the job and leave
     #[arg(long, env = "FRAMECREW_DETACH", value_parser = FalseyValueParser::new(), help_heading = "Watching")]
     detach: bool,
@@ -130,6 +133,22 @@ struct Placing {
     blender: Option<String>,
 }
 
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Time limits (like 90s, 10m, 1h30m, 2d)")]
+struct Limits {
+    /// How long a node may be cut off before others get its frames, 15s to 1d: more of it carries a long frame
+    /// through an outage, and waits as long for a node that is dead [default: 15s]
+    #[arg(long, env = "FRAMECREW_NODE_SILENCE", value_parser = time, value_name = "TIME")]
+    node_silence: Option<Duration>,
+    /// How long Blender may write nothing before a try is ended as hung, 10s to 1d: more of it for what takes long
+    /// to load [default: 10m]
+    #[arg(long, env = "FRAMECREW_FRAME_SILENCE", value_parser = time, value_name = "TIME")]
+    frame_silence: Option<Duration>,
+    /// How long one try at a frame may take in all, 1s to 30d [default: as long as it takes]
+    #[arg(long, env = "FRAMECREW_FRAME_LIMIT", value_parser = time, value_name = "TIME")]
+    frame_limit: Option<Duration>,
+}
+
 #[cfg(feature = "local")]
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Without a cluster")]
@@ -168,10 +187,6 @@ enum Format {
 enum Depth {
     #[value(name = "8")]
     Bits8,
-    #[value(name = "10")]
-    Bits10,
-    #[value(name = "12")]
-    Bits12,
     #[value(name = "16")]
     Bits16,
     #[value(name = "32")]
@@ -319,7 +334,7 @@ impl Render {
     }
 
     fn spec(&self) -> JobSpec {
-        let Self { settings, trust, placing, .. } = self;
+        let Self { settings, trust, placing, limits, .. } = self;
         let mut spec = JobSpec::animation(&self.file)
             .priority(placing.priority)
             .run_scripts(trust.run_scripts)
@@ -341,8 +356,6 @@ impl Render {
         if let Some(depth) = self.depth {
             spec = spec.color_depth(match depth {
                 Depth::Bits8 => 8,
-                Depth::Bits10 => 10,
-                Depth::Bits12 => 12,
                 Depth::Bits16 => 16,
                 Depth::Bits32 => 32,
             });
@@ -380,6 +393,15 @@ impl Render {
         }
         if let Some(version) = &placing.blender {
             spec = spec.blender(version);
+        }
+        if let Some(time) = limits.node_silence {
+            spec = spec.node_silence(time);
+        }
+        if let Some(time) = limits.frame_silence {
+            spec = spec.frame_silence(time);
+        }
+        if let Some(time) = limits.frame_limit {
+            spec = spec.frame_limit(time);
         }
         placing.tags.iter().fold(spec, JobSpec::tag)
     }

@@ -21,22 +21,20 @@ impl Watch {
         let cluster = global.connect().await?;
         // A watch that finds nobody waits for them to come back; at first contact that would be for ever.
         cluster.job(self.job_id).await?;
-        let mut interrupts = Interrupts::listen()?;
-        let follow = Follow {
-            cluster: &cluster,
-            job_id: self.job_id,
-            folder: None,
-            movie: None,
-            outlives: true,
-            json: global.json,
-        };
-        match follow.run(&mut interrupts).await? {
-            Ending::Over(view) => {
-                tell_of_movie(&cluster, view.job());
-                Ok(Exit::of_job(view.state()))
-            }
-            Ending::Interrupted(left) => leave(&cluster, left, &mut interrupts).await,
+        follow(&cluster, self.job_id, global.json).await
+    }
+}
+
+/// Shows a job until it is over, or the person has seen enough.
+pub(super) async fn follow(cluster: &Cluster, job_id: u64, json: bool) -> Result<Exit, Failure> {
+    let mut interrupts = Interrupts::listen()?;
+    let follow = Follow { cluster, job_id, folder: None, movie: None, outlives: true, json };
+    match follow.run(&mut interrupts).await? {
+        Ending::Over(view) => {
+            tell_of_movie(cluster, view.job());
+            Ok(Exit::of_job(view.state()))
         }
+        Ending::Interrupted(left) => leave(cluster, left, &mut interrupts).await,
     }
 }
 

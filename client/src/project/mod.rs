@@ -52,6 +52,7 @@ impl Project {
 
     fn open_blocking(spec: JobSpec) -> Result<Self, Error> {
         spec.frames.clone().transpose()?;
+        spec.check_limits()?;
         let file = spec.file.clone();
         if file.file_name().and_then(|name| name.to_str()).is_none() && !file.is_dir() {
             return Err(fault(
@@ -81,7 +82,7 @@ impl Project {
             strict: spec.strict,
             movie: spec.movie.map(|format| proto::Movie { format: format.into() }),
             movie_of_job_id: 0,
-            limits: None,
+            limits: Some(spec.limits).filter(|limits| *limits != proto::TimeLimits::default()),
         };
         Ok(Self { saved_by: blend.version, layout, frames, spec: job, notes })
     }
