@@ -536,10 +536,14 @@ async fn a_reader_that_stalls_is_dropped_and_its_place_is_free() {
     blake3::Hasher::new().finalize_xof().fill(&mut large);
     let digest = Digest::of(&large);
     fixture.client().upload_bytes(large.into(), digest).await.unwrap();
+    let (parts, requests) = mpsc::channel(3);
+    let mut rpc = fixture.rpc();
+    let slow = tokio::spawn(async move { rpc.upload(ReceiverStream::new(requests)).await });
+    wait_until(|| fixture.places.taken() == 1).await;
     let request = DownloadRequest { source: Some(Source::Digest(digest.to_string())), offset: 0 };
-    let mut stalled = fixture.rpc().download(request.clone()).await.unwrap().into_inner();
-    assert_eq!(fixture.places.taken(), 1);
-    wait_until(|| fixture.places.taken() == 0).await;
+    let mut stalled = fixture.rpc().download(request).await.unwrap().into_inner();
+    assert_eq!(fixture.places.taken(), 2);
+    wait_until(|| fixture.places.taken() == 1).await;
     let status = loop {
         match stalled.message().await {
             Ok(message) => assert!(message.is_some(), "it has not ended well"),
@@ -548,7 +552,12 @@ async fn a_reader_that_stalls_is_dropped_and_its_place_is_free() {
     };
     assert_eq!(status.code(), Code::Cancelled, "{status}");
 
-    // On the same connection, whoever reads gets all of it.
+    // On the same connection: there was nothing to read for the slow one, and whoever reads gets all of it.
+    for part in [header(b"slow", 4), chunk(0, b"slow"), commit()] {
+        parts.send(UploadRequest { part: Some(part) }).await.unwrap();
+    }
+    drop(parts);
+    slow.await.unwrap().unwrap();
     let read = fixture.download(Source::Digest(digest.to_string()), 0).await.unwrap();
     assert_eq!(read.iter().map(|part| part.data.len()).sum::<usize>(), 8 << 20);
     wait_until(|| fixture.places.taken() == 0).await;
