@@ -23,7 +23,7 @@ pub struct BatchId(pub u64);
 pub struct Epoch(pub u32);
 
 /// One life of a node's process; rises with each of its starts.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub struct Incarnation(pub u64);
 
 /// A node's name. Cheap to clone.
@@ -201,6 +201,20 @@ pub struct FrameCursor {
 }
 
 impl FrameCursor {
+    /// Whether it has yet to come to a frame. Costs a look at every range.
+    #[must_use]
+    pub fn is_before(&self, set: &FrameSet, frame: i32) -> bool {
+        let place = |range: &FrameRange| {
+            let behind = u64::try_from(i64::from(frame) - i64::from(range.first)).ok()?;
+            let step = u64::from(range.step);
+            (behind % step == 0 && behind / step < range.len()).then_some(behind / step)
+        };
+        set.ranges.iter().enumerate().skip(self.range).any(|(number, range)| {
+            let within = if number == self.range { self.within } else { 0 };
+            place(range).is_some_and(|place| place >= within)
+        })
+    }
+
     /// The frame here; the cursor moves on. `None` at the end.
     pub fn next(&mut self, set: &FrameSet) -> Option<i32> {
         let range = set.ranges.get(self.range)?;
@@ -252,6 +266,14 @@ pub struct TimeLimits {
     pub frame_silence_seconds: Option<u32>,
     /// One try at a frame in all.
     pub frame_seconds: Option<u32>,
+}
+
+impl TimeLimits {
+    /// What it asks of a silent node; zero: nothing beyond the lease.
+    #[must_use]
+    pub fn node_silence(&self) -> Duration {
+        Duration::from_secs(self.node_silence_seconds.unwrap_or(0).into())
+    }
 }
 
 /// What a movie is made of. Its images are in the project, in [`Self::FOLDER`].
@@ -533,7 +555,7 @@ pub struct Warning {
 }
 
 /// What rendering a slice came to.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Rendered {
     /// At least one.
     pub outputs: Vec<Output>,
@@ -599,7 +621,7 @@ impl JobState {
 }
 
 /// Frames of a job by state; the sum never changes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct FrameCounts {
     /// Waiting or being rendered.
     pub open: u64,
@@ -683,7 +705,14 @@ mod tests {
         let set = FrameSet::new(vec![range(1, 6, 2), range(2, 6, 2)]).unwrap();
         assert_eq!(set.iter().collect::<Vec<_>>(), [1, 3, 5, 2, 4, 6]);
         let mut cursor = set.cursor();
-        let walked: Vec<_> = std::iter::from_fn(|| cursor.next(&set)).collect();
+        let mut walked = Vec::new();
+        while let Some(frame) = cursor.next(&set) {
+            walked.push(frame);
+            for frame in 0..=7 {
+                let is_before = set.contains(frame) && !walked.contains(&frame);
+                assert_eq!(cursor.is_before(&set, frame), is_before, "{frame} after {walked:?}");
+            }
+        }
         assert_eq!(walked, [1, 3, 5, 2, 4, 6]);
     }
 

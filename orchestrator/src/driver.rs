@@ -33,7 +33,7 @@ use crate::{
     },
     feed::{ActiveSlice, Feed, JobNews, NodeState, NodeView, Progress},
     movie::{self, Image},
-    scheduler::{Action, Event, RestoredBatch, RestoredJob, RestoredNode, Scheduler},
+    scheduler::{Action, Event, RestoredBatch, RestoredJob, RestoredNode, Scheduler, Standing},
     store::{
         BatchRecord, Group, JobRecord, LogRecord, NodeRecord, Remembered, Request, Store,
         StoreError,
@@ -113,6 +113,7 @@ impl OpenJob {
             frames: record.spec.frames.clone(),
             requirements: record.requirements(),
             priority: record.spec.priority,
+            node_silence: record.spec.limits.node_silence(),
             state: record.standing.state,
             counts: record.standing.counts,
             revision: record.standing.revision,
@@ -381,7 +382,9 @@ impl Driver {
     fn answer(&mut self, heartbeat: Heartbeat) {
         let Heartbeat { node, incarnation, batches, draining, reply } = heartbeat;
         let answer = match self.scheduler.incarnation(&node) {
-            Some(known) if known == incarnation => {
+            Some(known)
+                if known == incarnation && self.scheduler.is_listened_to(&node, incarnation) =>
+            {
                 self.feed.note_seen(&node, wall_ms());
                 let mut ended = self.scheduler.abandoned(&node);
                 ended.retain(|batch| !batches.contains(batch));
@@ -403,9 +406,9 @@ impl Driver {
     /// Put off until the commit is through: nodes that go with it, and nodes that list a batch which time takes
     /// from them with it. By their own clocks they have killed that batch; a renewal must not keep it alive.
     fn answer_meanwhile(&mut self, heartbeat: Heartbeat) {
-        let known = self.scheduler.incarnation(&heartbeat.node);
+        let is_listened_to = self.scheduler.is_listened_to(&heartbeat.node, heartbeat.incarnation);
         let loses = heartbeat.batches.iter().any(|batch| self.given_away.contains(batch));
-        if known != Some(heartbeat.incarnation) || loses {
+        if !is_listened_to || loses {
             self.put_off.push(heartbeat);
             return;
         }
@@ -524,7 +527,9 @@ impl Driver {
         let (job, frames) = (record.job, record.spec.frames.clone());
         info!(%job, name = record.spec.name, frames = frames.len(), "job accepted");
         let (requirements, priority) = (record.requirements(), record.spec.priority);
-        self.decide(Event::JobSubmitted { job, frames, requirements, priority }, turn);
+        let node_silence = record.spec.limits.node_silence();
+        let event = Event::JobSubmitted { job, frames, requirements, priority, node_silence };
+        self.decide(event, turn);
     }
 
     fn take(&mut self, command: Command, turn: &mut Turn) {
@@ -643,6 +648,9 @@ impl Driver {
 
     fn may_register(&self, registration: &Registration) -> Result<(), MembershipError> {
         let node = &registration.node;
+        if self.scheduler.is_evicted(node, registration.incarnation) {
+            return Err(MembershipError::NotRegistered(node.clone()));
+        }
         match (self.scheduler.incarnation(node), self.nodes.get(node)) {
             (Some(known), _) if known > registration.incarnation => {
                 Err(MembershipError::NewerIncarnation(node.clone()))
@@ -725,7 +733,15 @@ impl Driver {
                 Action::CancelBatch { batch, node } => {
                     turn.effects.push(Effect::CancelBatch(batch, node));
                 }
-                Action::FinishSlice { job, slice, node, attempts, mut rendered, revision } => {
+                Action::FinishSlice {
+                    job,
+                    slice,
+                    node,
+                    attempts,
+                    mut rendered,
+                    revision,
+                    batch: _,
+                } => {
                     // Kept for a while, and not with each of the frames that are kept.
                     if let Some(preview) = &mut rendered.preview {
                         let data = std::mem::take(&mut preview.data);
@@ -879,10 +895,10 @@ impl Driver {
         for name in nodes {
             if let (Some(record), Some(load)) = (self.nodes.get(&name), self.scheduler.load(&name))
             {
-                let state = match (load.paused, load.has_work) {
-                    (true, _) => NodeState::Paused,
-                    (false, true) => NodeState::Rendering,
-                    (false, false) => NodeState::Idle,
+                let state = match (load.standing, load.has_work) {
+                    (Standing::Paused { .. }, _) => NodeState::Paused,
+                    (_, true) => NodeState::Rendering,
+                    (_, false) => NodeState::Idle,
                 };
                 let mut view = NodeView::new(name, record, state, wall_ms());
                 view.unsettled_slices = load.unsettled_slices;

@@ -1,6 +1,8 @@
 //! The invariants, by number, checked on the history of what became visible: the scheduler's actions as they
 //! were committed, and what nodes really rendered. Every ring of tests tells its history to this one checker,
-//! which panics at the first record that breaks one.
+//! which panics at the first record that breaks one. Tests of other crates have it by the feature `history`.
+
+#![allow(clippy::expect_used, clippy::panic, clippy::missing_panics_doc)]
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -14,7 +16,7 @@ use crate::{
 
 /// What has become visible so far.
 #[derive(Debug, Default)]
-pub(crate) struct Invariants {
+pub struct Invariants {
     jobs: BTreeMap<JobId, Job>,
     nodes: BTreeMap<NodeName, Node>,
     batches: BTreeMap<BatchId, Batch>,
@@ -23,7 +25,7 @@ pub(crate) struct Invariants {
     renders: HashMap<(JobId, Slice), u32>,
     /// Whether events arrive late or overtake each other, so that the orchestrator may believe more slices
     /// begun than a node has slots, and blame its loss on all of them.
-    pub(crate) disorder: bool,
+    pub disorder: bool,
 }
 
 #[derive(Debug)]
@@ -58,7 +60,7 @@ struct Batch {
 
 impl Invariants {
     /// A submission was acknowledged.
-    pub(crate) fn submitted(&mut self, job: JobId, frames: &FrameSet) {
+    pub fn submitted(&mut self, job: JobId, frames: &FrameSet) {
         let open = || Frame { state: FrameState::Open, attempts: Attempts::default() };
         let frames = frames.iter().map(|frame| (frame, open())).collect();
         let job_record = Job { frames, state: JobState::Queued, revision: 1 };
@@ -66,16 +68,20 @@ impl Invariants {
     }
 
     /// A registration was acknowledged.
-    pub(crate) fn joined(&mut self, name: &NodeName, incarnation: Incarnation, slots: u32) {
+    pub fn joined(&mut self, name: &NodeName, incarnation: Incarnation, slots: u32) {
         if let Some(known) = self.nodes.get(name) {
             assert_eq!(known.incarnation, incarnation, "I5: node {name} was not let go first");
+            // It was silent, and is there again.
+            if let Some(node) = self.nodes.get_mut(name) {
+                node.lost = 0;
+            }
         } else {
             self.nodes.insert(name.clone(), Node { incarnation, slots, lost: 0 });
         }
     }
 
     /// The orchestrator came back on what was durable.
-    pub(crate) fn restarted(&mut self) {
+    pub fn restarted(&mut self) {
         for batch in self.batches.values_mut() {
             batch.survived_restart = true;
         }
@@ -83,7 +89,7 @@ impl Invariants {
 
     /// The scheduler decided, and it is durable.
     #[track_caller]
-    pub(crate) fn acted(&mut self, action: &Action) {
+    pub fn acted(&mut self, action: &Action) {
         match action {
             Action::StartBatch { batch, job, node, incarnation, slices } => {
                 self.batch_started(*batch, *job, node, *incarnation, slices);
@@ -95,9 +101,12 @@ impl Invariants {
                 let known = self.batches.get(batch).expect("I5: only a live batch is cancelled");
                 assert_eq!(known.node, *node, "I5: batch {batch} is cancelled where it is");
             }
-            Action::FinishSlice { job, slice, node, attempts, rendered, revision } => {
+            Action::FinishSlice { job, slice, node, batch, attempts, rendered, revision } => {
                 assert!(!rendered.outputs.is_empty(), "I2: a finished slice has an output");
-                self.leave_batch(*job, *slice, node, None);
+                match batch {
+                    Some(batch) => self.finish_in_batch(*batch, *job, *slice, node),
+                    None => self.adopt(*job, *slice),
+                }
                 self.change(*job, *slice, FrameState::Finished, attempts, None, *revision);
             }
             Action::ReopenSlice { job, slice, node, attempts, failure, revision } => {
@@ -105,7 +114,7 @@ impl Invariants {
                 self.change(*job, *slice, FrameState::Open, attempts, failure.as_ref(), *revision);
             }
             Action::RetrySlice { job, slice, attempts, revision } => {
-                self.change(*job, *slice, FrameState::Open, attempts, None, *revision);
+                self.retry(*job, *slice, attempts, *revision);
             }
             Action::FailSlice { job, slice, node, attempts, failure, revision } => {
                 self.leave_batch(*job, *slice, node, Some(failure));
@@ -175,6 +184,49 @@ impl Invariants {
         assert_eq!(open.len(), slices.len(), "I7: a batch names a slice once");
         let batch = Batch { job: job_id, node: node.clone(), open, survived_restart: false };
         self.batches.insert(id, batch);
+    }
+
+    /// What a batch finishes it must hold: a batch that has ended changes nothing.
+    #[track_caller]
+    fn finish_in_batch(&mut self, id: BatchId, job: JobId, slice: Slice, node: &NodeName) {
+        let batch = self.batches.get_mut(&id);
+        let batch = batch
+            .unwrap_or_else(|| panic!("I5: {slice:?} was finished in batch {id}, which is over"));
+        assert_eq!((batch.job, &batch.node), (job, node), "I5: batch {id} is where it is");
+        assert!(
+            batch.open.remove(&slice),
+            "I5: {slice:?} was finished in batch {id}, which has lost it"
+        );
+    }
+
+    /// Wherever an adopted slice is, it is there no longer.
+    fn adopt(&mut self, job: JobId, slice: Slice) {
+        for batch in self.batches.values_mut().filter(|batch| batch.job == job) {
+            batch.open.remove(&slice);
+        }
+    }
+
+    /// The one way out of a final state: a failed slice is open again, and so is its job.
+    #[track_caller]
+    fn retry(&mut self, id: JobId, slice: Slice, attempts: &Attempts, revision: Revision) {
+        let job = self.jobs.get_mut(&id).expect("I4: jobs are durable before their frames");
+        assert!(
+            !matches!(job.state, JobState::Cancelled | JobState::Finished),
+            "I8: job {id} is over, and {slice:?} of it is tried again"
+        );
+        assert!(revision > job.revision, "I9: every change has a revision of its own");
+        job.revision = revision;
+        job.state = JobState::Rendering;
+        let frame = job.frames.get_mut(&slice.frame).expect("I3: only frames asked for");
+        assert_eq!(frame.state, FrameState::Failed, "I8: only what failed is tried again");
+        assert_eq!(attempts.total(), 0, "I13: {slice:?} begins anew");
+        assert!(attempts.failed_on.is_empty(), "I13: {slice:?} begins anew");
+        let latest = attempts.latest_batch;
+        assert!(latest >= frame.attempts.latest_batch, "I6: {slice:?} has left {latest:?} before");
+        let held = self.batches.iter().find(|(_, b)| b.job == id && b.open.contains(&slice));
+        assert!(held.is_none(), "I7: {slice:?} failed, and is in batch {held:?}");
+        frame.attempts = attempts.clone();
+        frame.state = FrameState::Open;
     }
 
     /// What changes a slice must come from the batch that holds it.
@@ -279,40 +331,40 @@ impl Invariants {
 
     /// A node's renderer began a slice.
     #[track_caller]
-    pub(crate) fn render_began(&mut self, job: JobId, slice: Slice, batch: BatchId) {
+    pub fn render_began(&mut self, job: JobId, slice: Slice, batch: BatchId) {
         let other = self.rendering.insert((job, slice), batch);
         assert_eq!(other, None, "I7: {slice:?} of job {job} is rendered twice at once, in {batch}");
         *self.renders.entry((job, slice)).or_default() += 1;
     }
 
     /// A node's renderer is through with a slice, or dead.
-    pub(crate) fn render_ended(&mut self, job: JobId, slice: Slice) {
+    pub fn render_ended(&mut self, job: JobId, slice: Slice) {
         self.rendering.remove(&(job, slice));
     }
 
     /// How often a slice was begun.
-    pub(crate) fn renders(&self, job: JobId, slice: Slice) -> u32 {
+    pub fn renders(&self, job: JobId, slice: Slice) -> u32 {
         self.renders.get(&(job, slice)).copied().unwrap_or_default()
     }
 
     /// How a job stands.
-    pub(crate) fn state(&self, job: JobId) -> JobState {
+    pub fn state(&self, job: JobId) -> JobState {
         self.jobs[&job].state
     }
 
     /// Frames of a job in that state.
-    pub(crate) fn frames(&self, job: JobId, state: FrameState) -> Vec<i32> {
+    pub fn frames(&self, job: JobId, state: FrameState) -> Vec<i32> {
         let frames = self.jobs[&job].frames.iter();
         frames.filter(|(_, frame)| frame.state == state).map(|(number, _)| *number).collect()
     }
 
     /// Whether every job is over.
-    pub(crate) fn all_over(&self) -> bool {
+    pub fn all_over(&self) -> bool {
         self.jobs.values().all(|job| job.state.is_final())
     }
 
     /// Faults have ended, and time enough has passed.
-    pub(crate) fn assert_all_over(&self) {
+    pub fn assert_all_over(&self) {
         let open: Vec<_> =
             self.jobs.iter().filter(|(_, job)| !job.state.is_final()).map(|(id, _)| id).collect();
         assert!(open.is_empty(), "I20: jobs {open:?} do not end");

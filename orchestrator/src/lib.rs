@@ -12,8 +12,8 @@ mod feed;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
-#[cfg(test)]
-mod invariants;
+#[cfg(any(test, feature = "history"))]
+pub mod invariants;
 mod movie;
 mod previews;
 pub mod scheduler;

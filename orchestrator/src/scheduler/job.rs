@@ -3,8 +3,10 @@
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
+    time::Duration,
 };
 
+use super::RestoredJob;
 use crate::domain::{
     Attempts, BatchId, FailureReason, FrameCounts, FrameCursor, FrameSet, JobId, JobState,
     NodeName, Requirements, Revision, Slice,
@@ -19,6 +21,11 @@ const NODE_LOSSES: u32 = 3;
 /// Troubles in a row after which a job yields to all others until something of it finishes.
 const TROUBLES_BORNE: u32 = 3;
 
+/// How much longer than the silence that a job bears the orchestrator waits: renderers take a moment to die,
+const SILENCE_MARGIN_MIN: Duration = Duration::from_secs(2);
+/// and two clocks may each run a hundredth wrong: a fiftieth of a silence that may last a day.
+const SILENCE_MARGIN_PART: u32 = 50;
+
 /// A job's place in the queue; lower ones are served first.
 pub(super) type Place = (bool, Reverse<i32>, JobId);
 
@@ -27,6 +34,8 @@ pub(super) type Place = (bool, Reverse<i32>, JobId);
 pub(super) struct Job {
     pub(super) requirements: Requirements,
     pub(super) priority: i32,
+    /// How long after hearing from a node its slices may be given away.
+    pub(super) patience: Duration,
     pub(super) state: JobState,
     pub(super) counts: FrameCounts,
     pub(super) revision: Revision,
@@ -34,6 +43,8 @@ pub(super) struct Job {
     pub(super) batches: BTreeSet<BatchId>,
     /// Batches refused and slices failed around the renderer since one last finished.
     pub(super) troubles_in_a_row: u32,
+    /// Nodes that failed slices of it by the renderer's fault since one last finished.
+    pub(super) failed_on: BTreeSet<NodeName>,
     /// Seconds a slice takes, as a moving average; unknown before the first has finished.
     pub(super) mean_seconds: Option<f64>,
     frames: FrameSet,
@@ -80,15 +91,22 @@ pub(super) enum Verdict {
 }
 
 impl Job {
-    pub(super) fn new(frames: FrameSet, requirements: Requirements, priority: i32) -> Self {
+    pub(super) fn new(
+        frames: FrameSet,
+        requirements: Requirements,
+        priority: i32,
+        patience: Duration,
+    ) -> Self {
         Self {
             requirements,
             priority,
+            patience,
             state: JobState::Queued,
             counts: FrameCounts { open: frames.len(), ..FrameCounts::default() },
             revision: 1,
             batches: BTreeSet::new(),
             troubles_in_a_row: 0,
+            failed_on: BTreeSet::new(),
             mean_seconds: None,
             cursor: frames.cursor(),
             passed_over: HashSet::new(),
@@ -100,10 +118,19 @@ impl Job {
         }
     }
 
-    /// Takes up a job where a former life of the orchestrator left it.
-    pub(super) fn restore(&mut self, settled: impl IntoIterator<Item = i32>) {
-        self.passed_over.extend(settled);
-        self.ahead = self.counts.open;
+    /// A job where a former life of the orchestrator left it, or where it ended.
+    pub(super) fn restored(restored: RestoredJob, lease: Duration) -> Self {
+        let RestoredJob { frames, requirements, priority, node_silence, .. } = restored;
+        let new = Self::new(frames, requirements, priority, patience(node_silence, lease));
+        Self {
+            state: restored.state,
+            counts: restored.counts,
+            revision: restored.revision,
+            passed_over: restored.settled.into_iter().collect(),
+            ahead: restored.counts.open,
+            attempts: restored.attempts.into_iter().collect(),
+            ..new
+        }
     }
 
     /// A former life had this frame with a node: it is not to be given out until that is settled. Returns
@@ -113,10 +140,6 @@ impl Job {
         let holds = left < Some(batch) && self.passed_over.insert(slice.frame);
         self.ahead -= u64::from(holds);
         holds
-    }
-
-    pub(super) fn restore_attempts(&mut self, slice: Slice, attempts: Attempts) {
-        self.attempts.insert(slice, attempts);
     }
 
     /// Last step of taking a job up: what waits and was tried before is returned.
@@ -210,6 +233,46 @@ impl Job {
         self.returned_len += 1;
     }
 
+    /// Whether the slice waits: the cursor has yet to give it, or it was put back.
+    fn is_waiting(&self, slice: Slice) -> bool {
+        self.is_ahead(slice) || self.returned.values().any(|returned| returned.contains(&slice))
+    }
+
+    fn is_ahead(&self, slice: Slice) -> bool {
+        slice == Slice::whole(slice.frame)
+            && self.cursor.is_before(&self.frames, slice.frame)
+            && !self.passed_over.contains(&slice.frame)
+    }
+
+    /// Takes a slice from where it waits; returns false when it does not.
+    pub(super) fn remove_waiting(&mut self, slice: Slice) -> bool {
+        if self.is_ahead(slice) {
+            self.passed_over.insert(slice.frame);
+            self.ahead -= 1;
+            return true;
+        }
+        let before = self.returned_len;
+        self.returned.retain(|_, returned| {
+            returned.retain(|returned| *returned != slice);
+            !returned.is_empty()
+        });
+        self.returned_len = self.returned.values().map(|returned| returned.len() as u64).sum();
+        self.returned_len < before
+    }
+
+    /// Opens a slice that was given up again; returns false when it is open, or none of the job's.
+    pub(super) fn reopen(&mut self, slice: Slice, attempts: &Attempts) -> bool {
+        let is_failed =
+            self.counts.failed > 0 && self.frames.contains(slice.frame) && !self.is_waiting(slice);
+        if is_failed {
+            self.attempts.insert(slice, attempts.clone());
+            self.counts.failed -= 1;
+            self.counts.open += 1;
+            self.put_back(slice);
+        }
+        is_failed
+    }
+
     /// Records a failed try and decides. The slice is put back when it is to be tried again.
     pub(super) fn record_failure(
         &mut self,
@@ -296,6 +359,12 @@ impl Job {
             .count() as u64;
         assert_eq!(ahead, self.ahead, "what is ahead is counted");
     }
+}
+
+/// How long after hearing from a node slices may be given away of a job that bears such a silence.
+pub(super) fn patience(node_silence: Duration, lease: Duration) -> Duration {
+    let margin = SILENCE_MARGIN_MIN.max(node_silence / SILENCE_MARGIN_PART);
+    lease.max(node_silence.saturating_add(margin))
 }
 
 fn must_be_alone(attempts: &Attempts) -> bool {

@@ -1,7 +1,11 @@
-//! A live node: its lease, and whether it has room.
+//! A live node: when it was last heard of, and whether it has room.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
+use super::trust::Trust;
 use crate::domain::{BatchId, Incarnation, NodeDescription, Now};
 
 /// First pause of a node whose tries fail for reasons around the renderer; doubles with each further one.
@@ -13,34 +17,46 @@ const PAUSE_MAX: Duration = Duration::from_secs(60);
 pub(super) struct Node {
     pub(super) incarnation: Incarnation,
     pub(super) description: NodeDescription,
-    pub(super) lease_until: Now,
+    pub(super) heard: Now,
+    /// Whether its lease has ended. It has batches then whose jobs bear more, or it would be lost.
+    pub(super) silent: bool,
+    /// Whether it is not listened to any more, until it is certain that it has stopped.
+    pub(super) evicted: bool,
+    pub(super) draining: bool,
     pub(super) paused_until: Option<Now>,
     troubles_in_a_row: u32,
+    pub(super) trust: Trust,
     /// Batches it was sent and has not ended: rendering or waiting on the node.
     pub(super) batches: BTreeSet<BatchId>,
+    /// Those of them that it was told to end, and when that must have happened.
+    pub(super) cancels: BTreeMap<BatchId, Now>,
     /// Whether its one batch must stay the only one.
     pub(super) alone: bool,
     /// Slices of those batches that are not settled.
     pub(super) unsettled: usize,
     pub(super) finished: u64,
+    /// When the scheduler looks at it next, at the latest.
+    pub(super) alarm: Now,
 }
 
 impl Node {
-    pub(super) fn new(
-        incarnation: Incarnation,
-        description: NodeDescription,
-        lease_until: Now,
-    ) -> Self {
+    pub(super) fn new(incarnation: Incarnation, description: NodeDescription, heard: Now) -> Self {
         Self {
             incarnation,
             description,
-            lease_until,
+            heard,
+            silent: false,
+            evicted: false,
+            draining: false,
             paused_until: None,
             troubles_in_a_row: 0,
+            trust: Trust::default(),
             batches: BTreeSet::new(),
+            cancels: BTreeMap::new(),
             alone: false,
             unsettled: 0,
             finished: 0,
+            alarm: Now::MAX,
         }
     }
 
@@ -49,7 +65,21 @@ impl Node {
     }
 
     fn may_be_sent_more(&self) -> bool {
-        self.paused_until.is_none() && !self.alone
+        !self.silent
+            && !self.evicted
+            && !self.draining
+            && self.paused_until.is_none()
+            && !self.alone
+            && !(self.trust.is_limited() && !self.batches.is_empty())
+    }
+
+    /// Whether it counts as one that could render what others cannot.
+    pub(super) fn is_available(&self) -> bool {
+        !self.silent
+            && !self.evicted
+            && !self.draining
+            && self.paused_until.is_none()
+            && self.trust.quarantined_until().is_none()
     }
 
     /// Whether a slot is free.
@@ -70,15 +100,14 @@ impl Node {
     }
 
     /// Pauses it, longer each time until something goes well.
-    pub(super) fn pause(&mut self, now: Now) -> Now {
+    pub(super) fn pause(&mut self, now: Now) {
         let pause = PAUSE_MIN.saturating_mul(1 << self.troubles_in_a_row.min(16)).min(PAUSE_MAX);
         self.troubles_in_a_row += 1;
-        let until = now + pause;
-        self.paused_until = Some(until);
-        until
+        self.paused_until = Some(now + pause);
     }
 
     pub(super) fn did_well(&mut self) {
         self.troubles_in_a_row = 0;
+        self.trust.record_success();
     }
 }

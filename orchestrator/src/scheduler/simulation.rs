@@ -81,6 +81,8 @@ struct Plan {
     frames: FrameSet,
     requirements: Requirements,
     priority: i32,
+    /// How long its nodes may be silent.
+    node_silence: Duration,
     /// Median seconds of a frame, and how far they spread (0: not at all).
     seconds: f64,
     spread: f64,
@@ -251,11 +253,11 @@ impl World {
             return self.plan(Duration::from_secs(1), Happening::Submit(plan));
         }
         let job = JobId(self.plans.len() as u64 + 1);
-        let Plan { frames, requirements, priority, .. } = plan.clone();
+        let Plan { frames, requirements, priority, node_silence, .. } = plan.clone();
         self.plans.insert(job, plan);
         self.invariants.submitted(job, &frames);
-        self.durable.submit(job, frames.clone(), requirements.clone(), priority);
-        self.decide(Event::JobSubmitted { job, frames, requirements, priority });
+        self.durable.submit(job, frames.clone(), requirements.clone(), priority, node_silence);
+        self.decide(Event::JobSubmitted { job, frames, requirements, priority, node_silence });
     }
 
     fn decide(&mut self, event: Event) {
@@ -375,7 +377,7 @@ impl World {
             }
             Message::Heartbeat { machine, incarnation, sent, holds } => {
                 let node = self.machines[machine].name.clone();
-                if scheduler.incarnation(&node) == Some(incarnation) {
+                if scheduler.is_listened_to(&node, incarnation) {
                     self.decide(Event::LeaseRenewed { node, incarnation });
                 }
                 self.answer(machine, incarnation, sent, holds, BatchId(0));

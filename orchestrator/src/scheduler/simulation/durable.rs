@@ -1,6 +1,9 @@
 //! What survives the simulated orchestrator.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use crate::{
     domain::{
@@ -14,7 +17,7 @@ use crate::{
 pub(super) struct Durable {
     jobs: BTreeMap<JobId, Job>,
     nodes: BTreeMap<NodeName, (Incarnation, NodeDescription)>,
-    batches: BTreeMap<BatchId, (JobId, NodeName, BTreeSet<Slice>)>,
+    batches: BTreeMap<BatchId, (JobId, NodeName, Vec<Slice>)>,
     last_batch: Option<BatchId>,
 }
 
@@ -22,6 +25,7 @@ struct Job {
     frames: FrameSet,
     requirements: Requirements,
     priority: i32,
+    node_silence: Duration,
     state: JobState,
     counts: FrameCounts,
     revision: Revision,
@@ -36,12 +40,14 @@ impl Durable {
         frames: FrameSet,
         requirements: Requirements,
         priority: i32,
+        node_silence: Duration,
     ) {
         let record = Job {
             counts: FrameCounts { open: frames.len(), ..FrameCounts::default() },
             frames,
             requirements,
             priority,
+            node_silence,
             state: JobState::Queued,
             revision: 1,
             settled: BTreeSet::new(),
@@ -67,8 +73,7 @@ impl Durable {
     pub(super) fn commit(&mut self, action: &Action) {
         match action {
             Action::StartBatch { batch, job, node, slices, .. } => {
-                let slices = slices.iter().copied().collect();
-                self.batches.insert(*batch, (*job, node.clone(), slices));
+                self.batches.insert(*batch, (*job, node.clone(), slices.clone()));
                 self.last_batch = Some(*batch);
             }
             Action::EndBatch { batch, .. } => {
@@ -100,19 +105,26 @@ impl Durable {
         self.jobs.get_mut(&job).unwrap()
     }
 
-    pub(super) fn restore(&self) -> (Vec<RestoredJob>, Vec<RestoredNode>, Vec<RestoredBatch>) {
-        let open = self.jobs.iter().filter(|(_, job)| !job.state.is_final());
-        let jobs = open.map(|(id, job)| RestoredJob {
-            job: *id,
+    /// A job as it is written.
+    pub(super) fn restore_job(&self, id: JobId) -> RestoredJob {
+        let job = &self.jobs[&id];
+        RestoredJob {
+            job: id,
             frames: job.frames.clone(),
             requirements: job.requirements.clone(),
             priority: job.priority,
+            node_silence: job.node_silence,
             state: job.state,
             counts: job.counts,
             revision: job.revision,
             settled: job.settled.iter().copied().collect(),
             attempts: job.attempts.iter().map(|(slice, a)| (*slice, a.clone())).collect(),
-        });
+        }
+    }
+
+    pub(super) fn restore(&self) -> (Vec<RestoredJob>, Vec<RestoredNode>, Vec<RestoredBatch>) {
+        let open = self.jobs.iter().filter(|(_, job)| !job.state.is_final());
+        let jobs = open.map(|(id, _)| self.restore_job(*id));
         let nodes = self.nodes.iter().map(|(node, (incarnation, description))| RestoredNode {
             node: node.clone(),
             incarnation: *incarnation,

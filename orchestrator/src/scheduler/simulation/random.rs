@@ -75,6 +75,7 @@ impl World {
             frames,
             requirements: Requirements { blender, tags, ..Requirements::of_file(file_version) },
             priority: self.dice.i32(-1..=1),
+            node_silence: Duration::from_secs(self.pick(&[0, 0, 20, 45, 120])),
             seconds: self.pick(&[0.02, 0.3, 2.0]),
             spread: self.pick(&[0.0, 0.5, 1.2]),
         }
@@ -174,7 +175,9 @@ fn run(seed: u64) {
     let poison = BTreeSet::new();
     let (seconds, spread) = (1.0, 0.1);
     let before = world.now;
-    world.submit(Plan { frames, requirements, priority: 0, seconds, spread, poison });
+    let node_silence = Duration::ZERO;
+    let priority = 0;
+    world.submit(Plan { frames, requirements, priority, node_silence, seconds, spread, poison });
     world.run_until_all_over();
     assert!(world.now - before < Duration::from_secs(120), "I20: well nodes are used");
 }

@@ -17,6 +17,7 @@ struct Cluster {
     slots: u32,
     seconds: f64,
     priority: i32,
+    node_silence: Duration,
     poison: BTreeSet<i32>,
     requirements: Requirements,
 }
@@ -29,6 +30,7 @@ impl Cluster {
             slots: 1,
             seconds: 1.0,
             priority: 0,
+            node_silence: Duration::ZERO,
             poison: BTreeSet::new(),
             requirements,
         }
@@ -81,6 +83,7 @@ impl Cluster {
             frames: frames(range),
             requirements: self.requirements.clone(),
             priority: self.priority,
+            node_silence: self.node_silence,
             seconds: self.seconds,
             spread: 0.0,
             poison: self.poison.clone(),
@@ -495,6 +498,7 @@ fn the_makespan_of_a_heavy_tailed_job_is_near_its_lower_bound() {
             frames: frames(1..=100 * nodes),
             requirements: cluster.requirements.clone(),
             priority: 0,
+            node_silence: Duration::ZERO,
             seconds: 1.0,
             spread: 0.8,
             poison: BTreeSet::new(),
@@ -528,7 +532,13 @@ fn by_hand() -> (crate::scheduler::Scheduler, crate::domain::NodeName) {
 
 fn submitted(job: u64) -> Event {
     let requirements = Requirements::of_file("3.4".parse().unwrap());
-    Event::JobSubmitted { job: JobId(job), frames: frames(1..=9), requirements, priority: 0 }
+    Event::JobSubmitted {
+        job: JobId(job),
+        frames: frames(1..=9),
+        requirements,
+        priority: 0,
+        node_silence: Duration::ZERO,
+    }
 }
 
 fn started(actions: &[Action]) -> Option<(crate::domain::BatchId, JobId)> {

@@ -1,0 +1,251 @@
+//! Nodes come, go, fall silent, and are given up.
+//!
+//! A node's lease is renewed by each word of it. When it ends, the node is silent: it gets nothing new, and
+//! loses its batches one by one, each when the job that it belongs to bears the silence no longer. Without a
+//! batch left it is lost. A node that was silent registers again, so that whatever was sent to it before is
+//! void.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use super::{Action, Loss, Node, Scheduler};
+use crate::domain::{BatchId, Incarnation, NodeDescription, NodeName, Now};
+
+/// How long a node that is heard of may take to say that a batch has ended which it was told to end: a
+/// renderer dies within seconds, and a link that broke is back within a lease.
+const CANCEL_PATIENCE: Duration = Duration::from_secs(60);
+
+impl Scheduler {
+    pub(super) fn insert_node(&mut self, name: NodeName, node: Node) {
+        self.slots += node.slots();
+        self.nodes.insert(name.clone(), node);
+        self.watch(&name);
+    }
+
+    fn is_registered(&self, node: &str, incarnation: Incarnation) -> bool {
+        self.incarnation(node) == Some(incarnation)
+    }
+
+    /// A new incarnation proves the old one dead: its work is free at once.
+    pub(super) fn register(
+        &mut self,
+        now: Now,
+        name: NodeName,
+        incarnation: Incarnation,
+        description: NodeDescription,
+        actions: &mut Vec<Action>,
+    ) -> BTreeSet<NodeName> {
+        match self.nodes.get(&name).map(|node| (node.incarnation, node.evicted)) {
+            Some((known, _)) if known > incarnation => return self.ignore(),
+            Some((known, true)) if known == incarnation => return self.ignore(),
+            Some((known, false)) if known == incarnation => {
+                self.hear(now, &name, actions);
+                let mut looked_at = self.roomy.clone();
+                looked_at.insert(name);
+                return looked_at;
+            }
+            Some(_) => self.remove_node(&name, Loss::Died, actions),
+            None => {}
+        }
+        let mut looked_at = self.roomy.clone();
+        looked_at.insert(name.clone());
+        self.insert_node(name.clone(), Node::new(incarnation, description, now));
+        actions.push(Action::NodeChanged { node: name });
+        looked_at
+    }
+
+    pub(super) fn renew(&mut self, now: Now, name: &NodeName, incarnation: Incarnation) {
+        match self.nodes.get_mut(name) {
+            Some(node) if node.incarnation == incarnation && !node.silent && !node.evicted => {
+                node.heard = node.heard.max(now);
+                self.watch(name);
+            }
+            _ => self.ignored_events += 1,
+        }
+    }
+
+    /// A node that may have been silent is there.
+    fn hear(&mut self, now: Now, name: &NodeName, actions: &mut Vec<Action>) {
+        let Some(node) = self.nodes.get_mut(name) else { return };
+        node.heard = now;
+        if std::mem::take(&mut node.silent) {
+            // It could not be told meanwhile.
+            node.cancels.values_mut().for_each(|until| *until = now + CANCEL_PATIENCE);
+            actions.push(Action::NodeChanged { node: name.clone() });
+        }
+        self.watch(name);
+    }
+
+    /// Nobody could be heard until now: no silence before proves anything.
+    pub(super) fn prolong(&mut self, now: Now) {
+        let names: Vec<_> = self.nodes.keys().cloned().collect();
+        for name in names {
+            if let Some(node) = self.nodes.get_mut(&name)
+                && !node.evicted
+            {
+                node.heard = now;
+                self.watch(&name);
+            }
+        }
+    }
+
+    pub(super) fn drain(
+        &mut self,
+        name: &NodeName,
+        incarnation: Incarnation,
+        actions: &mut Vec<Action>,
+    ) -> BTreeSet<NodeName> {
+        match self.nodes.get_mut(name) {
+            Some(node) if node.incarnation == incarnation => {
+                if !std::mem::replace(&mut node.draining, true) {
+                    actions.push(Action::NodeChanged { node: name.clone() });
+                }
+                self.others_of(name)
+            }
+            _ => self.ignore(),
+        }
+    }
+
+    pub(super) fn leave(
+        &mut self,
+        name: &NodeName,
+        incarnation: Incarnation,
+        actions: &mut Vec<Action>,
+    ) -> BTreeSet<NodeName> {
+        if !self.is_registered(name, incarnation) {
+            return self.ignore();
+        }
+        self.remove_node(name, Loss::SaidGoodbye, actions);
+        self.roomy.clone()
+    }
+
+    fn remove_node(&mut self, name: &NodeName, loss: Loss, actions: &mut Vec<Action>) {
+        let Some(node) = self.nodes.remove(name) else { return };
+        self.slots -= node.slots();
+        self.alarms.remove(&(node.alarm, name.clone()));
+        self.roomy.remove(name);
+        for batch in node.batches {
+            self.lose_batch(batch, loss, actions);
+        }
+        let said_goodbye = loss == Loss::SaidGoodbye;
+        actions.push(Action::NodeGone { node: name.clone(), said_goodbye });
+    }
+
+    /// Those that may get what this node cannot: it takes no more itself.
+    fn others_of(&mut self, name: &NodeName) -> BTreeSet<NodeName> {
+        self.roomy.remove(name);
+        self.roomy.clone()
+    }
+
+    pub(super) fn pause(&mut self, now: Now, name: &NodeName) {
+        // Troubles during a pause are of one piece with what it was paused for.
+        if let Some(node) = self.nodes.get_mut(name)
+            && node.paused_until.is_none()
+        {
+            node.pause(now);
+            self.roomy.remove(name);
+            self.watch(name);
+        }
+    }
+
+    /// Tells a node to end a batch, and sees to it that it does.
+    pub(super) fn cancel_batch(&mut self, now: Now, id: BatchId, actions: &mut Vec<Action>) {
+        let Some(batch) = self.batches.get_mut(&id) else { return };
+        if std::mem::replace(&mut batch.cancelled, true) {
+            return;
+        }
+        let name = batch.node.clone();
+        if let Some(node) = self.nodes.get_mut(&name) {
+            node.cancels.insert(id, now + CANCEL_PATIENCE);
+        }
+        actions.push(Action::CancelBatch { batch: id, node: name.clone() });
+        self.watch(&name);
+    }
+
+    /// Sees to it that a node is looked at when something of it is due.
+    pub(super) fn watch(&mut self, name: &NodeName) {
+        let Some(node) = self.nodes.get(name) else { return };
+        let silence = self.silence_borne(node).unwrap_or(self.lease);
+        let heard = if node.silent { silence } else { self.lease };
+        let cancels = node.cancels.values().min().copied();
+        let cancels = cancels.filter(|_| !node.silent && !node.evicted);
+        let pauses = [node.paused_until, node.trust.quarantined_until(), cancels];
+        let alarm = pauses.into_iter().flatten().fold(node.heard.saturating_add(heard), Now::min);
+        if let Some(node) = self.nodes.get_mut(name) {
+            self.alarms.remove(&(node.alarm, name.clone()));
+            node.alarm = alarm;
+            self.alarms.insert((alarm, name.clone()));
+        }
+    }
+
+    /// How long the most impatient of a node's batches waits for a silent one; `None` without batches.
+    pub(super) fn silence_borne(&self, node: &Node) -> Option<Duration> {
+        let batches = node.batches.iter().filter_map(|id| self.batches.get(id));
+        batches.map(|batch| batch.patience(self.lease)).min()
+    }
+
+    pub(super) fn pass_time(&mut self, now: Now, actions: &mut Vec<Action>) -> BTreeSet<NodeName> {
+        let mut due = Vec::new();
+        while let Some((at, name)) = self.alarms.first().cloned().filter(|(at, _)| *at <= now) {
+            self.alarms.remove(&(at, name.clone()));
+            due.push(name);
+        }
+        if due.is_empty() {
+            return BTreeSet::new();
+        }
+        let mut looked_at = BTreeSet::new();
+        for name in due {
+            if self.look_after(now, &name, actions) {
+                looked_at.insert(name.clone());
+            }
+            self.watch(&name);
+        }
+        // Who could render a slice instead of the nodes that failed it has changed.
+        looked_at.extend(self.roomy.iter().cloned());
+        looked_at
+    }
+
+    /// Does what is due for a node; returns whether it may take work again.
+    fn look_after(&mut self, now: Now, name: &NodeName, actions: &mut Vec<Action>) -> bool {
+        let is_due = |until: Option<Now>| until.is_some_and(|until| until <= now);
+        let Some(node) = self.nodes.get_mut(name) else { return false };
+        let mut freed = false;
+        if is_due(node.paused_until) {
+            node.paused_until = None;
+            freed = true;
+        }
+        if is_due(node.trust.quarantined_until()) {
+            node.trust.begin_probation();
+            freed = true;
+        }
+        let over = !node.silent && node.heard.saturating_add(self.lease) <= now;
+        let defies = !over && !node.silent && is_due(node.cancels.values().min().copied());
+        let evicted = defies && !std::mem::replace(&mut node.evicted, true);
+        node.silent |= over;
+        if freed || over || evicted {
+            actions.push(Action::NodeChanged { node: name.clone() });
+        }
+        if evicted || over {
+            self.roomy.remove(name);
+        }
+        self.lose_by_silence(now, name, actions);
+        freed
+    }
+
+    /// Takes from a silent node what bears its silence no longer, and gives it up when nothing is left.
+    fn lose_by_silence(&mut self, now: Now, name: &NodeName, actions: &mut Vec<Action>) {
+        let Some(node) = self.nodes.get(name).filter(|node| node.silent) else { return };
+        let loss = if node.evicted { Loss::Evicted } else { Loss::Died };
+        let is_over = |id: &&BatchId| {
+            self.batches
+                .get(id)
+                .is_none_or(|batch| node.heard.saturating_add(batch.patience(self.lease)) <= now)
+        };
+        let over: Vec<BatchId> = node.batches.iter().filter(is_over).copied().collect();
+        if over.len() == node.batches.len() {
+            return self.remove_node(name, loss, actions);
+        }
+        for batch in over {
+            self.lose_batch(batch, loss, actions);
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! Going on where a former life of the orchestrator stopped.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use super::{Action, Batch, Job, Node, Scheduler};
+use crate::domain::{
+    Attempts, BatchId, Epoch, FrameCounts, FrameSet, Incarnation, JobId, JobState, NodeDescription,
+    NodeName, Now, Requirements, Revision, Slice,
+};
+
+/// A job as a former life left it.
+#[derive(Debug, Clone)]
+pub struct RestoredJob {
+    /// The job.
+    pub job: JobId,
+    /// All its frames.
+    pub frames: FrameSet,
+    /// What it asks of a node.
+    pub requirements: Requirements,
+    /// Higher goes first.
+    pub priority: i32,
+    /// How long a node may be silent before the job's slices on it are given away; zero: the lease.
+    pub node_silence: Duration,
+    /// Where it stood.
+    pub state: JobState,
+    /// How its frames stood.
+    pub counts: FrameCounts,
+    /// Its latest change.
+    pub revision: Revision,
+    /// Frames that are finished or failed.
+    pub settled: Vec<i32>,
+    /// Open slices with tries behind them.
+    pub attempts: Vec<(Slice, Attempts)>,
+}
+
+/// A node as a former life knew it.
+#[derive(Debug)]
+pub struct RestoredNode {
+    /// The node.
+    pub node: NodeName,
+    /// Its life.
+    pub incarnation: Incarnation,
+    /// What it is and has.
+    pub description: NodeDescription,
+}
+
+/// A batch that was live in a former life.
+#[derive(Debug)]
+pub struct RestoredBatch {
+    /// The batch.
+    pub batch: BatchId,
+    /// Whose slices.
+    pub job: JobId,
+    /// Where it is.
+    pub node: NodeName,
+    /// Slices of it that are not finished and not given up, in the order of the batch; those that failed in it
+    /// may be among them.
+    pub slices: Vec<Slice>,
+}
+
+impl Scheduler {
+    /// A scheduler of a new epoch that goes on where a former one stopped. Nodes have a whole lease to be
+    /// heard of. The actions are those of a first look at the work, and cancels for batches of jobs that
+    /// are over.
+    #[must_use]
+    pub fn restore(
+        epoch: Epoch,
+        lease: Duration,
+        jobs: Vec<RestoredJob>,
+        nodes: Vec<RestoredNode>,
+        batches: Vec<RestoredBatch>,
+    ) -> (Self, Vec<Action>) {
+        let mut this = Self::new(epoch, lease);
+        let mut actions = Vec::new();
+        for restored in jobs {
+            this.jobs.insert(restored.job, Job::restored(restored, lease));
+        }
+        for RestoredNode { node, incarnation, description } in nodes {
+            this.insert_node(node, Node::new(incarnation, description, Now::ZERO));
+        }
+        for RestoredBatch { batch, job: job_id, node, slices } in batches {
+            let Some(holder) = this.nodes.get_mut(&node) else {
+                // Its node left in the same breath: nothing of it is being rendered.
+                actions.push(Action::EndBatch { batch, node });
+                continue;
+            };
+            holder.batches.insert(batch);
+            let mut open = BTreeMap::new();
+            let mut patience = lease;
+            if let Some(job) = this.jobs.get_mut(&job_id) {
+                patience = job.patience;
+                job.batches.insert(batch);
+                for slice in slices {
+                    if job.restore_rendering(slice, batch) {
+                        holder.alone |= job.must_be_alone(slice);
+                        // A batch is drawn in order: if the node is lost, the first may have been its death.
+                        open.insert(slice, open.is_empty());
+                    }
+                }
+                holder.unsettled += open.len();
+            }
+            let is_over = open.is_empty();
+            let held = Batch { job: job_id, node: node.clone(), open, patience, cancelled: false };
+            this.batches.insert(batch, held);
+            if is_over {
+                this.cancel_batch(Now::ZERO, batch, &mut actions);
+            }
+        }
+        for name in this.nodes.keys().cloned().collect::<Vec<_>>() {
+            this.watch(&name);
+        }
+        this.jobs.values_mut().for_each(Job::restore_returned);
+        let ids: Vec<JobId> = this.jobs.keys().copied().collect();
+        for job in ids {
+            this.requeue(job);
+        }
+        this.assign(this.nodes.keys().cloned().collect(), &mut actions);
+        (this, actions)
+    }
+}
