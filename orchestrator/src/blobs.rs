@@ -20,7 +20,10 @@ use std::{
 use bytes::Bytes;
 use framecrew_blobs::Digest;
 
-pub(crate) use self::incoming::{Ended, Incoming};
+pub(crate) use self::{
+    folder::blob_path,
+    incoming::{Ended, Incoming},
+};
 use self::{
     folder::{Folder, Staged},
     incoming::Durable,

@@ -33,7 +33,9 @@ use crate::{
     },
     feed::{ActiveSlice, Feed, JobNews, NodeState, NodeView, Progress},
     movie::{self, Image},
-    scheduler::{Action, Event, RestoredBatch, RestoredJob, RestoredNode, Scheduler, Standing},
+    scheduler::{
+        Action, Event, NodeLoad, RestoredBatch, RestoredJob, RestoredNode, Scheduler, Standing,
+    },
     store::{
         BatchRecord, Group, JobRecord, LogRecord, NodeRecord, Remembered, Request, Store,
         StoreError,
@@ -895,12 +897,12 @@ impl Driver {
         for name in nodes {
             if let (Some(record), Some(load)) = (self.nodes.get(&name), self.scheduler.load(&name))
             {
-                let state = match (load.standing, load.has_work) {
-                    (Standing::Paused { .. }, _) => NodeState::Paused,
-                    (_, true) => NodeState::Rendering,
-                    (_, false) => NodeState::Idle,
-                };
+                let (state, reason, until) = standing_of(&load);
                 let mut view = NodeView::new(name, record, state, wall_ms());
+                view.state_reason = reason;
+                view.state_until_ms = until.map_or(0, |until| {
+                    wall_ms() + until.saturating_sub(self.now()).as_millis() as i64
+                });
                 view.unsettled_slices = load.unsettled_slices;
                 view.finished_slices = load.finished_slices;
                 self.feed.publish_node(view);
@@ -972,6 +974,39 @@ impl Turn {
 
 #[cfg(test)]
 mod tests;
+
+/// How a live node stands, why in a sentence, and until when.
+fn standing_of(load: &NodeLoad) -> (NodeState, String, Option<Now>) {
+    let at_work = if load.has_work { NodeState::Rendering } else { NodeState::Idle };
+    match load.standing {
+        Standing::Ready => (at_work, String::new(), None),
+        Standing::Paused { until } => {
+            let reason = "it refused work, or could not get or store files; it is tried again soon";
+            (NodeState::Paused, reason.to_owned(), Some(until))
+        }
+        Standing::Quarantined { until, tries } => {
+            let reason = format!(
+                "the last {tries} tries on it failed; it is tried again with one frame, and needs a look if \
+                 that fails too"
+            );
+            (NodeState::Quarantined, reason, Some(until))
+        }
+        Standing::Silent { until, .. } => {
+            let reason = "it has not been heard of for longer than its lease; unless it comes back, its frames \
+                 are given to others";
+            (NodeState::Silent, reason.to_owned(), Some(until))
+        }
+        Standing::Draining => {
+            let reason = "it is about to leave: it finishes what it has and gets nothing new";
+            (NodeState::Draining, reason.to_owned(), None)
+        }
+        Standing::Evicted { until } => {
+            let reason = "it did not end a batch that it was told to end, and is not listened to any more; its \
+                 frames are given to others; restart it if it does not come back by itself";
+            (NodeState::Silent, reason.to_owned(), Some(until))
+        }
+    }
+}
 
 /// The last warning that a job keeps.
 fn more_warnings() -> Warning {

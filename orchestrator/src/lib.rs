@@ -23,3 +23,7 @@ mod store;
 
 pub use serve::{Config, ServeError, serve};
 pub use service::StreamLimits;
+pub use store::{
+    backup::{Backup, BackupError, backup},
+    check::{Checked, NoStore, check},
+};

@@ -1,9 +1,15 @@
 //! The command `framecrew-orchestrator`.
 
-use std::{io::IsTerminal as _, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    io::IsTerminal as _,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
-use clap::Parser;
-use framecrew_orchestrator::{Config, serve};
+use clap::{Parser, Subcommand};
+use framecrew_orchestrator::{Backup, Checked, Config, serve};
 use tokio::net::TcpListener;
 use tonic::transport::Endpoint;
 use tonic_health::pb::{
@@ -18,6 +24,9 @@ use tracing_subscriber::EnvFilter;
 #[derive(Debug, Parser)]
 #[command(name = "framecrew-orchestrator", version, max_term_width = 100)]
 struct Args {
+    /// Without one: serves.
+    #[command(subcommand)]
+    command: Option<Command>,
     /// Address to serve on; 0.0.0.0:4000 to be reached from other machines.
     #[arg(
         long,
@@ -27,7 +36,13 @@ struct Args {
     )]
     listen: SocketAddr,
     /// Folder of the database and the blobs; made where it is not.
-    #[arg(long, env = "FRAMECREW_DATA", default_value = "framecrew-data", value_name = "DIR")]
+    #[arg(
+        long,
+        env = "FRAMECREW_DATA",
+        default_value = "framecrew-data",
+        value_name = "DIR",
+        global = true
+    )]
     data: PathBuf,
     /// Hours that uploads and frames which no job needs are kept after they were last used; 24 by default, 1 at
     /// least.
@@ -41,9 +56,45 @@ struct Args {
     health: bool,
 }
 
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Tells whether the store in --data is sound; may run beside its orchestrator.
+    ///
+    /// Looks at the database's own structure, at what its tables say of each other (counts, states, batches), and
+    /// whether every blob that a job needs is there. Changes nothing. Exits with 0 when all is well, 1 when
+    /// something is wrong, each fault in a line, and 2 when there is nothing to check.
+    #[command(
+        after_help = "When something is wrong: stop the orchestrator, keep the folder, and start it with \
+        --data on a copy made by `backup`."
+    )]
+    Check {
+        /// Reads every blob and compares its hash, too: takes as long as reading all of them.
+        #[arg(long)]
+        blobs: bool,
+    },
+    /// Copies the store in --data to the folder TO; may run beside its orchestrator.
+    ///
+    /// The copy is of one moment: the database, and the blobs that its jobs need. Run again, it brings the copy up
+    /// to date, and copies only blobs that are new; on one disk none are copied but linked.
+    #[command(
+        after_help = "To go on from a copy: stop the old orchestrator, then start one with --data TO. Jobs \
+        go on as they stood; frames finished since are drawn again; watchers begin anew. Make another copy \
+        for the next time: from then on the folder is a store."
+    )]
+    Backup {
+        /// Folder of the copy; made where it is not. Best on another disk.
+        to: PathBuf,
+    },
+}
+
 #[tokio::main]
 async fn main() -> ExitCode {
     let args = Args::parse();
+    match &args.command {
+        Some(Command::Check { blobs }) => return check(&args.data, *blobs).await,
+        Some(Command::Backup { to }) => return backup(&args.data, to).await,
+        None => {}
+    }
     if args.health {
         return if serves(args.listen).await { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
@@ -58,6 +109,52 @@ async fn main() -> ExitCode {
         Err(error) => {
             eprintln!("framecrew-orchestrator: {error:#}");
             // 2, as for wrong usage: each of these is mended by other flags.
+            ExitCode::from(2)
+        }
+    }
+}
+
+async fn check(data: &Path, hash_blobs: bool) -> ExitCode {
+    match framecrew_orchestrator::check(data, hash_blobs).await {
+        Ok(checked) if checked.is_sound() => {
+            let Checked { jobs, frames, blobs, .. } = checked;
+            let read = if hash_blobs { "read" } else { "found" };
+            println!("sound: {jobs} jobs, {frames} frames with a history, {blobs} blobs {read}");
+            ExitCode::SUCCESS
+        }
+        Ok(checked) => {
+            for fault in &checked.faults {
+                println!("{fault}");
+            }
+            let all = checked.faults.len() as u64 + checked.more_faults;
+            println!(
+                "not sound: {all} faults; keep this folder, and go on from a copy made by `backup`"
+            );
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            eprintln!("framecrew-orchestrator: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+async fn backup(data: &Path, to: &Path) -> ExitCode {
+    match framecrew_orchestrator::backup(data, to).await {
+        Ok(Backup { blobs, kept_blobs, missing_blobs }) => {
+            let to = to.display();
+            println!("copied to {to}: {blobs} blobs are new, {kept_blobs} were there");
+            if missing_blobs == 0 {
+                return ExitCode::SUCCESS;
+            }
+            eprintln!(
+                "framecrew-orchestrator: {missing_blobs} blobs are missing from the store itself; \
+                 `framecrew-orchestrator check` names them"
+            );
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            eprintln!("framecrew-orchestrator: {error}");
             ExitCode::from(2)
         }
     }

@@ -21,7 +21,7 @@ use crate::{
     service::{
         StreamLimits, blob_store, connections, orchestrator::OrchestratorService, places::Places,
     },
-    store::{Store, sqlite::SqliteStore},
+    store::{Store, StoreError, sqlite::SqliteStore},
 };
 
 /// A node's lease: long enough for a link that flaps, short enough that a lost node's frames do not wait long.
@@ -109,10 +109,8 @@ pub async fn serve(
 ) -> Result<(), ServeError> {
     let Config { data, blob_age, blob_bytes, lease, streams: limits, disk_reserve_bytes } = config;
     let data_error = |source| ServeError::Data { path: data.clone(), source };
-    let store_error = |error: crate::store::StoreError| ServeError::Store {
-        path: data.clone(),
-        reason: error.to_string(),
-    };
+    let store_error =
+        |error: StoreError| ServeError::Store { path: data.clone(), reason: error.to_string() };
     std::fs::create_dir_all(&data).map_err(data_error)?;
     // Held until this function returns: two orchestrators on one store would both give work away.
     let lock = File::create(data.join("lock")).map_err(data_error)?;
@@ -123,7 +121,11 @@ pub async fn serve(
     }
     let (store, identity) =
         SqliteStore::open(&data.join("framecrew.db")).await.map_err(store_error)?;
-    let store: Arc<dyn Store> = Arc::new(store);
+    let store = Arc::new(store);
+    let checked = store.clone();
+    let mut checking =
+        AbortOnDropHandle::new(tokio::spawn(async move { checked.quick_check().await }));
+    let store: Arc<dyn Store> = store;
     let blobs = Blobs::open(&data.join("blobs"), disk_reserve_bytes).map_err(|error| {
         ServeError::Data { path: data.clone(), source: io::Error::other(error) }
     })?;
@@ -179,8 +181,16 @@ pub async fn serve(
         }
         stopping.cancel();
     });
+    // Reads all of the database, so it does not stand between a restart and its nodes.
+    let damage = async {
+        match (&mut checking).await {
+            Ok(Err(error @ StoreError::Corrupt(_))) => error,
+            _ => std::future::pending().await,
+        }
+    };
     tokio::select! {
         () = serving => {}
+        error = damage => return Err(store_error(error)),
         // Only a bug ends the driver first; serving on without it would answer nobody.
         ended = &mut driving => return Err(match ended {
             Ok(Err(error)) => ServeError::Store { path: data, reason: error.to_string() },
@@ -223,3 +233,6 @@ fn reflection_error(error: tonic_reflection::server::Error) -> ServeError {
         source: io::Error::other(error),
     }
 }
+
+#[cfg(test)]
+mod tests;

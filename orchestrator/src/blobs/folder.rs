@@ -244,10 +244,15 @@ impl Folder {
     }
 
     fn path(&self, digest: Digest) -> PathBuf {
-        let digest = digest.to_string();
-        let (shard, rest) = digest.split_at(2);
-        self.dir.join(shard).join(rest)
+        blob_path(&self.dir, digest)
     }
+}
+
+/// Where a blob lies in a folder of blobs.
+pub(crate) fn blob_path(dir: &Path, digest: Digest) -> PathBuf {
+    let digest = digest.to_string();
+    let (shard, rest) = digest.split_at(2);
+    dir.join(shard).join(rest)
 }
 
 /// Makes the names in a folder durable. Only Unix can.

@@ -1,5 +1,7 @@
 //! What must survive: the records, and what a database has to offer.
 
+pub(crate) mod backup;
+pub(crate) mod check;
 pub(crate) mod sqlite;
 
 use std::{
@@ -184,6 +186,11 @@ pub(crate) enum StoreError {
         "another orchestrator has opened the store since; this one stops, because only one may give work away"
     )]
     Superseded,
+    #[error(
+        "the database is damaged ({0}); `framecrew-orchestrator check` tells where. Go on from a copy made by \
+         `framecrew-orchestrator backup`, or begin anew with another folder: nothing was changed"
+    )]
+    Corrupt(String),
     #[error("the database failed: {0}")]
     Database(#[source] sqlx::Error),
     #[error("the database holds something unreadable in {what}: {detail}")]

@@ -1,7 +1,7 @@
 //! The store in SQLite: one writer whose commits are durable (WAL, `synchronous=FULL`), readers beside it.
 //! Statements keep to what PostgreSQL says too (`$1`, `ON CONFLICT`).
 
-use std::{collections::HashMap, path::Path, sync::Arc, time::Duration};
+use std::{collections::HashMap, fs, path::Path, sync::Arc, time::Duration};
 
 use framecrew_blobs::Digest;
 use futures::{FutureExt as _, TryStreamExt as _, future::BoxFuture};
@@ -26,6 +26,8 @@ use crate::domain::{
 const READERS: u32 = 4;
 /// How long a statement waits for another one's lock; only a checkpoint can hold one.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Databases of up to this size are checked before they are used: some tens of milliseconds.
+const CHECK_FIRST_BYTES: u64 = 16 << 20;
 /// Rows in one INSERT: SQLite takes 32,766 parameters, and a row of the widest table has 12.
 const ROWS_MAX: usize = 1_000;
 
@@ -41,16 +43,11 @@ pub(crate) struct SqliteStore {
 impl SqliteStore {
     /// Opens the database, makes it where it is not, brings its tables up to date, and begins a new epoch.
     pub(crate) async fn open(path: &Path) -> Result<(Self, Identity), StoreError> {
-        let options = SqliteConnectOptions::new()
-            .filename(path)
-            .create_if_missing(true)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
-            .busy_timeout(BUSY_TIMEOUT);
+        let options = options(path).create_if_missing(true);
         let writer = pool(1).connect_with(options.clone()).await?;
-        let check: String = sqlx::query_scalar("PRAGMA quick_check(1)").fetch_one(&writer).await?;
-        if check != "ok" {
-            return Err(StoreError::Unreadable { what: "the file", detail: check });
+        // What is larger is checked while it serves: nobody waits for a file to be read from end to end.
+        if fs::metadata(path).is_ok_and(|file| file.len() <= CHECK_FIRST_BYTES) {
+            quick_check(&writer).await?;
         }
         sqlx::migrate!("migrations/sqlite")
             .run(&writer)
@@ -61,6 +58,14 @@ impl SqliteStore {
         Ok((Self { writer, readers, epoch: identity.epoch }, identity))
     }
 
+    /// Looks for damage in all of the file, beside those who work with it.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] when there is some.
+    pub(crate) async fn quick_check(&self) -> Result<(), StoreError> {
+        quick_check(&self.readers).await
+    }
+
     /// Lets go of the file, which the end of a process does by itself.
     #[cfg(test)]
     pub(crate) async fn close(&self) {
@@ -69,7 +74,21 @@ impl SqliteStore {
     }
 }
 
-fn pool(connections: u32) -> SqlitePoolOptions {
+/// How the database is opened: durable when a commit returns.
+pub(super) fn options(path: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
+        .filename(path)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .busy_timeout(BUSY_TIMEOUT)
+}
+
+async fn quick_check(pool: &SqlitePool) -> Result<(), StoreError> {
+    let check: String = sqlx::query_scalar("PRAGMA quick_check(1)").fetch_one(pool).await?;
+    if check == "ok" { Ok(()) } else { Err(StoreError::Corrupt(check)) }
+}
+
+pub(super) fn pool(connections: u32) -> SqlitePoolOptions {
     // A connection to a local file does not go stale: asking it first would double every read.
     SqlitePoolOptions::new().max_connections(connections).test_before_acquire(false)
 }
@@ -103,12 +122,15 @@ async fn begin_epoch(writer: &SqlitePool) -> Result<Identity, StoreError> {
 
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
-        // SQLITE_FULL is 13; SQLITE_IOERR_WRITE (778) is what a full disk under the WAL may give.
-        let full = error
-            .as_database_error()
-            .and_then(|e| e.code())
-            .is_some_and(|code| matches!(&*code, "13" | "778"));
-        if full { Self::Full } else { Self::Database(error) }
+        let code = error.as_database_error().and_then(|error| error.code());
+        match code.and_then(|code| code.parse::<u32>().ok()) {
+            // SQLITE_FULL; SQLITE_IOERR_WRITE is what a full disk under the WAL may give.
+            Some(13 | 778) => Self::Full,
+            // SQLITE_CORRUPT with all its kinds, SQLITE_NOTADB; SQLITE_IOERR_SHORT_READ is a file cut short.
+            Some(26 | 522) => Self::Corrupt(error.to_string()),
+            Some(code) if code & 0xff == 11 => Self::Corrupt(error.to_string()),
+            _ => Self::Database(error),
+        }
     }
 }
 
@@ -117,7 +139,10 @@ fn to_json<T: Serialize>(value: &T) -> String {
     serde_json::to_string(value).unwrap_or_default()
 }
 
-fn from_json<T: DeserializeOwned>(what: &'static str, text: &str) -> Result<T, StoreError> {
+pub(super) fn from_json<T: DeserializeOwned>(
+    what: &'static str,
+    text: &str,
+) -> Result<T, StoreError> {
     serde_json::from_str(text)
         .map_err(|error| StoreError::Unreadable { what, detail: error.to_string() })
 }
@@ -138,7 +163,13 @@ async fn still_in(tx: &mut SqliteConnection, epoch: Epoch) -> Result<(), StoreEr
 
 async fn write(writer: &SqlitePool, epoch: Epoch, group: &Group) -> Result<(), StoreError> {
     let mut tx = writer.begin_with("BEGIN IMMEDIATE").await?;
-    still_in(&mut tx, epoch).await?;
+    let counted = sqlx::query("UPDATE store SET commits = commits + 1 WHERE epoch = $1")
+        .bind(i64::from(epoch.0))
+        .execute(&mut *tx)
+        .await?;
+    if counted.rows_affected() != 1 {
+        return Err(StoreError::Superseded);
+    }
     for (request, record) in &group.new_jobs {
         // A job begins without warnings and without a movie.
         let JobStanding { state, counts, revision, started_at_ms, ended_at_ms, .. } =
@@ -297,12 +328,12 @@ async fn write(writer: &SqlitePool, epoch: Epoch, group: &Group) -> Result<(), S
     Ok(())
 }
 
-const JOB: &str = "SELECT job_id, spec, file_version, state, open_frames, finished_frames, \
+pub(super) const JOB: &str = "SELECT job_id, spec, file_version, state, open_frames, finished_frames, \
      failed_frames, cancelled_frames, revision, submitted_at_ms, started_at_ms, ended_at_ms, \
      movie_job_id FROM job ";
 
 /// A job without its warnings, which lie in another table.
-fn job_of(row: &SqliteRow) -> Result<JobRecord, StoreError> {
+pub(super) fn job_of(row: &SqliteRow) -> Result<JobRecord, StoreError> {
     let count = |column| row.try_get::<i64, _>(column).map(|n| n as u64);
     let version: String = row.try_get("file_version")?;
     let movie_job: Option<i64> = row.try_get("movie_job_id")?;
@@ -359,10 +390,10 @@ async fn with_warnings(
     Ok(jobs)
 }
 
-const FRAME: &str = "SELECT frame, state, revision, attempts, outputs, failure, node, \
+pub(super) const FRAME: &str = "SELECT frame, state, revision, attempts, outputs, failure, node, \
      render_seconds, peak_memory_bytes, preview FROM slice ";
 
-fn frame_of(row: &SqliteRow) -> Result<Frame, StoreError> {
+pub(super) fn frame_of(row: &SqliteRow) -> Result<Frame, StoreError> {
     let state: FrameState = from_word("a frame's state", row.try_get("state")?)?;
     let outputs: Vec<Output> = from_json("a frame's outputs", row.try_get("outputs")?)?;
     let preview: Option<String> = row.try_get("preview")?;

@@ -1,0 +1,195 @@
+//! A copy of a store that an orchestrator can be started on, made while another one works with it.
+//!
+//! The copy is another life of the store and says so: it has a new `store_id`, so that watchers do not resume
+//! at revisions which it never had and nodes do not hand it frames of jobs that it gave the same numbers to;
+//! its epoch lies ahead, so that its batch ids are none that a node has seen; and it knows no nodes and no
+//! batches: what was being drawn is drawn again, by nodes that join it.
+
+use std::{
+    collections::HashSet,
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+};
+
+use framecrew_blobs::Digest;
+use futures::TryStreamExt as _;
+use sqlx::{Connection as _, SqliteConnection};
+
+use super::{
+    StoreError,
+    check::{NoStore, is_of_other_tables},
+    sqlite::{self, FRAME, JOB},
+};
+use crate::blobs::blob_path;
+
+/// How far ahead of the store's the epoch of its copy lies: more starts than the store will see, and more
+/// seconds than a clock will be set back, before the copy is used.
+const EPOCHS_AHEAD: i64 = 100_000;
+
+/// What was copied.
+#[derive(Debug)]
+pub struct Backup {
+    /// Blobs that were not in the copy yet.
+    pub blobs: u64,
+    /// Blobs that were, from an earlier backup to the same place.
+    pub kept_blobs: u64,
+    /// Blobs that the store itself lacks: `check` names them.
+    pub missing_blobs: u64,
+}
+
+/// Why there is no copy.
+#[derive(Debug, thiserror::Error)]
+pub enum BackupError {
+    /// There is nothing to copy.
+    #[error(transparent)]
+    NoStore(#[from] NoStore),
+    /// The place has been used as a store of its own.
+    #[error("{} is a store that an orchestrator has worked with; choose another folder", .0.display())]
+    InUse(PathBuf),
+    /// It cannot be written there.
+    #[error("cannot write the copy to {}: {source}; choose another folder, or make room", path.display())]
+    Copy {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The database cannot be read, or is damaged.
+    #[error("cannot copy the database: {0}")]
+    Database(String),
+}
+
+/// Copies the store in a data folder to the folder `to`. Repeating it brings the copy up to date; blobs that are
+/// there are not copied again, and on one disk none are: the copy links to them.
+///
+/// # Errors
+/// When there is no sound copy; what was there before is as it was.
+pub async fn backup(data: &Path, to: &Path) -> Result<Backup, BackupError> {
+    let from = data.join("framecrew.db");
+    if !from.is_file() {
+        return Err(NoStore::Missing(data.to_owned()).into());
+    }
+    // Whoever started an orchestrator on the copy has made it a store of its own.
+    if to.join("lock").exists() {
+        return Err(BackupError::InUse(to.to_owned()));
+    }
+    let failed = |source| BackupError::Copy { path: to.to_owned(), source };
+    fs::create_dir_all(to.join("blobs")).map_err(failed)?;
+    let part = to.join("framecrew.db.part");
+    remove_database(&part).map_err(failed)?;
+    let pins = match copy_database(&from, &part).await {
+        Ok(pins) => pins,
+        Err(StoreError::Database(error)) if is_of_other_tables(&error) => {
+            return Err(NoStore::OtherVersion(data.to_owned()).into());
+        }
+        Err(error) => return Err(BackupError::Database(error.to_string())),
+    };
+    let (from_blobs, to_blobs) = (data.join("blobs"), to.join("blobs"));
+    let copied = tokio::task::spawn_blocking(move || copy_blobs(&from_blobs, &to_blobs, pins));
+    let copied = copied.await.map_err(|error| failed(io::Error::other(error)))?.map_err(failed)?;
+    // Last: a database that is there has its blobs.
+    File::open(&part).and_then(|file| file.sync_all()).map_err(failed)?;
+    fs::rename(&part, to.join("framecrew.db")).map_err(failed)?;
+    sync_folder(to).map_err(failed)?;
+    Ok(copied)
+}
+
+fn remove_database(path: &Path) -> io::Result<()> {
+    for suffix in ["", "-wal", "-shm", "-journal"] {
+        let mut name = path.as_os_str().to_owned();
+        name.push(suffix);
+        match fs::remove_file(PathBuf::from(name)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Copies one moment of the database, makes it a store of its own, and tells which blobs it needs.
+async fn copy_database(from: &Path, part: &Path) -> Result<HashSet<Digest>, StoreError> {
+    let mut source = SqliteConnection::connect_with(&sqlite::options(from)).await?;
+    sqlx::query("VACUUM INTO $1")
+        .bind(part.to_string_lossy().into_owned())
+        .execute(&mut source)
+        .await?;
+    source.close().await?;
+    // Without a log beside it: the copy is one file.
+    let options = sqlite::options(part).journal_mode(sqlx::sqlite::SqliteJournalMode::Delete);
+    let mut copy = SqliteConnection::connect_with(&options).await?;
+    let mut tx = copy.begin().await?;
+    sqlx::query("UPDATE store SET store_id = $1, epoch = epoch + $2")
+        .bind(uuid::Uuid::new_v4().simple().to_string())
+        .bind(EPOCHS_AHEAD)
+        .execute(&mut *tx)
+        .await?;
+    sqlx::query("DELETE FROM batch").execute(&mut *tx).await?;
+    sqlx::query("DELETE FROM node").execute(&mut *tx).await?;
+    tx.commit().await?;
+    let check: String =
+        sqlx::query_scalar("PRAGMA integrity_check(1)").fetch_one(&mut copy).await?;
+    if check != "ok" {
+        return Err(StoreError::Corrupt(check));
+    }
+    let mut pins = HashSet::new();
+    {
+        let mut jobs = sqlx::query(JOB).fetch(&mut copy);
+        while let Some(row) = jobs.try_next().await? {
+            let record = sqlite::job_of(&row)?;
+            for file in &record.spec.project.files {
+                pins.extend(file.blobs().map(|(digest, _)| digest));
+            }
+        }
+    }
+    {
+        let mut frames = sqlx::query(FRAME).fetch(&mut copy);
+        while let Some(row) = frames.try_next().await? {
+            let Some(rendered) = sqlite::frame_of(&row)?.rendered else { continue };
+            pins.extend(rendered.outputs.iter().map(|output| output.digest));
+            pins.extend(rendered.preview.map(|preview| preview.digest));
+        }
+    }
+    copy.close().await?;
+    Ok(pins)
+}
+
+fn copy_blobs(from: &Path, to: &Path, pins: HashSet<Digest>) -> io::Result<Backup> {
+    let mut backup = Backup { blobs: 0, kept_blobs: 0, missing_blobs: 0 };
+    let mut folders = HashSet::new();
+    for digest in pins {
+        let (source, target) = (blob_path(from, digest), blob_path(to, digest));
+        let Ok(size_bytes) = fs::metadata(&source).map(|file| file.len()) else {
+            backup.missing_blobs += 1;
+            continue;
+        };
+        if fs::metadata(&target).is_ok_and(|file| file.len() == size_bytes) {
+            backup.kept_blobs += 1;
+            continue;
+        }
+        if let Some(folder) = target.parent()
+            && folders.insert(folder.to_owned())
+        {
+            fs::create_dir_all(folder)?;
+        }
+        // Blobs never change under their name, so a link is as good as a copy.
+        if fs::hard_link(&source, &target).is_err() {
+            let part = target.with_extension("part");
+            fs::copy(&source, &part)?;
+            File::open(&part)?.sync_all()?;
+            fs::rename(&part, &target)?;
+        }
+        backup.blobs += 1;
+    }
+    folders.iter().try_for_each(|folder| sync_folder(folder))?;
+    sync_folder(to)?;
+    Ok(backup)
+}
+
+/// Makes the names in a folder durable. Only Unix can.
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    #[cfg(unix)]
+    return File::open(folder)?.sync_all();
+    #[cfg(not(unix))]
+    Ok(())
+}

@@ -1,0 +1,283 @@
+//! Whether a store is sound: the database's own structure, what its tables say of each other, and the blobs
+//! that its jobs need. Reads a moment of it, also while an orchestrator works with it, and changes nothing.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use framecrew_blobs::Digest;
+use futures::TryStreamExt as _;
+use sqlx::{Connection as _, Row as _, SqliteConnection};
+
+use super::{
+    JobRecord, StoreError,
+    sqlite::{self, FRAME, JOB},
+};
+use crate::{
+    blobs::blob_path,
+    domain::{FrameState, JobId, JobState, Slice},
+};
+
+/// Faults that are told one by one; the rest are counted. More than a screen of them help nobody.
+const FAULTS_MAX: usize = 100;
+
+/// What a check found.
+#[derive(Debug, Default)]
+pub struct Checked {
+    /// Jobs looked at.
+    pub jobs: u64,
+    /// Frames looked at: those to which something has happened.
+    pub frames: u64,
+    /// Blobs looked at.
+    pub blobs: u64,
+    /// What is wrong, each in a sentence; the first hundred.
+    pub faults: Vec<String>,
+    /// Faults beyond those.
+    pub more_faults: u64,
+}
+
+impl Checked {
+    /// Whether nothing is wrong.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        self.faults.is_empty()
+    }
+
+    fn fault(&mut self, fault: String) {
+        if self.faults.len() < FAULTS_MAX {
+            self.faults.push(fault);
+        } else {
+            self.more_faults += 1;
+        }
+    }
+}
+
+/// Why there is nothing to check or copy.
+#[derive(Debug, thiserror::Error)]
+pub enum NoStore {
+    /// No orchestrator has been there.
+    #[error("there is no store in {}: name an orchestrator's data folder with --data", .0.display())]
+    Missing(PathBuf),
+    /// Its tables are not those of this version.
+    #[error(
+        "the store in {} was made by another version: start its orchestrator with this one once",
+        .0.display()
+    )]
+    OtherVersion(PathBuf),
+}
+
+/// Checks the store in a data folder; `hash_blobs` reads every blob, too.
+///
+/// # Errors
+/// When there is nothing to check. What is wrong with what is there is in the answer.
+pub async fn check(data: &Path, hash_blobs: bool) -> Result<Checked, NoStore> {
+    let path = data.join("framecrew.db");
+    if !path.is_file() {
+        return Err(NoStore::Missing(data.to_owned()));
+    }
+    let mut checked = Checked::default();
+    let mut pins = HashMap::new();
+    match check_database(&path, &mut checked, &mut pins).await {
+        Ok(()) => {}
+        Err(StoreError::Database(error)) if is_of_other_tables(&error) => {
+            return Err(NoStore::OtherVersion(data.to_owned()));
+        }
+        Err(error) => checked.fault(error.to_string()),
+    }
+    check_blobs(&data.join("blobs"), pins, hash_blobs, &mut checked);
+    Ok(checked)
+}
+
+/// Whether a table or column is missing.
+pub(super) fn is_of_other_tables(error: &sqlx::Error) -> bool {
+    let message = error.as_database_error().map(|error| error.message().to_owned());
+    message.is_some_and(|message| message.starts_with("no such "))
+}
+
+async fn check_database(
+    path: &Path,
+    checked: &mut Checked,
+    pins: &mut HashMap<Digest, (u64, JobId)>,
+) -> Result<(), StoreError> {
+    let mut connection = SqliteConnection::connect_with(&sqlite::options(path)).await?;
+    let mut tx = connection.begin().await?;
+    let findings: Vec<String> =
+        sqlx::query_scalar("PRAGMA integrity_check").fetch_all(&mut *tx).await?;
+    for finding in findings.into_iter().filter(|finding| finding != "ok") {
+        checked.fault(format!("the database is damaged: {finding}"));
+    }
+    check_jobs(&mut tx, checked, pins).await?;
+    check_batches(&mut tx, checked).await?;
+    for (table, what) in [("slice", "frames"), ("warning", "warnings"), ("log_line", "log lines")] {
+        let orphans: i64 = sqlx::query_scalar(sqlx::AssertSqlSafe(format!(
+            "SELECT COUNT(*) FROM {table} WHERE job_id NOT IN (SELECT job_id FROM job)"
+        )))
+        .fetch_one(&mut *tx)
+        .await?;
+        if orphans > 0 {
+            checked.fault(format!("{orphans} {what} are of jobs that are not there"));
+        }
+    }
+    tx.rollback().await?;
+    connection.close().await?;
+    Ok(())
+}
+
+async fn check_jobs(
+    tx: &mut SqliteConnection,
+    checked: &mut Checked,
+    pins: &mut HashMap<Digest, (u64, JobId)>,
+) -> Result<(), StoreError> {
+    let mut after = 0;
+    loop {
+        // One at a time: a job's frames may be a million.
+        let row = sqlx::query(sqlx::AssertSqlSafe(format!(
+            "{JOB} WHERE job_id > $1 ORDER BY job_id LIMIT 1"
+        )))
+        .bind(after)
+        .fetch_optional(&mut *tx)
+        .await?;
+        let Some(row) = row else { return Ok(()) };
+        let record = sqlite::job_of(&row)?;
+        after = record.job.0 as i64;
+        checked.jobs += 1;
+        for file in &record.spec.project.files {
+            pins.extend(file.blobs().map(|(digest, size)| (digest, (size, record.job))));
+        }
+        if let Some(movie) = record.standing.movie_job {
+            let found: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM job WHERE job_id = $1")
+                .bind(movie.0 as i64)
+                .fetch_one(&mut *tx)
+                .await?;
+            if found == 0 {
+                checked.fault(format!("job {}: its movie's job {movie} is not there", record.job));
+            }
+        }
+        check_frames(&mut *tx, &record, checked, pins).await?;
+    }
+}
+
+async fn check_frames(
+    tx: &mut SqliteConnection,
+    record: &JobRecord,
+    checked: &mut Checked,
+    pins: &mut HashMap<Digest, (u64, JobId)>,
+) -> Result<(), StoreError> {
+    let JobRecord { job, spec, standing, .. } = record;
+    let job = *job;
+    let wanted: HashSet<i32> = spec.frames.iter().collect();
+    let (mut finished, mut failed) = (0, 0);
+    let mut rows =
+        sqlx::query(sqlx::AssertSqlSafe(format!("{FRAME} WHERE job_id = $1 ORDER BY frame")))
+            .bind(job.0 as i64)
+            .fetch(tx);
+    while let Some(row) = rows.try_next().await? {
+        let frame = sqlite::frame_of(&row)?;
+        let number = frame.frame;
+        checked.frames += 1;
+        if !wanted.contains(&number) {
+            checked.fault(format!("job {job}: frame {number} is none of its frames"));
+        }
+        if frame.revision > standing.revision {
+            checked.fault(format!(
+                "job {job}: frame {number} changed at revision {}, and the job is at {}",
+                frame.revision, standing.revision
+            ));
+        }
+        match frame.state {
+            FrameState::Finished => finished += 1,
+            FrameState::Failed => failed += 1,
+            FrameState::Open | FrameState::Cancelled => {}
+        }
+        let Some(rendered) = frame.rendered else { continue };
+        if rendered.outputs.is_empty() {
+            checked.fault(format!("job {job}: frame {number} is finished and has no output"));
+        }
+        for output in &rendered.outputs {
+            pins.insert(output.digest, (output.size_bytes, job));
+        }
+        if let Some(preview) = &rendered.preview {
+            pins.insert(preview.digest, (preview.size_bytes, job));
+        }
+    }
+    let counts = standing.counts;
+    let all = counts.open + counts.finished + counts.failed + counts.cancelled;
+    if (counts.finished, counts.failed) != (finished, failed) {
+        checked.fault(format!(
+            "job {job}: {finished} frames are finished and {failed} failed, and {} and {} are counted",
+            counts.finished, counts.failed
+        ));
+    }
+    if all != wanted.len() as u64 {
+        checked.fault(format!("job {job}: {all} frames are counted, and it has {}", wanted.len()));
+    }
+    let agrees = match standing.state {
+        JobState::Queued | JobState::Rendering => counts.open > 0 && counts.cancelled == 0,
+        JobState::Finished => counts.finished == all,
+        JobState::Failed => counts.open == 0 && counts.failed > 0 && counts.cancelled == 0,
+        JobState::Cancelled => counts.open == 0,
+    };
+    if !agrees {
+        checked.fault(format!("job {job}: is {:?} with {counts:?}", standing.state));
+    }
+    Ok(())
+}
+
+async fn check_batches(tx: &mut SqliteConnection, checked: &mut Checked) -> Result<(), StoreError> {
+    let rows = sqlx::query(
+        "SELECT batch_id, slices, node, job.spec AS spec, node.name AS known FROM batch \
+         LEFT JOIN job ON job.job_id = batch.job_id LEFT JOIN node ON node.name = batch.node",
+    )
+    .fetch_all(tx)
+    .await?;
+    for row in &rows {
+        let batch = crate::domain::BatchId(row.try_get::<i64, _>("batch_id")? as u64);
+        let Some(spec) = row.try_get::<Option<&str>, _>("spec")? else {
+            checked.fault(format!("batch {batch} is of a job that is not there"));
+            continue;
+        };
+        if row.try_get::<Option<&str>, _>("known")?.is_none() {
+            let node: &str = row.try_get("node")?;
+            checked.fault(format!("batch {batch} is on node {node}, which is not there"));
+        }
+        let spec: crate::domain::JobSpec = sqlite::from_json("a job", spec)?;
+        let slices: Vec<Slice> = sqlite::from_json("a batch", row.try_get("slices")?)?;
+        let strays = slices.iter().filter(|slice| !spec.frames.contains(slice.frame)).count();
+        if strays > 0 {
+            checked.fault(format!("batch {batch}: {strays} of its frames are none of its job's"));
+        }
+    }
+    Ok(())
+}
+
+fn check_blobs(dir: &Path, pins: HashMap<Digest, (u64, JobId)>, hash: bool, checked: &mut Checked) {
+    for (digest, (size_bytes, job)) in pins {
+        checked.blobs += 1;
+        let path = blob_path(dir, digest);
+        match fs::metadata(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                checked.fault(format!("job {job}: blob {digest} is not there"));
+            }
+            Err(error) => checked.fault(format!("job {job}: blob {digest}: {error}")),
+            Ok(file) if file.len() != size_bytes => checked.fault(format!(
+                "job {job}: blob {digest} has {} bytes, not {size_bytes}",
+                file.len()
+            )),
+            Ok(_) if hash => {
+                let mut hasher = blake3::Hasher::new();
+                let read = fs::File::open(&path).and_then(|file| {
+                    hasher.update_reader(file)?;
+                    Ok(Digest::from(hasher.finalize()))
+                });
+                match read {
+                    Ok(found) if found == digest => {}
+                    Ok(_) => checked.fault(format!("job {job}: blob {digest} has other bytes")),
+                    Err(error) => checked.fault(format!("job {job}: blob {digest}: {error}")),
+                }
+            }
+            Ok(_) => {}
+        }
+    }
+}
