@@ -4,15 +4,15 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use framecrew_blobs::BlobClient;
 use framecrew_proto::v1::{
-    self as proto, CancelJobRequest, GetJobRequest, ListFramesRequest, ListJobsRequest,
-    ListNodesRequest, ReadLogRequest, ReadLogResponse, RetryFramesRequest, SubmitJobRequest,
-    WatchJobRequest,
-    orchestrator_client::OrchestratorClient,
+    self as proto, CancelJobRequest, DescribeNodeRequest, GetJobRequest, ListFramesRequest,
+    ListJobsRequest, ListNodesRequest, ReadLogRequest, ReadLogResponse, RetryFramesRequest,
+    SubmitJobRequest, WatchJobRequest, orchestrator_client::OrchestratorClient,
+    render_node_client::RenderNodeClient,
 };
 use futures::{Stream, StreamExt as _, stream};
 use tokio::time::Instant;
 use tonic::{
-    Status,
+    Response, Status,
     transport::{Channel, Endpoint},
 };
 use tonic_types::StatusExt as _;
@@ -251,6 +251,24 @@ impl Cluster {
         Ok(answer.map_err(|status| self.error(&status))?.into_inner().nodes)
     }
 
+    /// Asks a node itself, at its own address, what it is and does; `node` is one of [`nodes`](Self::nodes).
+    ///
+    /// # Errors
+    /// When it cannot be reached from here.
+    pub async fn describe(&self, node: &proto::Node) -> Result<proto::DescribeNodeResponse, Error> {
+        let unreachable = |reason| Error::Failed {
+            message: format!("node {} does not answer at {} ({reason})", node.name, node.address),
+        };
+        let asking = async {
+            let channel = endpoint(&node.address)?.connect().await;
+            let channel = channel.map_err(|error| unreachable(root_cause(&error)))?;
+            let answer = RenderNodeClient::new(channel).describe_node(DescribeNodeRequest {}).await;
+            answer.map(Response::into_inner).map_err(|status| unreachable(root_cause(&status)))
+        };
+        let asked = tokio::time::timeout(CONNECT_TIMEOUT, asking).await;
+        asked.unwrap_or_else(|_| Err(unreachable("no answer in time".into())))
+    }
+
     /// A job's frames with their outputs, by number, page by page.
     pub fn frames(
         &self,
@@ -285,7 +303,7 @@ impl Cluster {
             let request = WatchJobRequest { job_id, after_revision, store_id };
             async move {
                 let opened = within(CALL_DEADLINE, rpc.watch_job(request)).await;
-                opened.map(tonic::Response::into_inner)
+                opened.map(Response::into_inner)
             }
         })
     }

@@ -42,7 +42,7 @@ pub use framecrew_proto::v1 as proto;
 pub use framecrew_proto::v1::{ImageFormat, RenderEngine};
 pub use frames::{FRAMES_MAX, FrameRange, FrameSet, InvalidFrames};
 pub use inspect::{Inspection, Problem, ReferenceFacts, SceneFacts, ViewLayerFacts, inspect};
-pub use live::{Lane, Link, Live, Pace};
+pub use live::{Lane, Link, Live, Pace, Rest};
 #[cfg(feature = "local")]
 pub use local::{LocalCluster, LocalConfig};
 pub use project::Project;

@@ -8,11 +8,11 @@ use std::{
 };
 
 use framecrew_proto::v1::{
-    ActiveSlice, Failure, FailureReason, Frame, FrameState, WatchJobResponse,
+    ActiveSlice, Failure, FailureReason, Frame, FrameState, Node, NodeState, WatchJobResponse,
     watch_job_response::Update,
 };
 
-use crate::{fetch::FetchProgress, state::JobView};
+use crate::{fetch::FetchProgress, state::JobView, view::words};
 
 /// How far back the rate looks: long enough to be steady, short enough to follow a node that joins.
 const PACE_WINDOW: Duration = Duration::from_secs(60);
@@ -80,6 +80,17 @@ pub struct Lane {
     pub lost: bool,
 }
 
+/// Why a node that is there gets no work.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rest {
+    /// Its state: paused, in quarantine, silent or draining.
+    pub state: NodeState,
+    /// Why, in a sentence; may be empty.
+    pub reason: String,
+    /// Until when, in time since the watch began, where that is known.
+    pub until: Option<Duration>,
+}
+
 /// Whether updates come in.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Link {
@@ -101,6 +112,8 @@ pub struct Live {
     view: JobView,
     pace: Pace,
     lanes: BTreeMap<String, Lane>,
+    /// Those of the cluster's nodes that get no work.
+    resting: BTreeMap<String, Rest>,
     /// When each active slice began, by the watcher's own clock.
     begun: BTreeMap<(i32, u32), Duration>,
     link: Link,
@@ -162,6 +175,26 @@ impl Live {
         };
         self.link = Link::Down { reason, since };
         self.view.forget_active();
+    }
+
+    /// Takes in how the cluster's nodes stand. `unix_ms` is the wall clock, as the orchestrator's dates are.
+    pub fn nodes(&mut self, now: Duration, unix_ms: i64, nodes: &[Node]) {
+        let resting = nodes.iter().filter(|node| words::gets_nothing(node.state()));
+        let rest = |node: &Node| {
+            let left_ms = node.state_until_ms.saturating_sub(unix_ms);
+            let left = u64::try_from(left_ms).ok().map(Duration::from_millis);
+            let until =
+                left.filter(|_| node.state_until_ms > 0).map(|left| now.saturating_add(left));
+            let rest = Rest { state: node.state(), reason: node.state_reason.clone(), until };
+            (node.name.clone(), rest)
+        };
+        self.resting = resting.take(LANES_MAX).map(rest).collect();
+    }
+
+    /// Why a node gets no work, if that is so.
+    #[must_use]
+    pub fn resting(&self, node: &str) -> Option<&Rest> {
+        self.resting.get(node)
     }
 
     /// Notes how many outputs have been fetched.

@@ -94,13 +94,21 @@ fn scenes(scenes: &[SceneFacts]) -> Table {
     table
 }
 
+/// `PNG, 16 bits, stereo (_L, _R)`.
 fn format(scene: &SceneFacts) -> String {
-    match (scene.format.as_str(), scene.is_movie) {
+    let mut text = match (scene.format.as_str(), scene.is_movie) {
         ("", true) => "movie".into(),
         ("", false) => "unknown".into(),
         (format, true) => format!("{format} (movie)"),
         (format, false) => format.to_owned(),
+    };
+    if scene.color_depth > 0 {
+        text += &format!(", {} bits", scene.color_depth);
     }
+    if !scene.views.is_empty() {
+        text += &format!(", stereo ({})", scene.views.join(", "));
+    }
+    text
 }
 
 fn camera(scene: &SceneFacts) -> String {

@@ -1,4 +1,6 @@
 use std::{
+    collections::BTreeMap,
+    fmt,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -7,16 +9,18 @@ use clap::Args;
 use framecrew::{
     Cluster, FrameRange, FrameSet,
     contact_sheet::{self, ContactSheet},
-    proto::{self, FrameState},
+    proto::{self, FailureReason, FrameState},
     view::words,
 };
 use futures::StreamExt as _;
 
 use super::{Global, jobs::ago, movie::ending};
-use crate::console::{Exit, Failure, note, paths, say, say_json};
+use crate::console::{Exit, Failure, again, note, paths, say, say_json};
 
-/// Failed frames that are shown with their reasons; more of them have the same few reasons.
-const FAILED_SHOWN: usize = 20;
+/// Failed frames of each kind that are shown with Blender's last lines; more of them rarely tell more.
+const FAILED_SHOWN: usize = 5;
+/// Runs of failed frames of each kind that are named.
+const RUNS_NAMED_MAX: usize = 20;
 
 /// Show a job: what was asked for, how it stands, what failed and why
 #[derive(Debug, Args)]
@@ -56,22 +60,80 @@ async fn show(cluster: &Cluster, job: &proto::Job) -> Result<(), Failure> {
     for warning in &job.warnings {
         say(words::warning(warning))?;
     }
-    if job.counts.unwrap_or_default().failed == 0 {
+    show_failures(cluster, job).await
+}
+
+/// Why frames failed, by kind of failure, and what to do about each.
+async fn show_failures(cluster: &Cluster, job: &proto::Job) -> Result<(), Failure> {
+    let mut left = job.counts.unwrap_or_default().failed;
+    if left == 0 {
         return Ok(());
     }
-    let mut shown = 0;
+    let mut kinds: BTreeMap<FailureReason, (FrameNames, Vec<proto::Frame>)> = BTreeMap::new();
     let mut pages = std::pin::pin!(cluster.frames(job.job_id));
     while let Some(page) = pages.next().await {
         let failed = |frame: &proto::Frame| frame.state() == FrameState::Failed;
-        for frame in page?.into_iter().filter(failed).take(FAILED_SHOWN - shown) {
-            shown += 1;
-            show_failure(job, &frame)?;
+        for frame in page?.into_iter().filter(failed) {
+            left = left.saturating_sub(1);
+            let reason =
+                frame.failure.as_ref().map_or(FailureReason::Unspecified, |it| it.reason());
+            let (names, shown) = kinds.entry(reason).or_default();
+            names.add(frame.frame);
+            if shown.len() < FAILED_SHOWN {
+                shown.push(frame);
+            }
         }
-        if shown == FAILED_SHOWN {
+        if left == 0 {
             break;
         }
     }
+    for (reason, (names, shown)) in &kinds {
+        let (kind, advice) = (words::failure_reason(*reason), words::failure_advice(*reason));
+        say(format_args!("{} failed ({kind}): {names}; {advice}", words::frames(names.count)))?;
+        shown.iter().try_for_each(|frame| show_failure(job, frame))?;
+    }
+    let id = job.job_id;
+    note(format_args!(
+        "render them once more with `{}`; single ones with -f",
+        again(cluster, &format!("retry {id}"))
+    ));
     Ok(())
+}
+
+/// Frames in few words: `13, 20-25 and 7 more`.
+#[derive(Debug, Default)]
+struct FrameNames {
+    count: u64,
+    runs: Vec<(i32, i32)>,
+    more: u64,
+}
+
+impl FrameNames {
+    /// The next one, by number.
+    fn add(&mut self, frame: i32) {
+        self.count += 1;
+        if self.more > 0 || self.runs.len() >= RUNS_NAMED_MAX {
+            self.more += 1;
+            return;
+        }
+        match self.runs.last_mut() {
+            Some((_, last)) if last.checked_add(1) == Some(frame) => *last = frame,
+            _ => self.runs.push((frame, frame)),
+        }
+    }
+}
+
+impl fmt::Display for FrameNames {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ranges =
+            self.runs.iter().filter_map(|(first, last)| FrameRange::new(*first, *last, 1).ok());
+        let names: Vec<_> = ranges.map(|range| range.to_string()).collect();
+        f.write_str(&names.join(", "))?;
+        if self.more > 0 {
+            write!(f, " and {} more", self.more)?;
+        }
+        Ok(())
+    }
 }
 
 /// Where the contact sheet goes.
@@ -124,13 +186,15 @@ fn show_failure(job: &proto::Job, frame: &proto::Frame) -> Result<(), Failure> {
     let failure = frame.failure.clone().unwrap_or_default();
     let tries = words::plural(frame.failed_attempts.into(), "failed attempt");
     say(format_args!(
-        "{} failed on {} after {tries} ({}): {}",
+        "  {} failed on {} after {tries}: {}",
         words::piece(job, frame.frame),
         words::printable(&frame.node),
-        words::failure_reason(failure.reason()),
         words::printable(&failure.message)
     ))?;
-    failure.log_tail.iter().try_for_each(|line| say(format_args!("    {}", words::printable(line))))
+    failure
+        .log_tail
+        .iter()
+        .try_for_each(|line| say(format_args!("      {}", words::printable(line))))
 }
 
 fn facts(job: &proto::Job) -> Vec<(&'static str, String)> {
@@ -211,5 +275,24 @@ fn movie(job: &proto::Job, spec: &proto::JobSpec) -> String {
         },
         (0, making) => format!("made by job {making}"),
         (source, _) => format!("of the frames of job {source}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_are_named_in_few_words() {
+        let named = |frames: &[i32]| {
+            let mut names = FrameNames::default();
+            frames.iter().for_each(|frame| names.add(*frame));
+            (names.to_string(), names.count)
+        };
+        assert_eq!(named(&[13, 20, 21, 22]), ("13, 20-22".into(), 4));
+        let every_other: Vec<i32> = (0..50).map(|n| n * 2).collect();
+        let (text, count) = named(&every_other);
+        assert!(text.ends_with("36, 38 and 30 more"), "{text}");
+        assert_eq!(count, 50);
     }
 }

@@ -8,7 +8,7 @@ use framecrew::{
     proto::{JobState, WatchJobResponse},
     view::{self, Lines, Warned, words},
 };
-use futures::StreamExt as _;
+use futures::{StreamExt as _, stream};
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::{
@@ -18,6 +18,9 @@ use super::{
 
 /// Time between two drawings of the panel: fast enough to look alive, cheap enough for any terminal.
 const REDRAW_EVERY: Duration = Duration::from_millis(100);
+
+/// Time between two looks at how the nodes stand.
+const NODES_EVERY: Duration = Duration::from_secs(5);
 
 /// Shows a job until it is over, and brings its frames meanwhile and its movie then.
 #[derive(Clone, Copy)]
@@ -99,6 +102,11 @@ impl Follow<'_> {
             }
         };
         let mut fetching = std::pin::pin!(fetching);
+        let nodes = stream::repeat(()).then(|()| async {
+            tokio::time::sleep(NODES_EVERY).await;
+            self.cluster.nodes().await
+        });
+        let mut nodes = std::pin::pin!(nodes);
         let mut ticks = tokio::time::interval(REDRAW_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let (mut job_over, mut all_fetched) = (false, false);
@@ -132,6 +140,10 @@ impl Follow<'_> {
                     all_fetched = true;
                 }
                 Ok(()) = fetched.changed() => live.fetched(*fetched.borrow_and_update()),
+                // What cannot be learnt now can be later.
+                Some(Ok(nodes)) = nodes.next(), if display.has_lanes() => {
+                    live.nodes(began.elapsed(), unix_ms(), &nodes);
+                }
                 _ = ticks.tick() => display.redraw(&live, began.elapsed())?,
                 by = interrupts.next() => {
                     display.close(&live, None)?;
@@ -142,6 +154,14 @@ impl Follow<'_> {
         let place =
             self.folder.filter(|_| live.view().counts().finished > 0 && incomplete.is_none());
         display.close(&live, place)?;
+        if self.outlives && live.view().state() == JobState::Failed {
+            let id = self.job_id;
+            note(format_args!(
+                "`{}` tells more of what failed, `{}` renders it once more",
+                again(self.cluster, &format!("job {id}")),
+                again(self.cluster, &format!("retry {id}"))
+            ));
+        }
         if let Some(error) = incomplete {
             return Err(error.into());
         }
@@ -233,6 +253,11 @@ impl Display {
             Form::Lines(Lines::default())
         };
         Self { form, outlasts_reader }
+    }
+
+    /// Whether it shows what each node does.
+    fn has_lanes(&self) -> bool {
+        matches!(self.form, Form::Panel(..))
     }
 
     /// Goes on without a reader, where there is more to do.

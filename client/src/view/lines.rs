@@ -1,7 +1,8 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use framecrew_proto::v1::{
-    Frame, FrameState, Job, JobChanges, JobState, WatchJobResponse, watch_job_response::Update,
+    Failure, FailureReason, Frame, FrameState, Job, JobChanges, JobState, WatchJobResponse,
+    watch_job_response::Update,
 };
 
 use super::{Warned, failures, outlook, summary, words};
@@ -9,6 +10,8 @@ use crate::live::{Link, Live};
 
 /// How often a slice that takes long is mentioned.
 const PROGRESS_EVERY: Duration = Duration::from_secs(5);
+/// Lines of Blender's output shown for a frame that failed; `framecrew job` shows all that are kept.
+const LAST_WORDS_MAX: usize = 5;
 
 /// A watch as plain lines, for pipes, files and terminals that can only print.
 #[derive(Debug, Clone, Default)]
@@ -81,6 +84,7 @@ impl Lines {
                 *last += &format!(" · {outlook}");
             }
         }
+        lines.extend(changes.frames.iter().flat_map(last_words));
         let mut told = BTreeMap::new();
         for slice in live.view().active() {
             let key = slice.slice.map(|slice| (slice.frame, slice.index)).unwrap_or_default();
@@ -105,6 +109,24 @@ impl Lines {
     }
 }
 
+/// ` (out of memory)`; empty where the node did not say.
+fn class(failure: &Failure) -> String {
+    match failure.reason() {
+        FailureReason::Unspecified => String::new(),
+        reason => format!(" ({})", words::failure_reason(reason)),
+    }
+}
+
+/// The last lines of Blender's output for a frame that has failed, indented.
+pub(super) fn last_words(frame: &Frame) -> impl Iterator<Item = String> {
+    let is_failed = frame.state() == FrameState::Failed;
+    let tail = frame.failure.iter().filter(move |_| is_failed).flat_map(|failure| {
+        let skipped = failure.log_tail.len().saturating_sub(LAST_WORDS_MAX);
+        failure.log_tail.iter().skip(skipped)
+    });
+    tail.map(|line| format!("    {}", words::printable(line)))
+}
+
 /// What became of a frame; `None` where that is not worth a line.
 pub(super) fn frame_line(job: &Job, frame: &Frame) -> Option<String> {
     let (piece, node) = (words::piece(job, frame.frame), words::printable(&frame.node));
@@ -115,10 +137,12 @@ pub(super) fn frame_line(job: &Job, frame: &Frame) -> Option<String> {
         }
         (FrameState::Failed, failure) => {
             let failure = failure.clone().unwrap_or_default();
-            Some(format!("{piece} failed on {node}: {}", words::printable(&failure.message)))
+            let (class, message) = (class(&failure), words::printable(&failure.message));
+            Some(format!("{piece} failed on {node}{class}: {message}"))
         }
         (FrameState::Open, Some(failure)) => Some(format!(
-            "{piece} did not succeed on {node} and is tried again: {}",
+            "{piece} did not succeed on {node}{} and is tried again: {}",
+            class(failure),
             words::printable(&failure.message)
         )),
         _ => None,
@@ -130,8 +154,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use framecrew_proto::v1::{
-        ActiveSlice, Failure, FrameCounts, JobEnded, JobSnapshot, JobSpec, Slice, SliceProgress,
-        Warning,
+        ActiveSlice, FrameCounts, JobEnded, JobSnapshot, JobSpec, Slice, SliceProgress, Warning,
     };
 
     use super::*;
@@ -214,6 +237,18 @@ mod tests {
         let said = watcher
             .hears(SECOND, changes(0, vec![frame(FrameState::Failed, Some("no memory"))], None));
         assert_eq!(said, ["frame 2 failed on a: no memory"]);
+    }
+
+    #[test]
+    fn what_blender_said_last_is_told_with_the_kind_of_failure() {
+        let mut watcher = Watcher::new();
+        let mut failed = frame(FrameState::Failed, Some("Blender crashed"));
+        let failure = failed.failure.as_mut().unwrap();
+        failure.set_reason(FailureReason::Renderer);
+        failure.log_tail = (1..=9).map(|n| format!("line\t{n}")).collect();
+        let said = watcher.hears(SECOND, changes(0, vec![failed], None));
+        assert_eq!(said[0], "frame 2 failed on a (renderer): Blender crashed");
+        assert_eq!(said[1..], (5..=9).map(|n| format!("    line {n}")).collect::<Vec<_>>());
     }
 
     #[test]

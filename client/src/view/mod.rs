@@ -81,12 +81,15 @@ fn of_movie(view: &JobView, source: u64, took: Option<Duration>) -> String {
     }
 }
 
-/// Why frames failed, a line each: of the first few, which rarely differ from the others.
+/// Why frames failed, with Blender's last lines: of the first few, which rarely differ from the others.
 #[must_use]
 pub fn failures(view: &JobView) -> Vec<String> {
     let failed = view.troubled().filter(|frame| frame.state() == FrameState::Failed);
-    let lines = failed.filter_map(|frame| lines::frame_line(view.job(), frame));
-    lines.take(FAILED_TOLD_MAX).collect()
+    let told = failed.take(FAILED_TOLD_MAX);
+    told.flat_map(|frame| {
+        lines::frame_line(view.job(), frame).into_iter().chain(lines::last_words(frame))
+    })
+    .collect()
 }
 
 /// `13, 20-25 and 7 more`.

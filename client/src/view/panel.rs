@@ -10,7 +10,7 @@ use ratatui::{
 };
 
 use super::{outlook, words};
-use crate::live::{Lane, Link, Live};
+use crate::live::{Lane, Link, Live, Rest};
 
 /// Failed frames shown, the latest ones; the summary names the others.
 const FAILURES_SHOWN: usize = 3;
@@ -141,15 +141,16 @@ impl<'a> Panel<'a> {
         lane: &Lane,
         slices: &[&ActiveSlice],
     ) -> Line<'static> {
-        let name = padded(&words::printable(name), cells);
-        let mut spans = vec![Span::styled(format!("  {name}  "), self.fg(Color::Cyan))];
+        let shown = padded(&words::printable(name), cells);
+        let mut spans = vec![Span::styled(format!("  {shown}  "), self.fg(Color::Cyan))];
         let Some((slice, others)) = slices.split_first() else {
             // What a node does that does nothing for this job is not told; nor anything while the
             // connection is lost.
-            let (state, style) = match (self.live.link(), lane.lost) {
-                (Link::Down { .. }, _) => ("…", self.dim()),
-                (Link::Up, true) => ("lost", self.fg(Color::Red)),
-                (Link::Up, false) => ("–", self.dim()),
+            let (state, style) = match (self.live.link(), self.rest(name), lane.lost) {
+                (Link::Down { .. }, ..) => ("…".into(), self.dim()),
+                (Link::Up, Some(rest), _) => (rest, self.fg(Color::Yellow)),
+                (Link::Up, None, true) => ("lost".into(), self.fg(Color::Red)),
+                (Link::Up, None, false) => ("–".into(), self.dim()),
             };
             spans.push(Span::styled(state, style));
             if lane.finished > 0 {
@@ -172,7 +173,24 @@ impl<'a> Panel<'a> {
             let more = words::frames(others.len() as u64);
             spans.push(Span::styled(format!(" · and {more} more"), self.dim()));
         }
+        if let Some(rest) = self.rest(name) {
+            spans.push(Span::styled(format!(" · {rest}"), self.fg(Color::Yellow)));
+        }
         Line::from(spans)
+    }
+
+    /// `quarantined for 3 min 20 s more (every try on it failed)`.
+    fn rest(&self, node: &str) -> Option<String> {
+        let Rest { state, reason, until } = self.live.resting(node)?;
+        let mut text = words::node_state(*state).to_owned();
+        if let Some(until) = until {
+            let left = words::duration(until.saturating_sub(self.now));
+            text += &format!(" for {left} more");
+        }
+        if !reason.is_empty() {
+            text += &format!(" ({})", words::printable(reason));
+        }
+        Some(text)
     }
 
     /// The latest frames that failed for good, then those that are tried again, by the revision of it.
@@ -263,7 +281,7 @@ mod tests {
 
     use framecrew_proto::v1::{
         Failure, FailureReason, FrameCounts, FrameRange, FrameRun, Job, JobChanges, JobEnded,
-        JobSnapshot, JobSpec, Slice, SliceProgress, Warning, WatchJobResponse,
+        JobSnapshot, JobSpec, Node, NodeState, Slice, SliceProgress, Warning, WatchJobResponse,
         watch_job_response::Update,
     };
     use ratatui::{Terminal, backend::TestBackend};
@@ -434,6 +452,27 @@ mod tests {
     }
 
     #[test]
+    fn a_node_that_gets_no_work_says_why() {
+        let mut live = rendering();
+        let node = |name: &str, state: NodeState, reason: &str, state_until_ms| Node {
+            name: name.into(),
+            state: state.into(),
+            state_reason: reason.into(),
+            state_until_ms,
+            ..Node::default()
+        };
+        let nodes = [
+            node("node-1", NodeState::Draining, "", 0),
+            node("node-3", NodeState::Quarantined, "every try on it failed", 210_000),
+            node("workstation-2", NodeState::Rendering, "", 0),
+        ];
+        live.nodes(SECOND * 9, 10_000, &nodes);
+        assert_eq!(seen(&live, SECOND * 10, 100, 5), include_str!("fixtures/resting.txt"));
+        live.nodes(SECOND * 12, 13_000, &[]);
+        assert!(live.resting("node-3").is_none());
+    }
+
+    #[test]
     fn warnings_are_counted() {
         let mut live = rendering();
         let warning = |text: &str| Warning { text: text.into(), ..Warning::default() };
@@ -554,6 +593,9 @@ mod tests {
             super::super::summary(live.view()),
             "job 7 · sunrise failed: 247 of 250 frames finished; failed: 13, 20-21"
         );
-        assert_eq!(super::super::failures(live.view())[0], "frame 13 failed on node-2: no memory");
+        assert_eq!(
+            super::super::failures(live.view())[0],
+            "frame 13 failed on node-2 (renderer): no memory"
+        );
     }
 }

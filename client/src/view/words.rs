@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use framecrew_proto::v1::{
-    FailureReason, FrameCounts, ImageFormat, Job, JobState, NodeState, RenderEngine, SliceProgress,
-    Warning,
+    FailureReason, FrameCounts, ImageFormat, Job, JobState, Node, NodeState, RenderEngine,
+    SliceProgress, Warning,
 };
 
 /// `7 · shot`: a job's number and name.
@@ -182,6 +182,33 @@ pub fn node_state(state: NodeState) -> &'static str {
     }
 }
 
+/// `node a is quarantined for 3 min 20 s more: every try on it failed`: of a node that is there and gets no work.
+#[must_use]
+pub fn why_idle(node: &Node, unix_ms: i64) -> Option<String> {
+    let reason = Some(printable(&node.state_reason)).filter(|reason| !reason.is_empty());
+    let state = node.state();
+    if reason.is_none() && !gets_nothing(state) {
+        return None;
+    }
+    let reason = reason.map_or_else(String::new, |reason| format!(": {reason}"));
+    let (name, state) = (printable(&node.name), node_state(state));
+    Some(format!("node {name} is {state}{}{reason}", for_more(node, unix_ms)))
+}
+
+/// Whether a node in this state is there and gets no work all the same.
+#[must_use]
+pub fn gets_nothing(state: NodeState) -> bool {
+    use NodeState::{Draining, Paused, Quarantined, Silent};
+    matches!(state, Paused | Quarantined | Silent | Draining)
+}
+
+/// ` for 3 min 20 s more`; empty where nobody knows how long the node's state lasts.
+fn for_more(node: &Node, unix_ms: i64) -> String {
+    let left = node.state_until_ms.saturating_sub(unix_ms);
+    let left = u64::try_from(left).ok().filter(|_| node.state_until_ms > 0);
+    left.map_or_else(String::new, |ms| format!(" for {} more", duration(Duration::from_millis(ms))))
+}
+
 /// Why a try failed, in a word or two.
 #[must_use]
 pub fn failure_reason(reason: FailureReason) -> &'static str {
@@ -194,6 +221,34 @@ pub fn failure_reason(reason: FailureReason) -> &'static str {
         FailureReason::NodeLost => "node lost",
         FailureReason::Infrastructure => "infrastructure",
         FailureReason::Permanent => "permanent",
+    }
+}
+
+/// What to do about frames that failed for this reason, in a sentence.
+#[must_use]
+pub fn failure_advice(reason: FailureReason) -> &'static str {
+    match reason {
+        FailureReason::Unspecified | FailureReason::Renderer => {
+            "Blender failed on them; its last lines may tell why"
+        }
+        FailureReason::InvalidOutput => {
+            "Blender said that it drew them, but left no sound image; look at the nodes' disks and at its last lines"
+        }
+        FailureReason::Timeout => {
+            "Blender took too long or went silent; render again with a longer --frame-silence or --frame-limit"
+        }
+        FailureReason::OutOfMemory => {
+            "they need more memory than the nodes have: use larger nodes (--tag), a smaller --scale, or fewer slots a node"
+        }
+        FailureReason::NodeLost => {
+            "each of several nodes was lost while it drew them; look at those machines' logs, for they may take a node down"
+        }
+        FailureReason::Infrastructure => {
+            "something around Blender failed: a disk, or the way to the blob store; mend it and try again"
+        }
+        FailureReason::Permanent => {
+            "no try can succeed as the job is; change the file or the settings, and render it anew"
+        }
     }
 }
 
@@ -263,6 +318,25 @@ mod tests {
         assert_eq!(text(96, None, None), "1/96 samples");
         assert_eq!(text(0, Some(0.63), Some(f64::NAN)), "63 %");
         assert_eq!(text(0, None, None), "");
+    }
+
+    #[test]
+    fn a_node_that_gets_no_work_says_why_and_for_how_long() {
+        let node = |state: NodeState, reason: &str, until_ms| Node {
+            name: "a".into(),
+            state: state.into(),
+            state_reason: reason.into(),
+            state_until_ms: until_ms,
+            ..Node::default()
+        };
+        let why = |node| why_idle(&node, 10_000);
+        let quarantined = why(node(NodeState::Quarantined, "every try on it failed", 210_000));
+        let expected = "node a is quarantined for 3 min 20 s more: every try on it failed";
+        assert_eq!(quarantined.as_deref(), Some(expected));
+        let silent = why(node(NodeState::Silent, "", 0));
+        assert_eq!(silent.as_deref(), Some("node a is silent"));
+        assert_eq!(why(node(NodeState::Idle, "", 0)), None);
+        assert_eq!(why(node(NodeState::Paused, "", 9_000)).as_deref(), Some("node a is paused"));
     }
 
     #[test]
