@@ -31,8 +31,8 @@ impl Scheduler {
             assert_eq!(node.unsettled, unsettled, "unsettled slices are counted");
             assert!(self.alarms.contains(&(node.alarm, name.clone())), "nodes are watched");
             assert!(
-                !node.silent || !node.batches.is_empty(),
-                "a silent node has something to lose"
+                !node.silent || !node.batches.is_empty() || node.alarm <= node.heard + self.lease,
+                "a silent node has something to lose, or is lost at once"
             );
             assert_eq!(
                 node.cancels.keys().collect::<Vec<_>>(),

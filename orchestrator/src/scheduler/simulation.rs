@@ -1,9 +1,9 @@
-//! The scheduler in a simulated cluster: virtual time, a seeded dice, machines that render, crash, fall silent
-//! and come back too late, messages that are lost, repeated and overtaken, an orchestrator that restarts from
-//! what was durable. Every event is followed by a check of the scheduler's books, every action and every
+//! The scheduler in a simulated cluster: virtual time, a seeded dice, machines whose clocks run fast or slow,
+//! which render, crash, fall silent and come back too late, are broken, stubborn, or leave; messages that are
+//! lost, repeated and overtaken; an orchestrator that stands still, or restarts from what was durable. Every event is followed by a check of the scheduler's books, every action and every
 //! render is told to the invariant checker.
 //!
-//! `FRAMECREW_SIM_SEED=7` repeats one cluster; `FRAMECREW_SIM_RUNS=100000` tries more of them.
+//! `FRAMECREW_SIM_SEED=7` repeats one cluster; `FRAMECREW_SIM_RUNS=10000` tries more of them.
 
 #![allow(clippy::unwrap_used)]
 
@@ -17,11 +17,11 @@ use std::{
     time::Duration,
 };
 
-use super::{Action, Event, Scheduler};
+use super::{Action, Event, Scheduler, Standing};
 use crate::{
     domain::{
-        BatchId, Epoch, FailureReason, FrameRange, FrameSet, Incarnation, JobId, NodeDescription,
-        NodeName, Now, Output, Rendered, Requirements, Slice,
+        BatchId, Epoch, FailureReason, FrameRange, FrameSet, FrameState, Incarnation, JobId,
+        JobState, NodeDescription, NodeName, Now, Output, Rendered, Requirements, Slice,
     },
     invariants::Invariants,
 };
@@ -40,6 +40,11 @@ enum Happening {
     Submit(Plan),
     CancelJob(usize),
     ReviseJob(usize),
+    /// What failed of a job is to be tried again.
+    RetryJob(usize),
+    /// The orchestrator stands still, and goes on after a while.
+    Stall(Duration),
+    GoOn,
     /// The scheduler's deadline.
     Wake,
     CrashOrchestrator(Duration),
@@ -62,17 +67,66 @@ enum Fault {
     Deaf(Duration),
     /// It says goodbye, and starts again after a while.
     Leave(Duration),
+    /// It hands back what has not begun, finishes the rest, and leaves.
+    Drain,
+    /// Everything fails on it.
+    Break(FailureReason),
+    /// It does not end what it is told to end.
+    Stubborn,
+    /// Nothing is wrong with it any more.
+    Mend,
     Boot,
+}
+
+impl Happening {
+    /// Whether it waits while the orchestrator stands still.
+    fn is_the_orchestrators(&self) -> bool {
+        matches!(
+            self,
+            Self::Submit(_)
+                | Self::CancelJob(_)
+                | Self::ReviseJob(_)
+                | Self::RetryJob(_)
+                | Self::Wake
+                | Self::ToOrchestrator(_)
+        )
+    }
 }
 
 /// What reaches the orchestrator. What belongs to a stream dies with the process that had opened it.
 #[derive(Debug, Clone)]
 enum Message {
-    Register { machine: usize, incarnation: Incarnation, sent: Now, holds: Vec<BatchId> },
-    Heartbeat { machine: usize, incarnation: Incarnation, sent: Now, holds: Vec<BatchId> },
-    Leave { machine: usize, incarnation: Incarnation },
-    Batch { epoch: Epoch, batch: BatchId, event: NodeEvent },
-    Refused { epoch: Epoch, batch: BatchId },
+    Register {
+        machine: usize,
+        incarnation: Incarnation,
+        sent: Now,
+        holds: Vec<BatchId>,
+    },
+    Heartbeat {
+        machine: usize,
+        incarnation: Incarnation,
+        sent: Now,
+        holds: Vec<BatchId>,
+        draining: bool,
+    },
+    Adopt {
+        machine: usize,
+        incarnation: Incarnation,
+        offers: Vec<((JobId, Slice), f64)>,
+    },
+    Leave {
+        machine: usize,
+        incarnation: Incarnation,
+    },
+    Batch {
+        epoch: Epoch,
+        batch: BatchId,
+        event: NodeEvent,
+    },
+    Refused {
+        epoch: Epoch,
+        batch: BatchId,
+    },
 }
 
 /// A job to submit.
@@ -88,6 +142,8 @@ struct Plan {
     spread: f64,
     /// Frames that kill the node that renders them.
     poison: BTreeSet<i32>,
+    /// Whether every frame fails, wherever it is rendered.
+    broken: bool,
 }
 
 /// How likely what goes wrong is, each time.
@@ -117,6 +173,7 @@ struct World {
     scheduler: Option<Scheduler>,
     /// When the orchestrator's present life began.
     started: Now,
+    stalled_until: Now,
     epoch: Epoch,
     crash_after_commit: Option<Duration>,
     next_wake: Option<Now>,
@@ -141,6 +198,7 @@ impl World {
             plans: BTreeMap::new(),
             scheduler: Some(Scheduler::new(Epoch(1), LEASE)),
             started: Now::ZERO,
+            stalled_until: Now::ZERO,
             epoch: Epoch(1),
             crash_after_commit: None,
             next_wake: None,
@@ -182,7 +240,18 @@ impl World {
     fn step(&mut self) {
         let ((at, _), happening) = self.agenda.pop_first().expect("heartbeats never end");
         self.now = at;
+        if at < self.stalled_until && happening.is_the_orchestrators() {
+            return self.plan_at(self.stalled_until, happening);
+        }
         match happening {
+            Happening::RetryJob(which) => self.retry(which),
+            Happening::Stall(time) => {
+                if self.scheduler.is_some() {
+                    self.stalled_until = self.now + time;
+                    self.plan(time, Happening::GoOn);
+                }
+            }
+            Happening::GoOn => self.decide(Event::Stalled),
             Happening::Submit(plan) => self.submit(plan),
             Happening::CancelJob(which) => {
                 let Some(job) = self.plans.keys().nth(which).copied() else { return };
@@ -260,6 +329,18 @@ impl World {
         self.decide(Event::JobSubmitted { job, frames, requirements, priority, node_silence });
     }
 
+    fn retry(&mut self, which: usize) {
+        let Some(job) = self.plans.keys().nth(which).copied() else { return };
+        let failed = self.invariants.frames(job, FrameState::Failed);
+        let state = self.invariants.state(job);
+        if self.scheduler.is_none() || failed.is_empty() || state == JobState::Cancelled {
+            return;
+        }
+        let closed = state.is_final().then(|| Box::new(self.durable.restore_job(job)));
+        let slices = failed.into_iter().map(Slice::whole).collect();
+        self.decide(Event::FramesRetried { job, closed, slices });
+    }
+
     fn decide(&mut self, event: Event) {
         let Some(scheduler) = &mut self.scheduler else { return };
         let stale = match &event {
@@ -282,6 +363,18 @@ impl World {
         if stale {
             assert!(actions.is_empty(), "I5: a stale event led to {actions:?}");
             assert_eq!(scheduler.ignored_events(), ignored + 1, "I5: a stale event is counted");
+        }
+        for action in &actions {
+            if let Action::StartBatch { node, slices, .. } = action {
+                let scheduler = self.scheduler.as_ref().unwrap();
+                match scheduler.load(node).map(|load| load.standing) {
+                    Some(Standing::Ready) => {}
+                    Some(Standing::Quarantined { .. }) => {
+                        assert_eq!(slices.len(), 1, "F19: {node} is tried with one slice");
+                    }
+                    standing => panic!("I20: {node} gets work, and is {standing:?}"),
+                }
+            }
         }
         self.commit(&actions, joining);
         match self.crash_after_commit.take() {
@@ -318,7 +411,8 @@ impl World {
                     if self.chance(self.odds.call_lost) {
                         self.send(machine, Duration::from_secs(2), Call::Attach { epoch, batch });
                     } else {
-                        let call = Call::Render { epoch, batch, job, slices };
+                        let silence = self.plans[&job].node_silence;
+                        let call = Call::Render { epoch, batch, job, slices, silence };
                         self.send(machine, Duration::ZERO, call);
                     }
                 }
@@ -341,6 +435,7 @@ impl World {
     fn crash_orchestrator(&mut self, down: Duration) {
         if self.scheduler.take().is_some() {
             self.crash_after_commit = None;
+            self.stalled_until = Now::ZERO;
             self.plan(down, Happening::StartOrchestrator);
         }
     }
@@ -369,18 +464,43 @@ impl World {
         match message {
             Message::Register { machine, incarnation, sent, holds } => {
                 let node = self.machines[machine].name.clone();
+                if scheduler.is_evicted(&node, incarnation) {
+                    return self.reply(machine, incarnation, sent, false, holds, BatchId(0));
+                }
                 let description = self.machines[machine].description.clone();
                 // Batches sent before this registration are void: they may still be on their way.
                 let void_below = self.durable.next_batch(self.epoch);
                 self.decide(Event::NodeRegistered { node: node.clone(), incarnation, description });
-                self.answer(machine, incarnation, sent, holds, void_below);
+                self.reply(machine, incarnation, sent, true, holds, void_below);
             }
-            Message::Heartbeat { machine, incarnation, sent, holds } => {
+            Message::Heartbeat { machine, incarnation, sent, holds, draining } => {
                 let node = self.machines[machine].name.clone();
                 if scheduler.is_listened_to(&node, incarnation) {
+                    if draining {
+                        let node = node.clone();
+                        self.decide(Event::NodeDraining { node, incarnation });
+                    }
                     self.decide(Event::LeaseRenewed { node, incarnation });
+                    self.reply(machine, incarnation, sent, true, holds, BatchId(0));
+                } else {
+                    self.reply(machine, incarnation, sent, false, holds, BatchId(0));
                 }
-                self.answer(machine, incarnation, sent, holds, BatchId(0));
+            }
+            Message::Adopt { machine, incarnation, offers } => {
+                let node = self.machines[machine].name.clone();
+                if scheduler.incarnation(&node) != Some(incarnation) {
+                    return;
+                }
+                let settled = offers.iter().map(|(key, _)| *key).collect();
+                for ((job, slice), seconds) in offers {
+                    let (node, rendered) = (node.clone(), rendered(slice, seconds));
+                    self.decide(Event::FrameAdopted { node, job, slice, rendered });
+                }
+                if self.scheduler.is_some() && self.now >= self.machines[machine].deaf_until {
+                    let delay = self.delay();
+                    let answer = Timer::Settled(settled);
+                    self.plan(delay, Happening::Timer(machine, incarnation, answer));
+                }
             }
             Message::Leave { machine, incarnation } => {
                 let node = self.machines[machine].name.clone();
@@ -405,20 +525,22 @@ impl World {
         }
     }
 
-    /// Answers a registration or a heartbeat, when it came from the node that is registered.
-    fn answer(
+    /// Answers a registration or a heartbeat.
+    fn reply(
         &mut self,
         machine: usize,
         incarnation: Incarnation,
         sent: Now,
+        granted: bool,
         holds: Vec<BatchId>,
         void_below: BatchId,
     ) {
         let Some(scheduler) = &self.scheduler else { return };
         let name = &self.machines[machine].name;
-        let granted = scheduler.incarnation(name) == Some(incarnation);
-        let abandon =
-            holds.into_iter().filter(|batch| !scheduler.holds(name, *batch)).collect::<Vec<_>>();
+        // What is granted is durable by now, unless a later life is registered.
+        let granted = granted && scheduler.is_listened_to(name, incarnation);
+        let mut abandon = holds;
+        abandon.retain(|batch| granted && !scheduler.holds(name, *batch));
         if self.now >= self.machines[machine].deaf_until {
             let delay = self.delay();
             let answer = Timer::Answer { sent, granted, abandon, void_below };

@@ -1,6 +1,8 @@
-//! A machine that renders, as a node of the real cluster does: it keeps its own, earlier deadline of the lease,
-//! keeps the events of its batches until it is told to forget them, and resumes their stream for whoever
-//! attaches.
+//! A machine that renders, by the rules of the real node: by its own clock it kills what its orchestrator's
+//! silence has outlasted, each batch at its own time, counted from when it *sent* what was answered; it keeps
+//! the events of its batches until it is told to forget them, and resumes their stream for whoever attaches;
+//! what it finished is on its disk until it is settled, and offered when the batch is abandoned or the machine
+//! begins anew.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -25,8 +27,20 @@ pub(super) struct Machine {
     incarnation: Incarnation,
     up: bool,
     registered: bool,
-    /// Its own deadline: from the moment it *sent* what was answered.
+    /// How fast its clock runs.
+    pub(super) rate: f64,
+    /// How every render on it ends, while it is broken.
+    pub(super) broken: Option<FailureReason>,
+    /// Whether it does not end what it is told to end.
+    pub(super) is_stubborn: bool,
+    draining: bool,
+    /// When it *sent* what was last answered: its deadlines count from there.
+    heard: Now,
     lease_until: Now,
+    /// Finished slices on its disk, and how long they took.
+    outbox: BTreeMap<(JobId, Slice), (BatchId, f64)>,
+    /// Those of them whose batches are over: to be offered.
+    offers: BTreeSet<(JobId, Slice)>,
     /// Batches with a lower number were sent before its registration, and are refused.
     void_below: BatchId,
     /// Batches it said it does not know: it will not take them any more.
@@ -42,6 +56,8 @@ pub(super) struct Machine {
 struct Held {
     job: JobId,
     slices: VecDeque<Slice>,
+    /// How long its orchestrator may be silent.
+    silence: Duration,
     events: Vec<NodeEvent>,
     ended: bool,
     /// Life of the orchestrator that reads its stream.
@@ -69,7 +85,7 @@ pub(super) enum NodeEvent {
 /// What the orchestrator asks of a machine.
 #[derive(Debug, Clone)]
 pub(super) enum Call {
-    Render { epoch: Epoch, batch: BatchId, job: JobId, slices: Vec<Slice> },
+    Render { epoch: Epoch, batch: BatchId, job: JobId, slices: Vec<Slice>, silence: Duration },
     Attach { epoch: Epoch, batch: BatchId },
     Cancel { epoch: Epoch, batch: BatchId },
 }
@@ -96,6 +112,8 @@ pub(super) enum Timer {
         abandon: Vec<BatchId>,
         void_below: BatchId,
     },
+    /// Its offers were answered: they were adopted, or nobody wants them.
+    Settled(Vec<(JobId, Slice)>),
 }
 
 impl Machine {
@@ -109,7 +127,14 @@ impl Machine {
             incarnation: Incarnation(0),
             up: false,
             registered: false,
+            rate: 1.0,
+            broken: None,
+            is_stubborn: false,
+            draining: false,
+            heard: Now::ZERO,
             lease_until: Now::ZERO,
+            outbox: BTreeMap::new(),
+            offers: BTreeSet::new(),
             void_below: BatchId(0),
             disowned: BTreeSet::new(),
             held: BTreeMap::new(),
@@ -122,8 +147,20 @@ impl Machine {
         self.up && self.incarnation == incarnation
     }
 
-    pub(super) fn hear_and_speak(&mut self) {
+    /// Nothing is wrong with it any more.
+    pub(super) fn mend(&mut self) {
         (self.deaf_until, self.mute_until) = (Now::ZERO, Now::ZERO);
+        (self.broken, self.is_stubborn) = (None, false);
+    }
+
+    /// How long its clock takes for that much of its time.
+    fn takes(&self, time: Duration) -> Duration {
+        time.div_f64(self.rate)
+    }
+
+    /// When a batch is to be dead, unless something is heard until then.
+    fn deadline(&self, held: &Held) -> Now {
+        self.heard + self.takes(held.silence.max(TTL))
     }
 
     /// Slices being rendered.
@@ -140,8 +177,19 @@ impl World {
             Fault::Boot if !machine.up => {
                 let fresh = Machine::new(machine.name.clone(), machine.description.clone());
                 let incarnation = Incarnation(machine.incarnation.0 + 1);
-                let (deaf_until, mute_until) = (machine.deaf_until, machine.mute_until);
-                *machine = Machine { incarnation, up: true, deaf_until, mute_until, ..fresh };
+                let outbox = std::mem::take(&mut machine.outbox);
+                *machine = Machine {
+                    incarnation,
+                    up: true,
+                    deaf_until: machine.deaf_until,
+                    mute_until: machine.mute_until,
+                    rate: machine.rate,
+                    broken: machine.broken,
+                    is_stubborn: machine.is_stubborn,
+                    offers: outbox.keys().copied().collect(),
+                    outbox,
+                    ..fresh
+                };
                 self.timer(i, Timer::Beat);
             }
             Fault::Boot => {}
@@ -161,6 +209,14 @@ impl World {
                     self.tell(i, leave);
                 }
             }
+            Fault::Drain => {
+                machine.draining = true;
+                let waiting: Vec<BatchId> = machine.waiting.iter().copied().collect();
+                waiting.into_iter().for_each(|batch| self.end(i, batch));
+            }
+            Fault::Break(reason) => machine.broken = Some(reason),
+            Fault::Stubborn => machine.is_stubborn = true,
+            Fault::Mend => machine.mend(),
             Fault::Mute(time) => machine.mute_until = now + time,
             Fault::Deaf(time) => machine.deaf_until = now + time,
         }
@@ -181,36 +237,48 @@ impl World {
         let incarnation = machine.incarnation;
         match timer {
             Timer::Beat => {
-                let holds = machine.held.keys().copied().collect();
                 let registered = machine.registered;
+                let draining = machine.draining;
+                if draining && machine.held.values().all(|held| held.ended) {
+                    return self.fault(i, Fault::Leave(Duration::from_secs(3)));
+                }
+                let holds = machine.held.keys().copied().collect();
+                let offers = machine.offers.iter();
+                let offers = offers.map(|key| (*key, machine.outbox[key].1)).collect::<Vec<_>>();
+                if registered && !offers.is_empty() {
+                    self.tell(i, Message::Adopt { machine: i, incarnation, offers });
+                }
                 let message = if registered {
-                    Message::Heartbeat { machine: i, incarnation, sent: now, holds }
+                    Message::Heartbeat { machine: i, incarnation, sent: now, holds, draining }
                 } else {
                     Message::Register { machine: i, incarnation, sent: now, holds }
                 };
                 self.tell(i, message);
                 let again = if registered { HEARTBEAT } else { Duration::from_secs(1) };
+                let again = self.machines[i].takes(again);
                 self.plan(again, Happening::Timer(i, incarnation, Timer::Beat));
             }
             Timer::Answer { sent, granted, abandon, void_below } => {
                 machine.registered = granted;
                 if granted {
-                    machine.lease_until = machine.lease_until.max(sent + TTL);
+                    machine.heard = machine.heard.max(sent);
+                    machine.lease_until = machine.heard + machine.takes(TTL);
                     machine.void_below = machine.void_below.max(void_below);
                     let until = machine.lease_until;
                     self.plan_at(until, Happening::Timer(i, incarnation, Timer::LeaseOver));
                 }
                 for batch in abandon {
-                    self.end(i, batch);
-                    self.machines[i].held.remove(&batch);
+                    self.abandon(i, batch);
                 }
             }
-            Timer::LeaseOver if machine.lease_until <= now => {
-                machine.registered = false;
-                let held: Vec<BatchId> = machine.held.keys().copied().collect();
-                held.into_iter().for_each(|batch| self.end(i, batch));
-            }
+            Timer::LeaseOver if machine.lease_until <= now => self.fence(i),
             Timer::LeaseOver => {}
+            Timer::Settled(settled) => {
+                for key in settled {
+                    machine.outbox.remove(&key);
+                    machine.offers.remove(&key);
+                }
+            }
             Timer::Poisoned { slot, number } => {
                 if machine.slots[slot].as_ref().is_some_and(|render| render.number == number) {
                     let boot_after = Duration::from_millis(self.dice.u64(10..3_000));
@@ -223,7 +291,11 @@ impl World {
                 self.invariants.render_ended(machine.held[&batch].job, slice);
                 let event = match failure {
                     Some(failure) => NodeEvent::Failed(slice, failure),
-                    None => NodeEvent::Finished(slice, seconds),
+                    None => {
+                        let job = machine.held[&batch].job;
+                        machine.outbox.insert((job, slice), (batch, seconds));
+                        NodeEvent::Finished(slice, seconds)
+                    }
                 };
                 self.say(i, batch, event);
                 self.go_on(i, slot, batch);
@@ -239,14 +311,16 @@ impl World {
             return;
         }
         match call {
-            Call::Render { epoch, batch, job, slices } => {
+            Call::Render { epoch, batch, job, slices, silence } => {
                 if machine.held.contains_key(&batch) {
                     return;
                 }
-                let void = batch < machine.void_below || machine.disowned.contains(&batch);
+                let void = batch < machine.void_below
+                    || machine.disowned.contains(&batch)
+                    || machine.draining;
                 if !void && now >= machine.lease_until {
                     // The answer to its registration may be on its way still: the call is repeated.
-                    let again = Call::Render { epoch, batch, job, slices };
+                    let again = Call::Render { epoch, batch, job, slices, silence };
                     let is_live = self.epoch == epoch
                         && self.scheduler.as_ref().is_some_and(|it| it.batch(batch).is_some());
                     if is_live {
@@ -260,7 +334,8 @@ impl World {
                     return self.tell(i, Message::Refused { epoch, batch });
                 }
                 let (reader, slices, ended) = (epoch, slices.into(), false);
-                let held = Held { job, slices, events: Vec::new(), ended, reader, arrives: now };
+                let events = Vec::new();
+                let held = Held { job, slices, silence, events, ended, reader, arrives: now };
                 machine.held.insert(batch, held);
                 machine.waiting.push_back(batch);
                 for slot in 0..self.machines[i].slots.len() {
@@ -279,13 +354,43 @@ impl World {
             },
             Call::Cancel { epoch, batch } => {
                 if machine.held.contains_key(&batch) {
-                    self.end(i, batch);
+                    if !machine.is_stubborn {
+                        self.end(i, batch);
+                    }
                 } else {
                     machine.disowned.insert(batch);
                     self.tell(i, Message::Refused { epoch, batch });
                 }
             }
         }
+    }
+
+    /// Kills what its orchestrator's silence has outlasted.
+    fn fence(&mut self, i: usize) {
+        let now = self.now;
+        let machine = &self.machines[i];
+        let live = machine.held.iter().filter(|(_, held)| !held.ended);
+        let (over, alive): (Vec<_>, Vec<_>) =
+            live.map(|(id, held)| (machine.deadline(held), *id)).partition(|(at, _)| *at <= now);
+        if let Some((next, _)) = alive.into_iter().min() {
+            let incarnation = machine.incarnation;
+            self.plan_at(next, Happening::Timer(i, incarnation, Timer::LeaseOver));
+        }
+        over.into_iter().for_each(|(_, batch)| self.end(i, batch));
+    }
+
+    /// Ends a batch that is over for its orchestrator, and offers what was finished of it.
+    fn abandon(&mut self, i: usize, batch: BatchId) {
+        if self.machines[i].held.get(&batch).is_none_or(|held| !held.ended)
+            && self.machines[i].is_stubborn
+        {
+            return;
+        }
+        self.end(i, batch);
+        let machine = &mut self.machines[i];
+        machine.held.remove(&batch);
+        let of = machine.outbox.iter().filter(|(_, (from, _))| *from == batch);
+        machine.offers.extend(of.map(|(key, _)| *key));
     }
 
     /// Ends a batch: its renderer is dead before anything is said.
@@ -323,6 +428,7 @@ impl World {
 
     /// Begins the next slice of a batch, or ends it.
     fn go_on(&mut self, i: usize, slot: usize, batch: BatchId) {
+        let broken = self.machines[i].broken;
         let held = self.machines[i].held.get_mut(&batch).unwrap();
         let job = held.job;
         let Some(slice) = held.slices.pop_front() else {
@@ -333,7 +439,8 @@ impl World {
         self.invariants.render_began(job, slice, batch);
         self.say(i, batch, NodeEvent::Started(slice));
         let seconds = self.seconds(job, slice);
-        let reason = match self.always_fails {
+        let reason = match self.always_fails.or(broken) {
+            None if self.plans[&job].broken => Some(FailureReason::Renderer),
             None => self.chance(self.odds.failed).then(|| self.random_reason()),
             always => always,
         };

@@ -19,6 +19,7 @@ struct Cluster {
     priority: i32,
     node_silence: Duration,
     poison: BTreeSet<i32>,
+    broken: bool,
     requirements: Requirements,
 }
 
@@ -32,6 +33,7 @@ impl Cluster {
             priority: 0,
             node_silence: Duration::ZERO,
             poison: BTreeSet::new(),
+            broken: false,
             requirements,
         }
     }
@@ -87,6 +89,7 @@ impl Cluster {
             seconds: self.seconds,
             spread: 0.0,
             poison: self.poison.clone(),
+            broken: self.broken,
         });
         self
     }
@@ -502,6 +505,7 @@ fn the_makespan_of_a_heavy_tailed_job_is_near_its_lower_bound() {
             seconds: 1.0,
             spread: 0.8,
             poison: BTreeSet::new(),
+            broken: false,
         });
         let cluster = cluster.assert_finished();
         let seconds = (1..=100 * nodes)
