@@ -22,9 +22,9 @@ use tokio::time::sleep;
 use tonic::transport::Channel;
 
 use crate::{
-    load::{Facts, submit_again},
-    process::belonging_to,
-    world::{Kind, World},
+    load::{Facts, POISON, submit_again},
+    process::{self, belonging_to},
+    world::{Kind, POISONED, TEMPORARY, World},
 };
 
 /// How long jobs may take to end after the last fault is healed.
@@ -38,6 +38,10 @@ const DOWNLOADS: usize = 8;
 const AGAIN_MAX: usize = 200;
 /// The most memory that the orchestrator may hold, in bytes: far above what it needs, far below what a leak takes.
 const MEMORY_BYTES_MAX: u64 = 1 << 30;
+/// Nodes that a poisoned frame may cost.
+const POISON_LOSSES_MAX: u64 = 3;
+/// Jobs that are looked at after each kill, at most: the latest ones.
+const RECENT_MAX: usize = 12;
 /// A synthetic frame's size.
 const SYNTHETIC: (u32, u32) = (64, 36);
 
@@ -104,11 +108,47 @@ pub(crate) async fn jobs(world: &Arc<World>) -> Sum {
             world.history.finding("F21: a blob is stored whose upload broke off");
         }
     }
+    let poisoned = jobs.values().filter(|facts| facts.is_poisoned).count() as u64;
+    let killed = world.history.counts().get(POISONED).copied().unwrap_or_default();
+    if killed > POISON_LOSSES_MAX * poisoned {
+        world.history.finding(format!("I14: {poisoned} poisoned frames killed {killed} nodes"));
+    }
     let memory = world.ledger.memory_bytes();
     if memory > MEMORY_BYTES_MAX {
         world.history.finding(format!("I19: the orchestrator held {} MiB", memory >> 20));
     }
     sum
+}
+
+/// Checks that what clients were told of the latest jobs is still so, in the middle of it all (I4, I1).
+pub(crate) async fn told(world: &World) {
+    let Ok(cluster) = Cluster::connect(format!("http://{}", world.orchestrator.address)).await
+    else {
+        return;
+    };
+    for (job, facts) in world.ledger.jobs().into_iter().rev().take(RECENT_MAX) {
+        let found = |text: String| world.history.finding(format!("job {job}: {text}"));
+        let frames: Result<Vec<Vec<Frame>>, _> = cluster.frames(job).try_collect().await;
+        match frames {
+            Err(error) => found(format!("I4: it was acknowledged and is lost: {error}")),
+            Ok(pages) => {
+                let states = pages
+                    .iter()
+                    .flatten()
+                    .map(|frame| (frame.frame, (frame.state(), frame.revision)));
+                let states: BTreeMap<_, _> = states.collect();
+                for (number, (revision, _)) in &facts.committed {
+                    let now = states.get(number);
+                    if now != Some(&(FrameState::Finished, *revision)) {
+                        found(format!(
+                            "I1: frame {number} was finished at {revision} and is {now:?}"
+                        ));
+                    }
+                }
+            }
+        }
+        world.history.count("checks of what was told, after a kill");
+    }
 }
 
 async fn check_job(world: &Arc<World>, cluster: &Cluster, id: u64, facts: &Facts, sum: &mut Sum) {
@@ -162,6 +202,13 @@ async fn check_job(world: &Arc<World>, cluster: &Cluster, id: u64, facts: &Facts
         let is_late = facts.cancelled_at.is_some_and(|at| frame.revision > at);
         if is_late && frame.state() == FrameState::Finished {
             found(format!("I11: frame {number} was finished after the cancel had been answered"));
+        }
+    }
+    if facts.is_poisoned && job.state() != JobState::Cancelled {
+        let failed = frames.iter().filter(|frame| frame.state() == FrameState::Failed);
+        let failed: Vec<i32> = failed.map(|frame| frame.frame).collect();
+        if failed != [POISON] {
+            found(format!("I14: of its frames {failed:?} failed, not the poisoned one alone"));
         }
     }
     for frame in frames.iter().filter(|frame| frame.state() == FrameState::Failed) {
@@ -260,7 +307,10 @@ async fn check_output(
 /// Ends the cluster as a person would, and looks what it leaves behind (I15).
 pub(crate) async fn end(world: &Arc<World>) {
     for node in &world.nodes {
-        let status = tokio::task::block_in_place(|| node.life().server.terminate());
+        let status = {
+            let process = node.life().server.release();
+            process::terminate(process).await
+        };
         if status.is_none_or(|status| !status.success()) {
             let name = node.life().name.clone();
             world.history.finding(format!("{name} did not end well: {status:?}"));
@@ -271,9 +321,16 @@ pub(crate) async fn end(world: &Arc<World>) {
             world.history.finding(format!("I15: {} left in its work folder: {left:?}", life.name));
         }
     }
-    let status = tokio::task::block_in_place(|| world.orchestrator.server().terminate());
+    let status = {
+        let process = world.orchestrator.server().release();
+        process::terminate(process).await
+    };
     if status.is_none_or(|status| !status.success()) {
         world.history.finding(format!("the orchestrator did not end well: {status:?}"));
+    }
+    let left = entries(&world.folder().join(TEMPORARY));
+    if !left.is_empty() {
+        world.history.finding(format!("I15: temporary files are left: {left:?}"));
     }
     let begun = Instant::now();
     loop {
@@ -285,7 +342,7 @@ pub(crate) async fn end(world: &Arc<World>) {
             let commands: Vec<_> = left.iter().map(|entry| (entry.id, &entry.command)).collect();
             world.history.finding(format!("I15: processes are left: {commands:?}"));
             for entry in left {
-                crate::process::signal(entry.id, rustix::process::Signal::KILL);
+                process::signal(entry.id, rustix::process::Signal::KILL);
             }
             break;
         }

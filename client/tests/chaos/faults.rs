@@ -9,8 +9,9 @@ use std::{
 
 use fastrand::Rng;
 use framecrew::proto::{
-    UploadChunk, UploadHeader, UploadRequest, WatchJobRequest, blob_store_client::BlobStoreClient,
-    orchestrator_client::OrchestratorClient, upload_request::Part,
+    FrameRange, UploadChunk, UploadHeader, UploadRequest, WatchJobRequest,
+    blob_store_client::BlobStoreClient, orchestrator_client::OrchestratorClient,
+    upload_request::Part,
 };
 use framecrew_blobs::Digest;
 use futures::{FutureExt as _, StreamExt as _, future::BoxFuture};
@@ -23,6 +24,7 @@ use tokio::{
 };
 
 use crate::{
+    load::{POISON, SCENE, job_of, submit},
     process::{self, descendants, signal},
     proxy::Weather,
     world::{Kind, Node, World},
@@ -68,13 +70,17 @@ pub(crate) enum Fault {
     WatchersStalled,
     WatchersHalfOpen,
     UploadDies,
+    BadOutput,
+    PoisonFrame,
+    NodeFailsAll,
+    StoreLies,
     Three,
 }
 
 use Fault::*;
 
 /// Each with its number, its name, how often it comes among the others, and whether it is over within seconds.
-const FAULTS: [(Fault, &str, &str, u32, bool); 28] = [
+const FAULTS: [(Fault, &str, &str, u32, bool); 32] = [
     (NodeKilled, "F1", "node killed", 12, true),
     (NodeGone, "F2", "node gone for good", 1, false),
     (NodeDrained, "F1", "node terminated", 3, true),
@@ -96,8 +102,12 @@ const FAULTS: [(Fault, &str, &str, u32, bool); 28] = [
     (BlobDiskFull, "F13", "blob disk full", 2, true),
     (NodeDiskFull, "F12", "node disk full", 2, true),
     (StoreSlow, "F13", "orchestrator slow", 3, true),
+    (StoreLies, "F13", "a truncated blob for a new node", 1, false),
     (DatabaseTorn, "F14", "database torn (a copy)", 1, true),
     (ClockJumps, "F15", "wall clock jumps", 3, true),
+    (BadOutput, "F17", "a renderer that draws nothing good", 2, true),
+    (PoisonFrame, "F18", "a frame that kills every node", 1, false),
+    (NodeFailsAll, "F19", "a node that fails everything", 2, false),
     (WatchersCut, "F20", "links of clients cut", 4, true),
     (WatchersStalled, "F20", "watchers stalled", 1, true),
     (WatchersHalfOpen, "F20", "links of clients silent", 2, true),
@@ -210,11 +220,12 @@ fn turn(world: &World, fault: Fault, rng: &mut Rng) -> Option<Turn> {
             world.clients_turn.clone().try_lock_owned().ok().map(Turn::Clients)
         }
         WatchersStalled | UploadDies => Some(Turn::Nobody),
+        PoisonFrame => world.nodes.iter().any(|node| node.can_do_wrong()).then_some(Turn::Nobody),
         Three => None,
         _ => {
             let kind = match fault {
-                RendererKilled | RendererHangs => Some(Kind::Blender),
-                ClockJumps => Some(Kind::Synthetic),
+                RendererKilled | RendererHangs | StoreLies => Some(Kind::Blender),
+                ClockJumps | BadOutput | NodeFailsAll => Some(Kind::Synthetic),
                 _ => None,
             };
             let of = |node: &&Arc<Node>| kind.is_none_or(|kind| kind == node.kind);
@@ -226,6 +237,7 @@ fn turn(world: &World, fault: Fault, rng: &mut Rng) -> Option<Turn> {
             let can = match fault {
                 NodeDiskFull => node.life().disk.is_mounted(),
                 ClockJumps => node.clock.is_some(),
+                BadOutput | NodeFailsAll => node.can_do_wrong(),
                 _ => true,
             };
             if well < 2 || !can {
@@ -264,6 +276,7 @@ fn strike(world: Arc<World>, fault: Fault, turn: Turn, mut rng: Rng) -> BoxFutur
                 drop(turn);
             }
             Turn::Nobody if fault == UploadDies => upload_dies(&world, &mut rng).await,
+            Turn::Nobody if fault == PoisonFrame => poison(&world, &mut rng).await,
             Turn::Nobody => watchers_stall(&world, &mut rng).await,
         }
         world.history.tell("healed", &json!({ "fault": name, "on": on }));
@@ -297,8 +310,31 @@ async fn on_node(world: &Arc<World>, fault: Fault, node: &Arc<Node>, rng: &mut R
             lost.go_on(world).await;
             world.replace(node);
         }
+        StoreLies => {
+            let digest = Digest::of(SCENE).to_string();
+            let (shard, rest) = digest.split_at(2);
+            let blob = world.orchestrator.blobs.path().join(shard).join(rest);
+            let beside = blob.with_extension("chaos");
+            let put = |bytes: &[u8]| {
+                // Whole at once, as a file system that lost the end of a file would show it.
+                let put = fs::write(&beside, bytes).and_then(|()| fs::rename(&beside, &blob));
+                if let Err(error) = put {
+                    world.history.tell("not truncated", &json!(error.to_string()));
+                }
+            };
+            if blob.exists() {
+                put(&SCENE[..SCENE.len() / 2]);
+                node.life().server.kill();
+                world.replace(node);
+                sleep(seconds(rng, 4.0, 10.0)).await;
+                put(SCENE);
+            }
+        }
         NodeDrained => {
-            let status = tokio::task::block_in_place(|| node.life().server.terminate());
+            let status = {
+                let process = node.life().server.release();
+                process::terminate(process).await
+            };
             if status.is_none_or(|status| !status.success()) {
                 let name = node.life().name.clone();
                 world.history.finding(format!("{name} did not end well on SIGTERM: {status:?}"));
@@ -323,8 +359,10 @@ async fn on_node(world: &Arc<World>, fault: Fault, node: &Arc<Node>, rng: &mut R
         NodeStopped => {
             let lost = Lost::of(world, node, "a node falls silent");
             node.life().server.signal(Signal::STOP);
+            let stopped = Instant::now();
             lost.go_on(world).await;
-            sleep(LEASE + seconds(rng, 1.0, 5.0)).await;
+            let whole = LEASE + seconds(rng, 1.0, 5.0);
+            sleep(whole.saturating_sub(stopped.elapsed())).await;
             node.life().server.signal(Signal::CONT);
         }
         NodePaused => {
@@ -396,6 +434,16 @@ async fn on_node(world: &Arc<World>, fault: Fault, node: &Arc<Node>, rng: &mut R
             node.may_end.store(false, Ordering::Relaxed);
         }
         ClockJumps => jump(node.clock.as_deref(), rng).await,
+        BadOutput => {
+            node.restart_with(rng.choice(["blank=*", "oom=*", "hang=*"]).unwrap());
+            sleep(seconds(rng, 2.0, 6.0)).await;
+            node.restart_with("");
+        }
+        NodeFailsAll => {
+            node.restart_with("fail=*");
+            sleep(seconds(rng, 10.0, 30.0)).await;
+            node.restart_with("");
+        }
         _ => unreachable!("{fault:?} is not a node's"),
     }
 }
@@ -408,7 +456,10 @@ async fn on_orchestrator(world: &Arc<World>, fault: Fault, rng: &mut Rng) {
             kill_orchestrator(world, pause).await;
         }
         OrchestratorTerminated => {
-            let status = tokio::task::block_in_place(|| orchestrator.server().terminate());
+            let status = {
+                let process = orchestrator.server().release();
+                process::terminate(process).await
+            };
             if status.is_none_or(|status| !status.success()) {
                 world
                     .history
@@ -569,6 +620,18 @@ async fn upload_dies(world: &World, rng: &mut Rng) {
     // Dropped in the middle, with its connection.
     let _ = timeout(patience, rpc.upload(stream)).await;
     world.ledger.never_stored(digest);
+}
+
+/// A job of which one frame kills whoever draws it.
+async fn poison(world: &Arc<World>, rng: &mut Rng) {
+    let range = |first, last| FrameRange { first, last, step: 1 };
+    let frames = vec![range(1, 5), range(POISON, POISON), range(6, 20)];
+    let spec = job_of(Kind::Synthetic, frames, 3);
+    if let Some(job) = submit(world, Kind::Synthetic, spec, rng).await {
+        while !world.ledger.is_over(job) && !world.closing.is_cancelled() {
+            sleep(POLL).await;
+        }
+    }
 }
 
 /// Watchers that open a stream and never read it.

@@ -27,13 +27,15 @@ use tonic::{Code, Status};
 use crate::world::{Kind, World};
 
 /// The scene of every job.
-const SCENE: &[u8] = include_bytes!("../../assets/demo.blend");
+pub(crate) const SCENE: &[u8] = include_bytes!("../../assets/demo.blend");
 /// Pause before a call is made again.
 const PAUSE: Duration = Duration::from_millis(300);
 /// How long a client waits for an answer before it asks again.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often a submitter looks whether there is too little to do.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+/// The frame that kills every node which draws it.
+pub(crate) const POISON: i32 = 7_777_777;
 /// How long a renderer that hangs is waited for in the jobs here.
 const FRAME_SILENCE_SECONDS: u32 = 10;
 
@@ -58,6 +60,8 @@ pub(crate) struct Facts {
     pub(crate) request: SubmitJobRequest,
     pub(crate) kind: Kind,
     pub(crate) frames: u64,
+    /// Whether one of them is the poisoned one.
+    pub(crate) is_poisoned: bool,
     /// Revision at which the cancel was answered.
     pub(crate) cancelled_at: Option<u64>,
     /// Frames that watchers saw finished: at which revision, and with what.
@@ -78,6 +82,20 @@ impl Ledger {
 
     pub(crate) fn open_jobs(&self, kind: Kind) -> u64 {
         self.open[kind as usize].load(Ordering::Relaxed)
+    }
+
+    fn is_poisoned(&self, job: u64) -> bool {
+        self.jobs.lock().unwrap().get(&job).is_some_and(|facts| facts.is_poisoned)
+    }
+
+    /// How many of a job's frames watchers have seen finished.
+    pub(crate) fn committed(&self, job: u64) -> usize {
+        self.jobs.lock().unwrap().get(&job).map_or(0, |facts| facts.committed.len())
+    }
+
+    /// Whether those who watch a job have seen its end.
+    pub(crate) fn is_over(&self, job: u64) -> bool {
+        self.jobs.lock().unwrap().get(&job).is_some_and(|facts| !facts.views.is_empty())
     }
 
     /// The slices that a node is at, with when each was started.
@@ -144,7 +162,12 @@ fn spec(kind: Kind, rng: &mut Rng) -> JobSpec {
         Kind::Synthetic => (rng.i32(1..4), rng.i32(10..150)),
         Kind::Blender => (1, rng.i32(4..12)),
     };
-    let range = FrameRange { first, last: first + step * (frames - 1), step: step as u32 };
+    let last = first + step * (frames - 1);
+    job_of(kind, vec![FrameRange { first, last, step: step as u32 }], rng.i32(-2..3))
+}
+
+/// A job of these frames.
+pub(crate) fn job_of(kind: Kind, frames: Vec<FrameRange>, priority: i32) -> JobSpec {
     let digest = Digest::of(SCENE).to_string();
     let file = ProjectFile {
         path: "demo.blend".into(),
@@ -160,11 +183,11 @@ fn spec(kind: Kind, rng: &mut Rng) -> JobSpec {
         ..TimeLimits::default()
     };
     JobSpec {
-        name: format!("{} from {first}", kind.tag()),
+        name: format!("{} {}", kind.tag(), frames.len()),
         project: Some(Project { blend_path: "demo.blend".into(), files: vec![file] }),
-        frames: vec![range],
+        frames,
         settings: Some(settings),
-        priority: rng.i32(-2..3),
+        priority,
         tags: vec![kind.tag().into()],
         limits: Some(limits),
         ..JobSpec::default()
@@ -207,6 +230,7 @@ pub(crate) async fn submit(
     world.history.count("submissions acknowledged");
     let facts = Facts {
         frames: requested(&spec),
+        is_poisoned: spec.frames.iter().any(|range| range.first == POISON),
         request,
         kind,
         cancelled_at: None,
@@ -292,7 +316,8 @@ async fn follow(world: Arc<World>, job: u64, kind: Kind, mut rng: Rng) {
     loop {
         let (one, other) = (rng.usize(..), rng.usize(..));
         let (one, other) = tokio::join!(watch(&world, job, one), watch(&world, job, other));
-        let failed = one.counts().failed > 0 && one.state() == JobState::Failed;
+        // What is poisoned would only kill more nodes.
+        let failed = one.state() == JobState::Failed && !world.ledger.is_poisoned(job);
         if failed && retries_left > 0 && retry(&world, job).await {
             retries_left -= 1;
             continue;
@@ -385,7 +410,8 @@ fn note(world: &World, job: u64, update: &Update) {
                     None if is_finished => {
                         facts.committed.insert(number, now);
                     }
-                    Some(before) if !is_finished || *before != now => {
+                    // Another watcher may be ahead of this one.
+                    Some(before) if now.0 >= before.0 && (!is_finished || *before != now) => {
                         let state = frame.state().as_str_name();
                         world.history.finding(format!(
                             "I1: frame {number} of job {job} was finished as {before:?} and is {state} as {now:?}"

@@ -7,7 +7,8 @@
 //! FRAMECREW_CHAOS_TIMES=1000 cargo test -p framecrew --test chaos -- kills
 //! ```
 //!
-//! `soak` makes all faults, `kills` kills the orchestrator over and over. Other settings: `FRAMECREW_CHAOS_NODES`
+//! `soak` makes all faults; `kills` kills the orchestrator over and over; `poison` has a frame that kills nodes;
+//! `recovery` kills an orchestrator with 100,000 frames in its store (`_TIMES` again). Other settings: `FRAMECREW_CHAOS_NODES`
 //! and `_BLENDERS` (nodes with a synthetic renderer, and with a real Blender), `_FRAME_MS` (time of a synthetic
 //! frame), `_RATE` (faults in a minute), `_FAULTS` (the only ones to make, by number or name: `F1,OrchestratorKilled`),
 //! `_PROGRAMS` (folder of the servers' programs, to try a release build), `_KEEP` (keep the logs).

@@ -12,13 +12,14 @@ use std::{
 };
 
 use rustix::process::{Pid, Signal, kill_process};
+use tokio::time::sleep;
 
 /// Environment variable that every process of a world bears, those that a server starts included.
 pub(crate) const MARK: &str = "FRAMECREW_CHAOS_WORLD";
 /// What the servers tell in their logs: also each frame that is begun.
 const LOG: &str = "info,framecrew_node=debug";
-/// How long a server may take to end when it is asked to.
-const TERM_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a server may take to end when it is asked to: a node ends the frames that it has begun.
+const TERM_TIMEOUT: Duration = Duration::from_secs(90);
 const POLL: Duration = Duration::from_millis(20);
 
 /// The folder of the servers' programs: `FRAMECREW_CHAOS_PROGRAMS`, or where the tests are built. Those of other
@@ -95,20 +96,9 @@ impl Server {
         }
     }
 
-    /// Asks it to end, and waits until it has. `None`: it did not, and was killed.
-    pub(crate) fn terminate(&mut self) -> Option<ExitStatus> {
-        let mut process = self.process.take()?;
-        signal(process.id(), Signal::TERM);
-        let asked = Instant::now();
-        while asked.elapsed() < TERM_TIMEOUT {
-            if let Some(status) = process.try_wait().unwrap() {
-                return Some(status);
-            }
-            std::thread::sleep(POLL);
-        }
-        let _ = process.kill();
-        let _ = process.wait();
-        None
+    /// Lets go of the process, which is then none of a supervisor's business.
+    pub(crate) fn release(&mut self) -> Option<Child> {
+        self.process.take()
     }
 
     /// How it ended, if it did so by itself; it is not running then.
@@ -127,6 +117,22 @@ impl Server {
     pub(crate) fn log(&self) -> &Path {
         &self.log
     }
+}
+
+/// Asks a process to end, and waits until it has. `None`: it did not, and was killed; or there was none.
+pub(crate) async fn terminate(process: Option<Child>) -> Option<ExitStatus> {
+    let mut process = process?;
+    signal(process.id(), Signal::TERM);
+    let asked = Instant::now();
+    while asked.elapsed() < TERM_TIMEOUT {
+        if let Some(status) = process.try_wait().unwrap() {
+            return Some(status);
+        }
+        sleep(POLL).await;
+    }
+    let _ = process.kill();
+    let _ = process.wait();
+    None
 }
 
 /// Sends a signal to a process that may be gone.

@@ -68,7 +68,8 @@ pub(crate) fn write(mode: &str, world: &World, settings: &Settings, sum: &Sum, t
         })).collect::<Vec<_>>(),
         "findings": findings,
     });
-    fs::write(to.join(format!("{mode}.txt")), text + "\n").unwrap();
-    fs::write(to.join(format!("{mode}.json")), format!("{value:#}\n")).unwrap();
+    let name = format!("{mode}-{}", settings.seed);
+    fs::write(to.join(format!("{name}.txt")), text + "\n").unwrap();
+    fs::write(to.join(format!("{name}.json")), format!("{value:#}\n")).unwrap();
     findings.len()
 }

@@ -4,6 +4,7 @@ use std::{
     ffi::OsString,
     fs,
     net::SocketAddr,
+    os::unix::process::ExitStatusExt as _,
     path::{Path, PathBuf},
     process::Command,
     sync::{
@@ -14,6 +15,7 @@ use std::{
 };
 
 use framecrew::proto::{ListJobsRequest, orchestrator_client::OrchestratorClient};
+use rustix::process::Signal;
 use serde_json::json;
 use tokio::{
     sync::Mutex as Turn,
@@ -41,8 +43,13 @@ const ASK_INTERVAL: Duration = Duration::from_millis(10);
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longer than an orchestrator ever takes to serve, also on a machine that is busy.
 const SERVE_TIMEOUT: Duration = Duration::from_secs(120);
+/// The node's flag for what its synthetic renderer does wrong.
+const FAULTS_FLAG: &str = "--synthetic-faults";
 /// Last lines of a log that are told when a process ended by itself.
 const LOG_LINES: usize = 4;
+
+/// What is counted when a frame kills a node.
+pub(crate) const POISONED: &str = "nodes that the poisoned frame killed";
 
 /// What draws on a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,6 +115,23 @@ impl Node {
         self.life.lock().unwrap()
     }
 
+    /// Kills its process and starts it again with a renderer that does so much wrong; empty: nothing.
+    pub(crate) fn restart_with(&self, wrong: &str) {
+        let mut life = self.life();
+        life.server.kill();
+        let poison = format!("poison={}", crate::load::POISON);
+        if let Some(at) = life.server.args.iter().position(|arg| arg == FAULTS_FLAG) {
+            let all = [poison.as_str(), wrong].join(",");
+            life.server.args[at + 1] = all.trim_end_matches(',').to_owned();
+        }
+        life.server.start();
+    }
+
+    /// Whether its renderer does what is wrong when it is asked to.
+    pub(crate) fn can_do_wrong(&self) -> bool {
+        self.life().server.args.iter().any(|arg| arg == FAULTS_FLAG)
+    }
+
     pub(crate) fn set(&self, up: Weather, down: Weather) {
         self.up.set(up);
         self.down.set(down);
@@ -142,6 +166,7 @@ impl World {
     /// Starts a cluster. What happens in it is written to `history`.
     pub(crate) async fn start(settings: &Settings, history: &Path) -> Arc<Self> {
         let folder = tempfile::Builder::new().prefix("framecrew-chaos-").tempdir().unwrap();
+        fs::create_dir(folder.path().join(TEMPORARY)).unwrap();
         let mark = uuid::Uuid::new_v4().to_string();
         let blender = if settings.blenders > 0 { crate::blender() } else { None };
         let shim = clock_shim(folder.path());
@@ -219,10 +244,15 @@ impl World {
             _ => {
                 let time = format!("synthetic:{}ms", self.settings.frame.as_millis());
                 args.extend(["--renderer".into(), time]);
+                if process::knows("framecrew-node", FAULTS_FLAG) {
+                    let poison = format!("poison={}", crate::load::POISON);
+                    args.extend([FAULTS_FLAG.into(), poison]);
+                }
             }
         }
         let log = self.folder().join(format!("{name}.log"));
-        let server = Server::new("framecrew-node", args, environment(&self.mark, clock), log);
+        let server =
+            Server::new("framecrew-node", args, environment(&self.mark, self.folder(), clock), log);
         Life { name, server, disk }
     }
 
@@ -288,7 +318,11 @@ impl World {
         let Some(status) = server.ended() else { return };
         let said = last_lines(server.log());
         let what = format!("{who} ended by itself ({status}): {said}");
-        if may_end.load(Ordering::Relaxed) {
+        // As only the poisoned frame makes it end: a panic ends no process here.
+        if status.signal() == Some(Signal::ABORT.as_raw()) && !said.contains("panicked") {
+            self.history.tell("poisoned", &json!(who));
+            self.history.count(POISONED);
+        } else if may_end.load(Ordering::Relaxed) {
             self.history.tell("ended", &json!(what));
             self.history.count("processes that ended by themselves on a full disk");
         } else {
@@ -310,7 +344,7 @@ impl Orchestrator {
             args.extend(["--history".into(), history]);
         }
         let clock = shim.map(|_| clock_file(folder, "orchestrator"));
-        let environment = environment(mark, shim.zip(clock.as_deref()));
+        let environment = environment(mark, folder, shim.zip(clock.as_deref()));
         let log = folder.join("orchestrator.log");
         let server = Mutex::new(Server::new("framecrew-orchestrator", args, environment, log));
         let (turn, disturbances) = (Arc::default(), AtomicU64::new(0));
@@ -335,8 +369,12 @@ fn channel(url: &str) -> Channel {
     endpoint.connect_lazy()
 }
 
-fn environment(mark: &str, clock: Option<(&Path, &Path)>) -> Vec<(&'static str, OsString)> {
-    let mut environment = vec![(MARK, mark.into())];
+fn environment(
+    mark: &str,
+    folder: &Path,
+    clock: Option<(&Path, &Path)>,
+) -> Vec<(&'static str, OsString)> {
+    let mut environment = vec![(MARK, mark.into()), ("TMPDIR", folder.join(TEMPORARY).into())];
     if let Some((shim, clock)) = clock {
         environment.push(("LD_PRELOAD", shim.into()));
         environment.push(("FRAMECREW_CHAOS_CLOCK", clock.into()));
@@ -344,6 +382,8 @@ fn environment(mark: &str, clock: Option<(&Path, &Path)>) -> Vec<(&'static str, 
     environment
 }
 
+/// The servers' folder for temporary files, in the world's.
+pub(crate) const TEMPORARY: &str = "tmp";
 const SHIM: &str = "clock.so";
 
 /// What shifts a process's wall clock, where there is a C compiler to make it.
