@@ -169,6 +169,17 @@ fn settings_out_of_range_are_refused_with_the_range() {
 }
 
 #[test]
+fn times_without_units_and_limits_out_of_range_are_refused() {
+    let folder = folder();
+    for flag in ["--node-silence", "--frame-silence", "--frame-limit"] {
+        framecrew(folder.path(), &["render", DEMO, flag, "90"]).refuses(2, &[flag, "90s, 10m"]);
+    }
+    let limits = ["--node-silence", "3s", "--frame-silence", "2d", "--frame-limit", "31d"];
+    let said = framecrew(folder.path(), &[&["render", "gone.blend"], &limits[..]].concat());
+    said.refuses(2, &["node silence: must be 15 s", "frame silence: must be", "frame limit: must"]);
+}
+
+#[test]
 fn a_movie_of_a_kind_that_is_not_made_is_refused_with_those_that_are() {
     let folder = folder();
     for movie in ["out.avi", "out", "mp4"] {
@@ -241,13 +252,14 @@ fn an_orchestrator_that_is_not_there_is_named_with_how_to_start_one() {
 }
 
 /// Commands that cannot do anything without an orchestrator.
-const OF_CLUSTER: [&[&str]; 8] = [
+const OF_CLUSTER: [&[&str]; 9] = [
     &["render", DEMO, "--detach"],
     &["watch", "1"],
     &["jobs"],
     &["job", "1"],
     &["nodes"],
     &["cancel", "1"],
+    &["retry", "1"],
     &["fetch", "1"],
     &["logs", "1"],
 ];
@@ -388,6 +400,8 @@ fn the_help_of_render_groups_its_flags_and_says_what_they_cost() {
         "ProRes",
         "--run-scripts",
         "--allow-scripts",
+        "--node-silence <TIME>",
+        "--frame-limit <TIME>",
         "--strict",
         "--follow-links",
         "FRAMECREW_MOVIE",

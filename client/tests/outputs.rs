@@ -3,11 +3,15 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[allow(dead_code)]
+#[path = "chaos/proxy.rs"]
+mod proxy;
+
 use std::{
     collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -28,6 +32,9 @@ use tonic::{Request, Response, Status, Streaming};
 /// Far longer than anything here takes, so that a slow machine fails nothing.
 const PATIENCE: Duration = Duration::from_secs(120);
 
+/// Bytes of a blob in one message.
+const CHUNK_BYTES: usize = 16 * 1024;
+
 /// What the orchestrator knows and stores.
 #[derive(Debug, Clone, Default)]
 struct Script {
@@ -35,6 +42,8 @@ struct Script {
     frames: BTreeMap<u64, Vec<Frame>>,
     updates: Vec<Update>,
     blobs: BTreeMap<String, Vec<u8>>,
+    /// From where downloads were asked for.
+    offsets: Arc<Mutex<Vec<u64>>>,
 }
 
 impl Script {
@@ -183,9 +192,17 @@ impl Orchestrator for Script {
 
     async fn retry_frames(
         &self,
-        _: Request<RetryFramesRequest>,
+        request: Request<RetryFramesRequest>,
     ) -> Result<Response<RetryFramesResponse>, Status> {
-        off_script()
+        let RetryFramesRequest { job_id, frames } = request.into_inner();
+        let job = self.jobs.get(&job_id).cloned();
+        let job = job.ok_or_else(|| Status::not_found("no such job"))?;
+        let is_wanted =
+            |frame: &Frame| frames.is_empty() || frames.iter().any(|it| it.first == frame.frame);
+        let known = self.frames.get(&job_id).into_iter().flatten();
+        let failed = known.filter(|frame| frame.state() == FrameState::Failed && is_wanted(frame));
+        let reopened = failed.count() as u64;
+        Ok(Response::new(RetryFramesResponse { job: Some(job), reopened }))
     }
 
     async fn adopt_frames(
@@ -254,7 +271,10 @@ impl Orchestrator for Script {
             description: Some(description),
             ..Node::default()
         };
-        let nodes = vec![node("rich", description), node("poor", NodeDescription::default())];
+        let mut poor = node("poor", NodeDescription::default());
+        poor.set_state(NodeState::Quarantined);
+        poor.state_reason = "every try on it failed".into();
+        let nodes = vec![node("rich", description), poor];
         Ok(Response::new(ListNodesResponse { nodes }))
     }
 }
@@ -270,9 +290,14 @@ impl BlobStore for Script {
         let DownloadRequest { source, offset } = request.into_inner();
         let Some(Source::Digest(digest)) = source else { return off_script() };
         let blob = self.blobs.get(&digest).ok_or_else(|| Status::not_found("no such blob"))?;
-        let data = blob[usize::try_from(offset).unwrap()..].to_vec();
-        let chunk = DownloadResponse { size_bytes: blob.len() as u64, data: data.into() };
-        Ok(Response::new(stream::iter([Ok(chunk)]).boxed()))
+        self.offsets.lock().unwrap().push(offset);
+        let data = &blob[usize::try_from(offset).unwrap()..];
+        let chunk = |data: &[u8]| {
+            let data = data.to_vec().into();
+            Ok(DownloadResponse { size_bytes: blob.len() as u64, data })
+        };
+        let chunks: Vec<_> = data.chunks(CHUNK_BYTES).map(chunk).collect();
+        Ok(Response::new(stream::iter(chunks).boxed()))
     }
 
     async fn find_missing(
@@ -577,4 +602,106 @@ async fn nodes_tell_what_they_have_and_can_get() {
         assert!(line("rich").contains(words), "{stdout}");
     }
     assert!(line("poor").contains("none") && !line("poor").contains("allowed"), "{stdout}");
+}
+
+/// Job 7 with two failed frames, for two reasons.
+fn with_failures() -> Script {
+    let mut script = Script::new();
+    let job = script.job(7);
+    job.set_state(JobState::Failed);
+    job.counts = Some(FrameCounts { finished: 2, failed: 2, ..FrameCounts::default() });
+    let failed = |number, reason: FailureReason, log_tail: &[&str]| Frame {
+        failed_attempts: 3,
+        failure: Some(Failure {
+            reason: reason.into(),
+            message: "it failed".into(),
+            log_tail: log_tail.iter().map(|line| (*line).into()).collect(),
+        }),
+        ..frame(number, FrameState::Failed, Vec::new())
+    };
+    let frames = vec![
+        frame(1, FrameState::Finished, Vec::new()),
+        failed(2, FailureReason::Renderer, &["Fra:2", "Segmentation fault\x1b[0m"]),
+        failed(3, FailureReason::OutOfMemory, &[]),
+        frame(4, FrameState::Finished, Vec::new()),
+    ];
+    script.frames.insert(7, frames);
+    script
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failed_frames_are_told_by_kind_and_rendered_once_more() {
+    let base = tempfile::tempdir().unwrap();
+    let url = with_failures().play().await;
+    let (code, stdout, stderr) = framecrew(&["job", "7"], &url, base.path()).await;
+    assert_eq!(code, 0, "{stdout}{stderr}");
+    for words in [
+        "1 frame failed (renderer): 2; Blender failed",
+        "  frame 2 failed on a after 3 failed attempts: it failed\n      Fra:2\n      Segmentation fault [0m",
+        "1 frame failed (out of memory): 3; they need more memory",
+    ] {
+        assert!(stdout.contains(words), "{words:?} is not in {stdout}");
+    }
+    assert!(stderr.contains("framecrew retry 7 --cluster"), "{stderr}");
+
+    let (code, stdout, stderr) = framecrew(&["retry", "7"], &url, base.path()).await;
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stdout.starts_with("2 frames of job 7 are rendered once more; follow it"), "{stdout}");
+    let (_, stdout, _) = framecrew(&["retry", "7", "-f", "3", "--json"], &url, base.path()).await;
+    assert_eq!(serde_json::from_str::<RetryFramesResponse>(&stdout).unwrap().reopened, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_nothing_failed_there_is_nothing_to_retry() {
+    let base = tempfile::tempdir().unwrap();
+    let url = with_failures().play().await;
+    let (code, stdout, stderr) = framecrew(&["retry", "7", "-f", "1"], &url, base.path()).await;
+    assert_eq!((code, &*stdout), (2, ""));
+    assert!(stderr.contains("none of the frames 1 has failed; `framecrew job 7"), "{stderr}");
+    let url = Script::new().play().await;
+    let (code, _, stderr) = framecrew(&["retry", "7"], &url, base.path()).await;
+    assert_eq!(code, 2);
+    assert!(stderr.contains("job 7 is finished and has no failed frames"), "{stderr}");
+    let (code, _, stderr) = framecrew(&["retry", "9"], &url, base.path()).await;
+    assert_eq!(code, 2);
+    assert!(stderr.contains("there is no job 9"), "{stderr}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_download_whose_link_breaks_goes_on_where_it_was() {
+    const MOVIE_BYTES: u64 = 2_000_000;
+    let base = tempfile::tempdir().unwrap();
+    let content: Vec<u8> = (0..MOVIE_BYTES).map(|n| (n * n / 97) as u8).collect();
+    let script = Script::new().with_movie(&content);
+    let offsets = script.offsets.clone();
+    let url = script.play().await;
+    let proxy = proxy::Proxy::to(url.strip_prefix("http://").unwrap().parse().unwrap());
+    let slowly = proxy::Weather { bytes_per_second: Some(4_000_000), ..proxy::Weather::default() };
+    proxy.set(slowly);
+    let cluster = framecrew::Cluster::connect(proxy.url()).await.unwrap();
+    let to = base.path().join("sunrise.mp4");
+    let mut cuts = 0;
+    let fetching = framecrew::fetch::fetch_movie(&cluster, 8, &to, |done, _| {
+        if done > MOVIE_BYTES * (cuts + 1) / 4 && cuts < 3 {
+            cuts += 1;
+            proxy.reset();
+        }
+    });
+    let bytes = tokio::time::timeout(PATIENCE, fetching).await.unwrap().unwrap();
+    assert_eq!(bytes, MOVIE_BYTES);
+    assert!(fs::read(&to).unwrap() == content, "it is whole");
+    let offsets = offsets.lock().unwrap().clone();
+    assert!(offsets.len() > 1 && offsets[0] == 0, "{offsets:?}");
+    assert!(offsets.is_sorted() && offsets[1] > MOVIE_BYTES / 4, "{offsets:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_say_why_they_get_no_work_and_whether_they_answer() {
+    let base = tempfile::tempdir().unwrap();
+    let url = Script::new().play().await;
+    let (code, stdout, stderr) = framecrew(&["nodes", "--verbose"], &url, base.path()).await;
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stdout.contains("node poor is quarantined: every try on it failed"), "{stdout}");
+    let inside = stdout.split_once("KEPT FRAMES").unwrap().1;
+    assert_eq!(inside.matches("does not answer here").count(), 2, "{stdout}");
 }
