@@ -242,24 +242,22 @@ impl World {
                 if draining && machine.held.values().all(|held| held.ended) {
                     return self.fault(i, Fault::Leave(Duration::from_secs(3)));
                 }
-                let holds = machine.held.keys().copied().collect();
-                let offers = machine.offers.iter();
-                let offers = offers.map(|key| (*key, machine.outbox[key].1)).collect::<Vec<_>>();
-                if registered && !offers.is_empty() {
-                    self.tell(i, Message::Adopt { machine: i, incarnation, offers });
-                }
-                let message = if registered {
-                    Message::Heartbeat { machine: i, incarnation, sent: now, holds, draining }
+                self.offer(i);
+                if registered {
+                    let holds = self.machines[i].held.keys().copied().collect();
+                    let sent = now;
+                    let beat =
+                        Message::Heartbeat { machine: i, incarnation, sent, holds, draining };
+                    self.tell(i, beat);
                 } else {
-                    Message::Register { machine: i, incarnation, sent: now, holds }
-                };
-                self.tell(i, message);
+                    self.register(i);
+                }
                 let again = if registered { HEARTBEAT } else { Duration::from_secs(1) };
                 let again = self.machines[i].takes(again);
                 self.plan(again, Happening::Timer(i, incarnation, Timer::Beat));
             }
             Timer::Answer { sent, granted, abandon, void_below } => {
-                machine.registered = granted;
+                let is_unknown = std::mem::replace(&mut machine.registered, granted) && !granted;
                 if granted {
                     machine.heard = machine.heard.max(sent);
                     machine.lease_until = machine.heard + machine.takes(TTL);
@@ -269,6 +267,10 @@ impl World {
                 }
                 for batch in abandon {
                     self.abandon(i, batch);
+                }
+                self.offer(i);
+                if is_unknown {
+                    self.register(i);
                 }
             }
             Timer::LeaseOver if machine.lease_until <= now => self.fence(i),
@@ -362,6 +364,24 @@ impl World {
                     self.tell(i, Message::Refused { epoch, batch });
                 }
             }
+        }
+    }
+
+    fn register(&mut self, i: usize) {
+        let machine = &self.machines[i];
+        let holds = machine.held.keys().copied().collect();
+        let (incarnation, sent) = (machine.incarnation, self.now);
+        self.tell(i, Message::Register { machine: i, incarnation, sent, holds });
+    }
+
+    /// Offers what it finished in batches that are over.
+    fn offer(&mut self, i: usize) {
+        let machine = &self.machines[i];
+        let offers = machine.offers.iter();
+        let offers = offers.map(|key| (*key, machine.outbox[key].1)).collect::<Vec<_>>();
+        if machine.registered && !offers.is_empty() {
+            let incarnation = machine.incarnation;
+            self.tell(i, Message::Adopt { machine: i, incarnation, offers });
         }
     }
 

@@ -2,13 +2,13 @@
 
 use std::{collections::BTreeSet, ops::RangeInclusive, time::Duration};
 
-use super::{Fault, Happening, Plan, TTL, World, frames, rendered};
+use super::{Fault, Happening, LEASE, Plan, TTL, World, frames, rendered};
 use crate::{
     domain::{
         Attempts, Blender, Failure, FailureReason, FrameState, Incarnation, JobId, JobState,
         NodeDescription, Requirements, Slice,
     },
-    scheduler::{Action, BATCH_SLICES_MAX, Event},
+    scheduler::{Action, BATCH_SLICES_MAX, Event, Standing},
 };
 
 /// A cluster told in sentences. Frames take a second each unless it is said otherwise.
@@ -99,6 +99,27 @@ impl Cluster {
         self.world.plan_at(until, Happening::Wake);
         self.world.run_until("that moment", |world| world.now >= until);
         self
+    }
+
+    /// Jobs from here on bear so much silence.
+    fn node_silence(mut self, seconds: u64) -> Self {
+        self.node_silence = Duration::from_secs(seconds);
+        self
+    }
+
+    /// Jobs from here on fail wherever they are rendered.
+    fn broken(mut self, broken: bool) -> Self {
+        self.broken = broken;
+        self
+    }
+
+    fn retry(mut self, job: usize) -> Self {
+        self.world.retry(job - 1);
+        self
+    }
+
+    fn standing(&self, name: &str) -> Option<Standing> {
+        Some(self.world.scheduler.as_ref()?.load(name)?.standing)
     }
 
     fn fault(mut self, name: &str, fault: Fault) -> Self {
@@ -583,4 +604,199 @@ fn silence_while_the_orchestrator_stood_still_proves_nothing() {
     scheduler.handle(late + TTL, Event::TimePassed);
     assert!(scheduler.load(&node).is_none(), "silence after it counts as ever");
     scheduler.check_invariants();
+}
+
+// Silence.
+
+#[test]
+fn a_silent_node_loses_what_bears_no_silence_and_goes_on_with_what_does() {
+    let cluster = Cluster::new().slots(2).node("a").seconds(50.0).job(1..=1);
+    let cluster = cluster.node_silence(120).job(2..=2).passes(1.0).node("b");
+    let cluster = cluster.fault("a", Fault::Mute(Duration::from_secs(40))).passes(19.0);
+    assert!(matches!(cluster.standing("a"), Some(Standing::Silent { .. })));
+    assert_eq!(cluster.rendering("a"), [2]);
+    assert_eq!(cluster.rendering("b"), [1]);
+    let cluster = cluster.passes(30.0);
+    assert_eq!(cluster.standing("a"), Some(Standing::Ready));
+    let cluster = cluster.assert_finished();
+    assert_eq!(cluster.renders(2, 2..=2), [1], "it was never lost");
+    assert_eq!(cluster.renders(1, 1..=1), [2]);
+}
+
+#[test]
+fn a_node_is_lost_once_its_most_patient_job_has_waited_long_enough() {
+    let cluster = Cluster::new().node_silence(60).seconds(200.0).node("a").job(1..=1).passes(1.0);
+    let cluster = cluster.node("b").fault("a", Fault::Crash(None)).passes(55.0);
+    assert!(matches!(cluster.standing("a"), Some(Standing::Silent { .. })));
+    assert!(cluster.rendering("b").is_empty());
+    let cluster = cluster.passes(8.0);
+    assert_eq!(cluster.standing("a"), None);
+    assert_eq!(cluster.rendering("b"), [1]);
+    assert_eq!(cluster.attempts(1).node_lost, 1);
+}
+
+#[test]
+fn a_silent_node_that_comes_back_gets_work_again() {
+    let cluster = Cluster::new().node_silence(60).seconds(30.0).node("a").job(1..=3).passes(1.0);
+    let cluster = cluster.fault("a", Fault::Mute(Duration::from_secs(25)));
+    assert_eq!(cluster.assert_finished().renders(1, 1..=3), [1; 3]);
+}
+
+#[test]
+fn of_a_batch_that_survived_a_restart_only_the_slice_that_is_being_drawn_is_blamed() {
+    let cluster = Cluster::new().seconds(0.1).node("a").job(1..=200).passes(4.05).restart();
+    let cluster = cluster.lose("a").node("b").assert_finished();
+    let blamed = (1..=200).filter(|frame| cluster.attempts(*frame).node_lost > 0).count();
+    // A batch being drawn, and one that was sent ahead of time.
+    assert!((1..=2).contains(&blamed), "{blamed}");
+}
+
+// Quarantine.
+
+#[test]
+fn a_node_on_which_everything_fails_is_quarantined_longer_each_time_while_others_finish() {
+    let cluster = Cluster::new().node("a").node("b").seconds(4.0).job(1..=200);
+    let cluster = cluster.fault("a", Fault::Break(FailureReason::Renderer)).passes(60.0);
+    assert!(matches!(cluster.standing("a"), Some(Standing::Quarantined { .. })));
+    let cluster = cluster.passes(540.0);
+    // Three tries and one more that was on its way; then one after 10, 20, 40, 80, 160 and 300 seconds.
+    let tries = cluster.batches_of("a").len();
+    assert!((8..=10).contains(&tries), "{tries} batches");
+    let cluster = cluster.fault("a", Fault::Mend).assert_finished();
+    assert_eq!(cluster.standing("a"), Some(Standing::Ready), "one that finishes sets it free");
+    assert!(cluster.batches_of("a").len() > tries + 5);
+}
+
+#[test]
+fn a_job_that_fails_everywhere_has_its_verdict_at_once_and_no_node_is_blamed() {
+    let cluster = Cluster::new().node("a").node("b").broken(true).job(1..=30).passes(1.0);
+    let cluster = cluster.ends();
+    assert_eq!(cluster.world.invariants.state(JobId(1)), JobState::Failed);
+    assert!(cluster.world.over_at < Duration::from_secs(60), "{:?}", cluster.world.over_at);
+    assert_eq!(cluster.standing("a"), Some(Standing::Ready));
+    assert_eq!(cluster.standing("b"), Some(Standing::Ready));
+    let cluster = cluster.broken(false).job(1..=4).passes(0.5);
+    assert!(!cluster.rendering("a").is_empty() && !cluster.rendering("b").is_empty());
+}
+
+#[test]
+fn the_only_node_gets_what_no_other_could_render_though_it_is_quarantined() {
+    let cluster = Cluster::new().node("a").broken(true).job(1..=20).passes(20.0);
+    assert!(matches!(cluster.standing("a"), Some(Standing::Quarantined { .. })));
+    let cluster = cluster.ends();
+    assert!(cluster.world.over_at < Duration::from_secs(70), "{:?}", cluster.world.over_at);
+    cluster.broken(false).job(1..=20).passes(25.0);
+}
+
+#[test]
+fn an_orchestrator_evicts_a_node_that_never_ends_what_it_was_told_to_end() {
+    let cluster = Cluster::new().slots(2).node("a").seconds(500.0).job(1..=1).job(2..=2);
+    let cluster = cluster.passes(1.0).node("b").fault("a", Fault::Stubborn).cancel(1);
+    let cluster = cluster.passes(50.0);
+    assert_eq!(cluster.rendering("a"), [1, 2]);
+    assert_eq!(cluster.standing("a"), Some(Standing::Ready));
+    let cluster = cluster.passes(11.0);
+    assert!(matches!(cluster.standing("a"), Some(Standing::Evicted { .. })));
+    assert!(cluster.rendering("b").is_empty(), "nothing is given away before it is certain");
+    let cluster = cluster.passes(LEASE.as_secs_f64());
+    assert_eq!(cluster.rendering("b"), [2]);
+    assert_eq!(cluster.attempts(2).total(), 0, "the frame is not to blame");
+    let cluster = cluster.fault("a", Fault::Mend).job(3..=3).passes(10.0);
+    assert!(cluster.standing("a").is_some(), "it may come back");
+}
+
+// Adoption.
+
+#[test]
+fn a_frame_that_a_lost_node_had_finished_is_adopted_and_not_drawn_to_its_end_again() {
+    let cluster = Cluster::new().node("a").seconds(12.0).job(1..=1).passes(4.0).node("b");
+    let cluster = cluster.fault("a", Fault::Mute(Duration::from_secs(16))).passes(15.5);
+    assert_eq!(cluster.rendering("b"), [1]);
+    let cluster = cluster.assert_finished();
+    assert!(cluster.world.over_at < Duration::from_secs(33), "{:?}", cluster.world.over_at);
+    let adopted = cluster.history(|action| match action {
+        Action::FinishSlice { node, batch: None, .. } => Some(node.to_string()),
+        _ => None,
+    });
+    assert_eq!(adopted, ["a"]);
+    assert!(cluster.rendering("b").is_empty());
+}
+
+#[test]
+fn a_finished_frame_is_adopted_once_wherever_it_waits() {
+    let (mut scheduler, node) = by_hand();
+    let now = Duration::ZERO;
+    let (batch, job) = started(&scheduler.handle(now, submitted(1))).unwrap();
+    let adopt = |scheduler: &mut crate::scheduler::Scheduler, frame| {
+        let (slice, node) = (Slice::whole(frame), node.clone());
+        let rendered = rendered(slice, 1.0);
+        let actions = scheduler.handle(now, Event::FrameAdopted { node, job, slice, rendered });
+        scheduler.check_invariants();
+        actions
+    };
+    let finishes = |actions: &[Action]| {
+        actions.iter().filter(|action| matches!(action, Action::FinishSlice { .. })).count()
+    };
+    // Ahead of the cursor.
+    assert_eq!(finishes(&adopt(&mut scheduler, 7)), 1);
+    assert_eq!(adopt(&mut scheduler, 7), []);
+    // In a live batch, which is left with nothing to do.
+    let actions = adopt(&mut scheduler, 1);
+    assert_eq!(finishes(&actions), 1);
+    assert!(actions.contains(&Action::CancelBatch { batch, node: node.clone() }), "{actions:?}");
+    assert!(!scheduler.holds(&node, batch) && scheduler.abandoned(&node) == [batch]);
+    // Returned.
+    let again = scheduler.handle(now, Event::BatchEnded { batch });
+    let (batch, _) = started(&again).unwrap();
+    let slice = Slice::whole(2);
+    let failure =
+        Failure { reason: FailureReason::Renderer, message: String::new(), log_tail: Vec::new() };
+    scheduler.handle(now, Event::SliceFailed { batch, slice, failure });
+    assert_eq!(finishes(&adopt(&mut scheduler, 2)), 1);
+    assert_eq!(adopt(&mut scheduler, 2), []);
+    // Not one of the job's.
+    assert_eq!(adopt(&mut scheduler, 99), []);
+}
+
+// Retry.
+
+#[test]
+fn what_failed_of_a_job_that_is_over_is_tried_again_with_a_fresh_budget_and_nothing_else() {
+    let cluster = Cluster::new().node("a").job(1..=6).passes(3.5).fails(FailureReason::Permanent);
+    let cluster = cluster.passes(2.0).works_again().ends();
+    let failed = cluster.world.invariants.frames(JobId(1), FrameState::Failed);
+    assert_eq!(cluster.world.invariants.state(JobId(1)), JobState::Failed);
+    assert!(!failed.is_empty() && failed.len() < 6, "{failed:?}");
+    let before = cluster.renders(1, 1..=6);
+    let cluster = cluster.retry(1).assert_finished();
+    for (frame, before) in (1..=6).zip(before) {
+        let again = u32::from(failed.contains(&frame));
+        assert_eq!(cluster.renders(1, frame..=frame), [before + again], "frame {frame}");
+        assert_eq!(cluster.attempts(frame).total(), 0);
+    }
+}
+
+#[test]
+fn a_frame_that_is_tried_again_is_not_in_its_old_batch_after_a_restart() {
+    let cluster = Cluster::new().seconds(0.1).node("a").job(1..=200).passes(4.0);
+    let cluster = cluster.fails(FailureReason::Permanent).passes(0.25).works_again().passes(0.1);
+    let failed = cluster.world.invariants.frames(JobId(1), FrameState::Failed);
+    assert!(!failed.is_empty());
+    let cluster = cluster.retry(1).restart().assert_finished();
+    assert!(failed.iter().all(|frame| cluster.renders(1, *frame..=*frame) == [2]));
+}
+
+// Leaving.
+
+#[test]
+fn a_draining_node_finishes_what_it_has_begun_and_hands_the_rest_to_others_at_once() {
+    let cluster = Cluster::new().seconds(20.0).node("a").node("b").job(1..=30).passes(1.0);
+    let cluster = cluster.fault("a", Fault::Drain).passes(5.5);
+    assert_eq!(cluster.standing("a"), Some(Standing::Draining));
+    assert_eq!(cluster.rendering("a").len(), 1);
+    let sent = cluster.batches_of("a").len();
+    let cluster = cluster.passes(17.0);
+    assert_eq!(cluster.batches_of("a").len(), sent);
+    let cluster = cluster.assert_finished();
+    assert_eq!(cluster.renders(1, 1..=30), [1; 30]);
 }
