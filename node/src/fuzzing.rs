@@ -47,7 +47,7 @@ pub fn node_image(data: &[u8]) {
 pub fn node_request(data: &[u8]) {
     let Ok(wanted) = RenderBatchRequest::decode(data) else { return };
     match request::parse(wanted) {
-        Ok(work) => assert!(work.batch_id > 0 && work.job_id > 0),
+        Ok(work) => assert!(work.origin.batch_id > 0 && work.origin.job_id > 0),
         Err(status) => assert!(!status.message().is_empty()),
     }
 }

@@ -3,6 +3,7 @@
 
 // In reading order: what a node is told; how it is put together; what it is; how it belongs to the cluster;
 // what it is asked; what it does about it; with what.
+mod adoption;
 mod batch;
 pub mod blender;
 mod config;
@@ -13,6 +14,7 @@ pub mod fuzzing;
 mod membership;
 mod movie;
 mod node;
+mod outbox;
 mod output;
 mod platform;
 mod project;
@@ -22,8 +24,8 @@ mod serve;
 mod service;
 mod version;
 
-pub use config::{Config, InvalidRenderer, RendererChoice};
+pub use config::{Config, Faults, InvalidFaults, InvalidRenderer, RendererChoice};
 pub use confine::{Confine, walls};
 pub use membership::Expelled;
-pub use serve::{ServeError, serve};
+pub use serve::{ServeError, serve, serve_until};
 pub use version::{InvalidVersion, Version};

@@ -1,15 +1,16 @@
 //! `framecrew-node`: renders frames on this machine for an orchestrator.
 
-use std::{io::IsTerminal as _, net::SocketAddr, path::PathBuf, process::ExitCode};
+use std::{io::IsTerminal as _, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, anyhow};
 use clap::Parser;
 use framecrew_node::{
-    Config, Confine, RendererChoice,
+    Config, Confine, Faults, RendererChoice,
     blender::{self, FoundBlender, Teller},
 };
 use framecrew_proto::v1::{DescribeNodeRequest, render_node_client::RenderNodeClient};
 use tokio::{net::TcpListener, signal, task};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
 
@@ -53,6 +54,24 @@ struct Args {
     /// [default: 20 GiB]
     #[arg(long, env = "FRAMECREW_CACHE_BYTES", value_name = "BYTES")]
     cache_bytes: Option<u64>,
+    /// Bytes that finished frames take at most which cannot be handed in, because the orchestrator or its store is
+    /// away; from 80 % on the node takes no work [default: 8 GiB]
+    #[arg(long, env = "FRAMECREW_OUTBOX_BYTES", value_name = "BYTES")]
+    outbox_bytes: Option<u64>,
+    /// Seconds that frames which are being drawn may take to end when the node is told to leave, by SIGTERM or
+    /// Ctrl-C; a second signal ends it at once [default: 60]
+    #[arg(long, env = "FRAMECREW_DRAIN_SECONDS", value_name = "SECONDS")]
+    drain_seconds: Option<u32>,
+    /// For tests: what a synthetic renderer does wrong, like `poison=37,fail=5,hang=9,oom=11,blank=13`: kinds, each
+    /// with a frame or `*`; `poison` kills the node
+    #[arg(
+        long,
+        env = "FRAMECREW_SYNTHETIC_FAULTS",
+        value_name = "SPEC",
+        default_value = "",
+        hide_default_value = true
+    )]
+    synthetic_faults: Faults,
     /// Install Blenders that are lacking into the cache, and as root the libraries they need: one at once where there
     /// is none, others when jobs need them
     #[arg(long, env = "FRAMECREW_PROVISION")]
@@ -125,10 +144,14 @@ async fn run(args: Args) -> anyhow::Result<()> {
         allow_scripts: args.allow_scripts,
         ffmpeg: args.ffmpeg,
         cache_bytes: args.cache_bytes.unwrap_or(usual.cache_bytes),
+        outbox_bytes: args.outbox_bytes.unwrap_or(usual.outbox_bytes),
+        drain: args.drain_seconds.map_or(usual.drain, |n| Duration::from_secs(n.into())),
+        faults: args.synthetic_faults,
         provision,
         ..usual
     };
-    framecrew_node::serve(listener, config, stopped()?).await?;
+    let (leave, shutdown) = told_to_end()?;
+    framecrew_node::serve_until(listener, config, leave, shutdown).await?;
     Ok(())
 }
 
@@ -181,18 +204,28 @@ fn find(
     Ok(found)
 }
 
-/// Completes when the process is asked to end.
-fn stopped() -> anyhow::Result<impl Future<Output = ()> + Send + 'static> {
+/// What completes when the process is told to end, and when it is told so for the second time.
+fn told_to_end() -> anyhow::Result<(WaitForCancellationFutureOwned, WaitForCancellationFutureOwned)>
+{
     #[cfg(unix)]
-    let mut terminate = signal::unix::signal(signal::unix::SignalKind::terminate())
-        .context("cannot listen for signals")?;
-    Ok(async move {
-        #[cfg(unix)]
-        tokio::select! {
-            _ = signal::ctrl_c() => {}
-            _ = terminate.recv() => {}
+    let mut signals = {
+        use signal::unix::{SignalKind, signal};
+        let listen = |kind| signal(kind).context("cannot listen for signals");
+        (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?)
+    };
+    let (first, second) = (CancellationToken::new(), CancellationToken::new());
+    let told = (first.clone().cancelled_owned(), second.clone().cancelled_owned());
+    tokio::spawn(async move {
+        for token in [first, second] {
+            #[cfg(unix)]
+            tokio::select! {
+                _ = signals.0.recv() => {}
+                _ = signals.1.recv() => {}
+            }
+            #[cfg(not(unix))]
+            let _ = signal::ctrl_c().await;
+            token.cancel();
         }
-        #[cfg(not(unix))]
-        let _ = signal::ctrl_c().await;
-    })
+    });
+    Ok(told)
 }

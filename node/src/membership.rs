@@ -37,23 +37,40 @@ const LEASE_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 const HEARTBEAT_MIN: Duration = Duration::from_millis(50);
 const HEARTBEAT_MAX: Duration = Duration::from_secs(10);
 
+/// Longest time between two heartbeats of a node that drains.
+const DRAINING_HEARTBEAT: Duration = Duration::from_millis(500);
+
 /// The node's time-limited right to work: until the moment its last successful heartbeat was *sent*, plus the
-/// lease's length. Measured by a clock that counts suspend, in nanoseconds of uptime; 0: never had one.
+/// lease's length; for a batch whose job bears more silence, plus that. Measured by a clock that counts suspend, in
+/// nanoseconds of uptime; 0: never had one.
 #[derive(Debug, Default)]
-pub(crate) struct Lease(AtomicU64);
+pub(crate) struct Lease {
+    sent: AtomicU64,
+    until: AtomicU64,
+}
 
 impl Lease {
-    /// Whether the node may work now. Reads the clock, so a process that was stopped knows at once.
+    /// Whether the node may take on work now. Reads the clock, so a process that was stopped knows at once.
     pub(crate) fn holds(&self) -> bool {
-        nanos(platform::uptime()) < self.0.load(Ordering::Acquire)
+        nanos(platform::uptime()) < self.until.load(Ordering::Acquire)
+    }
+
+    /// Whether it may go on with a batch that bears so much silence.
+    pub(crate) fn holds_for(&self, silence: Duration) -> bool {
+        let until = self.until.load(Ordering::Acquire);
+        let sent = self.sent.load(Ordering::Acquire);
+        let now = nanos(platform::uptime());
+        now < until || (sent > 0 && now < sent.saturating_add(nanos(silence)))
     }
 
     pub(crate) fn renew(&self, sent: Duration, ttl: Duration) {
-        self.0.fetch_max(nanos(sent + ttl), Ordering::AcqRel);
+        self.until.fetch_max(nanos(sent + ttl), Ordering::AcqRel);
+        self.sent.fetch_max(nanos(sent), Ordering::AcqRel);
     }
 
-    fn end(&self) {
-        self.0.store(0, Ordering::Release);
+    pub(crate) fn end(&self) {
+        self.sent.store(0, Ordering::Release);
+        self.until.store(0, Ordering::Release);
     }
 }
 
@@ -105,16 +122,16 @@ pub(crate) async fn keep(node: Arc<Node>, channel: Channel, reach: Reach) -> Exp
     }
 }
 
-/// Kills all renderers as soon as the lease has run out. Runs beside everything else: nothing may delay it.
+/// Ends each batch as soon as its time has run out. Runs beside everything else: nothing may delay it.
 pub(crate) async fn fence(node: Arc<Node>) {
     let mut leased = false;
     loop {
         time::sleep(LEASE_CHECK_INTERVAL).await;
         let holds = node.lease.holds();
         if leased && !holds {
-            warn!("the lease has run out: ending all renderers");
+            warn!("the lease has run out: going on only with what may wait longer");
         }
-        // Again and again while there is none: a short lease may come and go between two looks.
+        // Again and again while there is none: batches differ in how long they wait.
         if !holds {
             node.fence();
         }
@@ -163,7 +180,8 @@ async fn register(
                 let ttl = Duration::from_millis(answer.lease_ttl_ms);
                 node.meet_epoch(answer.epoch);
                 node.begin_at(answer.first_batch_id);
-                node.lease.renew(sent, ttl);
+                node.renew_lease(sent, ttl);
+                node.meet_store(answer.store_id);
                 node.abandon(&answer.abandon_batch_ids);
                 node.changed();
                 info!(name = %node.name, epoch = answer.epoch, "registered");
@@ -198,25 +216,32 @@ async fn heartbeats(
 ) -> Result<(), Expelled> {
     let mut well = true;
     let mut pause = interval;
+    let mut drains = false;
     loop {
-        time::sleep(pause).await;
+        tokio::select! {
+            () = time::sleep(pause) => {}
+            // Told at once.
+            () = node.draining.cancelled(), if !drains => {}
+        }
+        drains = node.draining.is_cancelled();
         let sent = platform::uptime();
         let request = HeartbeatRequest {
             name: node.name.clone(),
             incarnation: node.incarnation,
             batch_ids: node.batch_ids(),
-            draining: false,
+            draining: drains,
         };
         match in_time(rpc.heartbeat(request)).await {
             Ok(answer) => {
                 node.meet_epoch(answer.epoch);
-                node.lease.renew(sent, Duration::from_millis(answer.lease_ttl_ms));
+                node.renew_lease(sent, Duration::from_millis(answer.lease_ttl_ms));
                 node.abandon(&answer.abandon_batch_ids);
                 if !well {
                     info!("the orchestrator answers again");
                 }
                 well = true;
-                pause = interval;
+                // Whoever leaves waits for its last batches to be settled.
+                pause = if drains { interval.min(DRAINING_HEARTBEAT) } else { interval };
             }
             Err(status) if status.code() == Code::NotFound => {
                 info!("the orchestrator does not know this node any more: registering again");
@@ -236,7 +261,8 @@ async fn heartbeats(
     }
 }
 
-async fn in_time<T>(
+/// Gives up on a call that takes too long.
+pub(crate) async fn in_time<T>(
     call: impl Future<Output = Result<tonic::Response<T>, Status>>,
 ) -> Result<T, Status> {
     match time::timeout(CALL_TIMEOUT, call).await {
@@ -261,7 +287,7 @@ fn reason(status: &Status) -> String {
 }
 
 /// Between half of `pause` and all of it, so that a crew that lost its orchestrator does not return in step.
-fn jittered(pause: Duration) -> Duration {
+pub(crate) fn jittered(pause: Duration) -> Duration {
     pause.mul_f64(0.5 + fastrand::f64() / 2.0)
 }
 
@@ -280,6 +306,22 @@ mod tests {
         let long_ago = now.saturating_sub(Duration::from_millis(5));
         lease.renew(long_ago, Duration::from_millis(5));
         assert!(!lease.holds());
+    }
+
+    #[test]
+    fn a_batch_that_bears_more_silence_outlasts_the_lease() {
+        let lease = Lease::default();
+        let minute = Duration::from_secs(60);
+        assert!(!lease.holds_for(minute), "there was none yet");
+        let sent = platform::uptime().saturating_sub(Duration::from_millis(500));
+        lease.renew(sent, Duration::from_millis(500));
+        assert!(!lease.holds() && !lease.holds_for(Duration::ZERO));
+        assert!(lease.holds_for(minute));
+        assert!(!lease.holds_for(Duration::from_millis(500)), "counted from the same moment");
+        lease.renew(platform::uptime(), minute);
+        assert!(lease.holds_for(Duration::ZERO), "less silence than the lease does not shorten it");
+        lease.end();
+        assert!(!lease.holds_for(minute));
     }
 
     #[test]

@@ -7,18 +7,19 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use framecrew_proto::v1::{NodeDescription, NodeStatus};
-use tokio::sync::watch;
+use tokio::{sync::watch, time};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::{
     batch::{self, Batch, Work},
     membership::Lease,
     movie::Ffmpeg,
-    output::Outbox,
+    outbox::Outbox,
     platform,
     project::Projects,
     renderer::Slots,
@@ -30,6 +31,9 @@ pub(crate) const FREE_BYTES_MIN: u64 = 256 << 20;
 /// Batches that are kept, ended ones included. An orchestrator settles or abandons each within a heartbeat or
 /// two; beyond this it has forgotten them, and the oldest go.
 const KEPT_BATCHES_MAX: usize = 256;
+
+/// How long a node that leaves waits for its last batches to be settled.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Batches called unknown that are refused from then on. More are never on their way to one node at once.
 const DISOWNED_MAX: usize = 256;
@@ -49,7 +53,11 @@ pub(crate) struct Node {
     pub(crate) work: PathBuf,
     /// Ends when the node shuts down.
     pub(crate) stopping: CancellationToken,
+    /// Ends when the node is to finish what it has in hand, and then leave.
+    pub(crate) draining: CancellationToken,
     free_bytes_min: u64,
+    /// Store of the orchestrator that it is registered with.
+    store_id: Mutex<String>,
     batches: Mutex<BTreeMap<u64, Arc<Batch>>>,
     /// Batches that were called unknown: whoever heard that has given them to others.
     disowned: Mutex<BTreeSet<u64>>,
@@ -86,12 +94,16 @@ pub(crate) enum Refusal {
     Known(u64),
     #[error("the node is shutting down")]
     ShuttingDown,
+    #[error("the node is about to leave: it finishes what it has begun")]
+    Draining,
     #[error("the node's lease has run out")]
     NoLease,
     #[error("every slot has a batch waiting")]
     SlotsFull,
     #[error("only {free_bytes} bytes are free on the node's disk")]
     DiskLow { free_bytes: u64 },
+    #[error("{bytes} bytes of finished frames wait on the node to be handed in")]
+    OutboxFull { bytes: u64 },
 }
 
 impl Node {
@@ -108,6 +120,8 @@ impl Node {
             work: parts.work,
             free_bytes_min: parts.free_bytes_min,
             stopping: CancellationToken::new(),
+            draining: CancellationToken::new(),
+            store_id: Mutex::default(),
             batches: Mutex::default(),
             disowned: Mutex::default(),
             first_batch: AtomicU64::new(0),
@@ -125,24 +139,28 @@ impl Node {
         settled: &[u64],
     ) -> Result<Arc<Batch>, Refusal> {
         self.check_epoch(epoch)?;
-        let free_bytes = platform::free_bytes(&self.work);
+        let low_disk = self.low_disk();
         let batch = {
             let mut batches = self.batches();
             for id in settled {
                 if batches.get(id).is_some_and(|batch| batch.is_ended()) {
                     batches.remove(id);
+                    self.outbox.settle(*id);
                 }
             }
-            if batches.contains_key(&work.batch_id) {
-                return Err(Refusal::Known(work.batch_id));
+            if batches.contains_key(&work.origin.batch_id) {
+                return Err(Refusal::Known(work.origin.batch_id));
             }
-            if work.batch_id < self.first_batch.load(Ordering::Acquire)
-                || self.disowned().contains(&work.batch_id)
+            if work.origin.batch_id < self.first_batch.load(Ordering::Acquire)
+                || self.disowned().contains(&work.origin.batch_id)
             {
-                return Err(Refusal::StaleBatch(work.batch_id));
+                return Err(Refusal::StaleBatch(work.origin.batch_id));
             }
             if self.stopping.is_cancelled() {
                 return Err(Refusal::ShuttingDown);
+            }
+            if self.draining.is_cancelled() {
+                return Err(Refusal::Draining);
             }
             if !self.lease.holds() {
                 return Err(Refusal::NoLease);
@@ -152,22 +170,27 @@ impl Node {
             if live >= 2 * self.description.slots as usize {
                 return Err(Refusal::SlotsFull);
             }
-            if let Some(free_bytes) = free_bytes.filter(|free| *free < self.free_bytes_min) {
+            if let Some(free_bytes) = low_disk {
                 return Err(Refusal::DiskLow { free_bytes });
+            }
+            let kept = self.outbox.kept();
+            if kept.is_nearly_full {
+                return Err(Refusal::OutboxFull { bytes: kept.bytes });
             }
             if batches.len() >= KEPT_BATCHES_MAX
                 && let Some(oldest) = batches.iter().find(|(_, batch)| batch.is_ended())
             {
                 let oldest = *oldest.0;
                 batches.remove(&oldest);
+                self.outbox.abandon(oldest);
             }
-            let batch = Arc::new(Batch::new());
-            batches.insert(work.batch_id, batch.clone());
+            let batch = Arc::new(Batch::new(work.origin.batch_id, work.limits.node_silence));
+            batches.insert(work.origin.batch_id, batch.clone());
             batch
         };
         info!(
-            batch = work.batch_id,
-            job = work.job_id,
+            batch = work.origin.batch_id,
+            job = work.origin.job_id,
             slices = work.slices.len(),
             "batch accepted"
         );
@@ -207,6 +230,7 @@ impl Node {
         };
         if batch.is_ended() {
             self.batches().remove(&id);
+            self.outbox.abandon(id);
         } else {
             info!(batch = id, "cancelling batch");
             batch.cancel();
@@ -215,30 +239,79 @@ impl Node {
         true
     }
 
-    /// Cancels and forgets batches that the orchestrator has no use for.
+    /// Cancels and forgets batches that the orchestrator has no use for. What they have finished is offered.
     pub(crate) fn abandon(&self, ids: &[u64]) {
         for id in ids {
-            if let Some(batch) = self.batches().remove(id) {
-                if !batch.is_ended() {
-                    info!(batch = id, "abandoning batch");
-                }
-                batch.cancel();
+            let batch = self.batches().remove(id);
+            let Some(batch) = batch else { continue };
+            // One that has not ended offers it when it has.
+            if batch.abandon() {
+                self.outbox.abandon(*id);
+            } else {
+                info!(batch = id, "abandoning batch");
             }
+        }
+        if !ids.is_empty() {
+            self.changed();
         }
     }
 
-    /// Ends every batch and every idle renderer, at once. The batches stay known.
+    /// Ends every batch whose time has run out, and without a lease every idle renderer. The batches stay known.
     pub(crate) fn fence(&self) {
-        for batch in self.batches().values() {
-            batch.cancel();
+        for (id, batch) in self.batches().iter() {
+            if !self.lease.holds_for(batch.silence()) && batch.cancel() {
+                warn!(
+                    batch = id,
+                    "ending a batch: nothing was heard of the orchestrator for too long"
+                );
+            }
         }
-        self.slots.kill_idle();
+        if !self.lease.holds() {
+            self.slots.kill_idle();
+        }
+    }
+
+    /// Renews the lease as of the moment at which the answered call was sent. What has lost its time before, while
+    /// this process was stopped, does not get it back: others may have that work.
+    pub(crate) fn renew_lease(&self, sent: Duration, ttl: Duration) {
+        self.fence();
+        self.lease.renew(sent, ttl);
+    }
+
+    /// Whether a batch may still tell of what it has done.
+    pub(crate) fn may_publish(&self, batch: &Batch) -> bool {
+        !batch.is_cancelled() && self.lease.holds_for(batch.silence())
+    }
+
+    /// Takes no batches any more, hands back what has not begun, and returns when everything else has ended and is
+    /// settled, or is not within `patience`.
+    pub(crate) async fn drain(&self, patience: Duration) {
+        self.draining.cancel();
+        self.changed();
+        let drained = async {
+            let mut changed = self.watch();
+            while self.batches().values().any(|batch| !batch.is_ended()) {
+                if changed.changed().await.is_err() {
+                    return;
+                }
+            }
+            // The last events are on their way.
+            let settled =
+                async { while !self.batches().is_empty() && changed.changed().await.is_ok() {} };
+            let _ = time::timeout(SETTLE_TIMEOUT, settled).await;
+        };
+        if time::timeout(patience, drained).await.is_err() {
+            warn!("what is being drawn takes too long: handing it back");
+        }
     }
 
     /// Stops taking work and returns when every renderer is dead.
     pub(crate) async fn stop(&self) {
         self.stopping.cancel();
-        self.fence();
+        for batch in self.batches().values() {
+            batch.cancel();
+        }
+        self.slots.kill_idle();
         self.running.close();
         self.running.wait().await;
         // A batch that ended meanwhile has put its renderer back.
@@ -257,19 +330,43 @@ impl Node {
     /// Remembers an epoch. With a new one the blob store may be another as well.
     pub(crate) fn meet_epoch(&self, epoch: u64) {
         if self.epoch.fetch_max(epoch, Ordering::AcqRel) < epoch {
-            self.outbox.forget();
+            self.outbox.forget_stored();
         }
+    }
+
+    /// Remembers whose frames it draws.
+    pub(crate) fn meet_store(&self, store_id: String) {
+        *self.store_id.lock().unwrap_or_else(PoisonError::into_inner) = store_id;
+    }
+
+    /// Waits until the node has a lease and gives the store that its orchestrator has.
+    pub(crate) async fn registered(&self) -> String {
+        let mut changed = self.watch();
+        while !self.lease.holds() {
+            // The sender lives as long as this.
+            let _ = changed.changed().await;
+        }
+        self.store_id.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The bytes that are free on a disk that is nearly full.
+    pub(crate) fn low_disk(&self) -> Option<u64> {
+        platform::free_bytes(&self.work).filter(|free| *free < self.free_bytes_min)
     }
 
     /// What the node is doing now.
     pub(crate) fn status(&self) -> NodeStatus {
         let batches = self.batches();
         let live = batches.iter().filter(|(_, batch)| !batch.is_ended());
+        let kept = self.outbox.kept();
         NodeStatus {
             live_batch_ids: live.map(|(id, _)| *id).collect(),
             busy_slots: self.slots.busy(),
             leased: self.lease.holds(),
-            ..NodeStatus::default()
+            kept_frames: kept.frames,
+            kept_bytes: kept.bytes,
+            kept_bytes_max: kept.bytes_max,
+            draining: self.draining.is_cancelled(),
         }
     }
 
@@ -294,18 +391,28 @@ impl Node {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     #![allow(clippy::unwrap_used)]
-    use std::time::Duration;
-
     use framecrew_blobs::BlobClient;
-    use framecrew_proto::v1::{RenderSettings, Slice};
+    use framecrew_proto::v1::{BatchEnd, RenderSettings, Slice, batch_event::Event};
+    use futures::StreamExt as _;
     use tonic::transport::Endpoint;
 
     use super::*;
-    use crate::{config::RendererChoice, confine::Workplace, project::Project};
+    use crate::{
+        batch::Limits,
+        config::{Faults, RendererChoice},
+        confine::Workplace,
+        outbox::{OUTBOX_BYTES, Origin},
+        project::Project,
+    };
 
-    fn node(free_bytes_min: u64) -> (Arc<Node>, tempfile::TempDir) {
+    /// A node of one slot, whose orchestrator and store are nowhere, and its folder.
+    pub(crate) fn node(free_bytes_min: u64) -> (Arc<Node>, tempfile::TempDir) {
+        node_with(free_bytes_min, OUTBOX_BYTES)
+    }
+
+    fn node_with(free_bytes_min: u64, outbox_bytes: u64) -> (Arc<Node>, tempfile::TempDir) {
         let folder = tempfile::tempdir().unwrap();
         let nowhere = Endpoint::from_static("http://127.0.0.1:9").connect_lazy();
         let blobs = BlobClient::new(nowhere);
@@ -319,9 +426,9 @@ mod tests {
             name: "node".into(),
             incarnation: 1,
             description: NodeDescription { slots: 1, ..NodeDescription::default() },
-            slots: Slots::new(choice, None, 1, workplace),
+            slots: Slots::new(choice, Faults::default(), None, 1, workplace),
             projects: Projects::new(folder.path().to_owned(), blobs.clone(), u64::MAX),
-            outbox: Outbox::new(blobs),
+            outbox: Outbox::open(folder.path().join("outbox"), blobs, 1, outbox_bytes).unwrap(),
             ffmpeg: None,
             work: folder.path().to_owned(),
             free_bytes_min,
@@ -331,8 +438,8 @@ mod tests {
 
     fn work(batch_id: u64) -> Work {
         Work {
-            batch_id,
-            job_id: 1,
+            origin: Origin { store_id: "store".into(), job_id: 1, batch_id },
+            limits: Limits::default(),
             project: Project { blend: "a.blend".parse().unwrap(), files: BTreeMap::new() },
             settings: RenderSettings::default(),
             slices: vec![Slice { frame: 1, index: 0 }],
@@ -377,5 +484,63 @@ mod tests {
         assert_eq!(node.check_epoch(5), Ok(()));
         let stale = Refusal::StaleEpoch { given: 4, seen: 5 };
         assert_eq!(node.check_epoch(4), Err(stale));
+    }
+
+    /// How the batch ended, and how many slices it told of as finished.
+    async fn told(batch: &Arc<Batch>) -> (BatchEnd, usize) {
+        let messages: Vec<_> = batch.attach(0).collect().await;
+        let events = messages.into_iter().flat_map(Result::unwrap).filter_map(|event| event.event);
+        let (mut end, mut finished) = (BatchEnd::Unspecified, 0);
+        for event in events {
+            match event {
+                Event::Ended(ended) => end = ended.end(),
+                Event::Finished(_) => finished += 1,
+                _ => {}
+            }
+        }
+        (end, finished)
+    }
+
+    #[tokio::test]
+    async fn a_node_that_slept_through_its_lease_does_not_get_its_batches_back() {
+        let (node, _folder) = node(0);
+        node.lease.renew(platform::uptime(), Duration::from_millis(200));
+        let batch = node.accept(work(1), 1, &[]).unwrap();
+        let mut patient = work(2);
+        patient.limits.node_silence = Duration::from_secs(3_600);
+        let patient = node.accept(patient, 1, &[]).unwrap();
+        while node.lease.holds() {
+            time::sleep(Duration::from_millis(10)).await;
+        }
+        node.renew_lease(platform::uptime(), Duration::from_secs(3_600));
+        assert!(node.lease.holds());
+        assert_eq!(told(&batch).await.0, BatchEnd::Cancelled);
+        assert!(!patient.is_cancelled(), "its job waits longer");
+        node.stop().await;
+    }
+
+    #[tokio::test]
+    async fn a_node_that_leaves_finishes_what_it_draws_and_hands_back_the_rest() {
+        let (node, _folder) = node(0);
+        node.lease.renew(platform::uptime(), Duration::from_secs(3_600));
+        let running = node.accept(work(1), 1, &[]).unwrap();
+        let waiting = node.accept(work(2), 1, &[]).unwrap();
+        while node.slots.busy() == 0 {
+            time::sleep(Duration::from_millis(10)).await;
+        }
+        node.draining.cancel();
+        assert_eq!(told(&waiting).await, (BatchEnd::Cancelled, 0));
+        assert_eq!(node.accept(work(3), 1, &[]).err(), Some(Refusal::Draining));
+        assert!(node.status().draining);
+        assert!(!running.is_ended());
+        node.stop().await;
+    }
+
+    #[tokio::test]
+    async fn a_node_whose_outbox_is_full_takes_no_work() {
+        let (node, _folder) = node_with(0, 0);
+        node.lease.renew(platform::uptime(), Duration::from_secs(60));
+        let refused = node.accept(work(1), 1, &[]).err();
+        assert_eq!(refused, Some(Refusal::OutboxFull { bytes: 0 }));
     }
 }

@@ -1,25 +1,19 @@
-//! A frame is real only when it decodes, has the size the scene promised, is hashed, and stored.
+//! A frame is real only when it decodes, has the size the scene promised, and is hashed.
 
 pub(crate) mod decode;
 mod naming;
 mod preview;
 
 use std::{
-    collections::HashMap,
     fs, io,
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
-    time::Duration,
 };
 
 use bytes::Bytes;
-use framecrew_blobs::{BlobClient, Digest, Source, TransferError};
+use framecrew_blobs::{Digest, Source};
 use framecrew_proto::v1::{Output, Preview};
 use serde::Deserialize;
-use tokio::{
-    task,
-    time::{self, Instant},
-};
+use tokio::task;
 
 use self::{decode::Decoded, naming::Names};
 pub(crate) use self::{
@@ -28,20 +22,6 @@ pub(crate) use self::{
 };
 
 use crate::movie::Movie;
-
-/// How long a store that cannot be reached is tried before the slice is handed back: an orchestrator that
-/// restarts takes seconds, and while we wait the slot takes no other work.
-const STORE_PATIENCE: Duration = Duration::from_secs(60);
-
-/// Pause after the first failed upload; it doubles up to `STORE_PAUSE_MAX`.
-const STORE_PAUSE: Duration = Duration::from_millis(200);
-const STORE_PAUSE_MAX: Duration = Duration::from_secs(5);
-
-/// How long an upload is remembered: nothing removes a blob from the store so soon after it was put there.
-const STORED_FOR: Duration = Duration::from_secs(60);
-
-/// Uploads that are remembered, about 100 bytes each.
-const STORED_MAX: usize = 4_096;
 
 /// Files of one frame: every pass of a few view layers for two eyes.
 const FILES_MAX: usize = 512;
@@ -88,13 +68,14 @@ pub(crate) struct Checked {
 /// Bytes with their name, to be stored.
 #[derive(Debug, Clone)]
 pub(crate) struct Blob {
-    digest: Digest,
-    size_bytes: u64,
-    content: Content,
+    pub(crate) digest: Digest,
+    pub(crate) size_bytes: u64,
+    pub(crate) content: Content,
 }
 
+/// Where the bytes are.
 #[derive(Debug, Clone)]
-enum Content {
+pub(crate) enum Content {
     File(PathBuf),
     Memory(Bytes),
 }
@@ -282,7 +263,8 @@ fn expect(
 }
 
 impl Blob {
-    fn source(&self) -> Source {
+    /// The bytes, to be sent.
+    pub(crate) fn source(&self) -> Source {
         let digest = self.digest;
         match &self.content {
             Content::Memory(bytes) => Source::Bytes { bytes: bytes.clone(), digest },
@@ -302,62 +284,6 @@ impl Checked {
         let output =
             Output { name, digest: digest.to_string(), size_bytes, width, height, channels: 3 };
         Ok(Self { output, blob: Blob { digest, size_bytes, content: Content::File(path) } })
-    }
-}
-
-/// Puts outputs into the blob store.
-#[derive(Debug)]
-pub(crate) struct Outbox {
-    blobs: BlobClient,
-    /// What the store is known to have, and since when.
-    stored: Mutex<HashMap<Digest, Instant>>,
-}
-
-impl Outbox {
-    pub(crate) fn new(blobs: BlobClient) -> Self {
-        Self { blobs, stored: Mutex::default() }
-    }
-
-    /// Forgets what the store is known to have: it may be another one now.
-    pub(crate) fn forget(&self) {
-        self.stored().clear();
-    }
-
-    /// Stores blobs, in one go; nothing is sent of those that were stored a moment ago. Tries again for a
-    /// minute while the store cannot be reached or is full.
-    pub(crate) async fn store(
-        &self,
-        blobs: impl IntoIterator<Item = &Blob>,
-    ) -> Result<(), TransferError> {
-        let begun = Instant::now();
-        let mut blobs: Vec<_> = blobs.into_iter().collect();
-        blobs.retain(|blob| !self.is_stored(blob.digest, begun));
-        if blobs.is_empty() {
-            return Ok(());
-        }
-        let mut pause = STORE_PAUSE;
-        while let Err(error) = self.blobs.upload_all(blobs.iter().map(|blob| blob.source())).await {
-            if !error.is_transient() || begun.elapsed() + pause > STORE_PATIENCE {
-                return Err(error);
-            }
-            time::sleep(pause).await;
-            pause = (pause * 2).min(STORE_PAUSE_MAX);
-        }
-        let mut stored = self.stored();
-        if stored.len() + blobs.len() > STORED_MAX {
-            stored.clear();
-        }
-        stored.extend(blobs.iter().map(|blob| (blob.digest, begun)));
-        Ok(())
-    }
-
-    fn is_stored(&self, digest: Digest, now: Instant) -> bool {
-        let since = self.stored().get(&digest).copied();
-        since.is_some_and(|since| now - since < STORED_FOR)
-    }
-
-    fn stored(&self) -> std::sync::MutexGuard<'_, HashMap<Digest, Instant>> {
-        self.stored.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,6 +1,10 @@
 //! What differs between operating systems, in one place, each with a portable fallback.
 
-use std::{fs, io, path::Path, time::Duration};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use tokio::process::Command;
 
@@ -67,11 +71,50 @@ pub(crate) fn signal(status: std::process::ExitStatus) -> Option<i32> {
 /// Number of the signal that nothing can catch: what the kernel ends a process with that wants too much memory.
 pub(crate) const SIGKILL: i32 = 9;
 
-/// Processes that the kernel has killed for want of memory since it started; 0 where it does not tell.
+/// Processes that the kernel has killed for want of memory: in our control group, where it counts them there,
+/// or else in all; 0 where it does not tell.
 pub(crate) fn out_of_memory_kills() -> u64 {
-    let counters = fs::read_to_string("/proc/vmstat").unwrap_or_default();
+    static COUNTER: std::sync::OnceLock<Option<PathBuf>> = std::sync::OnceLock::new();
+    let ours = COUNTER.get_or_init(|| {
+        let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
+        let group = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;
+        let events = Path::new("/sys/fs/cgroup").join(group).join("memory.events");
+        events.is_file().then_some(events)
+    });
+    let all = Path::new("/proc/vmstat");
+    let counters = fs::read_to_string(ours.as_deref().unwrap_or(all)).unwrap_or_default();
     let count = counters.lines().find_map(|l| l.strip_prefix("oom_kill "));
     count.and_then(|n| n.trim().parse().ok()).unwrap_or(0)
+}
+
+/// Most memory that a process has had, in bytes; 0 where that is not told.
+pub(crate) fn peak_memory(process: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kibibytes: Option<u64> =
+        peak.and_then(|peak| peak.split_whitespace().next()).and_then(|n| n.parse().ok());
+    kibibytes.unwrap_or(0) << 10
+}
+
+/// Kills the processes that work in `folder` or below it: what a node that was killed left behind. Only the node
+/// that holds the folder may ask for that.
+pub(crate) fn kill_all_in(folder: &Path) -> usize {
+    let mut killed = 0;
+    #[cfg(target_os = "linux")]
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        use rustix::process::{self, Pid, PidfdFlags, Signal};
+        let id = entry.file_name().to_str().and_then(|name| name.parse().ok());
+        let Some(id) = id.and_then(Pid::from_raw) else { continue };
+        // Held before it is looked at, so that its number cannot become another's.
+        let Ok(held) = process::pidfd_open(id, PidfdFlags::empty()) else { continue };
+        let place = fs::read_link(entry.path().join("cwd")).unwrap_or_default();
+        if place.starts_with(folder) && process::pidfd_send_signal(held, Signal::KILL).is_ok() {
+            killed += 1;
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = (folder, &mut killed);
+    killed
 }
 
 /// Makes the kernel count a process's peak memory from now on, where it can. The process itself cannot where there

@@ -1,16 +1,26 @@
 //! Parses what the orchestrator asks for, once, naming every fault.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::RangeInclusive,
+    time::Duration,
+};
 
 use framecrew_blobs::{Chunk, FileDigest, check_paths};
 use framecrew_proto::v1::{
     Encoding as ProtoEncoding, FrameRange, ImageFormat, MovieFormat, Project as ProtoProject,
-    ProjectFile, RenderBatchRequest, RenderEngine, RenderSettings,
+    ProjectFile, RenderBatchRequest, RenderEngine, RenderSettings, TimeLimits,
 };
 use tonic::Status;
 use tonic_types::{ErrorDetails, StatusExt as _};
 
-use crate::{batch::Work, movie::Encoding, project::Project, version::Version};
+use crate::{
+    batch::{Limits, Work},
+    movie::Encoding,
+    outbox::Origin,
+    project::Project,
+    version::Version,
+};
 
 /// Slices in one batch.
 const SLICES_MAX: usize = 1_024;
@@ -32,6 +42,14 @@ const NAME_BYTES_MAX: usize = 255;
 
 /// Bytes of a movie's name without its extension: file systems take 255 with it.
 const MOVIE_NAME_BYTES_MAX: usize = 240;
+
+/// Seconds of a job's limits, as the protocol allows them.
+const NODE_SILENCE_SECONDS: RangeInclusive<u32> = 15..=86_400;
+const FRAME_SILENCE_SECONDS: RangeInclusive<u32> = 10..=86_400;
+const FRAME_SECONDS: RangeInclusive<u32> = 1..=2_592_000;
+
+/// Bytes of a store's name.
+const STORE_ID_BYTES_MAX: usize = 255;
 
 /// Faults that are named: a request with more of them is not read by people.
 const FAULTS_MAX: usize = 100;
@@ -104,10 +122,20 @@ pub(crate) fn parse(request: RenderBatchRequest) -> Result<Work, Box<Status>> {
         faults.check(slices.len() == 1, "slices", "must be one: a movie is one slice");
         parse_encoding(encoding, project.as_ref(), &mut faults)
     });
+    let limits = parse_limits(request.limits.unwrap_or_default(), &mut faults);
+    faults.check(
+        request.store_id.len() <= STORE_ID_BYTES_MAX,
+        "store_id",
+        "may have 255 bytes at most",
+    );
     match (faults.into_status(), project) {
         (None, Some(project)) => Ok(Work {
-            batch_id: request.batch_id,
-            job_id: request.job_id,
+            origin: Origin {
+                store_id: request.store_id,
+                job_id: request.job_id,
+                batch_id: request.batch_id,
+            },
+            limits,
             project,
             settings,
             slices,
@@ -118,6 +146,31 @@ pub(crate) fn parse(request: RenderBatchRequest) -> Result<Work, Box<Status>> {
         (Some(status), _) => Err(Box::new(status)),
         // No project without a fault.
         (None, None) => Err(Box::new(Status::internal("a fault was not named"))),
+    }
+}
+
+fn parse_limits(limits: TimeLimits, faults: &mut Faults) -> Limits {
+    let mut seconds = |field, given: Option<u32>, allowed: RangeInclusive<u32>| {
+        let seconds = given?;
+        if !allowed.contains(&seconds) {
+            let (least, most) = allowed.into_inner();
+            faults.add(field, format!("must be {least} to {most}"));
+        }
+        Some(Duration::from_secs(seconds.into()))
+    };
+    let silence =
+        seconds("limits.node_silence_seconds", limits.node_silence_seconds, NODE_SILENCE_SECONDS);
+    let frame_silence = seconds(
+        "limits.frame_silence_seconds",
+        limits.frame_silence_seconds,
+        FRAME_SILENCE_SECONDS,
+    );
+    let frame = seconds("limits.frame_seconds", limits.frame_seconds, FRAME_SECONDS);
+    let usual = Limits::default();
+    Limits {
+        node_silence: silence.unwrap_or(usual.node_silence),
+        frame_silence: frame_silence.unwrap_or(usual.frame_silence),
+        frame,
     }
 }
 
@@ -307,6 +360,12 @@ mod tests {
         request.batch_id = 0;
         request.slices = vec![Slice { frame: 1, index: 0 }; 2];
         request.file_version = "new".into();
+        request.limits = Some(TimeLimits {
+            node_silence_seconds: Some(14),
+            frame_silence_seconds: Some(86_401),
+            frame_seconds: Some(0),
+        });
+        request.store_id = "x".repeat(256);
         request.settings = Some(RenderSettings {
             engine: 99,
             samples: Some(0),
@@ -332,8 +391,20 @@ mod tests {
                 "project.files[0].path",
                 "project.files[0].digest",
                 "project.blend_path",
+                "limits.node_silence_seconds",
+                "limits.frame_silence_seconds",
+                "limits.frame_seconds",
+                "store_id",
             ]
         );
+    }
+
+    #[test]
+    fn limits_have_defaults() {
+        assert_eq!(parse(good()).unwrap().limits, Limits::default());
+        let given = TimeLimits { frame_seconds: Some(9), ..TimeLimits::default() };
+        let work = parse(RenderBatchRequest { limits: Some(given), ..good() }).unwrap();
+        assert_eq!(work.limits.frame, Some(Duration::from_secs(9)));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Puts a node together and runs it until it is told to stop.
 
 use std::{
-    fs, io,
+    fs, future, io,
     net::SocketAddr,
     path::PathBuf,
     sync::Arc,
@@ -24,13 +24,15 @@ use tonic::{
 use tracing::{info, warn};
 
 use crate::{
+    adoption,
     blender::Fetcher,
     config::Config,
     confine::{self, Confine, Workplace},
     membership::{self, Expelled, Reach},
     movie::Ffmpeg,
     node::{FREE_BYTES_MIN, Node, Parts},
-    output::Outbox,
+    outbox::Outbox,
+    platform,
     project::{LAYOUTS, Projects},
     renderer::Slots,
     service::Service,
@@ -41,6 +43,9 @@ const SLOTS_MAX: u32 = 64;
 
 /// Characters of a node's name, at most.
 const NAME_CHARS_MAX: usize = 100;
+
+/// Bytes of an outbox, at least: with less no frame fits in.
+const OUTBOX_BYTES_MIN: u64 = 1 << 20;
 
 /// Bytes of one request: a project of 100,000 files with paths of usual length takes 20 MB, with the longest
 /// ones 120.
@@ -107,41 +112,62 @@ pub async fn serve(
     config: Config,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), ServeError> {
+    serve_until(listener, config, future::pending(), shutdown).await
+}
+
+/// The same; and when `leave` completes, takes no work any more, hands back what has not begun, and leaves as soon as
+/// what is being drawn is done, or `config.drain` has passed.
+///
+/// # Errors
+/// As [`serve`].
+pub async fn serve_until(
+    listener: TcpListener,
+    config: Config,
+    leave: impl Future<Output = ()> + Send + 'static,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), ServeError> {
     check(&config)?;
     let local = listener.local_addr().map_err(ServeError::Listener)?;
     check_reach(local, &config).await?;
     let channel = channel(&config.orchestrator)?;
     let data = |source| ServeError::Data { path: config.data.clone(), source };
-    let work = config.data.join("work");
     fs::create_dir_all(&config.data).map_err(data)?;
     let _lock = lock(&config)?;
-    // What an earlier life left half-drawn. Only with the lock is it nobody's.
+    // Blender runs in a folder of its own: what it is given must not depend on where we are.
+    let root = fs::canonicalize(&config.data).map_err(data)?;
+    let work = root.join("work");
+    // What an earlier life left half-drawn, and who draws it. Only with the lock is it nobody's.
+    let left = platform::kill_all_in(&work);
+    if left > 0 {
+        warn!(left, "ended processes that an earlier life of this node had left behind");
+    }
     match fs::remove_dir_all(&work) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(data(error)),
         _ => fs::create_dir_all(&work).map_err(data)?,
     }
-    // Blender runs in a folder of its own: what it is given must not depend on where we are.
-    let root = fs::canonicalize(&config.data).map_err(data)?;
-    let work = root.join("work");
 
     let confined = check_walls(&config)?;
     let workplace = Workplace { work: work.clone(), layouts: root.join(LAYOUTS), confined };
     let (fetcher, ffmpeg) =
         (fetcher(config.provision).await, ffmpeg(config.ffmpeg, confined).await?);
-    let slots = Slots::new(config.renderer, fetcher, config.slots, workplace);
+    let slots = Slots::new(config.renderer, config.faults, fetcher, config.slots, workplace);
     let blobs = BlobClient::new(channel.clone());
+    let incarnation = incarnation();
+    let outbox = root.join("outbox");
+    let outbox = Outbox::open(outbox, blobs.clone(), incarnation, config.outbox_bytes);
     let node = Arc::new(Node::new(Parts {
-        incarnation: incarnation(),
+        incarnation,
         description: NodeDescription {
             tags: config.tags,
             allows_scripts: config.allow_scripts,
+            confines: confined,
             ffmpeg: ffmpeg.as_ref().map_or_else(String::new, |found| found.version().to_owned()),
             ..describe(&slots, config.slots)
         },
         name: config.name,
         slots,
-        projects: Projects::new(root, blobs.clone(), config.cache_bytes),
-        outbox: Outbox::new(blobs),
+        projects: Projects::new(root, blobs, config.cache_bytes),
+        outbox: outbox.map_err(data)?,
         ffmpeg,
         work,
         free_bytes_min: FREE_BYTES_MIN,
@@ -156,12 +182,22 @@ pub async fn serve(
         AbortOnDrop(server.abort_handle()),
         AbortOnDrop(tokio::spawn(membership::fence(node.clone())).abort_handle()),
         AbortOnDrop(tokio::spawn(retire_idle(node.clone())).abort_handle()),
+        AbortOnDrop(tokio::spawn(adoption::hand_in(node.clone(), channel.clone())).abort_handle()),
     ];
     let membership = membership::keep(node.clone(), channel.clone(), reach);
+    let leaving = async {
+        leave.await;
+        info!(
+            "leaving: finishing what is being drawn, for {} seconds at most",
+            config.drain.as_secs()
+        );
+        node.drain(config.drain).await;
+    };
     let end = tokio::select! {
         expelled = membership => Err(expelled.into()),
         // A node that nobody can reach must not go on as if it were one.
         served = &mut server => Err(ended_early(served)),
+        () = leaving => Ok(()),
         () = shutdown => Ok(()),
     };
 
@@ -253,6 +289,12 @@ fn check(config: &Config) -> Result<(), ServeError> {
     }
     if !(1..=NAME_CHARS_MAX).contains(&config.name.chars().count()) {
         return wrong(format!("the node's name must have 1 to {NAME_CHARS_MAX} characters"));
+    }
+    if config.outbox_bytes < OUTBOX_BYTES_MIN {
+        return wrong(format!("an outbox must have {OUTBOX_BYTES_MIN} bytes or more"));
+    }
+    if config.has_idle_faults() {
+        return wrong("--synthetic-faults goes with --renderer synthetic:TIME only".into());
     }
     if let Some(address) = &config.advertise {
         endpoint(address)?;

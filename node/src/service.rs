@@ -135,9 +135,11 @@ impl From<Refusal> for Status {
         match refusal {
             Refusal::StaleEpoch { .. } | Refusal::StaleBatch(_) => Status::aborted(message),
             Refusal::Known(_) => Status::already_exists(message),
-            Refusal::ShuttingDown | Refusal::NoLease => Status::unavailable(message),
+            Refusal::ShuttingDown | Refusal::Draining | Refusal::NoLease => {
+                Status::unavailable(message)
+            }
             Refusal::SlotsFull => exhausted("SLOTS", &message),
-            Refusal::DiskLow { .. } => exhausted("DISK", &message),
+            Refusal::DiskLow { .. } | Refusal::OutboxFull { .. } => exhausted("DISK", &message),
         }
     }
 }
@@ -162,6 +164,8 @@ mod tests {
             (Refusal::ShuttingDown, Code::Unavailable, None),
             (Refusal::NoLease, Code::Unavailable, None),
             (Refusal::SlotsFull, Code::ResourceExhausted, Some("SLOTS")),
+            (Refusal::Draining, Code::Unavailable, None),
+            (Refusal::OutboxFull { bytes: 1 }, Code::ResourceExhausted, Some("DISK")),
             (low, Code::ResourceExhausted, Some("DISK")),
         ] {
             let status = Status::from(refusal);

@@ -16,7 +16,9 @@ use framecrew_node::{
     RendererChoice,
     blender::{FoundBlender, Kind},
 };
-use framecrew_proto::v1::{BatchEnd, Failure, FailureReason, batch_event::Event};
+use framecrew_proto::v1::{
+    BatchEnd, Failure, FailureReason, RenderBatchRequest, TimeLimits, batch_event::Event,
+};
 use image::{ImageFormat, RgbImage};
 use support::{Crew, end, failures, files, finished, log, request};
 
@@ -219,4 +221,74 @@ async fn a_blob_that_is_not_there_is_not_counted_against_the_frame() {
     let failures = failures(&events);
     assert_eq!(failures.len(), 2);
     assert_eq!(failures[0].reason(), FailureReason::Infrastructure, "{failures:?}");
+}
+
+#[tokio::test]
+async fn a_renderer_beyond_its_frames_limit_is_ended_and_its_last_words_are_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = "say '{\"drawing\":{}}'; echo last words; exec sleep 3600";
+    let crew = crew(folder.path(), script).await;
+    let file = crew.put("scene.blend", b"any");
+    let limits = TimeLimits { frame_seconds: Some(2), ..TimeLimits::default() };
+    let request = RenderBatchRequest { limits: Some(limits), ..request(1, file, [1]) };
+    let events = crew.render(request).await.unwrap().all().await;
+    let failure = failures(&events).remove(0);
+    assert_eq!(failure.reason(), FailureReason::Timeout, "{failure:?}");
+    assert!(failure.message.contains("--frame-limit"), "{failure:?}");
+    assert_eq!(failure.log_tail, ["last words"]);
+}
+
+#[tokio::test]
+async fn a_renderer_that_says_it_has_no_memory_ran_out_of_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let words = "terminate called after throwing an instance of std::bad_alloc";
+    let script = format!("say '{{\"drawing\":{{}}}}'; echo '{words}' >&2; kill -ABRT $$");
+    let failure = failure_of(folder.path(), &script).await;
+    assert_eq!(failure.reason(), FailureReason::OutOfMemory, "{failure:?}");
+}
+
+#[tokio::test]
+async fn a_renderer_that_a_real_limit_stops_ran_out_of_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    if !Command::new("python3").arg("-V").status().is_ok_and(|status| status.success()) {
+        eprintln!("skipped: there is no python3 to run out of memory");
+        return;
+    }
+    let eat = "exec python3 -c 'x = bytearray(4 << 30)'";
+    let script = format!("say '{{\"drawing\":{{}}}}'; ulimit -v 400000; {eat}");
+    let failure = failure_of(folder.path(), &script).await;
+    assert_eq!(failure.reason(), FailureReason::OutOfMemory, "{failure:?}");
+}
+
+#[tokio::test]
+async fn somebody_who_kills_the_renderer_is_not_the_lack_of_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let failure = failure_of(folder.path(), "say '{\"drawing\":{}}'; kill -KILL $$").await;
+    assert_eq!(failure.reason(), FailureReason::Renderer, "{failure:?}");
+}
+
+/// Needs a control group of its own, below that of the tests, with a limit on memory.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_renderer_that_the_kernel_kills_for_want_of_memory_ran_out_of_memory() {
+    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let ours = groups.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
+    let group = Path::new("/sys/fs/cgroup").join(ours).join(format!("oom-{}", std::process::id()));
+    let limited = fs::create_dir(&group)
+        .and_then(|()| fs::metadata(group.join("memory.max")))
+        .and_then(|_| fs::write(group.join("memory.max"), "60M"))
+        .and_then(|()| fs::write(group.join("memory.swap.max"), "0"));
+    if let Err(error) = limited {
+        let _ = fs::remove_dir(&group);
+        eprintln!("skipped: no control group can be made here: {error}");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let script = format!(
+        "say '{{\"drawing\":{{}}}}'; echo $$ > {}/cgroup.procs; exec python3 -c 'x = bytearray(4 << 30)'",
+        group.display()
+    );
+    let failure = failure_of(folder.path(), &script).await;
+    let _ = fs::remove_dir(&group);
+    assert_eq!(failure.reason(), FailureReason::OutOfMemory, "{failure:?}");
 }

@@ -35,12 +35,105 @@ async fn a_signal_ends_the_node_well() {
     for signal in [Signal::TERM, Signal::INT] {
         let mut crew = Crew::spawn(&SYNTHETIC, Duration::from_secs(15)).await;
         let mut events = crew.render(request(1, file(), 1..=99)).await.unwrap();
+        let waiting = crew.render(request(2, file(), 1..=99)).await.unwrap();
         events.until(|event| matches!(event, Event::Progress(_))).await;
         crew.signal(signal);
+        let events = events.all().await;
+        assert_eq!(end(&events), BatchEnd::Cancelled);
+        assert_eq!(finished(&events).len(), 1, "what was in hand is finished");
+        assert_eq!(waiting.all().await.len(), 1, "what was not is handed back");
+        assert_eq!(crew.code().await, Some(0));
+        let state = crew.state.lock().unwrap();
+        assert_eq!(state.left[0].name, "alone");
+        assert!(state.draining > 0);
+    }
+}
+
+#[tokio::test]
+async fn a_second_signal_and_the_end_of_its_patience_end_a_node_at_once() {
+    let slow = ["--renderer", "synthetic:3600s", "--drain-seconds"];
+    for patience in ["3600", "1"] {
+        let arguments = [&slow[..], &[patience]].concat();
+        let mut crew = Crew::spawn(&arguments, Duration::from_secs(15)).await;
+        let mut events = crew.render(request(1, file(), [1])).await.unwrap();
+        events.until(|event| matches!(event, Event::Started(_))).await;
+        crew.signal(Signal::TERM);
+        if patience == "3600" {
+            eventually("that it drains", async || crew.status().await.draining).await;
+            let refused = crew.render(request(2, file(), [1])).await.err().unwrap();
+            assert_eq!(refused.code(), tonic::Code::Unavailable);
+            crew.signal(Signal::TERM);
+        }
         assert_eq!(end(&events.all().await), BatchEnd::Cancelled);
         assert_eq!(crew.code().await, Some(0));
-        assert_eq!(crew.state.lock().unwrap().left[0].name, "alone");
     }
+}
+
+#[tokio::test]
+async fn a_node_that_wakes_beyond_its_lease_gives_its_batch_up_though_it_gets_a_new_lease_at_once()
+{
+    let crew = Crew::spawn(&SYNTHETIC, Duration::from_millis(1_500)).await;
+    let mut events = crew.render(request(1, file(), 1..=99)).await.unwrap();
+    events.until(|event| matches!(event, Event::Finished(_))).await;
+    crew.signal(Signal::STOP);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    crew.signal(Signal::CONT);
+    let after = events.all().await;
+    assert_eq!(end(&after), BatchEnd::Cancelled);
+    assert!(finished(&after).is_empty(), "{after:?}");
+    eventually("a new lease", async || crew.status().await.leased).await;
+}
+
+#[tokio::test]
+async fn what_a_killed_node_had_finished_is_handed_in_by_its_next_life() {
+    let fast = ["--renderer", "synthetic:100ms", "--name", "alone"];
+    let mut crew = Crew::spawn(&fast, Duration::from_secs(15)).await;
+    crew.state.lock().unwrap().store_is_away = true;
+    let _events = crew.render(request(1, file(), 1..=99)).await.unwrap();
+    eventually("finished frames", async || crew.status().await.kept_frames >= 3).await;
+    crew.signal(Signal::KILL);
+    assert_eq!(crew.code().await, None);
+    assert!(crew.state.lock().unwrap().blobs.is_empty());
+    crew.again().await;
+    eventually("an offer", async || crew.state.lock().unwrap().offers > 0).await;
+    assert!(crew.status().await.kept_frames >= 2, "kept until it is confirmed");
+    crew.state.lock().unwrap().store_is_away = false;
+    eventually("an empty outbox", async || {
+        let left = support::files(&crew.data.path().join("outbox"));
+        crew.status().await.kept_frames == 0 && left.is_empty()
+    })
+    .await;
+    let state = crew.state.lock().unwrap();
+    let frames: Vec<_> = state.adopted.iter().map(|f| f.slice.unwrap().frame).collect();
+    // What is written less than a moment before may be lost.
+    assert!(frames.len() >= 2 && frames[..2] == [1, 2], "{frames:?}");
+    for frame in &state.adopted {
+        let output = &frame.outputs[0];
+        assert_eq!(state.blobs[&output.digest].len() as u64, output.size_bytes);
+    }
+}
+
+#[tokio::test]
+async fn a_poisonous_frame_takes_the_node_with_it() {
+    let faults = [&SYNTHETIC[..], &["--synthetic-faults", "poison=3"]].concat();
+    let mut crew = Crew::spawn(&faults, Duration::from_secs(15)).await;
+    let _events = crew.render(request(1, file(), [2, 3])).await.unwrap();
+    assert_eq!(crew.code().await, None, "a signal ended it");
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn processes_and_folders_that_an_earlier_life_left_go_away() {
+    let mut crew = Crew::spawn(&SYNTHETIC, Duration::from_secs(15)).await;
+    crew.signal(Signal::KILL);
+    crew.code().await;
+    let left = crew.data.path().join("work").join("blender-abc");
+    std::fs::create_dir_all(&left).unwrap();
+    let mut orphan = Command::new("sleep").arg("3600").current_dir(&left).spawn().unwrap();
+    crew.again().await;
+    let ended = tokio::task::spawn_blocking(move || orphan.wait().unwrap()).await.unwrap();
+    assert!(!ended.success());
+    assert!(!left.exists());
 }
 
 #[tokio::test]
@@ -76,6 +169,8 @@ fn wrong_arguments_are_one_clear_sentence() {
         (&["--orchestrator", "nowhere", "--renderer", "synthetic:0ms"][..], "nowhere"),
         (&["--orchestrator", "ftp://a", "--renderer", "synthetic:0ms"], "ftp://a"),
         (&[&right[..], &["--slots", "65"]].concat(), "65 slots"),
+        (&[&right[..], &["--outbox-bytes", "5"]].concat(), "outbox"),
+        (&[&right[..], &["--synthetic-faults", "burn=1"]].concat(), "--help"),
         (&[&right[..], &["--name", ""]].concat(), "name"),
         (&[&right[..], &["--advertise", "here"]].concat(), "here"),
         (&["--orchestrator", "http://10.0.0.5:4000", "--renderer", "synthetic:0ms"], "--advertise"),

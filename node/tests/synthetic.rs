@@ -227,13 +227,16 @@ async fn a_node_that_stops_ends_its_streams_and_says_goodbye() {
 async fn whoever_watches_sees_the_node_begin_and_end_its_work() {
     let crew = Crew::start(synthetic(300)).await;
     let mut watch = crew.node.clone().watch_node(WatchNodeRequest {}).await.unwrap().into_inner();
-    let idle = NodeStatus { leased: true, ..NodeStatus::default() };
-    assert_eq!(watch.message().await.unwrap().unwrap().status.unwrap(), idle);
+    let mut status = async || watch.message().await.unwrap().unwrap().status.unwrap();
+    let kept_bytes_max = crew.status().await.kept_bytes_max;
+    let idle = NodeStatus { leased: true, kept_bytes_max, ..NodeStatus::default() };
+    assert_eq!(status().await, idle);
     let events = crew.render(request(1, file(), 1..=2)).await.unwrap();
-    let busy = NodeStatus { live_batch_ids: vec![1], busy_slots: 1, leased: true };
-    while watch.message().await.unwrap().unwrap().status.unwrap() != busy {}
+    let busy = NodeStatus { live_batch_ids: vec![1], busy_slots: 1, ..idle };
+    while status().await != busy {}
     events.all().await;
-    while watch.message().await.unwrap().unwrap().status.unwrap() != idle {}
+    // It is kept until it is settled.
+    while status().await.kept_frames != 2 {}
 }
 
 #[tokio::test]

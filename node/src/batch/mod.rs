@@ -4,7 +4,10 @@ mod encode;
 mod events;
 mod run;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use framecrew_proto::v1::{
     BatchEnd, BatchEvent, LogLine, RenderSettings, Slice, SliceProgress, Warning,
@@ -16,13 +19,34 @@ use tokio_util::sync::CancellationToken;
 
 use self::events::EventLog;
 pub(crate) use self::run::run;
-use crate::{movie::Encoding, project::Project, version::Version};
+use crate::{movie::Encoding, outbox::Origin, project::Project, version::Version};
+
+/// How long a renderer may say nothing unless its job says otherwise. EEVEE's first shaders have been seen to take
+/// nearly a minute in silence, and scenes with large hair systems take several.
+const FRAME_SILENCE: Duration = Duration::from_secs(600);
+
+/// How long things may take before they are given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Limits {
+    /// How long nothing may be heard of the orchestrator; the lease where that is longer.
+    pub(crate) node_silence: Duration,
+    /// How long nothing may be heard of a renderer.
+    pub(crate) frame_silence: Duration,
+    /// How long one try at a frame may take.
+    pub(crate) frame: Option<Duration>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { node_silence: Duration::ZERO, frame_silence: FRAME_SILENCE, frame: None }
+    }
+}
 
 /// What a batch asks for, already checked.
 #[derive(Debug)]
 pub(crate) struct Work {
-    pub(crate) batch_id: u64,
-    pub(crate) job_id: u64,
+    pub(crate) origin: Origin,
+    pub(crate) limits: Limits,
     pub(crate) project: Project,
     pub(crate) settings: RenderSettings,
     pub(crate) slices: Vec<Slice>,
@@ -40,11 +64,16 @@ pub(crate) struct Batch {
     state: Mutex<State>,
     changed: watch::Sender<()>,
     cancelled: CancellationToken,
+    id: u64,
+    /// How long it bears to hear nothing of the orchestrator, beyond the lease.
+    silence: Duration,
 }
 
 #[derive(Debug, Default)]
 struct State {
     events: EventLog,
+    /// Whether nobody will ask for it any more.
+    abandoned: bool,
     /// Counts the readers so far. Only the latest one reads.
     reader: u64,
 }
@@ -55,11 +84,13 @@ struct State {
 pub(crate) struct Superseded;
 
 impl Batch {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(id: u64, silence: Duration) -> Self {
         Self {
+            id,
             state: Mutex::default(),
             changed: watch::Sender::new(()),
             cancelled: CancellationToken::new(),
+            silence,
         }
     }
 
@@ -105,9 +136,31 @@ impl Batch {
         })
     }
 
-    /// Asks the batch to end. `ended` tells when it has.
-    pub(crate) fn cancel(&self) {
+    /// Asks the batch to end. `ended` tells when it has. False: it was asked before, or has ended.
+    pub(crate) fn cancel(&self) -> bool {
+        let is_first = !self.cancelled.is_cancelled() && !self.is_ended();
         self.cancelled.cancel();
+        is_first
+    }
+
+    /// Asks the batch to end: nobody will ask for it. True: it had ended.
+    pub(crate) fn abandon(&self) -> bool {
+        self.cancelled.cancel();
+        let mut state = self.state();
+        state.abandoned = true;
+        state.events.is_ended()
+    }
+
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.cancelled.is_cancelled()
+    }
+
+    pub(crate) fn id(&self) -> u64 {
+        self.id
+    }
+
+    pub(crate) fn silence(&self) -> Duration {
+        self.silence
     }
 
     /// Waits until the batch has ended and its renderer is dead or back in its slot.
@@ -144,9 +197,20 @@ impl Batch {
         self.changed.send_replace(());
     }
 
-    fn end(&self, end: BatchEnd) {
-        self.state().events.end(end);
+    /// Adds the last event. True: nobody will ask for it.
+    fn end(&self, end: BatchEnd) -> bool {
+        let abandoned = {
+            let mut state = self.state();
+            state.events.end(end);
+            state.abandoned
+        };
         self.changed.send_replace(());
+        abandoned
+    }
+
+    #[cfg(test)]
+    fn has_events(&self) -> bool {
+        self.state().events.last_sequence() > 0
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -169,7 +233,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_newer_reader_ends_the_older_one() {
-        let batch = Arc::new(Batch::new());
+        let batch = Arc::new(Batch::new(1, Duration::ZERO));
         batch.push(started());
         let mut older = Box::pin(batch.attach(0));
         assert_eq!(older.next().await.unwrap().unwrap().len(), 1);
@@ -181,7 +245,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_dropped_stream_cancels_nothing_and_resumes_without_a_gap() {
-        let batch = Arc::new(Batch::new());
+        let batch = Arc::new(Batch::new(1, Duration::ZERO));
         batch.push(started());
         let mut first = Box::pin(batch.attach(0));
         let events = first.next().await.unwrap().unwrap();
@@ -197,7 +261,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_reader_that_has_the_end_already_gets_an_empty_stream() {
-        let batch = Arc::new(Batch::new());
+        let batch = Arc::new(Batch::new(1, Duration::ZERO));
         batch.end(BatchEnd::Cancelled);
         assert_eq!(Box::pin(batch.attach(1)).next().await, None);
         assert_eq!(Box::pin(batch.attach(99)).next().await, None);

@@ -1,16 +1,25 @@
 //! Takes a batch from waiting for a slot to its end.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use framecrew_proto::v1::{
     BatchEnd, Failure, FailureReason, LogLine, Slice, SliceFailed, SliceFinished, SliceStarted,
     batch_event::Event,
 };
-use tracing::{info, warn};
+use tokio::{sync::mpsc, time};
+use tracing::{debug, info, warn};
 
 use super::{Batch, Work, encode};
 use crate::{
     node::Node,
+    outbox::Origin,
     output::{self, Blob, CheckedFrame},
     project::Layout,
     renderer::{Drawn, Observation, RenderError, Scene, Slot},
@@ -18,27 +27,92 @@ use crate::{
 
 /// Renders a batch when a slot is free. Always ends it.
 pub(crate) async fn run(node: Arc<Node>, batch: Arc<Batch>, work: Work) {
-    let end = match batch.cancelled.run_until_cancelled(node.slots.take()).await {
-        None => BatchEnd::Cancelled,
-        Some(mut slot) => {
-            node.changed();
-            let rendering = render_all(&node, &batch, &work, &mut slot);
-            let complete = batch.cancelled.run_until_cancelled(rendering).await;
-            if complete == Some(true) && !batch.cancelled.is_cancelled() {
-                BatchEnd::Complete
-            } else {
-                slot.kill().await;
-                BatchEnd::Cancelled
-            }
+    let slot = async {
+        tokio::select! {
+            slot = node.slots.take() => Some(slot),
+            // What has not begun is handed back at once.
+            () = node.draining.cancelled() => None,
         }
     };
-    info!(batch = work.batch_id, job = work.job_id, end = end.as_str_name(), "batch ended");
-    batch.end(end);
+    let slot = batch.cancelled.run_until_cancelled(slot).await.flatten();
+    let complete = match slot {
+        None => false,
+        Some(slot) => {
+            node.changed();
+            // Holds no more frames than the batch has slices.
+            let (late, arriving) = mpsc::unbounded_channel();
+            let late = Late { queue: late, waiting: Arc::default() };
+            let telling = tell_late(&node, &batch, arriving, late.waiting.clone());
+            let telling = batch.cancelled.run_until_cancelled(telling);
+            let (complete, told) = tokio::join!(draw(&node, &batch, &work, slot, late), telling);
+            complete && told == Some(true)
+        }
+    };
+    let end =
+        if complete && !batch.is_cancelled() { BatchEnd::Complete } else { BatchEnd::Cancelled };
+    let Origin { batch_id, job_id, .. } = work.origin;
+    info!(batch = batch_id, job = job_id, end = end.as_str_name(), "batch ended");
+    node.outbox.close(batch_id);
+    if batch.end(end) {
+        node.outbox.abandon(batch_id);
+    }
     node.changed();
 }
 
-/// Renders the slices, one after the other. False: the lease has run out.
-async fn render_all(node: &Node, batch: &Batch, work: &Work, slot: &mut Slot) -> bool {
+/// Frames that are drawn and kept, but not stored.
+struct Late {
+    queue: mpsc::UnboundedSender<KeptFrame>,
+    /// How many there are.
+    waiting: Arc<AtomicUsize>,
+}
+
+/// A frame in the outbox.
+struct KeptFrame {
+    finished: SliceFinished,
+    blobs: Vec<Blob>,
+}
+
+/// Draws the batch's slices and gives its slot back. False: not all of them.
+async fn draw(node: &Node, batch: &Batch, work: &Work, mut slot: Slot, late: Late) -> bool {
+    let rendering = render_all(node, batch, work, &mut slot, &late);
+    let complete = batch.cancelled.run_until_cancelled(rendering).await == Some(true);
+    if !complete || batch.is_cancelled() {
+        slot.kill().await;
+    }
+    complete
+}
+
+/// Stores the frames that could not be stored at once, and tells of them. False: the lease has run out.
+async fn tell_late(
+    node: &Node,
+    batch: &Batch,
+    mut arriving: mpsc::UnboundedReceiver<KeptFrame>,
+    waiting: Arc<AtomicUsize>,
+) -> bool {
+    while let Some(KeptFrame { finished, blobs }) = arriving.recv().await {
+        let slice = finished.slice.unwrap_or_default();
+        let stored = node.outbox.store_at_last(&blobs).await;
+        let result = stored.map(|()| finished).map_err(|error| infrastructure(error.to_string()));
+        waiting.fetch_sub(1, Ordering::AcqRel);
+        if !tell(node, batch, &slice, result) {
+            return false;
+        }
+    }
+    true
+}
+
+/// What the tries at a batch's slices have in common.
+pub(super) struct Course<'a> {
+    pub(super) node: &'a Node,
+    pub(super) batch: &'a Batch,
+    work: &'a Work,
+    pub(super) scene: Scene,
+    layout: Option<Arc<Layout>>,
+    late: &'a Late,
+}
+
+/// Renders the slices, one after the other. False: the lease has run out, or the node is about to leave.
+async fn render_all(node: &Node, batch: &Batch, work: &Work, slot: &mut Slot, late: &Late) -> bool {
     let layout = match lay_out(node, work, slot).await {
         Ok(layout) => layout,
         Err(error) => {
@@ -54,38 +128,111 @@ async fn render_all(node: &Node, batch: &Batch, work: &Work, slot: &mut Slot) ->
         settings: work.settings.clone(),
         file_version: work.file_version,
         strict: work.strict,
+        silence: work.limits.frame_silence,
     };
+    let course = Course { node, batch, work, scene, layout, late };
     for slice in &work.slices {
-        if !node.lease.holds() {
+        if !node.may_publish(batch) || node.draining.is_cancelled() {
             return false;
         }
         batch.push(started(slice));
-        let result = match (&work.encoding, &layout) {
-            (Some(encoding), Some(layout)) => {
-                encode::make_movie(node, batch, slot, &scene, layout, encoding, slice).await
-            }
-            _ => render_one(node, batch, slot, &scene, slice).await,
-        };
-        // What was drawn while the lease ran out is somebody else's by now.
-        if !node.lease.holds() {
+        let result = try_slice(&course, slot, slice).await.transpose();
+        // What is told of later is on its way.
+        if result.is_some_and(|result| !tell(node, batch, slice, result)) {
             return false;
-        }
-        match result {
-            Ok(finished) => batch.push(Event::Finished(finished)),
-            Err(failure) => {
-                warn!(
-                    batch = work.batch_id,
-                    job = work.job_id,
-                    frame = slice.frame,
-                    reason = failure.reason().as_str_name(),
-                    message = failure.message,
-                    "a try at a frame failed",
-                );
-                batch.push(failed(slice, failure));
-            }
         }
     }
     true
+}
+
+/// Tells what became of a slice. False: the lease has run out, and what was drawn meanwhile is somebody else's by
+/// now. It stays in the outbox, to be offered.
+fn tell(node: &Node, batch: &Batch, slice: &Slice, result: Result<SliceFinished, Failure>) -> bool {
+    if !node.may_publish(batch) {
+        return false;
+    }
+    match result {
+        Ok(finished) => {
+            batch.push(Event::Finished(finished));
+            node.outbox.told(batch.id(), slice);
+        }
+        Err(failure) => {
+            warn!(
+                batch = batch.id(),
+                frame = slice.frame,
+                reason = failure.reason().as_str_name(),
+                message = failure.message,
+                "a try at a frame failed",
+            );
+            batch.push(failed(slice, failure));
+        }
+    }
+    true
+}
+
+/// One try at a slice, within its limit. `None`: it is drawn, and told of when it is stored.
+async fn try_slice(
+    course: &Course<'_>,
+    slot: &mut Slot,
+    slice: &Slice,
+) -> Result<Option<SliceFinished>, Failure> {
+    let Course { node, batch, work, scene, layout, late } = course;
+    // The frame's own: what is in it afterwards is what the frame produced. Ends with this function.
+    let folder = if slot.needs_folder() || work.encoding.is_some() {
+        // A renderer that meets a full disk fails in ways of its own.
+        if let Some(free_bytes) = node.low_disk() {
+            return Err(disk_full(free_bytes));
+        }
+        let folder = tempfile::Builder::new().prefix("frame-").tempdir_in(&node.work);
+        Some(folder.map_err(|error| infrastructure(format!("cannot make a folder: {error}")))?)
+    } else {
+        None
+    };
+    let path = folder.as_ref().map_or_else(PathBuf::new, |folder| folder.path().to_owned());
+    // Fetching a Blender is no part of the try.
+    slot.prepare(scene, observer(batch, slice)).await.map_err(|error| failure(error, slot))?;
+    let drawing = async {
+        match (&work.encoding, layout) {
+            (Some(encoding), Some(layout)) => {
+                encode::make_movie(course, slot, layout, encoding, slice, &path).await
+            }
+            _ => render_one(course, slot, slice, &path).await,
+        }
+    };
+    let drawn = match work.limits.frame {
+        None => drawing.await,
+        Some(limit) => match time::timeout(limit, drawing).await {
+            Ok(drawn) => drawn,
+            Err(_) => {
+                slot.kill().await;
+                Err(failure(too_long(limit), slot))
+            }
+        },
+    };
+    let DrawnSlice { finished, mut blobs } = match drawn {
+        Ok(drawn) => drawn,
+        // Whatever the renderer says about it.
+        Err(failure) => return Err(node.low_disk().map_or(failure, disk_full)),
+    };
+    let kept = node.outbox.keep(&work.origin, &finished, &mut blobs);
+    if let Err(error) = kept {
+        debug!(batch = batch.id(), frame = slice.frame, %error, "a frame is not kept");
+        // With nowhere to put it, the next one has to wait.
+        let stored = node.outbox.store_at_last(&blobs).await;
+        return stored.map(|()| Some(finished)).map_err(|error| infrastructure(error.to_string()));
+    }
+    // Frames reach the store in their order.
+    if late.waiting.load(Ordering::Acquire) == 0 {
+        match node.outbox.store(&blobs).await {
+            Ok(()) => return Ok(Some(finished)),
+            Err(error) if !error.is_transient() => return Err(infrastructure(error.to_string())),
+            Err(_) => {}
+        }
+    }
+    late.waiting.fetch_add(1, Ordering::AcqRel);
+    // Whoever receives them ends later, unless the batch is cancelled.
+    let _ = late.queue.send(KeptFrame { finished, blobs });
+    Ok(None)
 }
 
 /// Lays the project out, where the renderer needs one.
@@ -101,52 +248,53 @@ async fn lay_out(node: &Node, work: &Work, slot: &Slot) -> Result<Option<Arc<Lay
     })
 }
 
-async fn render_one(
-    node: &Node,
-    batch: &Batch,
-    slot: &mut Slot,
-    scene: &Scene,
-    slice: &Slice,
-) -> Result<SliceFinished, Failure> {
-    // The frame's own: what is in it afterwards is what the frame produced. Ends with this function.
-    let folder = if slot.needs_folder() {
-        let folder = tempfile::Builder::new().prefix("frame-").tempdir_in(&node.work);
-        Some(folder.map_err(|error| infrastructure(format!("cannot make a folder: {error}")))?)
-    } else {
-        None
-    };
-    let path = folder.as_ref().map_or_else(PathBuf::new, |folder| folder.path().to_owned());
+/// What a slice has become, not stored yet.
+pub(super) struct DrawnSlice {
+    pub(super) finished: SliceFinished,
+    pub(super) blobs: Vec<Blob>,
+}
 
+/// Draws a frame into `folder`, which is its own.
+async fn render_one(
+    course: &Course<'_>,
+    slot: &mut Slot,
+    slice: &Slice,
+    folder: &Path,
+) -> Result<DrawnSlice, Failure> {
+    let Course { batch, scene, .. } = course;
     let drawing = slot
-        .render(scene, slice.frame, &path, observer(batch, slice))
+        .render(scene, slice.frame, folder, observer(batch, slice))
         .await
         .map_err(|error| failure(error, slot))?;
     let CheckedFrame { outputs, small } = match drawing.drawn {
         Drawn::Checked(checked) => CheckedFrame { outputs: vec![checked], small: None },
-        Drawn::InFolder(promise) => match output::check(path, slice.frame, promise).await {
-            Ok(frame) => frame,
-            Err(error) => {
-                let error = RenderError::new(FailureReason::InvalidOutput, error.to_string());
-                let failure = failure(error, slot);
-                // What drew nothing good once is not trusted with the next frame.
-                slot.kill().await;
-                return Err(failure);
+        Drawn::InFolder(promise) => {
+            match output::check(folder.to_owned(), slice.frame, promise).await {
+                Ok(frame) => frame,
+                Err(error) => {
+                    let error = RenderError::new(FailureReason::InvalidOutput, error.to_string());
+                    let failure = failure(error, slot);
+                    // What drew nothing good once is not trusted with the next frame.
+                    slot.kill().await;
+                    return Err(failure);
+                }
             }
-        },
+        }
     };
     let (preview, picture) = match small {
         Some(small) => slot.preview(small).await.unzip(),
         None => (None, None),
     };
-    let blobs = outputs.iter().map(|checked| &checked.blob).chain(&picture);
-    store(node, blobs).await?;
-    Ok(SliceFinished {
+    let (outputs, blobs): (Vec<_>, Vec<_>) =
+        outputs.into_iter().map(|checked| (checked.output, checked.blob)).unzip();
+    let finished = SliceFinished {
         slice: Some(*slice),
-        outputs: outputs.into_iter().map(|checked| checked.output).collect(),
+        outputs,
         render_seconds: drawing.render_seconds,
         peak_memory_bytes: drawing.peak_memory_bytes,
         preview,
-    })
+    };
+    Ok(DrawnSlice { finished, blobs: blobs.into_iter().chain(picture).collect() })
 }
 
 /// Tells the batch's reader what happens to a slice.
@@ -163,13 +311,6 @@ pub(super) fn observer(batch: &Batch, slice: &Slice) -> impl FnMut(Observation) 
     }
 }
 
-pub(super) async fn store(
-    node: &Node,
-    blobs: impl IntoIterator<Item = &Blob>,
-) -> Result<(), Failure> {
-    node.outbox.store(blobs).await.map_err(|error| infrastructure(error.to_string()))
-}
-
 pub(super) fn failure(error: RenderError, slot: &Slot) -> Failure {
     Failure { reason: error.reason.into(), message: error.message, log_tail: slot.log_tail() }
 }
@@ -179,10 +320,52 @@ pub(super) fn infrastructure(message: String) -> Failure {
     Failure { reason: error.reason.into(), message: error.message, log_tail: Vec::new() }
 }
 
+fn disk_full(free_bytes: u64) -> Failure {
+    infrastructure(format!("the node's disk is full: only {free_bytes} bytes are free on it"))
+}
+
+fn too_long(limit: Duration) -> RenderError {
+    let seconds = limit.as_secs();
+    RenderError::new(
+        FailureReason::Timeout,
+        format!(
+            "the frame was not done after {seconds} seconds, the limit that --frame-limit sets, and was ended"
+        ),
+    )
+}
+
 fn started(slice: &Slice) -> Event {
     Event::Started(SliceStarted { slice: Some(*slice) })
 }
 
 fn failed(slice: &Slice, failure: Failure) -> Event {
     Event::Failed(SliceFailed { slice: Some(*slice), failure: Some(failure) })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::{node::tests::node, platform};
+
+    #[tokio::test]
+    async fn what_was_drawn_while_the_lease_ran_out_is_not_told() {
+        let (node, _folder) = node(0);
+        let slice = Slice { frame: 1, index: 0 };
+        let finished = || Ok(SliceFinished { slice: Some(slice), ..SliceFinished::default() });
+        let batch = Batch::new(1, Duration::ZERO);
+        assert!(!tell(&node, &batch, &slice, finished()), "there is no lease");
+        assert!(!batch.has_events());
+        let ago = platform::uptime().saturating_sub(Duration::from_secs(1));
+        node.lease.renew(ago, Duration::from_millis(900));
+        assert!(!tell(&node, &batch, &slice, finished()), "it has run out");
+        assert!(!batch.has_events());
+        let patient = Batch::new(2, Duration::from_secs(3_600));
+        assert!(tell(&node, &patient, &slice, finished()), "its job waits longer");
+        assert!(patient.has_events());
+        node.lease.renew(platform::uptime(), Duration::from_secs(3_600));
+        batch.cancel();
+        assert!(!tell(&node, &batch, &slice, finished()), "a new lease does not bring it back");
+        assert!(!batch.has_events());
+    }
 }

@@ -28,9 +28,6 @@ use crate::{
 /// How long either program may take to tell its version.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// How long no frame may come out: large frames of VP9 take seconds.
-const SILENCE_MAX: Duration = Duration::from_secs(600);
-
 /// How long decoding the whole movie once may take.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3_600);
 
@@ -156,6 +153,7 @@ impl Ffmpeg {
         arguments: &[String],
         written: &Path,
         read: &Path,
+        silence: Duration,
         mut observe: impl FnMut(u32, Option<String>),
     ) -> Result<(), MovieError> {
         let oom_kills = platform::out_of_memory_kills();
@@ -166,7 +164,7 @@ impl Ffmpeg {
         let (mut done, mut advanced) = (0, Instant::now());
         let (mut output_ended, mut errors_ended) = (false, false);
         while !(output_ended && errors_ended) {
-            let silent = time::sleep_until(advanced + SILENCE_MAX);
+            let silent = time::sleep_until(advanced + silence);
             tokio::select! {
                 line = output.next(), if !output_ended => match line {
                     Some(line) => {
@@ -190,8 +188,10 @@ impl Ffmpeg {
                     None => errors_ended = true,
                 },
                 () = silent => {
-                    let seconds = SILENCE_MAX.as_secs();
-                    let said = format!("ffmpeg encoded nothing for {seconds} seconds and was ended");
+                    let seconds = silence.as_secs();
+                    let said = format!(
+                        "ffmpeg encoded nothing for {seconds} seconds and was ended; --frame-silence gives it longer"
+                    );
                     return Err(failed(FailureReason::Timeout, said, tail));
                 }
             }

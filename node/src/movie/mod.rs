@@ -6,6 +6,7 @@ mod rate;
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use framecrew_blobs::ProjectPath;
@@ -132,13 +133,14 @@ fn codecs(format: MovieFormat) -> Codecs {
 /// Extensions of images in linear light: ffmpeg would show them without their scene's view transform.
 const LINEAR: [&str; 2] = ["exr", "hdr"];
 
-/// Makes a movie in `folder`, which is its own, of these images.
+/// Makes a movie in `folder`, which is its own, of these images. No frame may come out for `silence`, at most.
 pub(crate) async fn make(
     ffmpeg: &Ffmpeg,
     encoding: &Encoding,
     images: Vec<PathBuf>,
     soundtrack: &Soundtrack,
     folder: &Path,
+    silence: Duration,
     mut observe: impl FnMut(Observation),
 ) -> Result<Movie, MovieError> {
     let infrastructure = |error: io::Error| {
@@ -163,7 +165,7 @@ pub(crate) async fn make(
     let movie = written.join(format!("movie.{}", codecs.extension));
     let arguments = arguments(&codecs, &pattern, total, soundtrack, &movie);
     ffmpeg
-        .encode(&arguments, &written, folder, |done, line| match line {
+        .encode(&arguments, &written, folder, silence, |done, line| match line {
             Some(line) => observe(Observation::Line(line)),
             None => observe(Observation::Progress(progress(done, total))),
         })

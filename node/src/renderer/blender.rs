@@ -249,6 +249,7 @@ impl Seat {
 
     pub(crate) async fn kill(&mut self) {
         if let Some(mut worker) = self.worker.take() {
+            self.log_tail = worker.log_tail();
             worker.kill().await;
         }
     }

@@ -8,7 +8,7 @@ mod slots;
 mod synthetic;
 pub(crate) mod warnings;
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use framecrew_proto::v1::{FailureReason, RenderSettings, SliceProgress, Warning};
 
@@ -30,6 +30,8 @@ pub(crate) struct Scene {
     pub(crate) file_version: Option<Version>,
     /// Whether a warning is a failure.
     pub(crate) strict: bool,
+    /// How long the renderer may say nothing.
+    pub(crate) silence: Duration,
 }
 
 /// What a renderer tells while it draws.
@@ -73,6 +75,17 @@ impl RenderError {
     pub(crate) fn new(reason: FailureReason, message: impl Into<String>) -> Self {
         Self { reason, message: lines::shorten(message.into()) }
     }
+}
+
+/// A renderer that said nothing for too long.
+pub(crate) fn silent(who: &str, silence: Duration) -> RenderError {
+    let seconds = silence.as_secs();
+    RenderError::new(
+        FailureReason::Timeout,
+        format!(
+            "{who} said nothing for {seconds} seconds and was ended; --frame-silence gives it longer"
+        ),
+    )
 }
 
 /// A frame's name by Blender's `####` convention, without an extension.

@@ -50,10 +50,6 @@ const WORKER: &str = include_str!("worker.py");
 /// How long Blender may take to start: 1 second is usual, but the first start from a cold network disk is not.
 const START_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// How long Blender may write nothing at all while it draws. EEVEE's first shaders have been seen to take
-/// nearly a minute in silence, and scenes with large hair systems take several.
-const SILENCE_MAX: Duration = Duration::from_secs(600);
-
 /// How often progress is told when Blender tells none: people are promised it every second, also on a machine
 /// that is busy.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
@@ -107,7 +103,12 @@ pub(crate) struct Worker {
     warnings: Vec<Warning>,
     memory_bytes: u64,
     idle_since: Instant,
+    /// What the system had killed for want of memory when it began its frame.
     oom_kills: u64,
+    /// Most memory that it was seen to have since.
+    peak_bytes: u64,
+    /// How long it may say nothing.
+    silence: Duration,
     /// Whether files' own Python has run in it: it is good for one batch only.
     runs_scripts: bool,
     /// Where the shaders go that it compiles, and how many bytes of them are kept; `None`: it keeps them itself.
@@ -378,7 +379,9 @@ impl Worker {
             warnings: Vec::new(),
             memory_bytes: 0,
             idle_since: Instant::now(),
-            oom_kills: 0,
+            oom_kills: platform::out_of_memory_kills(),
+            peak_bytes: 0,
+            silence: START_TIMEOUT,
             runs_scripts,
             shaders,
             folder,
@@ -473,6 +476,8 @@ impl Worker {
     ) -> Result<Drawing, RenderError> {
         self.tail.clear();
         self.oom_kills = platform::out_of_memory_kills();
+        self.peak_bytes = 0;
+        self.silence = scene.silence;
         let load = Request::new(scene);
         let infrastructure = |error: &dyn std::fmt::Display| {
             RenderError::new(FailureReason::Infrastructure, error.to_string())
@@ -593,6 +598,7 @@ impl Worker {
     ) -> Result<Soundtrack, RenderError> {
         const FILE: &str = "sound.flac";
         self.tail.clear();
+        self.silence = scene.silence;
         let load = Request::new(scene);
         let infrastructure = |error: &dyn std::fmt::Display| {
             RenderError::new(FailureReason::Infrastructure, error.to_string())
@@ -728,7 +734,11 @@ impl Worker {
                     }
                 },
                 now = tick.tick() => {
-                    if now - last_line > SILENCE_MAX {
+                    if let Some(leader) = self.group {
+                        let peak_bytes = platform::peak_memory(leader);
+                        self.peak_bytes = self.peak_bytes.max(peak_bytes);
+                    }
+                    if now - last_line > self.silence {
                         return Err(self.silent().await);
                     }
                     observe(Observation::Progress(estimate.at(now)));
@@ -779,11 +789,7 @@ impl Worker {
 
     async fn silent(&mut self) -> RenderError {
         self.kill().await;
-        let seconds = SILENCE_MAX.as_secs();
-        RenderError::new(
-            FailureReason::Timeout,
-            format!("Blender wrote nothing for {seconds} seconds and was ended"),
-        )
+        super::silent("Blender", self.silence)
     }
 
     async fn broken(&mut self, what: &str) -> RenderError {
@@ -806,13 +812,14 @@ impl Worker {
         };
         let how = describe(status);
         let version = self.blender.version;
+        // We had not killed it.
         if platform::signal(status) == Some(platform::SIGKILL)
             && platform::out_of_memory_kills() > self.oom_kills
         {
-            return RenderError::new(
-                FailureReason::OutOfMemory,
-                "the system ran out of memory and killed Blender",
-            );
+            return self.out_of_memory(&format!("the system killed Blender {version}"));
+        }
+        if self.tail.iter().any(|line| tells_of_no_memory(line)) {
+            return self.out_of_memory(&format!("Blender {version} {how}"));
         }
         if loading {
             return RenderError::new(
@@ -824,6 +831,31 @@ impl Worker {
         }
         RenderError::new(FailureReason::Renderer, format!("Blender {version} {how}"))
     }
+}
+
+impl Worker {
+    fn out_of_memory(&self, what: &str) -> RenderError {
+        let peak = match self.peak_bytes {
+            0 => String::new(),
+            bytes => format!(", having taken {} MiB", bytes >> 20),
+        };
+        let message = format!("{what} for want of memory{peak}: give it to nodes with more of it");
+        RenderError::new(FailureReason::OutOfMemory, message)
+    }
+}
+
+/// Whether a line says that there was no memory left, of the machine's or of a graphics card's: what Blender, Cycles,
+/// C++ and Python write then.
+fn tells_of_no_memory(line: &str) -> bool {
+    const WORDS: [&str; 5] = [
+        "out of memory",
+        "out of gpu memory",
+        "std::bad_alloc",
+        "memoryerror",
+        "alloc returns null",
+    ];
+    let line = line.to_ascii_lowercase();
+    WORDS.iter().any(|words| line.contains(words))
 }
 
 impl Drop for Worker {
@@ -871,6 +903,7 @@ pub(super) mod tests {
             settings: RenderSettings::default(),
             file_version: None,
             strict: false,
+            silence: Duration::from_secs(20),
         }
     }
 
@@ -901,8 +934,10 @@ pub(super) mod tests {
         time::pause();
         let mut told: u32 = 0;
         let drawn = worker.draw(&scene, 1, folder.path(), |_| told += 1).await;
-        assert_eq!(drawn.unwrap_err().reason, FailureReason::Timeout);
-        assert_eq!(PROGRESS_INTERVAL * told, SILENCE_MAX, "progress all the while");
+        let error = drawn.unwrap_err();
+        assert_eq!(error.reason, FailureReason::Timeout);
+        assert!(error.message.contains("20 seconds") && error.message.contains("--frame-silence"));
+        assert_eq!(PROGRESS_INTERVAL * told, scene.silence, "progress all the while");
         assert_eq!(worker.renewal(u64::MAX), Renewal::Due);
     }
 }

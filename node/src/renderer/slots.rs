@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     blender::Fetcher,
-    config::RendererChoice,
+    config::{Faults, RendererChoice},
     confine::Workplace,
     movie::Soundtrack,
     output::{self, Blob, Small},
@@ -50,9 +50,11 @@ enum Held {
 }
 
 impl Slots {
-    /// `fetcher` gets Blenders that jobs need and that are not among those chosen.
+    /// `faults` is what a synthetic renderer does wrong; `fetcher` gets Blenders that jobs need and that are not
+    /// among those chosen.
     pub(crate) fn new(
         choice: RendererChoice,
+        faults: Faults,
         fetcher: Option<Fetcher>,
         count: u32,
         workplace: Workplace,
@@ -61,7 +63,9 @@ impl Slots {
             RendererChoice::Blender(found) => {
                 Renderer::Blender(Arc::new(Blenders::new(found, fetcher, count, workplace)))
             }
-            RendererChoice::Synthetic(time) => Renderer::Synthetic(Arc::new(Synthetic::new(time))),
+            RendererChoice::Synthetic(time) => {
+                Renderer::Synthetic(Arc::new(Synthetic::new(time, faults)))
+            }
         };
         Self {
             renderer,
@@ -115,23 +119,32 @@ impl Slots {
 }
 
 impl Slot {
+    /// Sees to it that there is a Blender for a scene; fetching one may take minutes.
+    pub(crate) async fn prepare(
+        &mut self,
+        scene: &Scene,
+        mut observe: impl FnMut(Observation),
+    ) -> Result<(), RenderError> {
+        if let Held::Blender(seat) = &mut self.renderer
+            && seat.is_empty()
+        {
+            seat.provide(scene, &mut observe).await?;
+            seat.sit(seat.choose(&mut lock(&self.idle), scene)?);
+        }
+        Ok(())
+    }
+
     /// Draws a frame into `folder`, which is its own.
     pub(crate) async fn render(
         &mut self,
         scene: &Scene,
         frame: i32,
         folder: &std::path::Path,
-        mut observe: impl FnMut(Observation),
+        observe: impl FnMut(Observation),
     ) -> Result<Drawing, RenderError> {
         match &mut self.renderer {
-            Held::Synthetic(synthetic) => synthetic.render(frame, observe).await,
-            Held::Blender(seat) => {
-                if seat.is_empty() {
-                    seat.provide(scene, &mut observe).await?;
-                    seat.sit(seat.choose(&mut lock(&self.idle), scene)?);
-                }
-                seat.render(scene, frame, folder, observe).await
-            }
+            Held::Synthetic(synthetic) => synthetic.render(frame, scene.silence, observe).await,
+            Held::Blender(seat) => seat.render(scene, frame, folder, observe).await,
         }
     }
 
@@ -142,17 +155,11 @@ impl Slot {
         scene: &Scene,
         span: Option<(i32, i32)>,
         folder: &std::path::Path,
-        mut observe: impl FnMut(Observation),
+        observe: impl FnMut(Observation),
     ) -> Result<Soundtrack, RenderError> {
         match &mut self.renderer {
             Held::Synthetic(_) => Ok(Soundtrack::default()),
-            Held::Blender(seat) => {
-                if seat.is_empty() {
-                    seat.provide(scene, &mut observe).await?;
-                    seat.sit(seat.choose(&mut lock(&self.idle), scene)?);
-                }
-                seat.soundtrack(scene, span, folder, observe).await
-            }
+            Held::Blender(seat) => seat.soundtrack(scene, span, folder, observe).await,
         }
     }
 

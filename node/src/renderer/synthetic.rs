@@ -11,7 +11,10 @@ use tokio::{
 };
 
 use super::{Drawing, Drawn, Observation, RenderError, frame_name};
-use crate::output::{self, Checked, Size};
+use crate::{
+    config::{Fault, Faults},
+    output::{self, Checked, Size},
+};
 
 const SIZE: Size = (64, 36);
 
@@ -26,21 +29,26 @@ const PROGRESS_FROM: Duration = Duration::from_millis(200);
 #[derive(Debug)]
 pub(crate) struct Synthetic {
     time: Duration,
+    faults: Faults,
     shared: Option<Checked>,
 }
 
 impl Synthetic {
-    pub(crate) fn new(time: Duration) -> Self {
+    pub(crate) fn new(time: Duration, faults: Faults) -> Self {
         let shared = if time.is_zero() { picture(0).ok() } else { None };
-        Self { time, shared }
+        Self { time, faults, shared }
     }
 
     pub(crate) async fn render(
         &self,
         frame: i32,
+        silence: Duration,
         mut observe: impl FnMut(Observation),
     ) -> Result<Drawing, RenderError> {
         let begun = Instant::now();
+        if let Some(fault) = self.faults.of(frame) {
+            return Err(do_wrong(fault, silence).await);
+        }
         let mut checked = match &self.shared {
             Some(shared) => {
                 // Nothing here waits, but cancelling must get its turn.
@@ -80,6 +88,26 @@ impl Synthetic {
     }
 }
 
+/// What a renderer that has this fault comes to.
+async fn do_wrong(fault: Fault, silence: Duration) -> RenderError {
+    match fault {
+        Fault::Poison => std::process::abort(),
+        Fault::Fail => RenderError::new(FailureReason::Renderer, "a fault was asked for: fail"),
+        Fault::Hang => {
+            time::sleep(silence).await;
+            super::silent("the synthetic renderer", silence)
+        }
+        Fault::OutOfMemory => {
+            RenderError::new(FailureReason::OutOfMemory, "a fault was asked for: oom")
+        }
+        Fault::Blank => {
+            let refused = output::check_bytes("blank.png".into(), Bytes::new(), SIZE);
+            let said = refused.err().map_or_else(String::new, |error| error.to_string());
+            RenderError::new(FailureReason::InvalidOutput, said)
+        }
+    }
+}
+
 /// A gradient whose colours and a row of its pixels tell the frame.
 fn picture(frame: i32) -> Result<Checked, output::InvalidOutput> {
     let (width, height) = SIZE;
@@ -109,7 +137,8 @@ mod tests {
 
     async fn draw(synthetic: &Synthetic, frame: i32) -> (Checked, usize) {
         let mut observed = 0;
-        let drawing = synthetic.render(frame, |_| observed += 1).await.unwrap();
+        let drawing =
+            synthetic.render(frame, Duration::from_secs(30), |_| observed += 1).await.unwrap();
         let Drawn::Checked(checked) = drawing.drawn else {
             panic!("not in memory");
         };
@@ -118,7 +147,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn frames_differ_take_their_time_and_tell_their_progress() {
-        let synthetic = Synthetic::new(Duration::from_millis(200));
+        let synthetic = Synthetic::new(Duration::from_millis(200), Faults::default());
         let begun = Instant::now();
         let (one, observed) = draw(&synthetic, 1).await;
         assert!(begun.elapsed() >= Duration::from_millis(200));
@@ -130,11 +159,27 @@ mod tests {
 
     #[tokio::test]
     async fn frames_without_time_share_one_picture() {
-        let synthetic = Synthetic::new(Duration::ZERO);
+        let synthetic = Synthetic::new(Duration::ZERO, Faults::default());
         let (one, observed) = draw(&synthetic, 1).await;
         let (two, _) = draw(&synthetic, 2).await;
         assert_eq!(observed, 0);
         assert_eq!(one.output.digest, two.output.digest);
         assert_eq!(two.output.name, "0002.png");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn faults_fail_as_a_renderer_would() {
+        let faults = "fail=5,hang=9,oom=11,blank=13".parse().unwrap();
+        let synthetic = Synthetic::new(Duration::ZERO, faults);
+        for (frame, reason) in [
+            (5, FailureReason::Renderer),
+            (9, FailureReason::Timeout),
+            (11, FailureReason::OutOfMemory),
+            (13, FailureReason::InvalidOutput),
+        ] {
+            let drawn = synthetic.render(frame, Duration::from_secs(30), |_| ()).await;
+            assert_eq!(drawn.unwrap_err().reason, reason);
+        }
+        draw(&synthetic, 1).await;
     }
 }

@@ -42,6 +42,14 @@ pub struct State {
     pub refuse: Option<Status>,
     pub abandon: Vec<u64>,
     pub ttl: Duration,
+    /// Heartbeats that said that the node drains.
+    pub draining: u64,
+    /// Whether uploads fail.
+    pub store_is_away: bool,
+    /// Frames that were handed in, and adopted as soon as their blobs were there.
+    pub adopted: Vec<SliceFinished>,
+    /// How often frames were handed in.
+    pub offers: u64,
 }
 
 #[derive(Clone)]
@@ -75,12 +83,13 @@ impl Orchestrator for Fake {
         }))
     }
 
-    async fn heartbeat(&self, _: Request<HeartbeatRequest>) -> Answer<HeartbeatResponse> {
+    async fn heartbeat(&self, request: Request<HeartbeatRequest>) -> Answer<HeartbeatResponse> {
         let mut state = self.0.lock().unwrap();
         if let Some(status) = &state.refuse {
             return Err(status.clone());
         }
         state.heartbeats += 1;
+        state.draining += u64::from(request.into_inner().draining);
         Ok(Response::new(HeartbeatResponse {
             lease_ttl_ms: state.ttl.as_millis() as u64,
             epoch: 1,
@@ -99,8 +108,26 @@ impl Orchestrator for Fake {
     async fn retry_frames(&self, _: Request<RetryFramesRequest>) -> Answer<RetryFramesResponse> {
         not_here()
     }
-    async fn adopt_frames(&self, _: Request<AdoptFramesRequest>) -> Answer<AdoptFramesResponse> {
-        not_here()
+    async fn adopt_frames(
+        &self,
+        request: Request<AdoptFramesRequest>,
+    ) -> Answer<AdoptFramesResponse> {
+        let mut state = self.0.lock().unwrap();
+        state.offers += 1;
+        let request = request.into_inner();
+        assert_eq!(request.store_id, "store");
+        let mut adoptions = Vec::new();
+        for frame in request.frames {
+            let finished = frame.finished.unwrap();
+            let is_there = |output: &Output| state.blobs.contains_key(&output.digest);
+            if finished.outputs.iter().all(is_there) {
+                state.adopted.push(finished);
+                adoptions.push(Adoption::Adopted.into());
+            } else {
+                adoptions.push(Adoption::BlobsMissing.into());
+            }
+        }
+        Ok(Response::new(AdoptFramesResponse { adoptions }))
     }
     async fn submit_job(&self, _: Request<SubmitJobRequest>) -> Answer<SubmitJobResponse> {
         not_here()
@@ -154,6 +181,9 @@ impl BlobStore for Fake {
 
     async fn upload(&self, request: Request<Streaming<UploadRequest>>) -> Answer<UploadResponse> {
         use upload_request::Part;
+        if self.0.lock().unwrap().store_is_away {
+            return Err(Status::unavailable("the store is away"));
+        }
         let mut parts = request.into_inner();
         let (mut digest, mut content) = (String::new(), Vec::new());
         let (mut existed, mut blobs) = (true, 0);
@@ -244,6 +274,8 @@ pub struct Crew {
     channel: Channel,
     pub data: tempfile::TempDir,
     process: Option<std::process::Child>,
+    /// How the process is started.
+    command: Option<std::process::Command>,
     stop: CancellationToken,
     serving: Option<JoinHandle<Result<(), ServeError>>>,
     fake: JoinHandle<()>,
@@ -291,14 +323,29 @@ impl Crew {
     pub async fn spawn(arguments: &[&str], ttl: Duration) -> Self {
         let (state, orchestrator, fake) = orchestrate(ttl).await;
         let data = tempfile::tempdir().unwrap();
-        let process = std::process::Command::new(env!("CARGO_BIN_EXE_framecrew-node"))
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_framecrew-node"));
+        command
             .args(["--orchestrator", &orchestrator, "--listen", "127.0.0.1:0", "--data"])
             .arg(data.path())
-            .args(arguments)
-            .spawn()
-            .unwrap();
+            .args(arguments);
+        let process = command.spawn().unwrap();
         let stop = CancellationToken::new();
-        Self::registered(state, data, Some(process), stop, None, fake).await
+        let mut crew = Self::registered(state, data, Some(process), stop, None, fake).await;
+        crew.command = Some(command);
+        crew
+    }
+
+    /// Starts the node's process again, on the same folder, when it has ended.
+    pub async fn again(&mut self) {
+        let before = self.state.lock().unwrap().registered.len();
+        self.process = Some(self.command.as_mut().unwrap().spawn().unwrap());
+        let registered = async || self.state.lock().unwrap().registered.len() > before;
+        eventually("a registration", registered).await;
+        let port = self.state.lock().unwrap().registered[before].port;
+        self.channel =
+            Channel::from_shared(format!("http://127.0.0.1:{port}")).unwrap().connect_lazy();
+        self.node = RenderNodeClient::new(self.channel.clone());
+        eventually("a lease", async || self.status().await.leased).await;
     }
 
     async fn registered(
@@ -319,6 +366,7 @@ impl Crew {
             channel,
             data,
             process,
+            command: None,
             stop,
             serving,
             fake,
@@ -493,6 +541,7 @@ pub fn request(
         slices: frames.into_iter().map(|frame| Slice { frame, index: 0 }).collect(),
         file_version: String::new(),
         settled_batch_ids: Vec::new(),
+        store_id: "store".into(),
         ..RenderBatchRequest::default()
     }
 }

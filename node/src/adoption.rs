@@ -1,0 +1,323 @@
+//! Hands in finished frames that nobody asks for any more: of batches that were given up, and of an earlier life.
+
+use std::{io, sync::Arc, time::Duration};
+
+use framecrew_blobs::{Digest, TransferError};
+use framecrew_proto::v1::{
+    AdoptFramesRequest, Adoption, OrphanedFrame, SliceFinished,
+    orchestrator_client::OrchestratorClient,
+};
+use prost::Message as _;
+use tokio::{task, time};
+use tonic::{Code, Status, transport::Channel};
+use tracing::{info, warn};
+
+use crate::{
+    membership::{in_time, jittered},
+    node::Node,
+    outbox::{Journal, Outbox, blobs_of},
+};
+
+/// Frames that are offered in one call: the protocol's bound.
+const FRAMES_MAX: usize = 512;
+
+/// Bytes of the frames in one call: far below the 4 MiB that gRPC receivers take by default.
+const FRAME_BYTES_MAX: usize = 1 << 20;
+
+/// How often frames are offered whose blobs the orchestrator calls missing although they were uploaded.
+const TRIES_MAX: usize = 3;
+
+/// First and longest pause after the orchestrator could not be asked.
+const PAUSE_MIN: Duration = Duration::from_millis(200);
+const PAUSE_MAX: Duration = Duration::from_secs(10);
+
+/// Why frames are still on the disk.
+#[derive(Debug, thiserror::Error)]
+enum NotHandedIn {
+    #[error("the orchestrator did not take them: {}", .0.message())]
+    Orchestrator(Status),
+    #[error("their files could not be stored: {0}")]
+    Store(TransferError),
+    #[error("they cannot be read: {0}")]
+    Disk(io::Error),
+    #[error("the orchestrator says that their files are missing, which were stored a moment ago")]
+    Missing,
+}
+
+/// Offers what nobody asks for, one batch after the other, for as long as the node lives.
+pub(crate) async fn hand_in(node: Arc<Node>, channel: Channel) {
+    let rpc = OrchestratorClient::new(channel);
+    let mut pause = PAUSE_MIN;
+    let mut well = true;
+    loop {
+        let journal = node.outbox.orphan().await;
+        let store_id = node.registered().await;
+        let ask = |frames| {
+            let request = AdoptFramesRequest {
+                name: node.name.clone(),
+                incarnation: node.incarnation,
+                store_id: store_id.clone(),
+                frames,
+            };
+            let mut rpc = rpc.clone();
+            async move { Ok(in_time(rpc.adopt_frames(request)).await?.adoptions) }
+        };
+        match offer(&node.outbox, journal, &store_id, ask).await {
+            Ok(()) => {
+                node.changed();
+                (pause, well) = (PAUSE_MIN, true);
+            }
+            Err(error) => {
+                if well {
+                    warn!(%error, "finished frames are not handed in yet; keeping them and trying on");
+                }
+                well = false;
+                time::sleep(jittered(pause)).await;
+                pause = (pause * 2).min(PAUSE_MAX);
+            }
+        }
+    }
+}
+
+/// Offers the frames of a journal, and deletes it when each of them has its answer. Otherwise it is put back.
+async fn offer<A: Future<Output = Result<Vec<i32>, Status>>>(
+    outbox: &Outbox,
+    journal: Journal,
+    store_id: &str,
+    ask: impl Fn(Vec<OrphanedFrame>) -> A,
+) -> Result<(), NotHandedIn> {
+    if journal.origin().store_id != store_id {
+        info!(batch = journal.origin().batch_id, "deleting frames that were for another store");
+        outbox.forget(journal);
+        return Ok(());
+    }
+    match offer_all(outbox, &journal, ask).await {
+        Ok(()) => {
+            outbox.forget(journal);
+            Ok(())
+        }
+        Err(error) => {
+            outbox.put_back(journal);
+            Err(error)
+        }
+    }
+}
+
+async fn offer_all<A: Future<Output = Result<Vec<i32>, Status>>>(
+    outbox: &Outbox,
+    journal: &Journal,
+    ask: impl Fn(Vec<OrphanedFrame>) -> A,
+) -> Result<(), NotHandedIn> {
+    let (job_id, batch) = (journal.origin().job_id, journal.origin().batch_id);
+    let mut open = journal.frames().map_err(NotHandedIn::Disk)?;
+    let (mut adopted, mut unwanted, mut lost) = (0, 0, 0);
+    for _ in 0..TRIES_MAX {
+        let mut missing = Vec::new();
+        for group in groups(open) {
+            let offered =
+                group.iter().map(|frame| OrphanedFrame { job_id, finished: Some(frame.clone()) });
+            let answers = match ask(offered.collect()).await {
+                Ok(answers) if answers.len() == group.len() => answers,
+                Ok(_) => {
+                    let status = Status::internal("it answered for other frames");
+                    return Err(NotHandedIn::Orchestrator(status));
+                }
+                Err(status) if is_final(&status) => {
+                    warn!(batch, reason = status.message(), "finished frames are refused");
+                    unwanted += group.len();
+                    continue;
+                }
+                Err(status) => return Err(NotHandedIn::Orchestrator(status)),
+            };
+            for (frame, answer) in group.into_iter().zip(answers) {
+                match Adoption::try_from(answer) {
+                    Ok(Adoption::Adopted) => adopted += 1,
+                    Ok(Adoption::Unwanted) => unwanted += 1,
+                    Ok(Adoption::BlobsMissing) => missing.push(frame),
+                    Ok(Adoption::Unspecified) | Err(_) => {
+                        let status = Status::internal("it gave an answer that is none");
+                        return Err(NotHandedIn::Orchestrator(status));
+                    }
+                }
+            }
+        }
+        open = Vec::new();
+        for frame in missing {
+            if upload(outbox, &frame).await? { open.push(frame) } else { lost += 1 }
+        }
+        if open.is_empty() {
+            if lost > 0 {
+                warn!(batch, lost, "files of finished frames are damaged or gone");
+            }
+            info!(batch, job = job_id, adopted, unwanted, "handed in what had been finished");
+            return Ok(());
+        }
+    }
+    Err(NotHandedIn::Missing)
+}
+
+/// Whether the same frames get the same answer for ever. An orchestrator that knows no such call adopts nothing.
+fn is_final(status: &Status) -> bool {
+    matches!(status.code(), Code::InvalidArgument | Code::Unimplemented)
+}
+
+/// Stores a frame's blobs. False: they are not what they were, or not there.
+async fn upload(outbox: &Outbox, frame: &SliceFinished) -> Result<bool, NotHandedIn> {
+    let blobs: Vec<_> = blobs_of(frame).collect();
+    let files: Vec<_> =
+        blobs.iter().map(|(digest, bytes)| (outbox.place(*digest), *digest, *bytes)).collect();
+    let whole = task::spawn_blocking(move || {
+        let mut files = files.into_iter();
+        files.all(|(path, digest, bytes)| {
+            Digest::of_file(&path).is_ok_and(|found| found == (digest, bytes))
+        })
+    });
+    if !whole.await.unwrap_or(false) {
+        return Ok(false);
+    }
+    match outbox.store_kept(blobs).await {
+        Ok(()) => Ok(true),
+        Err(error) if error.is_transient() => Err(NotHandedIn::Store(error)),
+        Err(error) => {
+            warn!(%error, "a finished frame cannot be stored");
+            Ok(false)
+        }
+    }
+}
+
+/// Frames in groups that fit in a call.
+fn groups(frames: Vec<SliceFinished>) -> Vec<Vec<SliceFinished>> {
+    let mut groups: Vec<Vec<SliceFinished>> = Vec::new();
+    let mut bytes = 0;
+    for frame in frames {
+        let more = frame.encoded_len();
+        match groups.last_mut() {
+            Some(group) if group.len() < FRAMES_MAX && bytes + more <= FRAME_BYTES_MAX => {
+                bytes += more;
+                group.push(frame);
+            }
+            _ => {
+                bytes = more;
+                groups.push(vec![frame]);
+            }
+        }
+    }
+    groups
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::{future::ready, path::Path, sync::Mutex};
+
+    use bytes::Bytes;
+    use framecrew_blobs::BlobClient;
+    use framecrew_proto::v1::{Output, Slice};
+    use tonic::transport::Endpoint;
+
+    use super::*;
+    use crate::{
+        outbox::{OUTBOX_BYTES, Origin},
+        output::{Blob, Content},
+    };
+
+    fn open(folder: &Path) -> Outbox {
+        let nowhere = Endpoint::from_static("http://127.0.0.1:9").connect_lazy();
+        Outbox::open(folder.join("outbox"), BlobClient::new(nowhere), 1, OUTBOX_BYTES).unwrap()
+    }
+
+    /// Frames of a batch that was given up.
+    fn abandoned(outbox: &Outbox, frames: i32) {
+        let origin = Origin { store_id: "store".into(), job_id: 7, batch_id: 9 };
+        for frame in 1..=frames {
+            let content = Bytes::from(frame.to_string());
+            let (digest, size_bytes) = (Digest::of(&content), content.len() as u64);
+            let output = Output { digest: digest.to_string(), size_bytes, ..Output::default() };
+            let finished = SliceFinished {
+                slice: Some(Slice { frame, index: 0 }),
+                outputs: vec![output],
+                ..SliceFinished::default()
+            };
+            let blob = Blob { digest, size_bytes, content: Content::Memory(content) };
+            outbox.keep(&origin, &finished, &mut [blob]).unwrap();
+        }
+        outbox.abandon(9);
+    }
+
+    async fn offer_to(
+        outbox: &Outbox,
+        answer: impl Fn(&OrphanedFrame) -> Result<Adoption, Status>,
+    ) -> Result<(), NotHandedIn> {
+        let journal = outbox.orphan().await;
+        let ask = |frames: Vec<OrphanedFrame>| {
+            ready(frames.iter().map(|frame| answer(frame).map(i32::from)).collect())
+        };
+        offer(outbox, journal, "store", ask).await
+    }
+
+    #[tokio::test]
+    async fn frames_are_offered_in_groups_and_deleted_when_they_have_their_answer() {
+        let folder = tempfile::tempdir().unwrap();
+        let outbox = open(folder.path());
+        abandoned(&outbox, 1_000);
+        let journal = outbox.orphan().await;
+        let asked = Mutex::new(Vec::new());
+        let ask = |frames: Vec<OrphanedFrame>| {
+            asked.lock().unwrap().push(frames.len());
+            assert_eq!(frames[0].job_id, 7);
+            let answer = |(n, _): (usize, _)| [Adoption::Adopted, Adoption::Unwanted][n % 2].into();
+            ready(Ok(frames.iter().enumerate().map(answer).collect()))
+        };
+        offer(&outbox, journal, "store", ask).await.unwrap();
+        assert_eq!(*asked.lock().unwrap(), [512, 488]);
+        assert_eq!(outbox.kept().frames, 0);
+        let left = std::fs::read_dir(folder.path().join("outbox")).unwrap();
+        assert_eq!(left.count(), 1, "only the folder of the blobs");
+    }
+
+    #[tokio::test]
+    async fn frames_without_an_answer_stay_on_the_disk() {
+        let folder = tempfile::tempdir().unwrap();
+        let outbox = open(folder.path());
+        abandoned(&outbox, 3);
+        let away = |_: &OrphanedFrame| Err(Status::unavailable("away"));
+        assert!(offer_to(&outbox, away).await.is_err());
+        let second_away = |frame: &OrphanedFrame| match frame.finished.as_ref().unwrap().slice {
+            Some(Slice { frame: 2, .. }) => Err(Status::unavailable("away")),
+            _ => Ok(Adoption::Adopted),
+        };
+        assert!(offer_to(&outbox, second_away).await.is_err());
+        // Its blobs cannot be stored: there is no store.
+        assert!(offer_to(&outbox, |_| Ok(Adoption::BlobsMissing)).await.is_err());
+        assert!(offer_to(&outbox, |_| Ok(Adoption::Unspecified)).await.is_err());
+        assert_eq!(outbox.kept().frames, 3);
+        let kept = open(folder.path());
+        assert_eq!((kept.kept().frames, kept.kept().bytes), (3, 3));
+        let journal = kept.orphan().await;
+        assert_eq!(journal.frames().unwrap().len(), 3);
+        // And then they are deleted.
+        offer_to(&outbox, |_| Ok(Adoption::Unwanted)).await.unwrap();
+        assert_eq!(outbox.kept().frames, 0);
+    }
+
+    #[tokio::test]
+    async fn frames_whose_files_are_damaged_are_given_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let outbox = open(folder.path());
+        abandoned(&outbox, 1);
+        std::fs::write(outbox.place(Digest::of(b"1")), "2").unwrap();
+        offer_to(&outbox, |_| Ok(Adoption::BlobsMissing)).await.unwrap();
+        assert_eq!(outbox.kept().frames, 0);
+    }
+
+    #[tokio::test]
+    async fn frames_of_another_store_are_deleted_without_a_word() {
+        let folder = tempfile::tempdir().unwrap();
+        let outbox = open(folder.path());
+        abandoned(&outbox, 2);
+        let journal = outbox.orphan().await;
+        let ask = |_| -> std::future::Ready<_> { panic!("nobody is asked") };
+        offer(&outbox, journal, "another", ask).await.unwrap();
+        assert_eq!(outbox.kept().frames, 0);
+    }
+}
