@@ -37,7 +37,7 @@ use crate::{
         Action, Event, NodeLoad, RestoredBatch, RestoredJob, RestoredNode, Scheduler, Standing,
     },
     store::{
-        BatchRecord, Group, JobRecord, LogRecord, NodeRecord, Remembered, Request, Store,
+        BatchRecord, Group, JobRecord, LogRecord, NodeRecord, Remains, Remembered, Request, Store,
         StoreError,
     },
 };
@@ -92,22 +92,29 @@ impl OpenJob {
         Self { record, next_log_line, images }
     }
 
-    /// Takes up a job where it was left, with those of its frames to which something had happened.
-    fn restore(record: JobRecord, frames: Vec<Frame>, next_log_line: u64) -> (Self, RestoredJob) {
+    /// Takes up a job where it was left. Costs a look at all its finished frames where a movie is to be made of
+    /// them.
+    async fn restore(
+        store: &dyn Store,
+        record: JobRecord,
+        remains: Remains,
+    ) -> Result<(Self, RestoredJob), StoreError> {
+        let Remains { finished: mut settled, tried, next_log_line } = remains;
         let mut open = Self::new(record, next_log_line);
-        let mut settled = Vec::new();
+        if open.images.is_some() {
+            for frame in store.frames_after(open.record.job, i64::MIN, u32::MAX).await? {
+                if let Some(rendered) = &frame.rendered {
+                    open.take_image(frame.frame, rendered);
+                }
+            }
+        }
         let mut attempts = Vec::new();
-        for frame in frames {
-            if let Some(rendered) = &frame.rendered {
-                open.take_image(frame.frame, rendered);
-            }
-            if frame.state != FrameState::Open {
-                settled.push(frame.frame);
-            }
+        for (frame, state, tries) in tried {
             // Failed ones may be tried again.
-            if frame.state != FrameState::Finished {
-                attempts.push((Slice::whole(frame.frame), frame.attempts));
+            if state != FrameState::Open {
+                settled.push(frame);
             }
+            attempts.push((Slice::whole(frame), tries));
         }
         let record = &open.record;
         let restored = RestoredJob {
@@ -122,7 +129,7 @@ impl OpenJob {
             settled,
             attempts,
         };
-        (open, restored)
+        Ok((open, restored))
     }
 
     fn take_image(&mut self, frame: i32, rendered: &Rendered) {
@@ -193,9 +200,8 @@ impl Driver {
         let mut jobs = HashMap::new();
         let mut restored_jobs = Vec::new();
         let mut settled_slices = HashSet::new();
-        for (record, frames) in open_jobs {
-            let next_log_line = store.next_log_line(record.job).await?;
-            let (open, restored) = OpenJob::restore(record.clone(), frames, next_log_line);
+        for (record, remains) in open_jobs {
+            let (open, restored) = OpenJob::restore(&*store, record.clone(), remains).await?;
             let settled = restored.settled.iter().map(|frame| (record.job, Slice::whole(*frame)));
             settled_slices.extend(settled);
             restored_jobs.push(restored);

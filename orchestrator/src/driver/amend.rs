@@ -96,9 +96,8 @@ impl Driver {
         let mut closed = None;
         if !self.jobs.contains_key(&job) && !slices.is_empty() {
             let reading = async {
-                let frames = store.frames_after(job, i64::MIN, u32::MAX).await?;
-                let next_log_line = store.next_log_line(job).await?;
-                Ok::<_, StoreError>(OpenJob::restore(record.clone(), frames, next_log_line))
+                let remains = store.remains(job).await?;
+                OpenJob::restore(&*store, record.clone(), remains).await
             };
             closed = Some(Box::new(self.meanwhile(reading).await?));
         }

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::{
-    blobs::Blobs,
+    blobs::{Blobs, blob_path},
     domain::{
         Blender, BlenderVersion, FrameRange, FrameSet, JobSpec, MovieOf, NodeDescription, Output,
         Preview, Project, RenderSettings,
@@ -104,8 +104,8 @@ impl Store for FullableStore {
         self.inner.pins(each)
     }
 
-    fn next_log_line(&self, job: JobId) -> BoxFuture<'_, Result<u64, StoreError>> {
-        self.inner.next_log_line(job)
+    fn remains(&self, job: JobId) -> BoxFuture<'_, Result<Remains, StoreError>> {
+        self.inner.remains(job)
     }
 }
 
@@ -496,4 +496,127 @@ async fn a_job_that_fails_or_is_cancelled_makes_no_movie() {
         assert_eq!(record.standing.movie_job, None);
     }
     assert_eq!(fixture.store.jobs_before(JobId(u64::MAX), 9).await.unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn a_node_keeps_its_lease_while_a_commit_is_held() {
+    let fixture = Fixture::new().await;
+    fixture.driver.submit(fixture.job("r")).await.unwrap();
+    fixture.node().await;
+    let batch = BatchId::first(fixture.feed.identity().epoch);
+    fixture.store.is_full.store(true, Ordering::SeqCst);
+    fixture.driver.report(batch, vec![BatchNews::Finished(Slice::whole(1), rendered())]).await;
+    fixture.refused().await;
+    // Answered although nothing can be written; only the node that is known here is told so.
+    let beat = |node: &str, life| {
+        fixture.driver.heartbeat(node.into(), Incarnation(life), vec![batch], false)
+    };
+    assert_eq!(beat("a", 1).await.unwrap(), []);
+    let unknown = beat("b", 1);
+    let mut unknown = std::pin::pin!(unknown);
+    assert!(unknown.as_mut().now_or_never().is_none());
+    assert_eq!(beat("a", 1).await.unwrap(), []);
+    fixture.store.is_full.store(false, Ordering::SeqCst);
+    let error = unknown.await.unwrap_err();
+    assert!(matches!(error, MembershipError::NotRegistered(_)), "{error}");
+}
+
+#[tokio::test]
+async fn who_lost_the_store_to_another_life_stops_before_it_acts() {
+    let mut fixture = Fixture::new().await;
+    fixture.driver.submit(fixture.job("r")).await.unwrap();
+    let path = fixture.dir.path().join("db");
+    let (other, _) = SqliteStore::open(&path).await.unwrap();
+    let error = fixture.store.check_epoch().await.unwrap_err();
+    assert!(matches!(error, StoreError::Superseded), "{error}");
+    // A job's commit is refused, a node's ends it.
+    let error = fixture.driver.submit(fixture.job("late")).await.unwrap_err();
+    assert!(matches!(error, SubmitError::StoreFailing), "{error}");
+    let lost = fixture.driver.unregister("a".into(), Incarnation(1));
+    lost.await.unwrap();
+    let registration = Registration {
+        node: "a".into(),
+        incarnation: Incarnation(1),
+        address: "http://127.0.0.1:9".to_owned(),
+        description: NodeDescription::default(),
+        batches: Vec::new(),
+    };
+    assert!(fixture.driver.register(registration).await.is_err());
+    let ended = (&mut fixture.running).await.unwrap();
+    assert!(matches!(ended, Err(StoreError::Superseded)), "{ended:?}");
+    assert!(other.remember().await.unwrap().nodes.is_empty());
+}
+
+/// Fails a frame for good.
+async fn fail(fixture: &Fixture, batch: BatchId, frame: i32) {
+    let failure = crate::domain::Failure {
+        reason: crate::domain::FailureReason::Permanent,
+        message: "the file is damaged".to_owned(),
+        log_tail: Vec::new(),
+    };
+    fixture.driver.report(batch, vec![BatchNews::Failed(Slice::whole(frame), failure)]).await;
+}
+
+#[tokio::test]
+async fn a_failed_job_goes_on_when_it_is_tried_again_and_makes_its_movie_then() {
+    let fixture = Fixture::new().await;
+    let (job, _) = fixture.driver.submit(fixture.movie("r")).await.unwrap();
+    fixture.node().await;
+    let batch = fixture.batch(job.job).await;
+    fail(&fixture, batch, 7).await;
+    fixture.driver.report(batch, vec![BatchNews::Ended]).await;
+    let over = fixture.until(job.job, |record| record.standing.state == JobState::Failed).await;
+    // Also in the next life, which knows the job from the store alone.
+    let fixture = fixture.restart().await;
+    let none = fixture.driver.retry_frames(job.job, Some(FrameSet::one(8))).await.unwrap();
+    assert_eq!((none.1, none.0.standing.state), (0, JobState::Failed));
+    let (record, reopened) = fixture.driver.retry_frames(job.job, None).await.unwrap();
+    assert_eq!((reopened, record.standing.counts.open), (1, 1));
+    assert_eq!(record.standing.ended_at_ms, 0);
+    assert!(record.standing.revision > over.standing.revision);
+    let stored = fixture.store.job(job.job).await.unwrap().unwrap();
+    assert!(!stored.standing.state.is_final(), "{:?}", stored.standing);
+    let again = fixture.driver.retry_frames(job.job, None).await.unwrap();
+    assert_eq!(again.1, 0);
+
+    let latest = fixture.batch(job.job).await;
+    assert!(latest > batch);
+    let done = vec![BatchNews::Finished(Slice::whole(7), rendered())];
+    fixture.driver.report(latest, done).await;
+    let over = fixture.until(job.job, |record| record.standing.state.is_final()).await;
+    assert_eq!(over.standing.state, JobState::Finished);
+    assert!(over.standing.movie_job.is_some());
+    let error = fixture.driver.retry_frames(JobId(99), None).await.unwrap_err();
+    assert!(matches!(error, RetryError::NotFound), "{error}");
+}
+
+#[tokio::test]
+async fn a_finished_frame_is_adopted_once_its_outputs_are_stored() {
+    let fixture = Fixture::new().await;
+    let (job, _) = fixture.driver.submit(fixture.job("r")).await.unwrap();
+    fixture.node().await;
+    let offer = |frame, job| {
+        let frames = vec![(job, Slice::whole(frame), rendered())];
+        fixture.driver.adopt("a".into(), Incarnation(1), frames)
+    };
+    assert_eq!(offer(5, job.job).await.unwrap(), [Adoption::BlobsMissing]);
+    assert_eq!(offer(50, job.job).await.unwrap(), [Adoption::Unwanted]);
+    assert_eq!(offer(5, JobId(9)).await.unwrap(), [Adoption::Unwanted]);
+    let blob = fixture
+        .dir
+        .path()
+        .join("blobs")
+        .join(blob_path(std::path::Path::new(""), Digest::of(b"1")));
+    std::fs::write(blob, b"1").unwrap();
+    assert_eq!(offer(5, job.job).await.unwrap(), [Adoption::Adopted]);
+    let record = fixture.store.job(job.job).await.unwrap().unwrap();
+    assert_eq!(record.standing.counts.finished, 1);
+    // Asked again, in this life and the next.
+    assert_eq!(offer(5, job.job).await.unwrap(), [Adoption::Adopted]);
+    let other = Rendered { outputs: vec![], ..rendered() };
+    let frames = vec![(job.job, Slice::whole(5), other)];
+    let answer = fixture.driver.adopt("a".into(), Incarnation(1), frames).await.unwrap();
+    assert_eq!(answer, [Adoption::Unwanted]);
+    let error = fixture.driver.adopt("b".into(), Incarnation(1), Vec::new()).await.unwrap_err();
+    assert!(matches!(error, AdoptError::Membership(MembershipError::NotRegistered(_))), "{error}");
 }

@@ -14,7 +14,7 @@ use framecrew_blobs::Digest;
 use futures::future::BoxFuture;
 
 use crate::domain::{
-    BatchId, BlenderVersion, Frame, FrameCounts, FrameState, Incarnation, JobId, JobSpec, JobState,
+    Attempts, BatchId, BlenderVersion, Frame, FrameCounts, FrameState, Incarnation, JobId, JobSpec, JobState,
     NodeDescription, NodeName, Requirements, Revision, Slice, Warning,
 };
 
@@ -169,12 +169,21 @@ pub(crate) struct Identity {
 /// Everything that a new life goes on from.
 #[derive(Debug, Default)]
 pub(crate) struct Remembered {
-    /// Open jobs, with their frames that have rows.
-    pub(crate) open_jobs: Vec<(JobRecord, Vec<Frame>)>,
+    pub(crate) open_jobs: Vec<(JobRecord, Remains)>,
     pub(crate) batches: Vec<(BatchId, BatchRecord)>,
     pub(crate) nodes: Vec<(NodeName, NodeRecord)>,
     /// The highest job number ever given.
     pub(crate) last_job: u64,
+}
+
+/// What is to be known of a job's frames to go on with it.
+#[derive(Debug, Default)]
+pub(crate) struct Remains {
+    /// Frames that are finished.
+    pub(crate) finished: Vec<i32>,
+    /// Frames that failed, and open ones that have a history, each with the tries behind it.
+    pub(crate) tried: Vec<(i32, FrameState, Attempts)>,
+    pub(crate) next_log_line: u64,
 }
 
 /// What the store could not do.
@@ -263,8 +272,9 @@ pub(crate) trait Store: Debug + Send + Sync + 'static {
         each: &'a mut (dyn FnMut(Digest) + Send),
     ) -> BoxFuture<'a, Result<(), StoreError>>;
 
-    /// The number of the line that a job's log gets next.
-    fn next_log_line(&self, job: JobId) -> BoxFuture<'_, Result<u64, StoreError>>;
+    /// What of a job's frames is to be known to go on with it. Costs some ten milliseconds for each hundred
+    /// thousand of them.
+    fn remains(&self, job: JobId) -> BoxFuture<'_, Result<Remains, StoreError>>;
 }
 
 /// A job at one moment.
