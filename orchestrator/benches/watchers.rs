@@ -328,12 +328,19 @@ async fn watchers(
 ) -> Vec<Streaming<proto::WatchJobResponse>> {
     let mut watchers = Vec::new();
     for _ in 0..WATCHERS / PER_CONNECTION {
-        let mut client = orchestrator.client(from, window_bytes).await;
-        for _ in 0..PER_CONNECTION {
-            let request = proto::WatchJobRequest { job_id, ..Default::default() };
-            let mut stream = client.watch_job(request).await.unwrap().into_inner();
-            stream.message().await.unwrap().unwrap();
-            watchers.push(stream);
+        let client = orchestrator.client(from, window_bytes).await;
+        // All at once, as after a restart.
+        let coming = (0..PER_CONNECTION).map(|_| {
+            let mut client = client.clone();
+            tokio::spawn(async move {
+                let request = proto::WatchJobRequest { job_id, ..Default::default() };
+                let mut stream = client.watch_job(request).await.unwrap().into_inner();
+                stream.message().await.unwrap().unwrap();
+                stream
+            })
+        });
+        for watcher in coming.collect::<Vec<_>>() {
+            watchers.push(watcher.await.unwrap());
         }
     }
     watchers

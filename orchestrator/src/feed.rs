@@ -4,23 +4,29 @@
 //! here or, when it is further behind, from the store. So a slow one skips intermediate states, costs
 //! nothing while it sleeps, and slows nobody. The driver publishes only what is committed.
 
+mod whole;
+
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
 use bytes::Bytes;
 use framecrew_blobs::Digest;
-use tokio::sync::watch;
+use tokio::sync::{Mutex as AsyncMutex, watch};
 
+pub(crate) use self::whole::{Whole, shown};
 use crate::{
     domain::{
         Frame, Incarnation, JobId, JobSpec, NodeDescription, NodeName, Project, Requirements,
         Revision, Slice,
     },
     previews::{PREVIEWS_BYTES_MAX, Previews},
-    store::{Identity, JobRecord, JobStanding, LogRecord, NodeRecord, Snapshot, Store, StoreError},
+    store::{Identity, JobRecord, JobStanding, LogRecord, NodeRecord, Store, StoreError},
 };
 
 /// Changes kept of one job for watchers that keep up: some tens of milliseconds at the highest rate, and
@@ -136,6 +142,11 @@ impl NodeState {
 struct JobFeed {
     now: Mutex<JobNow>,
     changed: watch::Sender<()>,
+    /// How often the whole state has been asked of the store.
+    reads: AtomicU64,
+    /// What the latest of these reads, by its number, gave, until the job changes: whoever came before it
+    /// began shares it, so that a crowd that comes at once costs two of them.
+    whole: AsyncMutex<Option<(u64, Arc<Whole>)>>,
 }
 
 #[derive(Debug)]
@@ -183,7 +194,7 @@ pub(crate) enum WatchError {
 /// The next thing that a watcher of a job gets.
 #[derive(Debug)]
 pub(crate) enum Update {
-    Snapshot { snapshot: Snapshot, active: Vec<ActiveSlice> },
+    Snapshot { snapshot: Arc<Whole>, active: Vec<ActiveSlice> },
     Changes { standing: JobStanding, frames: Vec<FrameNews>, active: Vec<ActiveSlice> },
     Ended(JobStanding),
 }
@@ -222,7 +233,12 @@ impl Feed {
             active: HashMap::new(),
             active_version: 0,
         };
-        let feed = JobFeed { now: Mutex::new(now), changed: watch::Sender::new(()) };
+        let feed = JobFeed {
+            now: Mutex::new(now),
+            changed: watch::Sender::new(()),
+            reads: AtomicU64::new(0),
+            whole: AsyncMutex::default(),
+        };
         lock(&self.jobs).insert(record.job, Arc::new(feed));
         self.publish_record(record.clone());
     }
@@ -262,6 +278,10 @@ impl Feed {
                 now.active.clear();
             }
             drop(now);
+            // Of no use to those who come from now on; those who wait for it have the lock.
+            if let Ok(mut whole) = feed.whole.try_lock() {
+                *whole = None;
+            }
             feed.changed.send_replace(());
             if !standing_changed {
                 return;
@@ -437,10 +457,27 @@ impl JobWatch {
     }
 
     async fn snapshot(&mut self) -> Result<(Revision, Update), StoreError> {
-        let mut snapshot =
-            self.hub.store.snapshot(self.job, TROUBLED_MAX).await?.ok_or_else(vanished)?;
-        let fit = fitting(snapshot.troubled.iter().map(bytes_of), TROUBLED_BYTES);
-        snapshot.troubled.truncate(fit);
+        let snapshot = match &self.feed {
+            Some(feed) => {
+                let came_after = feed.reads.load(Ordering::Relaxed);
+                let mut whole = feed.whole.lock().await;
+                let current = lock(&feed.now).standing.revision;
+                match &*whole {
+                    Some((read, known))
+                        if *read > came_after || known.job.standing.revision >= current =>
+                    {
+                        known.clone()
+                    }
+                    _ => {
+                        let read = feed.reads.fetch_add(1, Ordering::Relaxed) + 1;
+                        let fresh = self.read_whole().await?;
+                        *whole = Some((read, fresh.clone()));
+                        fresh
+                    }
+                }
+            }
+            None => self.read_whole().await?,
+        };
         self.revision = snapshot.job.standing.revision;
         // A commit is readable a moment before it is published. What nodes were doing before it must not be
         // shown after it.
@@ -448,6 +485,14 @@ impl JobWatch {
         let active = self.new_active();
         self.phase = Phase::Follow;
         Ok((self.revision, Update::Snapshot { snapshot, active }))
+    }
+
+    async fn read_whole(&self) -> Result<Arc<Whole>, StoreError> {
+        let read = self.hub.store.snapshot(self.job, TROUBLED_MAX).await?;
+        let mut snapshot = read.ok_or_else(vanished)?;
+        let fit = fitting(snapshot.troubled.iter().map(bytes_of), TROUBLED_BYTES);
+        snapshot.troubled.truncate(fit);
+        Ok(Arc::new(Whole::of(snapshot)))
     }
 
     async fn changes(&mut self) -> Result<(Revision, Update), StoreError> {

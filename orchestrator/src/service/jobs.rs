@@ -23,12 +23,12 @@ use super::{
 use crate::{
     convert::{self, SpecDetail},
     domain::{
-        Attempts, BlenderVersion, Frame, FrameRange, FrameState, JobId, JobSpec, JobState,
-        NodeDescription, ProjectFile, Requirements,
+        Attempts, BlenderVersion, Frame, FrameRange, FrameState, JobId, JobSpec, NodeDescription,
+        ProjectFile, Requirements,
     },
     driver::{NewJob, NoAnswer, RetryError, SubmitError},
-    feed::{self, NodeView, Update, WatchError},
-    store::{JobRecord, JobStanding, Request, Snapshot, StoreError},
+    feed::{self, NodeView, Update, WatchError, shown},
+    store::{JobRecord, JobStanding, Request, StoreError},
 };
 
 /// Items on a page when the caller does not say.
@@ -330,14 +330,11 @@ impl OrchestratorService {
         };
         match update {
             Update::Snapshot { snapshot, active } => {
-                let runs = runs(&snapshot);
-                let troubled = snapshot.troubled.iter().map(|frame| {
-                    let state = shown(frame.state, snapshot.job.standing.state);
-                    convert::frame_to_wire(&Frame { state, ..frame.clone() }, Bytes::new())
-                });
+                let troubled = snapshot.troubled.iter();
+                let troubled = troubled.map(|frame| convert::frame_to_wire(frame, Bytes::new()));
                 WireUpdate::Snapshot(JobSnapshot {
                     job: Some(self.job_to_wire(&snapshot.job, SpecDetail::WithoutProject)),
-                    runs,
+                    runs: snapshot.runs.iter().map(run_to_wire).collect(),
                     troubled: troubled.collect(),
                     active: active.iter().map(convert::active_to_wire).collect(),
                 })
@@ -532,44 +529,11 @@ fn untouched(frame: i32) -> Frame {
     }
 }
 
-/// Cancelling a job changes its open frames at once, without writing each of them.
-fn shown(frame: FrameState, job: JobState) -> FrameState {
-    match (frame, job) {
-        (FrameState::Open, JobState::Cancelled) => FrameState::Cancelled,
-        _ => frame,
-    }
-}
-
-/// Every frame's state, in as few runs as reading them by number gives.
-fn runs(snapshot: &Snapshot) -> Vec<FrameRun> {
-    let JobRecord { spec, standing, .. } = &snapshot.job;
-    let mut frames: Vec<i32> = spec.frames.iter().collect();
-    frames.sort_unstable();
-    let mut states = snapshot.states.iter().peekable();
-    let mut runs: Vec<(FrameRange, FrameState)> = Vec::new();
-    for frame in frames {
-        let stored = states.next_if(|(number, _)| *number == frame);
-        let state = shown(stored.map_or(FrameState::Open, |(_, state)| *state), standing.state);
-        if let Some((run, of)) = runs.last_mut()
-            && *of == state
-        {
-            let gap = frame.abs_diff(run.last);
-            if run.first == run.last {
-                (run.step, run.last) = (gap, frame);
-                continue;
-            }
-            if run.step == gap {
-                run.last = frame;
-                continue;
-            }
-        }
-        runs.push((FrameRange { first: frame, last: frame, step: 1 }, state));
-    }
-    let to_wire = |(range, state): &(FrameRange, FrameState)| FrameRun {
+fn run_to_wire((range, state): &(FrameRange, FrameState)) -> FrameRun {
+    FrameRun {
         frames: Some(convert::range_to_wire(range)),
         state: convert::frame_state_to_wire(*state).into(),
-    };
-    runs.iter().map(to_wire).collect()
+    }
 }
 
 fn parse_job_id(job_id: u64) -> Result<JobId, Status> {
@@ -656,69 +620,5 @@ impl From<StoreError> for Status {
         // May name the server's files, which are none of a client's business.
         tracing::error!(%error, "store");
         Self::internal("the orchestrator's store failed; its log says why")
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-    use crate::domain::{FrameSet, Project, RenderSettings};
-
-    fn snapshot(ranges: Vec<FrameRange>, states: Vec<(i32, FrameState)>) -> Snapshot {
-        let spec = JobSpec {
-            name: "shot".to_owned(),
-            project: Project { blend_path: String::new(), files: Vec::new() },
-            frames: FrameSet::new(ranges).unwrap(),
-            settings: RenderSettings::default(),
-            priority: 0,
-            tags: Vec::new(),
-            strict: false,
-            movie: None,
-            movie_of: None,
-            limits: crate::domain::TimeLimits::default(),
-        };
-        let version = "3.4".parse().unwrap();
-        let job = JobRecord::submitted(JobId(1), Arc::new(spec), version, 0);
-        Snapshot { job, states, troubled: Vec::new() }
-    }
-
-    fn flat(snapshot: &Snapshot) -> Vec<(i32, i32, u32, i32)> {
-        let flat = runs(snapshot).into_iter().map(|run| {
-            let range = run.frames.unwrap();
-            (range.first, range.last, range.step, run.state)
-        });
-        flat.collect()
-    }
-
-    const OPEN: i32 = 1;
-    const FINISHED: i32 = 2;
-    const CANCELLED: i32 = 4;
-
-    #[test]
-    fn a_job_that_nothing_happened_to_is_one_run() {
-        let whole = FrameRange { first: -5, last: 1_000, step: 5 };
-        assert_eq!(flat(&snapshot(vec![whole], vec![])), [(-5, 1_000, 5, OPEN)]);
-    }
-
-    #[test]
-    fn a_finished_stretch_parts_the_open_ones() {
-        let whole = FrameRange { first: 1, last: 9, step: 1 };
-        let states = vec![(4, FrameState::Finished), (5, FrameState::Finished)];
-        assert_eq!(
-            flat(&snapshot(vec![whole], states)),
-            [(1, 3, 1, OPEN), (4, 5, 1, FINISHED), (6, 9, 1, OPEN)]
-        );
-    }
-
-    #[test]
-    fn open_frames_of_a_cancelled_job_show_as_cancelled() {
-        let whole = FrameRange { first: 1, last: 3, step: 1 };
-        let mut snapshot = snapshot(vec![whole], vec![(2, FrameState::Finished)]);
-        snapshot.job.standing.state = JobState::Cancelled;
-        assert_eq!(
-            flat(&snapshot),
-            [(1, 1, 1, CANCELLED), (2, 2, 1, FINISHED), (3, 3, 1, CANCELLED)]
-        );
     }
 }
