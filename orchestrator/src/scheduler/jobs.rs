@@ -55,7 +55,10 @@ impl Scheduler {
             && closed.state == JobState::Failed
         {
             let lease = self.lease;
-            self.jobs.entry(job_id).or_insert_with(|| Job::restored(closed, lease));
+            let job = self.jobs.entry(job_id).or_insert_with(|| Job::restored(closed, lease));
+            // Batches may outlive their job by a moment.
+            let of_it = self.batches.iter().filter(|(_, batch)| batch.job == job_id);
+            job.batches.extend(of_it.map(|(id, _)| *id));
         }
         let Some(job) = self.jobs.get_mut(&job_id) else { return self.ignore() };
         // No batch that was ever sent holds them any more.
