@@ -499,6 +499,33 @@ mod tests {
     }
 
     #[test]
+    fn a_job_that_is_retried_after_its_end_is_open_again() {
+        let mut server = Server::new(3);
+        let mut view = JobView::default();
+        view.apply(&server.snapshot());
+        for (frame, state) in
+            [(1, FrameState::Finished), (2, FrameState::Failed), (3, FrameState::Finished)]
+        {
+            server.change(frame, state, state == FrameState::Failed);
+        }
+        view.apply(&server.changes(view.revision(), 0));
+        let over = Job { state: JobState::Failed.into(), ended_at_ms: 9, ..server.job() };
+        view.apply(&server.message(Update::Ended(JobEnded { job: Some(over) })));
+        assert!(view.ended());
+
+        server.revision += 1;
+        let revision = server.revision;
+        let frame = server.frames.get_mut(&2).unwrap();
+        *frame = Frame { frame: 2, revision, state: FrameState::Open.into(), ..Frame::default() };
+        view.apply(&server.changes(view.revision(), 0));
+        assert!(!view.ended() && view.troubled().next().is_none());
+        assert_eq!((view.state(), view.counts().open), (JobState::Rendering, 1));
+        let mut afresh = JobView::default();
+        afresh.apply(&server.snapshot());
+        assert_eq!(view, afresh);
+    }
+
+    #[test]
     fn runs_beyond_a_million_frames_are_cut_off() {
         let run = |first, last| FrameRun {
             frames: Some(framecrew_proto::v1::FrameRange { first, last, step: 1 }),
