@@ -37,6 +37,8 @@ const DISPATCH_TIMEOUT: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(10);
 /// Nodes' renderers are gone so long after their node was killed, at the latest.
 const RENDERERS_TIMEOUT: Duration = Duration::from_secs(10);
+/// A node that was started so long ago has found its Blenders.
+const START_TIME: Duration = Duration::from_secs(15);
 /// Watchers that never read.
 const STALLED: usize = 100;
 
@@ -343,6 +345,9 @@ async fn on_node(world: &Arc<World>, fault: Fault, node: &Arc<Node>, rng: &mut R
             node.life().server.start();
         }
         RendererKilled | RendererHangs => {
+            // What a node starts at first are not renderers: it asks each Blender for its version.
+            let since = node.life().server.started.elapsed();
+            sleep(START_TIME.saturating_sub(since)).await;
             let renderers = node.life().server.id().map(descendants).unwrap_or_default();
             let how = match fault {
                 RendererHangs => Signal::STOP,
@@ -626,7 +631,7 @@ async fn upload_dies(world: &World, rng: &mut Rng) {
 async fn poison(world: &Arc<World>, rng: &mut Rng) {
     let range = |first, last| FrameRange { first, last, step: 1 };
     let frames = vec![range(1, 5), range(POISON, POISON), range(6, 20)];
-    let spec = job_of(Kind::Synthetic, frames, 3);
+    let spec = job_of(Kind::Synthetic, frames);
     if let Some(job) = submit(world, Kind::Synthetic, spec, rng).await {
         while !world.ledger.is_over(job) && !world.closing.is_cancelled() {
             sleep(POLL).await;
@@ -679,7 +684,7 @@ impl Lost {
             }
             // Only what nothing else has held up says something.
             let is_clear = world.orchestrator.disturbances.load(Ordering::Relaxed) == disturbances
-                && world.clients_turn.try_lock().is_ok();
+                && world.orchestrator.turn.try_lock().is_ok();
             if is_clear {
                 world
                     .history

@@ -163,11 +163,11 @@ fn spec(kind: Kind, rng: &mut Rng) -> JobSpec {
         Kind::Blender => (1, rng.i32(4..12)),
     };
     let last = first + step * (frames - 1);
-    job_of(kind, vec![FrameRange { first, last, step: step as u32 }], rng.i32(-2..3))
+    job_of(kind, vec![FrameRange { first, last, step: step as u32 }])
 }
 
 /// A job of these frames.
-pub(crate) fn job_of(kind: Kind, frames: Vec<FrameRange>, priority: i32) -> JobSpec {
+pub(crate) fn job_of(kind: Kind, frames: Vec<FrameRange>) -> JobSpec {
     let digest = Digest::of(SCENE).to_string();
     let file = ProjectFile {
         path: "demo.blend".into(),
@@ -187,7 +187,6 @@ pub(crate) fn job_of(kind: Kind, frames: Vec<FrameRange>, priority: i32) -> JobS
         project: Some(Project { blend_path: "demo.blend".into(), files: vec![file] }),
         frames,
         settings: Some(settings),
-        priority,
         tags: vec![kind.tag().into()],
         limits: Some(limits),
         ..JobSpec::default()
@@ -314,8 +313,10 @@ pub(crate) async fn cancel(world: Arc<World>, job: u64, link: usize, patience: D
 async fn follow(world: Arc<World>, job: u64, kind: Kind, mut rng: Rng) {
     let mut retries_left = 3;
     loop {
+        let observer = tokio::spawn(observe(world.clone(), job));
         let (one, other) = (rng.usize(..), rng.usize(..));
         let (one, other) = tokio::join!(watch(&world, job, one), watch(&world, job, other));
+        observer.abort();
         // What is poisoned would only kill more nodes.
         let failed = one.state() == JobState::Failed && !world.ledger.is_poisoned(job);
         if failed && retries_left > 0 && retry(&world, job).await {
@@ -357,12 +358,7 @@ async fn retry(world: &World, job: u64) -> bool {
 /// Watches a job until it is over, through whatever happens to the link.
 async fn watch(world: &World, job: u64, link: usize) -> JobView {
     let url = world.links[link % world.links.len()].url();
-    let cluster = loop {
-        match Cluster::connect(url.as_str()).await {
-            Ok(cluster) => break cluster,
-            Err(_) => sleep(PAUSE).await,
-        }
-    };
+    let cluster = connect(&url).await;
     let mut view = JobView::default();
     let mut watch = cluster.watch(job);
     while let Some(event) = watch.next().await {
@@ -392,42 +388,63 @@ async fn watch(world: &World, job: u64, link: usize) -> JobView {
     view
 }
 
+/// Sees by a link that nothing happens to what nodes do to a job.
+async fn observe(world: Arc<World>, job: u64) {
+    let url = format!("http://{}", world.orchestrator.address);
+    let cluster = connect(&url).await;
+    let mut watch = cluster.watch(job);
+    while let Some(event) = watch.next().await {
+        let Ok(WatchEvent::Update(update)) = event else { continue };
+        let mut all = world.ledger.active.lock().unwrap();
+        let active = match &update.update {
+            Some(Update::Snapshot(snapshot)) => &snapshot.active,
+            Some(Update::Changes(changes)) => {
+                for frame in &changes.frames {
+                    // Whatever a node was doing to it led to this, or came to nothing.
+                    all.remove(&(job, frame.frame));
+                }
+                &changes.active
+            }
+            _ => continue,
+        };
+        for slice in active {
+            let frame = slice.slice.unwrap_or_default().frame;
+            all.insert((job, frame), (slice.node.clone(), slice.started_at_ms));
+        }
+    }
+}
+
+async fn connect(url: &str) -> Cluster {
+    loop {
+        match Cluster::connect(url).await {
+            Ok(cluster) => return cluster,
+            Err(_) => sleep(PAUSE).await,
+        }
+    }
+}
+
 /// Remembers what an update says, and holds it against what others have said.
 fn note(world: &World, job: u64, update: &Update) {
-    let active = match update {
-        Update::Snapshot(snapshot) => &snapshot.active,
-        Update::Changes(changes) => {
-            let mut jobs = world.ledger.jobs.lock().unwrap();
-            let facts = jobs.get_mut(&job).unwrap();
-            for frame in &changes.frames {
-                let is_finished = frame.state() == FrameState::Finished;
-                let digest = frame.outputs.first().map_or_else(String::new, |o| o.digest.clone());
-                let now = (frame.revision, digest);
-                let number = frame.frame;
-                // Whatever a node was doing to it led to this, or came to nothing.
-                world.ledger.active.lock().unwrap().remove(&(job, number));
-                match facts.committed.get(&number) {
-                    None if is_finished => {
-                        facts.committed.insert(number, now);
-                    }
-                    // Another watcher may be ahead of this one.
-                    Some(before) if now.0 >= before.0 && (!is_finished || *before != now) => {
-                        let state = frame.state().as_str_name();
-                        world.history.finding(format!(
-                            "I1: frame {number} of job {job} was finished as {before:?} and is {state} as {now:?}"
-                        ));
-                    }
-                    _ => {}
-                }
+    let Update::Changes(changes) = update else { return };
+    let mut jobs = world.ledger.jobs.lock().unwrap();
+    let facts = jobs.get_mut(&job).unwrap();
+    for frame in &changes.frames {
+        let is_finished = frame.state() == FrameState::Finished;
+        let digest = frame.outputs.first().map_or_else(String::new, |o| o.digest.clone());
+        let (number, now) = (frame.frame, (frame.revision, digest));
+        match facts.committed.get(&number) {
+            None if is_finished => {
+                facts.committed.insert(number, now);
             }
-            &changes.active
+            // Another watcher may be ahead of this one.
+            Some(before) if now.0 >= before.0 && (!is_finished || *before != now) => {
+                let state = frame.state().as_str_name();
+                world.history.finding(format!(
+                    "I1: frame {number} of job {job} was finished as {before:?} and is {state} as {now:?}"
+                ));
+            }
+            _ => {}
         }
-        Update::Ended(_) => return,
-    };
-    let mut all = world.ledger.active.lock().unwrap();
-    for slice in active {
-        let frame = slice.slice.unwrap_or_default().frame;
-        all.insert((job, frame), (slice.node.clone(), slice.started_at_ms));
     }
 }
 

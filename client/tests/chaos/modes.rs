@@ -160,7 +160,7 @@ async fn recovery(world: &Arc<World>, times: u32, rng: &mut Rng) {
 }
 
 async fn submit_job(world: &Arc<World>, frames: Vec<FrameRange>, rng: &mut Rng) -> u64 {
-    let job = load::job_of(Kind::Synthetic, frames, 0);
+    let job = load::job_of(Kind::Synthetic, frames);
     load::submit(world, Kind::Synthetic, job, rng).await.expect("the world is open")
 }
 
