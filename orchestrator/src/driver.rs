@@ -491,6 +491,10 @@ impl Driver {
                     let _ = reply.send(Err(SubmitError::RequestIdTaken(job)));
                 }
                 Ok(None) => {
+                    if let Err(error) = self.store.check_room() {
+                        let _ = reply.send(Err(error.into()));
+                        continue;
+                    }
                     self.last_job += 1;
                     let job = JobId(self.last_job);
                     let record = JobRecord::submitted(job, spec, file_version, wall_ms());
@@ -929,6 +933,7 @@ impl Driver {
                 self.jobs.remove(&job);
             }
         }
+        crate::store::point("publish-after");
         for effect in effects {
             match effect {
                 Effect::Start(assignment) => self.dispatch.start(assignment),

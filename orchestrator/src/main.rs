@@ -89,6 +89,8 @@ enum Command {
 
 #[tokio::main]
 async fn main() -> ExitCode {
+    #[cfg(feature = "failpoints")]
+    let _scenario = fail::FailScenario::setup();
     let args = Args::parse();
     match &args.command {
         Some(Command::Check { blobs }) => return check(&args.data, *blobs).await,

@@ -121,6 +121,11 @@ pub async fn serve(
     }
     let (store, identity) =
         SqliteStore::open(&data.join("framecrew.db")).await.map_err(store_error)?;
+    let store = match disk_reserve_bytes {
+        // Uploads stop first, then new jobs; frames go on.
+        Some(bytes) => store.with_reserve(bytes / 8),
+        None => store,
+    };
     let store = Arc::new(store);
     let checked = store.clone();
     let mut checking =
@@ -147,6 +152,7 @@ pub async fn serve(
     let _collecting =
         AbortOnDropHandle::new(tokio::spawn(collect::run(blobs.clone(), store.clone(), kept)));
     let places = Places::new(limits.per_client, limits.total);
+    let closing = driver.clone();
     let service = OrchestratorService::new(
         driver,
         store,
@@ -174,6 +180,7 @@ pub async fn serve(
         .add_service(blob_store);
     let serving = connections::serve(listener, routes, limits.stall, async move {
         shutdown.await;
+        closing.close();
         info!("orchestrator stops; nodes render on, and are found again at the next start");
         for name in ["", "framecrew.v1.Orchestrator", "framecrew.v1.BlobStore"] {
             let status = tonic_health::ServingStatus::NotServing;

@@ -69,7 +69,7 @@ pub(crate) enum SubmitError {
 /// Why the driver gave no answer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum NoAnswer {
-    #[error("the orchestrator is shutting down")]
+    #[error("the orchestrator is shutting down; try again when it is back")]
     ShuttingDown,
     /// It may still do what was asked.
     #[error("the orchestrator has no answer yet, perhaps because its disk is full; ask again")]
@@ -194,12 +194,22 @@ pub(crate) struct DriverHandle {
     commands: mpsc::Sender<Command>,
     heartbeats: mpsc::Sender<Heartbeat>,
     store_fails: Arc<AtomicBool>,
+    /// Whether no more jobs are accepted.
+    closed: Arc<AtomicBool>,
     blobs: Blobs,
 }
 
 impl DriverHandle {
+    /// Accepts no more jobs from now on; all else goes on.
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::Relaxed);
+    }
+
     /// Answers when the job is durable: the job, and whether an earlier call had made it.
     pub(crate) async fn submit(&self, job: NewJob) -> Result<(JobRecord, bool), SubmitError> {
+        if self.closed.load(Ordering::Relaxed) {
+            return Err(NoAnswer::ShuttingDown.into());
+        }
         if self.store_fails.load(Ordering::Relaxed) {
             return Err(SubmitError::StoreFailing);
         }
@@ -327,6 +337,7 @@ pub(crate) fn mailbox(blobs: Blobs) -> (DriverHandle, Mailbox) {
         commands: command_sender,
         heartbeats: heartbeat_sender,
         store_fails: store_fails.clone(),
+        closed: Arc::default(),
         blobs,
     };
     (handle, Mailbox { commands, heartbeats, store_fails })

@@ -22,6 +22,8 @@ use crate::{
 struct FullableStore {
     inner: SqliteStore,
     is_full: AtomicBool,
+    /// Whether there is room left for the jobs that are there alone.
+    is_low: AtomicBool,
     refused: AtomicUsize,
 }
 
@@ -32,6 +34,13 @@ impl Store for FullableStore {
             return async { Err(StoreError::Full) }.boxed();
         }
         self.inner.commit(group)
+    }
+
+    fn check_room(&self) -> Result<(), StoreError> {
+        match self.is_low.load(Ordering::SeqCst) {
+            true => Err(StoreError::Low { free_bytes: 1, reserve_bytes: 2 }),
+            false => self.inner.check_room(),
+        }
     }
 
     fn check_epoch(&self) -> BoxFuture<'_, Result<(), StoreError>> {
@@ -138,6 +147,7 @@ impl Fixture {
         let store = Arc::new(FullableStore {
             inner,
             is_full: AtomicBool::new(false),
+            is_low: AtomicBool::new(false),
             refused: AtomicUsize::new(0),
         });
         let stop = CancellationToken::new();
@@ -619,4 +629,27 @@ async fn a_finished_frame_is_adopted_once_its_outputs_are_stored() {
     assert_eq!(answer, [Adoption::Unwanted]);
     let error = fixture.driver.adopt("b".into(), Incarnation(1), Vec::new()).await.unwrap_err();
     assert!(matches!(error, AdoptError::Membership(MembershipError::NotRegistered(_))), "{error}");
+}
+
+#[tokio::test]
+async fn when_the_disk_runs_low_new_jobs_are_refused_and_frames_go_on() {
+    let fixture = Fixture::new().await;
+    let (job, _) = fixture.driver.submit(fixture.job("r")).await.unwrap();
+    fixture.node().await;
+    let batch = fixture.batch(job.job).await;
+    fixture.store.is_low.store(true, Ordering::SeqCst);
+    let error = fixture.driver.submit(fixture.job("s")).await.unwrap_err();
+    assert!(matches!(error, SubmitError::Store(StoreError::Low { .. })), "{error}");
+    // The same request as before is answered all the same.
+    assert!(fixture.driver.submit(fixture.job("r")).await.unwrap().1);
+    fixture.driver.report(batch, vec![BatchNews::Finished(Slice::whole(1), rendered())]).await;
+    fixture.until(job.job, |record| record.standing.counts.finished == 1).await;
+}
+
+#[tokio::test]
+async fn who_shuts_down_accepts_no_more_jobs() {
+    let fixture = Fixture::new().await;
+    fixture.driver.close();
+    let error = fixture.driver.submit(fixture.job("r")).await.unwrap_err();
+    assert!(matches!(error, SubmitError::NoAnswer(NoAnswer::ShuttingDown)), "{error}");
 }

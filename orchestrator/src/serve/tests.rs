@@ -124,3 +124,120 @@ async fn a_store_of_a_hundred_thousand_frames_is_served_again() {
         println!("{frames} frames, {closed} jobs that are over, {size} bytes: {took:?} to serve");
     }
 }
+
+/// Gives a filled store the blobs of its frames, as small as they are said to be large.
+async fn fill_with_blobs(data: &std::path::Path, frames: i32) {
+    fill(data, frames, 3).await;
+    for frame in 1..=frames / 2 {
+        let path = crate::blobs::blob_path(&data.join("blobs"), Digest::of(&frame.to_le_bytes()));
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::File::create(path).unwrap().set_len(1 << 20).unwrap();
+    }
+}
+
+/// Overwrites what lies in the middle of the database.
+fn tear(data: &std::path::Path) {
+    use std::os::unix::fs::FileExt as _;
+    let path = data.join("framecrew.db");
+    let middle = std::fs::metadata(&path).unwrap().len() / 2 / 4_096 * 4_096;
+    let file = std::fs::File::options().write(true).open(path).unwrap();
+    file.write_all_at(&[0xa5; 8_192], middle).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_torn_database_is_refused_with_the_way_out_and_check_tells_of_it() {
+    let dir = tempfile::tempdir().unwrap();
+    fill_with_blobs(dir.path(), 2_000).await;
+    let checked = crate::check(dir.path(), false).await.unwrap();
+    assert!(checked.is_sound(), "{:?}", checked.faults);
+    assert_eq!((checked.jobs, checked.frames, checked.blobs), (4, 1_003, 1_000));
+    tear(dir.path());
+    assert!(!crate::check(dir.path(), false).await.unwrap().is_sound());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let config = Config::new(dir.path().into());
+    let error = serve(listener, config, std::future::pending()).await.unwrap_err().to_string();
+    assert!(error.contains("damaged") && error.contains("backup"), "{error}");
+}
+
+#[tokio::test]
+async fn check_tells_of_counts_that_are_wrong_and_of_blobs_that_are_missing_or_other() {
+    let dir = tempfile::tempdir().unwrap();
+    fill_with_blobs(dir.path(), 20).await;
+    let blob = |frame: i32| {
+        crate::blobs::blob_path(&dir.path().join("blobs"), Digest::of(&frame.to_le_bytes()))
+    };
+    std::fs::remove_file(blob(3)).unwrap();
+    std::fs::write(blob(4), b"short").unwrap();
+    let options = sqlx::sqlite::SqliteConnectOptions::new();
+    let options = options.filename(dir.path().join("framecrew.db"));
+    use sqlx::Connection as _;
+    let mut database = sqlx::SqliteConnection::connect_with(&options).await.unwrap();
+    sqlx::query("UPDATE job SET finished_frames = 9, open_frames = 11 WHERE job_id = 1")
+        .execute(&mut database)
+        .await
+        .unwrap();
+    sqlx::query("DELETE FROM node").execute(&mut database).await.unwrap();
+    database.close().await.unwrap();
+    let faults = crate::check(dir.path(), false).await.unwrap().faults;
+    assert_eq!(faults.len(), 4, "{faults:?}");
+    // All but the three that are found already.
+    let hashed = crate::check(dir.path(), true).await.unwrap().faults;
+    assert_eq!(hashed.len(), 4 + 8, "{hashed:?}");
+    let nowhere = crate::check(&dir.path().join("nowhere"), false).await.unwrap_err();
+    assert!(matches!(nowhere, crate::NoStore::Missing(_)), "{nowhere}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_made_under_load_is_sound_and_another_life_of_the_store() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, to) = (dir.path().join("data"), dir.path().join("copy"));
+    fill_with_blobs(&data, 200).await;
+    let (store, identity) = SqliteStore::open(&data.join("framecrew.db")).await.unwrap();
+    let store = Arc::new(store);
+    let writer = store.clone();
+    let load = AbortOnDropHandle::new(tokio::spawn(async move {
+        for sequence in 1.. {
+            let mut group = Group::default();
+            group.log_sequences.insert(BatchId(1 << 32), sequence);
+            writer.commit(&group).await.unwrap();
+        }
+    }));
+    let first = crate::backup(&data, &to).await.unwrap();
+    assert_eq!((first.blobs, first.kept_blobs, first.missing_blobs), (100, 0, 0));
+    let again = crate::backup(&data, &to).await.unwrap();
+    assert_eq!((again.blobs, again.kept_blobs), (0, 100));
+    assert!(!load.is_finished(), "commits go on meanwhile");
+    drop(load);
+    let checked = crate::check(&to, false).await.unwrap();
+    assert!(checked.is_sound(), "{:?}", checked.faults);
+    assert_eq!((checked.jobs, checked.frames), (4, 103));
+
+    let (copy, restored) = SqliteStore::open(&to.join("framecrew.db")).await.unwrap();
+    assert_ne!(restored.store_id, identity.store_id);
+    assert!(restored.epoch.0 > identity.epoch.0 + 1_000, "ahead of what the store may reach");
+    let remembered = copy.remember().await.unwrap();
+    assert_eq!((remembered.batches.len(), remembered.nodes.len()), (0, 0));
+    assert_eq!(remembered.open_jobs[0].1.finished.len(), 100);
+    copy.close().await;
+    let (_, serving) = start(&to).await;
+    drop(serving);
+    let refused = crate::backup(&data, &to).await.unwrap_err();
+    assert!(matches!(refused, crate::BackupError::InUse(_)), "{refused}");
+}
+
+#[tokio::test]
+async fn what_is_committed_is_on_the_disk_and_not_in_its_cache() {
+    use sqlx::Connection as _;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("framecrew.db");
+    let (store, _) = SqliteStore::open(&path).await.unwrap();
+    store.close().await;
+    let options = crate::store::sqlite::options(&path);
+    let mut connection = sqlx::SqliteConnection::connect_with(&options).await.unwrap();
+    let synchronous: i64 =
+        sqlx::query_scalar("PRAGMA synchronous").fetch_one(&mut connection).await.unwrap();
+    let journal: String =
+        sqlx::query_scalar("PRAGMA journal_mode").fetch_one(&mut connection).await.unwrap();
+    // FULL: the log is synced with each commit. NORMAL would lose the last ones with the power.
+    assert_eq!((synchronous, &*journal), (2, "wal"));
+}

@@ -569,7 +569,8 @@ impl From<SubmitError> for Status {
         let message = error.to_string();
         match error {
             SubmitError::RequestIdTaken(_) => Self::already_exists(message),
-            SubmitError::Store(StoreError::Full) | SubmitError::StoreFailing => {
+            SubmitError::Store(StoreError::Full | StoreError::Low { .. })
+            | SubmitError::StoreFailing => {
                 exhausted("STORE", &message)
             }
             SubmitError::Store(error) => error.into(),

@@ -14,8 +14,8 @@ use framecrew_blobs::Digest;
 use futures::future::BoxFuture;
 
 use crate::domain::{
-    Attempts, BatchId, BlenderVersion, Frame, FrameCounts, FrameState, Incarnation, JobId, JobSpec, JobState,
-    NodeDescription, NodeName, Requirements, Revision, Slice, Warning,
+    Attempts, BatchId, BlenderVersion, Frame, FrameCounts, FrameState, Incarnation, JobId, JobSpec,
+    JobState, NodeDescription, NodeName, Requirements, Revision, Slice, Warning,
 };
 
 /// Log lines kept of one job; older ones are dropped, and a reader is told how many.
@@ -192,6 +192,11 @@ pub(crate) enum StoreError {
     #[error("the disk that holds the database is full")]
     Full,
     #[error(
+        "the disk that holds the database has {free_bytes} bytes left, of which {reserve_bytes} are kept for \
+         the frames of jobs that are there; make room"
+    )]
+    Low { free_bytes: u64, reserve_bytes: u64 },
+    #[error(
         "another orchestrator has opened the store since; this one stops, because only one may give work away"
     )]
     Superseded,
@@ -210,6 +215,9 @@ pub(crate) enum StoreError {
 pub(crate) trait Store: Debug + Send + Sync + 'static {
     /// Writes a group, whole and durable, or not at all; refused once another orchestrator has opened the store.
     fn commit<'a>(&'a self, group: &'a Group) -> BoxFuture<'a, Result<(), StoreError>>;
+
+    /// Refused when what is left on the disk is for the jobs that are there.
+    fn check_room(&self) -> Result<(), StoreError>;
 
     /// Refused once another orchestrator has opened the store.
     fn check_epoch(&self) -> BoxFuture<'_, Result<(), StoreError>>;
@@ -285,3 +293,14 @@ pub(crate) struct Snapshot {
     pub(crate) states: Vec<(i32, FrameState)>,
     pub(crate) troubled: Vec<Frame>,
 }
+
+/// A point around a commit at which a test may have the process end, as by `kill -9`:
+/// `FAILPOINTS=commit-before=1%return`.
+#[cfg(feature = "failpoints")]
+pub(crate) fn point(name: &'static str) {
+    fail::fail_point!(name, |_| std::process::abort());
+}
+
+/// Nothing, in what people get.
+#[cfg(not(feature = "failpoints"))]
+pub(crate) fn point(_: &'static str) {}

@@ -1,7 +1,13 @@
 //! The store in SQLite: one writer whose commits are durable (WAL, `synchronous=FULL`), readers beside it.
 //! Statements keep to what PostgreSQL says too (`$1`, `ON CONFLICT`).
 
-use std::{collections::HashMap, fs, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use framecrew_blobs::Digest;
 use futures::{FutureExt as _, TryStreamExt as _, future::BoxFuture};
@@ -26,6 +32,11 @@ use crate::domain::{
 const READERS: u32 = 4;
 /// How long a statement waits for another one's lock; only a checkpoint can hold one.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+/// What new jobs leave free on the disk, for the frames of those that are there: some hundred thousand of them.
+/// Less than what uploads leave free.
+const RESERVE_BYTES: u64 = 128 << 20;
+/// But no more than this part of a small disk.
+const RESERVE_SHARE: u64 = 80;
 /// Databases of up to this size are checked before they are used: some tens of milliseconds.
 const CHECK_FIRST_BYTES: u64 = 16 << 20;
 /// Rows in one INSERT: SQLite takes 32,766 parameters, and a row of the widest table has 12.
@@ -36,6 +47,9 @@ pub(crate) struct SqliteStore {
     /// One connection: commits take turns.
     writer: SqlitePool,
     readers: SqlitePool,
+    /// Bytes of the disk that are not for new jobs.
+    reserve_bytes: u64,
+    folder: PathBuf,
     /// This life; the store may pass on to another one.
     epoch: Epoch,
 }
@@ -55,7 +69,16 @@ impl SqliteStore {
             .map_err(|error| StoreError::Database(error.into()))?;
         let identity = begin_epoch(&writer).await?;
         let readers = pool(READERS).connect_with(options.read_only(true)).await?;
-        Ok((Self { writer, readers, epoch: identity.epoch }, identity))
+        let folder = path.parent().unwrap_or(Path::new("")).to_owned();
+        let reserve_bytes = RESERVE_BYTES;
+        Ok((Self { writer, readers, reserve_bytes, folder, epoch: identity.epoch }, identity))
+    }
+
+    /// Another number of bytes of the disk that new jobs leave free.
+    #[must_use]
+    pub(crate) fn with_reserve(mut self, reserve_bytes: u64) -> Self {
+        self.reserve_bytes = reserve_bytes;
+        self
     }
 
     /// Looks for damage in all of the file, beside those who work with it.
@@ -75,7 +98,7 @@ impl SqliteStore {
 }
 
 /// How the database is opened: durable when a commit returns.
-pub(super) fn options(path: &Path) -> SqliteConnectOptions {
+pub(crate) fn options(path: &Path) -> SqliteConnectOptions {
     SqliteConnectOptions::new()
         .filename(path)
         .journal_mode(SqliteJournalMode::Wal)
@@ -162,6 +185,7 @@ async fn still_in(tx: &mut SqliteConnection, epoch: Epoch) -> Result<(), StoreEr
 }
 
 async fn write(writer: &SqlitePool, epoch: Epoch, group: &Group) -> Result<(), StoreError> {
+    super::point("commit-before");
     let mut tx = writer.begin_with("BEGIN IMMEDIATE").await?;
     let counted = sqlx::query("UPDATE store SET commits = commits + 1 WHERE epoch = $1")
         .bind(i64::from(epoch.0))
@@ -324,7 +348,9 @@ async fn write(writer: &SqlitePool, epoch: Epoch, group: &Group) -> Result<(), S
             .execute(&mut *tx)
             .await?;
     }
+    super::point("commit-inside");
     tx.commit().await?;
+    super::point("commit-after");
     Ok(())
 }
 
@@ -453,6 +479,21 @@ struct Pin {
 impl Store for SqliteStore {
     fn commit<'a>(&'a self, group: &'a Group) -> BoxFuture<'a, Result<(), StoreError>> {
         write(&self.writer, self.epoch, group).boxed()
+    }
+
+    fn check_room(&self) -> Result<(), StoreError> {
+        #[cfg(target_os = "linux")]
+        {
+            // Who cannot be asked is not full.
+            let Ok(disk) = rustix::fs::statvfs(&self.folder) else { return Ok(()) };
+            let free_bytes = disk.f_bavail.saturating_mul(disk.f_frsize);
+            let total_bytes = disk.f_blocks.saturating_mul(disk.f_frsize);
+            let reserve_bytes = self.reserve_bytes.min(total_bytes / RESERVE_SHARE);
+            if free_bytes < reserve_bytes {
+                return Err(StoreError::Low { free_bytes, reserve_bytes });
+            }
+        }
+        Ok(())
     }
 
     fn check_epoch(&self) -> BoxFuture<'_, Result<(), StoreError>> {
