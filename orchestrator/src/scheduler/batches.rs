@@ -113,7 +113,9 @@ impl Scheduler {
                 }
             }
         }
-        let looked_at = self.settle_success(job_id, slice, name, None, rendered, actions);
+        let mut looked_at = self.settle_success(job_id, slice, name, None, rendered, actions);
+        // Nodes may have run empty for the slice, if it had to be alone.
+        looked_at.extend(self.roomy.iter().cloned());
         if let Some(batch) = holder
             && self.batches.get(&batch).is_some_and(|batch| batch.open.is_empty())
         {

@@ -180,6 +180,8 @@ struct World {
     durable: Durable,
     invariants: Invariants,
     history: Vec<Action>,
+    /// How much longer than other messages answers to nodes take.
+    answers_late: Duration,
     /// When the last job was over.
     over_at: Now,
 }
@@ -205,6 +207,7 @@ impl World {
             durable: Durable::default(),
             invariants: Invariants::default(),
             history: Vec::new(),
+            answers_late: Duration::ZERO,
             over_at: Now::ZERO,
         }
     }
@@ -542,7 +545,7 @@ impl World {
         let mut abandon = holds;
         abandon.retain(|batch| granted && !scheduler.holds(name, *batch));
         if self.now >= self.machines[machine].deaf_until {
-            let delay = self.delay();
+            let delay = self.delay() + self.answers_late;
             let answer = Timer::Answer { sent, granted, abandon, void_below };
             self.plan(delay, Happening::Timer(machine, incarnation, answer));
         }

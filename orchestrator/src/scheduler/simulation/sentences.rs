@@ -651,6 +651,23 @@ fn of_a_batch_that_survived_a_restart_only_the_slice_that_is_being_drawn_is_blam
     assert!((1..=2).contains(&blamed), "{blamed}");
 }
 
+#[test]
+fn a_node_counts_its_lease_from_when_it_asked_however_late_the_answer_is() {
+    let mut cluster = Cluster::new();
+    cluster.world.answers_late = Duration::from_secs(4);
+    let cluster = cluster.seconds(60.0).node("a").node("b").job(1..=1).passes(21.0);
+    cluster.fault("a", Fault::Mute(Duration::from_secs(40))).assert_finished();
+}
+
+#[test]
+fn a_long_silence_has_a_margin_for_clocks_that_run_apart() {
+    let mut cluster = Cluster::new().node("a").node("b").node_silence(600).seconds(2_000.0);
+    cluster.world.machines[0].rate = 0.985;
+    let cluster = cluster.job(1..=1).passes(1.0);
+    assert_eq!(cluster.rendering("a"), [1]);
+    cluster.fault("a", Fault::Mute(Duration::from_secs(700))).assert_finished();
+}
+
 // Quarantine.
 
 #[test]
@@ -784,6 +801,17 @@ fn a_frame_that_is_tried_again_is_not_in_its_old_batch_after_a_restart() {
     assert!(!failed.is_empty());
     let cluster = cluster.retry(1).restart().assert_finished();
     assert!(failed.iter().all(|frame| cluster.renders(1, *frame..=*frame) == [2]));
+}
+
+#[test]
+fn what_failed_of_an_open_job_is_tried_again_with_a_fresh_budget() {
+    let cluster = Cluster::new().node("a").job(1..=40).passes(1.5).fails(FailureReason::Permanent);
+    let cluster = cluster.passes(2.2).works_again();
+    let failed = cluster.world.invariants.frames(JobId(1), FrameState::Failed);
+    assert!(!failed.is_empty());
+    assert_eq!(cluster.world.invariants.state(JobId(1)), JobState::Rendering);
+    let cluster = cluster.retry(1).assert_finished();
+    assert!(failed.iter().all(|frame| cluster.attempts(*frame).total() == 0));
 }
 
 // Leaving.
