@@ -4,7 +4,8 @@
 //! watchers that read one message and then nothing more, and 1,000 of a job that waits. Frames a second with
 //! the crowd and without it, in pairs within one run; the memory that the crowd adds to the orchestrator; and, at
 //! a steady pace, how long after the node has said that a frame is finished a healthy watcher hears of it. In the
-//! end nobody reads for so long that the stalled ones are dropped: their memory and their places must be back.
+//! end nobody reads for so long that the stalled ones are dropped; that a later crowd adds less than the first one
+//! shows that the memory comes back.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::{
@@ -44,7 +45,7 @@ const PER_CONNECTION: usize = 50;
 const WINDOW_BYTES: u32 = 16 << 10;
 /// Bytes that a connection has room for: watchers on it stall by themselves, not one another.
 const CONNECTION_BYTES: u32 = 64 << 20;
-const PAIRS: usize = 5;
+const PAIRS: usize = 3;
 /// How long frames are counted for one figure.
 const COUNTED: Duration = Duration::from_secs(5);
 /// How long lags are measured.
@@ -129,13 +130,13 @@ async fn main() {
     );
     println!(
         "{:<52} {:>8.1}  at most {MEMORY_TARGET_MB}",
-        "memory of the crowd in MB, median",
-        median(&mut memory)
+        "memory that a crowd adds in MB, worst",
+        worst(&memory)
     );
     println!(
         "{:<52} {:>8.0}  at most {}",
-        "p99 lag of a healthy watcher in ms, median",
-        median(&mut lags) * 1e3,
+        "p99 lag of a healthy watcher in ms, worst",
+        worst(&lags) * 1e3,
         LAG_TARGET.as_millis()
     );
 }
@@ -385,7 +386,10 @@ impl Node {
                 let name = "bench".into();
                 let heartbeat =
                     proto::HeartbeatRequest { name, incarnation: 1, ..Default::default() };
-                client.heartbeat(heartbeat).await.unwrap();
+                // Once the orchestrator is gone, the bench is over.
+                if client.heartbeat(heartbeat).await.is_err() {
+                    return;
+                }
             }
         });
         Self { frame_micros }
@@ -495,4 +499,8 @@ fn now() -> Instant {
 fn median(values: &mut [f64]) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+fn worst(values: &[f64]) -> f64 {
+    values.iter().copied().fold(0.0, f64::max)
 }
