@@ -570,9 +570,7 @@ impl From<SubmitError> for Status {
         match error {
             SubmitError::RequestIdTaken(_) => Self::already_exists(message),
             SubmitError::Store(StoreError::Full | StoreError::Low { .. })
-            | SubmitError::StoreFailing => {
-                exhausted("STORE", &message)
-            }
+            | SubmitError::StoreFailing => exhausted("STORE", &message),
             SubmitError::Store(error) => error.into(),
             SubmitError::NoAnswer(error) => error.into(),
         }
