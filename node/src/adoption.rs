@@ -282,6 +282,7 @@ mod tests {
         abandoned(&outbox, 3);
         let away = |_: &OrphanedFrame| Err(Status::unavailable("away"));
         assert!(offer_to(&outbox, away).await.is_err());
+        assert_eq!(outbox.kept().frames, 3);
         let second_away = |frame: &OrphanedFrame| match frame.finished.as_ref().unwrap().slice {
             Some(Slice { frame: 2, .. }) => Err(Status::unavailable("away")),
             _ => Ok(Adoption::Adopted),

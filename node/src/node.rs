@@ -296,8 +296,8 @@ impl Node {
                 }
             }
             // The last events are on their way.
-            let settled =
-                async { while !self.batches().is_empty() && changed.changed().await.is_ok() {} };
+            let is_settled = || self.batches().is_empty() && self.outbox.kept().frames == 0;
+            let settled = async { while !is_settled() && changed.changed().await.is_ok() {} };
             let _ = time::timeout(SETTLE_TIMEOUT, settled).await;
         };
         if time::timeout(patience, drained).await.is_err() {

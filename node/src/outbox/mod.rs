@@ -181,8 +181,8 @@ impl Outbox {
         }
         let mut failed = None;
         for blob in blobs.iter_mut() {
-            let place = shelf.place(blob.digest);
             if new.remove(&blob.digest).is_some() {
+                let place = shelf.place(blob.digest);
                 let placed = match &blob.content {
                     Content::File(path) => fs::rename(path, &place),
                     Content::Memory(bytes) => write_whole(&place, bytes),
@@ -196,7 +196,7 @@ impl Outbox {
             }
             // What is in memory need not be read again.
             if let Content::File(path) = &mut blob.content {
-                *path = place;
+                *path = shelf.place(blob.digest);
             }
         }
         // Also with a part of its blobs: they go when its batch is settled.
@@ -619,6 +619,11 @@ mod tests {
         outbox.close(1);
         outbox.settle(1);
         assert_eq!(outbox.kept().frames, 1);
+        let journals = || outbox.shelf().blobs.get(&Digest::of(b"same")).map(|(_, n)| *n);
+        while journals() == Some(2) {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(journals(), Some(1));
         assert_eq!(fs::read(outbox.place(Digest::of(b"same"))).unwrap(), b"same");
         outbox.settle(2);
         done(&outbox, 0).await;
@@ -634,6 +639,7 @@ mod tests {
         tell(&outbox, 1, 1);
         outbox.close(1);
         outbox.settle(1);
+        assert_eq!(outbox.kept().frames, 2);
         let journal = outbox.orphan().await;
         assert_eq!(journal.origin().batch_id, 1);
         assert_eq!(journal.frames().unwrap().len(), 2);
