@@ -806,7 +806,7 @@ fn a_frame_that_is_tried_again_is_not_in_its_old_batch_after_a_restart() {
 #[test]
 fn what_failed_of_an_open_job_is_tried_again_with_a_fresh_budget() {
     let cluster = Cluster::new().node("a").job(1..=40).passes(1.5).fails(FailureReason::Permanent);
-    let cluster = cluster.passes(2.2).works_again();
+    let cluster = cluster.passes(2.2).works_again().passes(1.5);
     let failed = cluster.world.invariants.frames(JobId(1), FrameState::Failed);
     assert!(!failed.is_empty());
     assert_eq!(cluster.world.invariants.state(JobId(1)), JobState::Rendering);
