@@ -70,7 +70,7 @@ impl Node {
             && !self.draining
             && self.paused_until.is_none()
             && !self.alone
-            && !(self.trust.is_limited() && !self.batches.is_empty())
+            && (!self.trust.is_limited() || self.batches.is_empty())
     }
 
     /// Whether it counts as one that could render what others cannot.
