@@ -24,6 +24,8 @@ const SYNTHETIC_JOBS: u64 = 4;
 const BLENDER_JOBS: u64 = 2;
 /// Frames in the store that an orchestrator opens.
 const STORED_FRAMES: i32 = 100_000;
+/// The verdict on a poisoned frame takes a minute at most, and the other frames about as long.
+const POISON_TIMEOUT: Duration = Duration::from_secs(150);
 const POLL: Duration = Duration::from_millis(10);
 
 /// What is done.
@@ -124,6 +126,11 @@ async fn poison(world: &Arc<World>, rng: &mut Rng) {
     let begun = Instant::now();
     let job = submit_job(world, frames, rng).await;
     while !world.ledger.is_over(job) {
+        if begun.elapsed() > POISON_TIMEOUT {
+            world.history.finding("I14: a job of a hundred with a poisoned frame does not end");
+            load::cancel(world.clone(), job, 0, Duration::ZERO).await;
+            return;
+        }
         sleep(POLL).await;
     }
     world.history.took("a job of a hundred with a poisoned frame is over", begun.elapsed());
