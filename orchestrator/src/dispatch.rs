@@ -294,17 +294,20 @@ impl Follower {
     async fn follow(mut self, errand: Errand) {
         let (batch, node) = (self.batch, self.node.clone());
         let mut retry = Retry::default();
+        // Whether the node has, or may have, taken it on in this life of ours.
+        let mut arrived = false;
         if let Errand::Send(request, turn) = errand {
             let slices: Vec<_> = request.slices.iter().map(convert::slice).collect();
             match self.send(&request, turn).await {
                 Ok(response) => {
+                    arrived = true;
                     let events = response.into_inner();
                     if self.forward(events, |message| message.events).await.is_ok() {
                         return;
                     }
                 }
                 // An earlier try got through after all.
-                Err(status) if status.code() == Code::AlreadyExists => {}
+                Err(status) if status.code() == Code::AlreadyExists => arrived = true,
                 // Nothing was sent, so nothing can be rendering.
                 Err(status) if never_connected(&status) => {
                     warn!(
@@ -317,6 +320,7 @@ impl Follower {
                 // The link broke: whether the batch arrived is found out by attaching to it.
                 Err(status) if is_of_the_link(&status) => {
                     debug!(%batch, %node, %status, "batch may not have arrived");
+                    arrived = true;
                 }
                 // No other try, and no other node, would find less fault with it.
                 Err(status) if status.code() == Code::InvalidArgument => {
@@ -355,7 +359,9 @@ impl Follower {
                 }
                 Err(status) if status.code() == Code::NotFound => {
                     warn!(%batch, %node, "the node does not know the batch");
-                    return self.driver.report(batch, vec![BatchNews::Refused]).await;
+                    let had_it = arrived || self.sequence > 0;
+                    let news = if had_it { BatchNews::Unknown } else { BatchNews::Refused };
+                    return self.driver.report(batch, vec![news]).await;
                 }
                 Err(status) => debug!(%batch, %node, %status, "cannot attach"),
             }

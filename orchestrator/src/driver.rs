@@ -612,6 +612,7 @@ impl Driver {
                 Event::SliceFailed { batch, slice, failure }
             }
             BatchNews::Refused => Event::BatchRefused { batch },
+            BatchNews::Unknown => Event::BatchLost { batch },
             BatchNews::Ended => Event::BatchEnded { batch },
         };
         self.decide(event, turn);
@@ -949,13 +950,20 @@ impl Driver {
 
     async fn commit(&mut self, group: &Group) -> Result<(), StoreError> {
         let mut pause = RETRY_MIN;
+        let mut said = String::new();
         let store = self.store.clone();
         while let Err(error) = self.meanwhile(store.commit(group)).await {
             if matches!(error, StoreError::Superseded) {
                 return Err(error);
             }
-            if !self.mailbox.store_fails.swap(true, Ordering::Relaxed) {
-                error!(%error, "cannot write to the store: holding everything, and trying again");
+            self.mailbox.store_fails.store(true, Ordering::Relaxed);
+            let now = error.to_string();
+            if said != now {
+                error!(
+                    error = now,
+                    "cannot write to the store: holding everything, and trying again"
+                );
+                said = now;
             }
             self.meanwhile(tokio::time::sleep(pause)).await;
             pause = (pause * 2).min(RETRY_MAX);

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use framecrew_blobs::Digest;
 
 use crate::{
-    domain::{FrameSet, JobId, JobSpec, MovieOf, Output, Project, ProjectFile, Rendered},
+    domain::{
+        FrameSet, JobId, JobSpec, MovieOf, Output, Project, ProjectFile, Rendered, TimeLimits,
+    },
     store::Request,
 };
 
@@ -63,7 +65,8 @@ pub(crate) fn spec(job: JobId, source: &JobSpec, images: &BTreeMap<i32, Image>) 
         },
         frames: FrameSet::one(1),
         movie_of: Some(MovieOf { job, frames: source.frames.clone() }),
-        limits: source.limits,
+        // A try at a movie takes as long as it has frames.
+        limits: TimeLimits { frame_seconds: None, ..source.limits },
         ..source.clone()
     }
 }
@@ -89,7 +92,7 @@ pub(crate) fn is_in_folder(path: &str) -> bool {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::domain::{FrameRange, RenderSettings, TimeLimits};
+    use crate::domain::{FrameRange, RenderSettings};
 
     fn rendered(name: &str) -> Rendered {
         let output = Output {

@@ -40,8 +40,10 @@ pub(crate) enum BatchNews {
         dropped: u64,
     },
     Warning(Warning),
-    /// The node would not take it, or does not know it.
+    /// The node would not take it, or never had it.
     Refused,
+    /// The node had it and does not know it any more: that life of the node is over.
+    Unknown,
     Ended,
 }
 

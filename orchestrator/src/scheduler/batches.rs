@@ -67,6 +67,23 @@ impl Scheduler {
         actions.push(Action::EndBatch { batch, node });
     }
 
+    /// The node's process died, and the one that took its place is not registered yet. Word that the first slice
+    /// was begun may have died with it: what nobody saw begin could kill nodes for ever.
+    pub(super) fn miss_batch(
+        &mut self,
+        id: BatchId,
+        actions: &mut Vec<Action>,
+    ) -> BTreeSet<NodeName> {
+        let Some(batch) = self.batches.get_mut(&id) else { return self.ignore() };
+        if let Some(mut first) = batch.open.first_entry() {
+            *first.get_mut() = true;
+        }
+        let mut looked_at = self.roomy.clone();
+        looked_at.insert(batch.node.clone());
+        self.lose_batch(id, Loss::Died, actions);
+        looked_at
+    }
+
     /// Takes a slice out of a live batch that holds it open.
     fn close_slice(&mut self, batch: BatchId, slice: Slice) -> Option<(JobId, NodeName)> {
         let batch = self.batches.get_mut(&batch)?;

@@ -87,8 +87,13 @@ pub enum Event {
         /// Its life.
         incarnation: Incarnation,
     },
-    /// A node would not take a batch, or does not know it: nothing of it is being rendered.
+    /// A node would not take a batch, or never had it: nothing of it is being rendered.
     BatchRefused {
+        /// The batch.
+        batch: BatchId,
+    },
+    /// A node that had a batch does not know it any more: that life of the node is over.
+    BatchLost {
         /// The batch.
         batch: BatchId,
     },

@@ -196,6 +196,7 @@ impl Scheduler {
                 looked_at.extend(self.roomy.iter().cloned());
                 looked_at
             }
+            Event::BatchLost { batch } => self.miss_batch(batch, &mut actions),
             Event::SliceStarted { batch, slice } => {
                 match self.batches.get_mut(&batch).and_then(|b| b.open.get_mut(&slice)) {
                     Some(begun) => *begun = true,

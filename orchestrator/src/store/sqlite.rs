@@ -13,7 +13,7 @@ use framecrew_blobs::Digest;
 use futures::{FutureExt as _, TryStreamExt as _, future::BoxFuture};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sqlx::{
-    QueryBuilder, Row as _, Sqlite, SqliteConnection, SqlitePool,
+    Connection as _, QueryBuilder, Row as _, Sqlite, SqliteConnection, SqlitePool,
     sqlite::{
         SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
     },
@@ -186,6 +186,20 @@ async fn still_in(tx: &mut SqliteConnection, epoch: Epoch) -> Result<(), StoreEr
 
 async fn write(writer: &SqlitePool, epoch: Epoch, group: &Group) -> Result<(), StoreError> {
     super::point("commit-before");
+    let mut connection = writer.acquire().await?;
+    let written = write_in(&mut connection, epoch, group).await;
+    if written.is_err() {
+        // A full disk ends SQLite's transaction and not the connection's: it would never begin another one.
+        connection.close_on_drop();
+    }
+    written
+}
+
+async fn write_in(
+    writer: &mut SqliteConnection,
+    epoch: Epoch,
+    group: &Group,
+) -> Result<(), StoreError> {
     let mut tx = writer.begin_with("BEGIN IMMEDIATE").await?;
     let counted = sqlx::query("UPDATE store SET commits = commits + 1 WHERE epoch = $1")
         .bind(i64::from(epoch.0))

@@ -492,6 +492,7 @@ fn a_stale_batch_or_incarnation_changes_nothing_but_the_counter() {
         Event::SliceFailed { batch, slice, failure },
         Event::BatchEnded { batch },
         Event::BatchRefused { batch },
+        Event::BatchLost { batch },
         Event::LeaseRenewed { node: node.clone(), incarnation },
         Event::NodeLeft { node: node.clone(), incarnation },
         Event::NodeRegistered { node, incarnation, description },
