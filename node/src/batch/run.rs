@@ -136,6 +136,7 @@ async fn render_all(node: &Node, batch: &Batch, work: &Work, slot: &mut Slot, la
             return false;
         }
         batch.push(started(slice));
+        debug!(batch = batch.id(), job = work.origin.job_id, frame = slice.frame, "frame begun");
         let result = try_slice(&course, slot, slice).await.transpose();
         // What is told of later is on its way.
         if result.is_some_and(|result| !tell(node, batch, slice, result)) {

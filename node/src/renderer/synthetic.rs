@@ -88,10 +88,17 @@ impl Synthetic {
     }
 }
 
+/// How long a frame that kills its node takes to do so: those that eat all memory do it while they are drawn, not
+/// before anybody can know that they were begun.
+const POISON_TIME: Duration = Duration::from_millis(200);
+
 /// What a renderer that has this fault comes to.
 async fn do_wrong(fault: Fault, silence: Duration) -> RenderError {
     match fault {
-        Fault::Poison => std::process::abort(),
+        Fault::Poison => {
+            time::sleep(POISON_TIME).await;
+            std::process::abort()
+        }
         Fault::Fail => RenderError::new(FailureReason::Renderer, "a fault was asked for: fail"),
         Fault::Hang => {
             time::sleep(silence).await;

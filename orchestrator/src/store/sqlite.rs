@@ -430,6 +430,10 @@ async fn with_warnings(
     Ok(jobs)
 }
 
+/// What [`Attempts::total`] says.
+const FAILED_TRIES: &str = "attempts ->> 'renderer' + attempts ->> 'node_lost' \
+     + attempts ->> 'out_of_memory' + attempts ->> 'infrastructure'";
+
 pub(super) const FRAME: &str = "SELECT frame, state, revision, attempts, outputs, failure, node, \
      render_seconds, peak_memory_bytes, preview FROM slice ";
 
@@ -684,10 +688,13 @@ impl Store for SqliteStore {
                 }
             }
             let troubled = sqlx::query(sqlx::AssertSqlSafe(format!(
-                "{FRAME} WHERE job_id = $1 AND failure IS NOT NULL ORDER BY revision DESC LIMIT $2"
+                "{FRAME} WHERE job_id = $1 AND attempts <> $3 AND {FAILED_TRIES} > 0 \
+                 ORDER BY revision DESC LIMIT $2"
             )))
             .bind(job.0 as i64)
             .bind(i64::from(troubled_max))
+            // Most frames have none behind them, and are not looked into.
+            .bind(to_json(&Attempts::default()))
             .fetch_all(&mut *tx)
             .await?
             .iter()
