@@ -19,7 +19,6 @@ pub fn frame_ranges(data: &[u8]) {
 
 #[cfg(test)]
 #[path = "../../proto/fuzz/seeds.rs"]
-#[allow(clippy::unwrap_used)]
 mod seeds;
 
 #[cfg(test)]

@@ -122,6 +122,7 @@ async fn a_watcher_that_is_cut_off_again_and_again_ends_equal_to_one_that_joins_
                     breaks += 1;
                     view.forget_active();
                 }
+                WatchEvent::StartingOver { reason } => panic!("it is the same store: {reason}"),
             }
         }
         (view, breaks)

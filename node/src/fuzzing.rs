@@ -54,7 +54,6 @@ pub fn node_request(data: &[u8]) {
 
 #[cfg(test)]
 #[path = "../../proto/fuzz/seeds.rs"]
-#[allow(clippy::unwrap_used)]
 mod seeds;
 
 #[cfg(test)]

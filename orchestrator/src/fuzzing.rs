@@ -161,7 +161,6 @@ fn job(request_id: &str) -> wire::SubmitJobRequest {
 
 #[cfg(test)]
 #[path = "../../proto/fuzz/seeds.rs"]
-#[allow(clippy::unwrap_used)]
 mod seeds;
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! What the fuzz targets start from, kept beside them in `seeds`. Every target runs on it as a test, so that it
 //! stays honest; `FRAMECREW_WRITE_SEEDS=1` writes the files anew. What a fuzzer finds is added by hand.
+#![allow(clippy::unwrap_used)]
 
 use std::{fs, path::Path};
 

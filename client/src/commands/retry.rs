@@ -50,7 +50,8 @@ impl Retry {
         } else {
             let is = if answer.reopened == 1 { "is" } else { "are" };
             let watch = again(&cluster, &format!("watch {job_id}"));
-            let next = if self.watch { String::new() } else { format!("; follow it with `{watch}`") };
+            let next =
+                if self.watch { String::new() } else { format!("; follow it with `{watch}`") };
             say(format_args!(
                 "{} of job {job_id} {is} rendered once more{next}",
                 words::frames(answer.reopened)

@@ -1,6 +1,6 @@
 #![allow(clippy::unwrap_used)]
 
-use std::time::Instant;
+use tokio::time::Instant;
 
 use framecrew_blobs::Digest;
 use tonic_health::pb::{

@@ -23,7 +23,6 @@ pub fn blend_survey(data: &[u8]) {
 
 #[cfg(test)]
 #[path = "../../fuzz/seeds.rs"]
-#[allow(clippy::unwrap_used)]
 mod seeds;
 
 #[cfg(test)]
