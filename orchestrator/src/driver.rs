@@ -10,7 +10,7 @@ mod handle;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -51,8 +51,8 @@ const TICK: Duration = Duration::from_secs(1);
 const STALL: Duration = Duration::from_secs(4);
 /// Pause before a failed commit is tried again; doubles up to the maximum.
 const RETRY_MIN: Duration = Duration::from_millis(50);
-/// Heartbeats that wait for a commit, because what they are to be told is not durable before; the others stay
-/// in the mailbox.
+/// Heartbeats that wait for a commit, because what they are to be told is not durable before: one of each of 500
+/// nodes, and some that were repeated. More are not answered; who sent them asks again.
 const PUT_OFF_MAX: usize = 1_024;
 /// Longest such pause: a disk with room again is noticed within it.
 const RETRY_MAX: Duration = Duration::from_secs(2);
@@ -76,14 +76,14 @@ struct OpenJob {
     images: Option<BTreeMap<i32, Image>>,
 }
 
-/// A lease that was renewed; the scheduler hears of it in the next turn.
+/// A lease that was renewed, perhaps often; the scheduler hears of it in the next turn.
+#[derive(Default)]
 struct Renewal {
+    /// The latest time.
     at: Now,
-    node: NodeName,
-    incarnation: Incarnation,
     draining: bool,
     /// Batches of jobs that are over, which the node has ended as it was told to.
-    ended: Vec<BatchId>,
+    ended: BTreeSet<BatchId>,
 }
 
 impl OpenJob {
@@ -177,10 +177,17 @@ pub(crate) struct Driver {
     last_turn: Now,
     /// When nodes were last attended to.
     attended: Now,
-    /// Whether there was a gap in that which is yet to be made up for.
+    /// Whether there was a gap in that, and nobody has looked yet whether the store is still this life's own.
     stood_still: bool,
+    /// Whether there was a gap that the scheduler is yet to hear of.
+    stalled: bool,
+    /// How often the store is asked whether it is still this life's own, so that one that lost it does not renew
+    /// leases for long.
+    checks_every: Duration,
+    /// When it was asked last.
+    checked: Now,
     /// Leases that were renewed since the latest turn began.
-    renewals: Vec<Renewal>,
+    renewals: BTreeMap<(NodeName, Incarnation), Renewal>,
     /// Heartbeats that wait for the commit at hand.
     put_off: Vec<Heartbeat>,
     /// Batches that time took from their nodes in the turn at hand.
@@ -257,7 +264,10 @@ impl Driver {
             last_turn: Now::ZERO,
             attended: Now::ZERO,
             stood_still: false,
-            renewals: Vec::new(),
+            stalled: false,
+            checks_every: lease / 3,
+            checked: Now::ZERO,
+            renewals: BTreeMap::new(),
             put_off: Vec::new(),
             given_away: HashSet::new(),
         };
@@ -313,11 +323,7 @@ impl Driver {
         let mut turn = Turn::default();
         self.given_away.clear();
         self.attend();
-        let stood_still = std::mem::take(&mut self.stood_still);
-        if stood_still {
-            warn!("stood still; leases are prolonged");
-            self.check_epoch().await?;
-        }
+        self.make_sure().await?;
         for heartbeat in heartbeats {
             self.answer(heartbeat);
         }
@@ -327,6 +333,10 @@ impl Driver {
         for command in commands {
             match command {
                 Command::Submit(job, reply) => submissions.push((job, reply)),
+                // The node gave up, and has asked again: looking at its frames once is enough, and a node
+                // that is not there any more gets no work.
+                Command::Adopt { reply, .. } if reply.is_closed() => {}
+                Command::Register(_, reply) if reply.is_closed() => {}
                 Command::Retry(..) | Command::Adopt { .. } => {
                     amendments.extend(self.look_up(command).await);
                 }
@@ -334,13 +344,14 @@ impl Driver {
             }
         }
         if !submissions.is_empty() {
-            self.accept(submissions, &mut turn).await;
+            self.accept(submissions, &mut turn).await?;
         }
-        if stood_still {
+        if std::mem::take(&mut self.stalled) {
+            warn!("stood still; leases are prolonged");
             self.decide(Event::Stalled, &mut turn);
         }
-        for renewal in std::mem::take(&mut self.renewals) {
-            self.renew(renewal, &mut turn);
+        for ((node, incarnation), renewal) in std::mem::take(&mut self.renewals) {
+            self.renew(node, incarnation, renewal, &mut turn);
         }
         // First of those that decide: the scheduler's books still are those that were looked up.
         for amendment in amendments {
@@ -364,11 +375,34 @@ impl Driver {
     /// Takes note of the time, and of a gap since the last note.
     fn attend(&mut self) {
         let now = self.now();
-        self.stood_still |= now > self.attended + STALL;
+        if now > self.attended + STALL {
+            (self.stood_still, self.stalled) = (true, true);
+        }
         self.attended = now;
     }
 
-    /// Makes sure after a gap that no other orchestrator opened the store in it.
+    /// Makes sure that no other orchestrator opened the store: after a gap, before anyone is told anything, and
+    /// every now and then.
+    async fn make_sure(&mut self) -> Result<(), StoreError> {
+        if !self.stood_still && self.now() >= self.checked + self.checks_every {
+            let store = self.store.clone();
+            match self.meanwhile(store.check_epoch()).await {
+                Ok(()) => self.checked = self.now(),
+                Err(error @ StoreError::Superseded) => return Err(error),
+                Err(error) => warn!(%error, "cannot read the store; trying again"),
+            }
+        }
+        if self.stood_still {
+            self.check_epoch().await?;
+            self.stood_still = false;
+            for heartbeat in std::mem::take(&mut self.put_off) {
+                self.answer_meanwhile(heartbeat);
+            }
+        }
+        Ok(())
+    }
+
+    /// Says whether the store is still this life's own, however long it takes to read it.
     async fn check_epoch(&mut self) -> Result<(), StoreError> {
         let mut pause = RETRY_MIN;
         loop {
@@ -380,6 +414,7 @@ impl Driver {
                 }
                 answer => {
                     self.attended = self.now();
+                    self.checked = self.attended;
                     return answer;
                 }
             }
@@ -397,8 +432,7 @@ impl Driver {
                 let mut ended = self.scheduler.abandoned(&node);
                 ended.retain(|batch| !batches.contains(batch));
                 let abandoned = self.abandoned(&node, batches);
-                let at = self.now();
-                self.renewals.push(Renewal { at, node, incarnation, draining, ended });
+                self.note_renewal(node, incarnation, draining).ended.extend(ended);
                 Ok(abandoned)
             }
             Some(known) if known > incarnation => Err(MembershipError::NewerIncarnation(node)),
@@ -417,14 +451,34 @@ impl Driver {
         let is_listened_to = self.scheduler.is_listened_to(&heartbeat.node, heartbeat.incarnation);
         let loses = heartbeat.batches.iter().any(|batch| self.given_away.contains(batch));
         if !is_listened_to || loses {
-            self.put_off.push(heartbeat);
+            self.put_off(heartbeat);
             return;
         }
         let Heartbeat { node, incarnation, draining, reply, .. } = heartbeat;
         self.feed.note_seen(&node, wall_ms());
-        let at = self.now();
-        self.renewals.push(Renewal { at, node, incarnation, draining, ended: Vec::new() });
+        self.note_renewal(node, incarnation, draining);
         let _ = reply.send(Ok(Vec::new()));
+    }
+
+    fn put_off(&mut self, heartbeat: Heartbeat) {
+        // Who gave up has asked again.
+        self.put_off.retain(|earlier| !earlier.reply.is_closed());
+        if self.put_off.len() < PUT_OFF_MAX {
+            self.put_off.push(heartbeat);
+        }
+    }
+
+    fn note_renewal(
+        &mut self,
+        node: NodeName,
+        incarnation: Incarnation,
+        draining: bool,
+    ) -> &mut Renewal {
+        let at = self.now();
+        let renewal = self.renewals.entry((node, incarnation)).or_default();
+        renewal.at = at;
+        renewal.draining |= draining;
+        renewal
     }
 
     /// Waits for the store, and attends to nodes meanwhile.
@@ -432,7 +486,7 @@ impl Driver {
         tokio::pin!(work);
         loop {
             // Who stood still has to look whether the store is still its own before it says anything.
-            let listens = !self.stood_still && self.put_off.len() < PUT_OFF_MAX;
+            let listens = !self.stood_still;
             tokio::select! {
                 biased;
                 done = &mut work => {
@@ -442,7 +496,7 @@ impl Driver {
                 Some(heartbeat) = self.mailbox.heartbeats.recv(), if listens => {
                     self.attend();
                     if self.stood_still {
-                        self.put_off.push(heartbeat);
+                        self.put_off(heartbeat);
                     } else {
                         self.answer_meanwhile(heartbeat);
                     }
@@ -452,8 +506,14 @@ impl Driver {
         }
     }
 
-    fn renew(&mut self, renewal: Renewal, turn: &mut Turn) {
-        let Renewal { at, node, incarnation, draining, ended } = renewal;
+    fn renew(
+        &mut self,
+        node: NodeName,
+        incarnation: Incarnation,
+        renewal: Renewal,
+        turn: &mut Turn,
+    ) {
+        let Renewal { at, draining, ended } = renewal;
         // Told to abandon them by an earlier answer, the node has.
         for batch in ended {
             self.decide(Event::BatchEnded { batch }, turn);
@@ -467,7 +527,14 @@ impl Driver {
 
     /// Jobs are written before the scheduler hears of them, in a commit of their own: so one that does not
     /// fit on the disk is refused, and leaves nothing half-made.
-    async fn accept(&mut self, submissions: Vec<(NewJob, SubmitReply)>, turn: &mut Turn) {
+    ///
+    /// # Errors
+    /// When the store is another orchestrator's by now.
+    async fn accept(
+        &mut self,
+        submissions: Vec<(NewJob, SubmitReply)>,
+        turn: &mut Turn,
+    ) -> Result<(), StoreError> {
         let mut group = Group::default();
         let mut accepted = Vec::new();
         for (NewJob { request, spec, file_version }, reply) in submissions {
@@ -507,6 +574,9 @@ impl Driver {
         if !group.is_empty()
             && let Err(error) = self.meanwhile(store.commit(&group)).await
         {
+            if matches!(error, StoreError::Superseded) {
+                return Err(error);
+            }
             warn!(%error, "jobs refused");
             group.new_jobs.clear();
         }
@@ -526,6 +596,7 @@ impl Driver {
         for (_, record) in group.new_jobs {
             self.begin(&record, turn);
         }
+        Ok(())
     }
 
     /// Takes in a job that is durable: watchers may come from now on.
@@ -689,6 +760,8 @@ impl Driver {
             description: description.clone(),
         };
         // First: what the scheduler decides now is meant for this address.
+        // Batches of this life that are followed already are to be found there too.
+        self.dispatch.meet(&node, &address);
         let record = NodeRecord { incarnation, address, description };
         self.nodes.insert(node.clone(), record.clone());
         self.decide(event, turn);
@@ -956,7 +1029,7 @@ impl Driver {
             if matches!(error, StoreError::Superseded) {
                 return Err(error);
             }
-            self.mailbox.store_fails.store(true, Ordering::Relaxed);
+            self.mailbox.store_health.failed();
             let now = error.to_string();
             if said != now {
                 error!(
@@ -965,10 +1038,11 @@ impl Driver {
                 );
                 said = now;
             }
+            self.make_sure().await?;
             self.meanwhile(tokio::time::sleep(pause)).await;
             pause = (pause * 2).min(RETRY_MAX);
         }
-        if self.mailbox.store_fails.swap(false, Ordering::Relaxed) {
+        if self.mailbox.store_health.recovered() {
             info!("the store takes writes again");
         }
         Ok(())

@@ -149,8 +149,10 @@ pub async fn serve(
     let mut driving = AbortOnDropHandle::new(tokio::spawn(restored.run(stop.clone())));
 
     let kept = collect::Limits { age: blob_age, bytes: blob_bytes };
-    let _collecting =
-        AbortOnDropHandle::new(tokio::spawn(collect::run(blobs.clone(), store.clone(), kept)));
+    let held = driver.clone();
+    let holds = move || held.store_failed_within(collect::UNUSED_MIN);
+    let collecting = collect::run(blobs.clone(), store.clone(), kept, holds);
+    let _collecting = AbortOnDropHandle::new(tokio::spawn(collecting));
     let places = Places::new(limits.per_client, limits.total);
     let closing = driver.clone();
     let service = OrchestratorService::new(

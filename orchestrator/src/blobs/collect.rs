@@ -66,12 +66,22 @@ enum CollectError {
     Blobs(#[from] BlobError),
 }
 
-/// Removes what is not needed, now and every hour.
-pub(crate) async fn run(blobs: Blobs, store: Arc<dyn Store>, limits: Limits) {
+/// Removes what is not needed, now and every hour, except while `holds`: frames whose commit waits for the disk
+/// name their outputs later than [`UNUSED_MIN`] after they were stored.
+pub(crate) async fn run(
+    blobs: Blobs,
+    store: Arc<dyn Store>,
+    limits: Limits,
+    holds: impl Fn() -> bool,
+) {
     let mut hours = interval(PERIOD);
     hours.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         hours.tick().await;
+        if holds() {
+            tracing::warn!("the store took no writes lately; unused blobs are kept for now");
+            continue;
+        }
         match collect(&blobs, &*store, limits).await {
             Ok(Collected { blobs: 0, .. }) => {}
             Ok(Collected { blobs, bytes }) => {

@@ -2,13 +2,16 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
 
 use crate::{
     blobs::{BlobError, Blobs},
@@ -190,12 +193,41 @@ pub(super) enum Command {
     Batch(BatchId, Vec<BatchNews>),
 }
 
+/// Whether what was decided can be written.
+#[derive(Debug, Default)]
+pub(super) struct StoreHealth {
+    fails: AtomicBool,
+    /// When a commit was held last.
+    held_at: Mutex<Option<Instant>>,
+}
+
+impl StoreHealth {
+    pub(super) fn failed(&self) {
+        self.fails.store(true, Ordering::Relaxed);
+    }
+
+    /// Notes that a commit went through. Says whether those before had failed.
+    pub(super) fn recovered(&self) -> bool {
+        let mut held_at = self.held_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let failed = self.fails.swap(false, Ordering::Relaxed);
+        if failed {
+            *held_at = Some(Instant::now());
+        }
+        failed
+    }
+
+    fn failed_within(&self, time: Duration) -> bool {
+        let held_at = self.held_at.lock().unwrap_or_else(PoisonError::into_inner);
+        self.fails.load(Ordering::Relaxed) || held_at.is_some_and(|at| at.elapsed() < time)
+    }
+}
+
 /// How everyone else talks to the driver. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct DriverHandle {
     commands: mpsc::Sender<Command>,
     heartbeats: mpsc::Sender<Heartbeat>,
-    store_fails: Arc<AtomicBool>,
+    store_health: Arc<StoreHealth>,
     /// Whether no more jobs are accepted.
     closed: Arc<AtomicBool>,
     blobs: Blobs,
@@ -207,12 +239,18 @@ impl DriverHandle {
         self.closed.store(true, Ordering::Relaxed);
     }
 
+    /// Whether a commit is held because the store fails, or one was within `time`: jobs may need blobs that the
+    /// store does not name yet.
+    pub(crate) fn store_failed_within(&self, time: Duration) -> bool {
+        self.store_health.failed_within(time)
+    }
+
     /// Answers when the job is durable: the job, and whether an earlier call had made it.
     pub(crate) async fn submit(&self, job: NewJob) -> Result<(JobRecord, bool), SubmitError> {
         if self.closed.load(Ordering::Relaxed) {
             return Err(NoAnswer::ShuttingDown.into());
         }
-        if self.store_fails.load(Ordering::Relaxed) {
+        if self.store_health.fails.load(Ordering::Relaxed) {
             return Err(SubmitError::StoreFailing);
         }
         let answer = self.ask(|reply| Command::Submit(job, reply)).await;
@@ -334,15 +372,15 @@ async fn in_time<Q, A>(
 pub(crate) fn mailbox(blobs: Blobs) -> (DriverHandle, Mailbox) {
     let (command_sender, commands) = mpsc::channel(COMMANDS_MAX);
     let (heartbeat_sender, heartbeats) = mpsc::channel(HEARTBEATS_MAX);
-    let store_fails = Arc::new(AtomicBool::new(false));
+    let store_health = Arc::new(StoreHealth::default());
     let handle = DriverHandle {
         commands: command_sender,
         heartbeats: heartbeat_sender,
-        store_fails: store_fails.clone(),
+        store_health: store_health.clone(),
         closed: Arc::default(),
         blobs,
     };
-    (handle, Mailbox { commands, heartbeats, store_fails })
+    (handle, Mailbox { commands, heartbeats, store_health })
 }
 
 /// Where the driver reads what it is asked.
@@ -350,5 +388,5 @@ pub(crate) struct Mailbox {
     pub(super) commands: mpsc::Receiver<Command>,
     /// Apart from the commands: they are answered while those wait for a commit.
     pub(super) heartbeats: mpsc::Receiver<Heartbeat>,
-    pub(super) store_fails: Arc<AtomicBool>,
+    pub(super) store_health: Arc<StoreHealth>,
 }

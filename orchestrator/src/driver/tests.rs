@@ -1,6 +1,6 @@
 #![allow(clippy::unwrap_used)]
 
-use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use framecrew_blobs::Digest;
 use futures::{FutureExt as _, future::BoxFuture};
@@ -138,11 +138,15 @@ impl Drop for Fixture {
 
 impl Fixture {
     async fn new() -> Self {
-        let node = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        Self::on(tempfile::tempdir().unwrap(), node).await
+        Self::with_lease(Duration::from_secs(3_600)).await
     }
 
-    async fn on(dir: TempDir, node: std::net::TcpListener) -> Self {
+    async fn with_lease(lease: Duration) -> Self {
+        let node = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        Self::on(tempfile::tempdir().unwrap(), node, lease).await
+    }
+
+    async fn on(dir: TempDir, node: std::net::TcpListener, lease: Duration) -> Self {
         let (inner, identity) = SqliteStore::open(&dir.path().join("db")).await.unwrap();
         let store = Arc::new(FullableStore {
             inner,
@@ -155,7 +159,6 @@ impl Fixture {
         let feed = Arc::new(Feed::new(store.clone(), identity.clone()));
         let (driver, mailbox) = mailbox(blobs.clone());
         let dispatch = Dispatch::new(driver.clone(), blobs, &identity, stop.clone());
-        let lease = Duration::from_secs(3_600);
         let restored = Driver::restore(store.clone(), feed.clone(), dispatch, mailbox, lease);
         let running = tokio::spawn(restored.await.unwrap().run(stop.clone()));
         Self { dir, store, feed, driver, node, stop, running }
@@ -169,7 +172,7 @@ impl Fixture {
         let dir = std::mem::replace(&mut self.dir, tempfile::tempdir().unwrap());
         let node = self.node.try_clone().unwrap();
         drop(self);
-        Self::on(dir, node).await
+        Self::on(dir, node, Duration::from_secs(3_600)).await
     }
 
     /// The batch that the node has of a job.
@@ -539,22 +542,110 @@ async fn who_lost_the_store_to_another_life_stops_before_it_acts() {
     let (other, _) = SqliteStore::open(&path).await.unwrap();
     let error = fixture.store.check_epoch().await.unwrap_err();
     assert!(matches!(error, StoreError::Superseded), "{error}");
-    // A job's commit is refused, a node's ends it.
+    // It serves nobody any more, also when it only learns it of a job.
     let error = fixture.driver.submit(fixture.job("late")).await.unwrap_err();
-    assert!(matches!(error, SubmitError::StoreFailing), "{error}");
-    let lost = fixture.driver.unregister("a".into(), Incarnation(1));
-    lost.await.unwrap();
+    assert!(matches!(error, SubmitError::NoAnswer(NoAnswer::ShuttingDown)), "{error}");
+    let ended = (&mut fixture.running).await.unwrap();
+    assert!(matches!(ended, Err(StoreError::Superseded)), "{ended:?}");
+    assert_eq!(other.jobs_before(JobId(u64::MAX), 9).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn who_lost_the_store_notices_it_although_nothing_is_to_be_written() {
+    let mut fixture = Fixture::with_lease(Duration::from_secs(3)).await;
+    let (_other, _) = SqliteStore::open(&fixture.dir.path().join("db")).await.unwrap();
+    let ended = (&mut fixture.running).await.unwrap();
+    assert!(matches!(ended, Err(StoreError::Superseded)), "{ended:?}");
+}
+
+#[tokio::test]
+async fn after_a_gap_nodes_are_answered_although_the_commit_is_still_held() {
+    let fixture = Fixture::new().await;
+    fixture.driver.submit(fixture.job("r")).await.unwrap();
+    fixture.node().await;
+    let batch = BatchId::first(fixture.feed.identity().epoch);
+    fixture.store.is_full.store(true, Ordering::SeqCst);
+    fixture.driver.report(batch, vec![BatchNews::Finished(Slice::whole(1), rendered())]).await;
+    fixture.refused().await;
+    tokio::time::pause();
+    tokio::time::advance(STALL * 2).await;
+    tokio::time::resume();
+    let answer = fixture.driver.heartbeat("a".into(), Incarnation(1), vec![batch], false).await;
+    assert_eq!(answer.unwrap(), []);
+    assert!(fixture.store.is_full.load(Ordering::SeqCst));
+}
+
+#[tokio::test]
+async fn nodes_that_wait_for_a_held_commit_keep_nobody_else_waiting() {
+    let fixture = Fixture::new().await;
+    fixture.driver.submit(fixture.job("r")).await.unwrap();
+    fixture.node().await;
+    let batch = BatchId::first(fixture.feed.identity().epoch);
+    fixture.store.is_full.store(true, Ordering::SeqCst);
+    fixture.driver.report(batch, vec![BatchNews::Finished(Slice::whole(1), rendered())]).await;
+    fixture.refused().await;
+    let beat = |node: &str| {
+        let driver = fixture.driver.clone();
+        let node = node.into();
+        async move { driver.heartbeat(node, Incarnation(1), Vec::new(), false).await }.boxed()
+    };
+    let mut strangers = Vec::new();
+    for number in 0..=PUT_OFF_MAX {
+        let mut stranger = beat(&format!("stranger-{number}"));
+        assert!((&mut stranger).now_or_never().is_none());
+        strangers.push(stranger);
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(beat("a").await.unwrap(), []);
+    // Those that gave up leave their places to others.
+    drop(strangers);
+    let mut late = beat("b");
+    assert!((&mut late).now_or_never().is_none());
+    assert_eq!(beat("a").await.unwrap(), []);
+    fixture.store.is_full.store(false, Ordering::SeqCst);
+    let error = late.await.unwrap_err();
+    assert!(matches!(error, MembershipError::NotRegistered(_)), "{error}");
+}
+
+#[tokio::test]
+async fn who_gave_up_registering_while_a_commit_was_held_is_not_registered() {
+    let fixture = Fixture::new().await;
+    fixture.driver.submit(fixture.job("r")).await.unwrap();
+    fixture.node().await;
+    let batch = BatchId::first(fixture.feed.identity().epoch);
+    fixture.store.is_full.store(true, Ordering::SeqCst);
+    fixture.driver.report(batch, vec![BatchNews::Finished(Slice::whole(1), rendered())]).await;
+    fixture.refused().await;
     let registration = Registration {
-        node: "a".into(),
+        node: "b".into(),
         incarnation: Incarnation(1),
         address: "http://127.0.0.1:9".to_owned(),
         description: NodeDescription::default(),
         batches: Vec::new(),
     };
-    assert!(fixture.driver.register(registration).await.is_err());
-    let ended = (&mut fixture.running).await.unwrap();
-    assert!(matches!(ended, Err(StoreError::Superseded)), "{ended:?}");
-    assert!(other.remember().await.unwrap().nodes.is_empty());
+    assert!(fixture.driver.register(registration).now_or_never().is_none());
+    fixture.store.is_full.store(false, Ordering::SeqCst);
+    // Read after it.
+    fixture.driver.cancel(JobId(99)).await.unwrap();
+    let nodes = fixture.store.remember().await.unwrap().nodes;
+    assert_eq!(nodes.iter().map(|(node, _)| &**node).collect::<Vec<_>>(), ["a"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_is_known_for_a_while_that_a_commit_was_held() {
+    let dir = tempfile::tempdir().unwrap();
+    let (driver, mailbox) = mailbox(Blobs::open(dir.path(), None).unwrap());
+    let hour = Duration::from_secs(3_600);
+    assert!(!mailbox.store_health.recovered());
+    assert!(!driver.store_failed_within(hour));
+    mailbox.store_health.failed();
+    tokio::time::advance(hour * 2).await;
+    assert!(driver.store_failed_within(hour));
+    assert!(mailbox.store_health.recovered());
+    tokio::time::advance(hour / 2).await;
+    assert!(driver.store_failed_within(hour));
+    tokio::time::advance(hour / 2).await;
+    assert!(!driver.store_failed_within(hour));
 }
 
 /// Fails a frame for good.
