@@ -498,7 +498,7 @@ mod on_unix {
         shot.write("tex/wood.png", &noise);
         let spec = JobSpec::animation(shot.path("shot.blend"));
         let text = local.cluster().submit(spec).await.unwrap_err().to_string();
-        assert!(text.contains("full") || text.contains("space"), "{text}");
+        assert!(text.contains("disk has") && text.contains("make room"), "{text}");
         assert!(local.cluster().jobs(10).await.unwrap().is_empty());
         local.shutdown().await;
     }

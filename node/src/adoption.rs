@@ -1,6 +1,6 @@
 //! Hands in finished frames that nobody asks for any more: of batches that were given up, and of an earlier life.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{collections::VecDeque, io, sync::Arc, time::Duration};
 
 use framecrew_blobs::{Digest, TransferError};
 use framecrew_proto::v1::{
@@ -113,7 +113,8 @@ async fn offer_all<A: Future<Output = Result<Vec<i32>, Status>>>(
     let (mut adopted, mut unwanted, mut lost) = (0, 0, 0);
     for _ in 0..TRIES_MAX {
         let mut missing = Vec::new();
-        for group in groups(open) {
+        let mut groups = VecDeque::from(groups(open));
+        while let Some(group) = groups.pop_front() {
             let offered =
                 group.iter().map(|frame| OrphanedFrame { job_id, finished: Some(frame.clone()) });
             let answers = match ask(offered.collect()).await {
@@ -121,6 +122,11 @@ async fn offer_all<A: Future<Output = Result<Vec<i32>, Status>>>(
                 Ok(_) => {
                     let status = Status::internal("it answered for other frames");
                     return Err(NotHandedIn::Orchestrator(status));
+                }
+                // One faulty frame is no reason to lose the others.
+                Err(status) if status.code() == Code::InvalidArgument && group.len() > 1 => {
+                    groups.extend(group.into_iter().map(|frame| vec![frame]));
+                    continue;
                 }
                 Err(status) if is_final(&status) => {
                     warn!(batch, reason = status.message(), "finished frames are refused");
@@ -298,6 +304,26 @@ mod tests {
         assert_eq!(journal.frames().unwrap().len(), 3);
         // And then they are deleted.
         offer_to(&outbox, |_| Ok(Adoption::Unwanted)).await.unwrap();
+        assert_eq!(outbox.kept().frames, 0);
+    }
+
+    #[tokio::test]
+    async fn a_faulty_frame_does_not_cost_the_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let outbox = open(folder.path());
+        abandoned(&outbox, 5);
+        let adopted = Mutex::new(Vec::new());
+        let third_is_faulty = |frame: &OrphanedFrame| {
+            let number = frame.finished.as_ref().unwrap().slice.unwrap().frame;
+            if number == 3 {
+                return Err(Status::invalid_argument("frames[2] is faulty"));
+            }
+            adopted.lock().unwrap().push(number);
+            Ok(Adoption::Adopted)
+        };
+        offer_to(&outbox, third_is_faulty).await.unwrap();
+        // The first two were looked at in the group that was refused, too.
+        assert_eq!(adopted.lock().unwrap().split_off(2), [1, 2, 4, 5]);
         assert_eq!(outbox.kept().frames, 0);
     }
 

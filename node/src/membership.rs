@@ -180,8 +180,9 @@ async fn register(
                 let ttl = Duration::from_millis(answer.lease_ttl_ms);
                 node.meet_epoch(answer.epoch);
                 node.begin_at(answer.first_batch_id);
-                node.renew_lease(sent, ttl);
+                // First: who holds a lease knows whose frames it has.
                 node.meet_store(answer.store_id);
+                node.renew_lease(sent, ttl);
                 node.abandon(&answer.abandon_batch_ids);
                 node.changed();
                 info!(name = %node.name, epoch = answer.epoch, "registered");

@@ -135,9 +135,11 @@ impl From<Refusal> for Status {
         match refusal {
             Refusal::StaleEpoch { .. } | Refusal::StaleBatch(_) => Status::aborted(message),
             Refusal::Known(_) => Status::already_exists(message),
-            Refusal::ShuttingDown | Refusal::Draining | Refusal::NoLease => {
-                Status::unavailable(message)
+            Refusal::ShuttingDown | Refusal::Draining => {
+                let details = ErrorDetails::with_error_info("LEAVING", ERROR_DOMAIN, []);
+                Status::with_error_details(Code::Unavailable, message, details)
             }
+            Refusal::NoLease => Status::unavailable(message),
             Refusal::SlotsFull => exhausted("SLOTS", &message),
             Refusal::DiskLow { .. } | Refusal::OutboxFull { .. } => exhausted("DISK", &message),
         }
@@ -161,10 +163,10 @@ mod tests {
         for (refusal, code, reason) in [
             (Refusal::StaleEpoch { given: 1, seen: 2 }, Code::Aborted, None),
             (Refusal::Known(1), Code::AlreadyExists, None),
-            (Refusal::ShuttingDown, Code::Unavailable, None),
+            (Refusal::ShuttingDown, Code::Unavailable, Some("LEAVING")),
             (Refusal::NoLease, Code::Unavailable, None),
             (Refusal::SlotsFull, Code::ResourceExhausted, Some("SLOTS")),
-            (Refusal::Draining, Code::Unavailable, None),
+            (Refusal::Draining, Code::Unavailable, Some("LEAVING")),
             (Refusal::OutboxFull { bytes: 1 }, Code::ResourceExhausted, Some("DISK")),
             (low, Code::ResourceExhausted, Some("DISK")),
         ] {
