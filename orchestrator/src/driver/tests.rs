@@ -554,7 +554,8 @@ async fn who_lost_the_store_to_another_life_stops_before_it_acts() {
 async fn who_lost_the_store_notices_it_although_nothing_is_to_be_written() {
     let mut fixture = Fixture::with_lease(Duration::from_secs(3)).await;
     let (_other, _) = SqliteStore::open(&fixture.dir.path().join("db")).await.unwrap();
-    let ended = (&mut fixture.running).await.unwrap();
+    let ended = tokio::time::timeout(Duration::from_secs(30), &mut fixture.running).await;
+    let ended = ended.expect("it goes on").unwrap();
     assert!(matches!(ended, Err(StoreError::Superseded)), "{ended:?}");
 }
 
