@@ -3,7 +3,7 @@
 //! not finished: the task attaches again, until the scheduler ends the batch.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     convert::Infallible,
     error::Error,
     sync::{Arc, Mutex, PoisonError},
@@ -22,6 +22,7 @@ use tonic::{
     Code, ConnectError, Response, Status, Streaming,
     transport::{Channel, Endpoint},
 };
+use tonic_types::StatusExt as _;
 use tracing::{debug, warn};
 
 use crate::{
@@ -89,6 +90,29 @@ struct State {
     links: HashMap<NodeName, Link>,
     /// Live batches: cancelled when the scheduler has ended them.
     batches: HashMap<BatchId, CancellationToken>,
+    /// Those whose every event was read: the node may forget them, and what else ends is to be handed in.
+    read: HashSet<BatchId>,
+}
+
+impl State {
+    /// The link to a node at an address; `None` for an address that is none.
+    fn meet(&mut self, node: &NodeName, address: &str) -> Option<&mut Link> {
+        if self.links.get(node).is_none_or(|link| link.address != address) {
+            let endpoint = Endpoint::from_shared(address.to_owned()).ok()?;
+            let channel = endpoint
+                .connect_timeout(CONNECT_TIMEOUT)
+                .http2_keep_alive_interval(KEEPALIVE)
+                .keep_alive_timeout(KEEPALIVE)
+                .keep_alive_while_idle(true)
+                .tcp_nodelay(true)
+                .connect_lazy();
+            let client = RenderNodeClient::new(channel).max_decoding_message_size(MESSAGE_MAX);
+            let link =
+                Link { address: address.to_owned(), client, settled: Vec::new(), answered: None };
+            self.links.insert(node.clone(), link);
+        }
+        self.links.get_mut(node)
+    }
 }
 
 /// What is to be done about a batch first.
@@ -194,7 +218,8 @@ impl Dispatch {
         if let Some(token) = state.batches.remove(&batch) {
             token.cancel();
         }
-        if let Some(link) = state.links.get_mut(node)
+        if state.read.remove(&batch)
+            && let Some(link) = state.links.get_mut(node)
             && link.settled.len() < SETTLED_MAX
         {
             link.settled.push(batch.0);
@@ -214,24 +239,15 @@ impl Dispatch {
         address: &str,
     ) -> Option<(RenderNodeClient<Channel>, Vec<u64>, Turn)> {
         let mut state = self.lock();
-        if state.links.get(node).is_none_or(|link| link.address != address) {
-            let endpoint = Endpoint::from_shared(address.to_owned()).ok()?;
-            let channel = endpoint
-                .connect_timeout(CONNECT_TIMEOUT)
-                .http2_keep_alive_interval(KEEPALIVE)
-                .keep_alive_timeout(KEEPALIVE)
-                .keep_alive_while_idle(true)
-                .tcp_nodelay(true)
-                .connect_lazy();
-            let client = RenderNodeClient::new(channel).max_decoding_message_size(MESSAGE_MAX);
-            let link =
-                Link { address: address.to_owned(), client, settled: Vec::new(), answered: None };
-            state.links.insert(node.clone(), link);
-        }
-        let link = state.links.get_mut(node)?;
+        let link = state.meet(node, address)?;
         let (after, answered) = oneshot::channel();
         let turn = Turn { before: link.answered.replace(answered), _after: after };
         Some((link.client.clone(), std::mem::take(&mut link.settled), turn))
+    }
+
+    /// Notes where a node is reached that has registered.
+    pub(crate) fn meet(&self, node: &NodeName, address: &str) {
+        self.lock().meet(node, address);
     }
 
     /// Lets go of a node that is gone; it may never come back under its name.
@@ -257,6 +273,7 @@ impl Dispatch {
         let follower = Follower {
             driver: self.driver.clone(),
             blobs: self.blobs.clone(),
+            state: self.state.clone(),
             epoch: self.epoch,
             batch,
             node,
@@ -280,6 +297,7 @@ impl Dispatch {
 struct Follower {
     driver: DriverHandle,
     blobs: Blobs,
+    state: Arc<Mutex<State>>,
     epoch: Epoch,
     batch: BatchId,
     node: NodeName,
@@ -294,7 +312,7 @@ impl Follower {
     async fn follow(mut self, errand: Errand) {
         let (batch, node) = (self.batch, self.node.clone());
         let mut retry = Retry::default();
-        // Whether the node has, or may have, taken it on in this life of ours.
+        // Whether the node has taken it on in this life of ours: what never reached it was not its death.
         let mut arrived = false;
         if let Errand::Send(request, turn) = errand {
             let slices: Vec<_> = request.slices.iter().map(convert::slice).collect();
@@ -320,7 +338,6 @@ impl Follower {
                 // The link broke: whether the batch arrived is found out by attaching to it.
                 Err(status) if is_of_the_link(&status) => {
                     debug!(%batch, %node, %status, "batch may not have arrived");
-                    arrived = true;
                 }
                 // No other try, and no other node, would find less fault with it.
                 Err(status) if status.code() == Code::InvalidArgument => {
@@ -345,6 +362,7 @@ impl Follower {
                 epoch: u64::from(self.epoch.0),
             };
             let limit = std::mem::replace(&mut limit, ANSWER_TIMEOUT);
+            self.take_link();
             match within(limit, self.client.attach_batch(request)).await {
                 Ok(response) => {
                     let before = self.sequence;
@@ -369,6 +387,14 @@ impl Follower {
         }
     }
 
+    /// Goes where the node is reached now: it may have another address since.
+    fn take_link(&mut self) {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(link) = state.links.get(&self.node) {
+            self.client = link.client.clone();
+        }
+    }
+
     /// Sends the batch when its turn has come. A node that has no lease (yet) is asked again: its first batch
     /// may overtake the answer to its registration.
     async fn send(
@@ -385,7 +411,11 @@ impl Follower {
         let mut retry = Retry::default();
         loop {
             match within(limit, self.client.render_batch(request.clone())).await {
-                Err(status) if status.code() == Code::Unavailable && !is_of_the_link(&status) => {
+                Err(status)
+                    if status.code() == Code::Unavailable
+                        && !is_of_the_link(&status)
+                        && !is_leaving(&status) =>
+                {
                     debug!(batch = %self.batch, node = %self.node, message = status.message(), "not yet");
                     retry.pause().await;
                 }
@@ -424,6 +454,12 @@ impl Follower {
                     Err(error) => {
                         warn!(batch = %self.batch, node = %self.node, %error, "event ignored");
                     }
+                }
+            }
+            if has_ended {
+                let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+                if state.batches.contains_key(&self.batch) {
+                    state.read.insert(self.batch);
                 }
             }
             if !report.is_empty() {
@@ -483,6 +519,11 @@ fn never_connected(status: &Status) -> bool {
         source = error.source();
     }
     false
+}
+
+/// Whether the node will take nothing any more in this life.
+fn is_leaving(status: &Status) -> bool {
+    status.get_details_error_info().is_some_and(|info| info.reason == "LEAVING")
 }
 
 /// Whether the link said so, and not the node.

@@ -90,13 +90,25 @@ pub async fn backup(data: &Path, to: &Path) -> Result<Backup, BackupError> {
     let copied = copied.await.map_err(|error| failed(io::Error::other(error)))?.map_err(failed)?;
     // Last: a database that is there has its blobs.
     File::open(&part).and_then(|file| file.sync_all()).map_err(failed)?;
-    fs::rename(&part, to.join("framecrew.db")).map_err(failed)?;
+    let database = to.join("framecrew.db");
+    // What a look at an earlier copy may have left would be taken for its latest pages.
+    remove_beside(&database).map_err(failed)?;
+    fs::rename(&part, database).map_err(failed)?;
     sync_folder(to).map_err(failed)?;
     Ok(copied)
 }
 
 fn remove_database(path: &Path) -> io::Result<()> {
-    for suffix in ["", "-wal", "-shm", "-journal"] {
+    remove_beside(path)?;
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Removes what SQLite keeps beside a database.
+fn remove_beside(path: &Path) -> io::Result<()> {
+    for suffix in ["-wal", "-shm", "-journal"] {
         let mut name = path.as_os_str().to_owned();
         name.push(suffix);
         match fs::remove_file(PathBuf::from(name)) {

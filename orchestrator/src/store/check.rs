@@ -9,7 +9,7 @@ use std::{
 
 use framecrew_blobs::Digest;
 use futures::TryStreamExt as _;
-use sqlx::{Connection as _, Row as _, SqliteConnection};
+use sqlx::{Connection as _, Row as _, SqliteConnection, sqlite::SqliteConnectOptions};
 
 use super::{
     JobRecord, StoreError,
@@ -101,7 +101,8 @@ async fn check_database(
     checked: &mut Checked,
     pins: &mut HashMap<Digest, (u64, JobId)>,
 ) -> Result<(), StoreError> {
-    let mut connection = SqliteConnection::connect_with(&sqlite::options(path)).await?;
+    let mut connection =
+        SqliteConnection::connect_with(&SqliteConnectOptions::new().filename(path)).await?;
     let mut tx = connection.begin().await?;
     let findings: Vec<String> =
         sqlx::query_scalar("PRAGMA integrity_check").fetch_all(&mut *tx).await?;
