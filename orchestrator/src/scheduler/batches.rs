@@ -67,17 +67,13 @@ impl Scheduler {
         actions.push(Action::EndBatch { batch, node });
     }
 
-    /// The node's process died, and the one that took its place is not registered yet. Word that the first slice
-    /// was begun may have died with it: what nobody saw begin could kill nodes for ever.
+    /// The node's process died, and the one that took its place is not registered yet.
     pub(super) fn miss_batch(
         &mut self,
         id: BatchId,
         actions: &mut Vec<Action>,
     ) -> BTreeSet<NodeName> {
-        let Some(batch) = self.batches.get_mut(&id) else { return self.ignore() };
-        if let Some(mut first) = batch.open.first_entry() {
-            *first.get_mut() = true;
-        }
+        let Some(batch) = self.batches.get(&id) else { return self.ignore() };
         let mut looked_at = self.roomy.clone();
         looked_at.insert(batch.node.clone());
         self.lose_batch(id, Loss::Died, actions);

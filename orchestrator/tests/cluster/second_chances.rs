@@ -2,8 +2,8 @@
 
 use framecrew_proto::v1::{
     AdoptFramesRequest, Adoption, CancelJobRequest, FailureReason, FrameRange, FrameState, Job,
-    JobState, OrphanedFrame, RetryFramesRequest, RetryFramesResponse, WatchJobRequest,
-    WatchJobResponse, watch_job_response::Update,
+    JobState, OrphanedFrame, RetryFramesRequest, RetryFramesResponse, UnregisterNodeRequest,
+    WatchJobRequest, WatchJobResponse, watch_job_response::Update,
 };
 use tempfile::tempdir;
 use tonic::{Code, Status, Streaming};
@@ -126,6 +126,8 @@ async fn what_was_retried_is_open_after_a_restart_too() {
     let job_id = orchestrator.submit(spec).await;
     render(&mut node, 2, png).await;
     let failed = orchestrator.until(job_id, |job| job.state() == JobState::Failed).await;
+    let goodbye = UnregisterNodeRequest { name: node.name.clone(), incarnation: 1 };
+    orchestrator.client().await.unregister_node(goodbye).await.unwrap();
     drop(node);
     let two = FrameRange { first: 2, last: 2, step: 1 };
     assert_eq!(retry(&orchestrator, job_id, vec![two]).await.unwrap().reopened, 1);
