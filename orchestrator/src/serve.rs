@@ -127,6 +127,7 @@ pub async fn serve(
         None => store,
     };
     let store = Arc::new(store);
+    let opened = store.clone();
     let checked = store.clone();
     let mut checking =
         AbortOnDropHandle::new(tokio::spawn(async move { checked.quick_check().await }));
@@ -214,6 +215,9 @@ pub async fn serve(
     stop.cancel();
     // A commit that keeps failing is given up here: nobody was told of it.
     let _ = tokio::time::timeout(SHUTDOWN_GRACE, &mut driving).await;
+    driving.abort();
+    // The folder is the next one's only when this one has let go of its file.
+    let _ = tokio::time::timeout(SHUTDOWN_GRACE, opened.close()).await;
     drop(lock);
     Ok(())
 }

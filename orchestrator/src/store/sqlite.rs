@@ -89,8 +89,7 @@ impl SqliteStore {
         quick_check(&self.readers).await
     }
 
-    /// Lets go of the file, which the end of a process does by itself.
-    #[cfg(test)]
+    /// Lets go of the file, when whoever reads it is done.
     pub(crate) async fn close(&self) {
         self.writer.close().await;
         self.readers.close().await;
