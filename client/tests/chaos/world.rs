@@ -154,7 +154,7 @@ pub(crate) struct World {
     pub(crate) clients_turn: Arc<Turn<()>>,
     /// No new work any more.
     pub(crate) closing: CancellationToken,
-    settings: Settings,
+    pub(crate) settings: Settings,
     blender: Option<PathBuf>,
     mark: String,
     nodes_made: AtomicU64,
