@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, dead_code, unreachable_pub)]
 
+#[cfg(all(unix, feature = "local"))]
+pub mod servers;
+
 use std::io::Write as _;
 
 use framecrew_node::blender::{self, FoundBlender};
@@ -20,4 +23,9 @@ pub fn blenders() -> Vec<FoundBlender> {
         skip("Blender", "FRAMECREW_REQUIRE_BLENDER");
     }
     found
+}
+
+/// A number that whoever runs the tests may choose.
+pub fn number(variable: &str, otherwise: u64) -> u64 {
+    std::env::var(variable).map_or(otherwise, |number| number.parse().unwrap())
 }
