@@ -23,7 +23,7 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 use tonic_types::StatusExt as _;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use crate::{
     blobs::{Blobs, Broken},
@@ -365,6 +365,7 @@ impl Follower {
             self.take_link();
             match within(limit, self.client.attach_batch(request)).await {
                 Ok(response) => {
+                    info!(%batch, %node, "attached to the batch");
                     let before = self.sequence;
                     let events = response.into_inner();
                     match self.forward(events, |message| message.events).await {
