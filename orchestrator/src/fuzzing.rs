@@ -10,18 +10,24 @@ use prost::Message;
 use tokio::{net::TcpListener, runtime::Runtime};
 use tonic::{Code, Request, Response, Status, Streaming, transport::Channel};
 
-use crate::{Config, convert, service::faults::Faults};
+use crate::{
+    Config, convert,
+    domain::{FrameRange, FrameSet},
+    service::faults::Faults,
+};
 
 /// The least that passes for a .blend.
 const BLEND: &[u8] = b"BLENDER-v405 and nothing to draw ENDB";
 /// Far longer than any answer takes.
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
+/// Frames of the job that is called about.
+const EVERY_THIRD: FrameRange = FrameRange { first: 1, last: 40, step: 3 };
 
 /// A request or event, by its first byte, and what becomes of it inside.
 pub fn orchestrator_requests(data: &[u8]) {
     let Some((which, message)) = data.split_first() else { return };
     let mut faults = Faults::default();
-    match which % 3 {
+    match which % 5 {
         0 => {
             let Ok(request) = wire::SubmitJobRequest::decode(message) else { return };
             convert::request_id(&request.request_id, &mut faults);
@@ -51,11 +57,31 @@ pub fn orchestrator_requests(data: &[u8]) {
             let Ok(event) = wire::BatchEvent::decode(message) else { return };
             let _ = convert::batch_news(event);
         }
-        _ => {
+        2 => {
             let Ok(request) = wire::RegisterNodeRequest::decode(message) else { return };
             convert::node_name(&request.name, &mut faults);
             let description = convert::node_description(request.description, &mut faults);
             assert!(faults.check().is_err() || description.is_some());
+        }
+        3 => {
+            let Ok(request) = wire::RetryFramesRequest::decode(message) else { return };
+            let ranges = vec![FrameRange { first: -9, last: -1, step: 1 }, EVERY_THIRD];
+            let of_job = FrameSet::new(ranges).expect("frames");
+            let frames = convert::frames_to_retry(&request.frames, &of_job, &mut faults);
+            if faults.check().is_err() {
+                return;
+            }
+            assert_eq!(frames.is_none(), request.frames.is_empty(), "none named: all are meant");
+            assert!(frames.is_none_or(|frames| frames.iter().all(|it| of_job.contains(it))));
+        }
+        _ => {
+            let Ok(request) = wire::AdoptFramesRequest::decode(message) else { return };
+            let offered = request.frames.len();
+            let orphans = convert::orphaned_frames(request.frames, &mut faults);
+            assert!(faults.check().is_err() || orphans.len() == offered, "each has its answer");
+            for (job, _, rendered) in orphans {
+                assert!(!rendered.outputs.is_empty() && rendered.render_seconds >= 0.0, "{job}");
+            }
         }
     }
 }
@@ -77,12 +103,13 @@ struct Called {
     runtime: Runtime,
     orchestrator: OrchestratorClient<Channel>,
     blobs: BlobStoreClient<Channel>,
+    store_id: String,
 }
 
 impl Called {
     fn start() -> Self {
         let runtime = Runtime::new().expect("a runtime");
-        let (orchestrator, blobs) = runtime.block_on(async {
+        let (orchestrator, blobs, store_id) = runtime.block_on(async {
             let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
             let url = format!("http://{}", listener.local_addr().expect("an address"));
             tokio::spawn(crate::serve(listener, Config::new(data()), std::future::pending()));
@@ -93,9 +120,10 @@ impl Called {
             let upload = BlobClient::new(channel.clone()).upload_bytes(BLEND.into(), digest).await;
             upload.expect("an upload");
             orchestrator.submit_job(job("fuzz")).await.expect("a job");
-            (orchestrator, BlobStoreClient::new(channel))
+            let joined = orchestrator.register_node(node()).await.expect("a node");
+            (orchestrator, BlobStoreClient::new(channel), joined.into_inner().store_id)
         });
-        Self { runtime, orchestrator, blobs }
+        Self { runtime, orchestrator, blobs, store_id }
     }
 
     /// Makes a call, if `message` is one for it.
@@ -109,7 +137,13 @@ impl Called {
             4 => answered(orchestrator.read_log(of(message)?).await),
             5 => answered(orchestrator.heartbeat(of(message)?).await),
             6 => answered(orchestrator.retry_frames(of(message)?).await),
-            7 => answered(orchestrator.adopt_frames(of(message)?).await),
+            7 => {
+                let mut offer = of::<wire::AdoptFramesRequest>(message)?;
+                // Neither a store's name nor a lease can be guessed.
+                offer.get_mut().store_id.clone_from(&self.store_id);
+                orchestrator.register_node(node()).await?;
+                answered(orchestrator.adopt_frames(offer).await)
+            }
             8 => answered(blobs.find_missing(of(message)?).await),
             _ => first(blobs.download(of(message)?).await).await,
         }
@@ -150,13 +184,27 @@ fn job(request_id: &str) -> wire::SubmitJobRequest {
         name: "fuzz".into(),
         project: Some(wire::Project { blend_path: "shot.blend".into(), files: vec![file] }),
         frames: vec![
-            wire::FrameRange { first: 1, last: 40, step: 3 },
+            convert::range_to_wire(&EVERY_THIRD),
             wire::FrameRange { first: -9, last: -1, step: 1 },
         ],
         limits: Some(wire::TimeLimits { frame_seconds: Some(7), ..wire::TimeLimits::default() }),
         ..wire::JobSpec::default()
     };
     wire::SubmitJobRequest { request_id: request_id.into(), spec: Some(spec) }
+}
+
+/// A node whose Blender is too old for the job: it is never sent anything.
+fn node() -> wire::RegisterNodeRequest {
+    let blender = wire::Blender { version: "3.4.1".into(), ..wire::Blender::default() };
+    let description =
+        wire::NodeDescription { slots: 2, blenders: vec![blender], ..Default::default() };
+    wire::RegisterNodeRequest {
+        name: "a".into(),
+        incarnation: 1,
+        address: "http://127.0.0.1:1".into(),
+        description: Some(description),
+        ..wire::RegisterNodeRequest::default()
+    }
 }
 
 #[cfg(test)]
@@ -169,6 +217,25 @@ mod tests {
 
     fn seed(which: u8, message: impl Message) -> Vec<u8> {
         [&[which][..], &message.encode_to_vec()].concat()
+    }
+
+    /// A finished frame of the job, whose output is in the store.
+    fn orphan(frame: i32) -> wire::OrphanedFrame {
+        let output = wire::Output {
+            name: format!("{frame:04}.png"),
+            digest: Digest::of(BLEND).to_string(),
+            size_bytes: BLEND.len() as u64,
+            width: 1,
+            height: 1,
+            channels: 4,
+        };
+        let finished = wire::SliceFinished {
+            slice: Some(wire::Slice { frame, index: 0 }),
+            outputs: vec![output],
+            render_seconds: 1.5,
+            ..wire::SliceFinished::default()
+        };
+        wire::OrphanedFrame { job_id: 1, finished: Some(finished) }
     }
 
     #[test]
@@ -184,19 +251,22 @@ mod tests {
         let failed = wire::SliceFailed { slice, failure: Some(failure) };
         let event =
             wire::BatchEvent { sequence: 3, event: Some(wire::batch_event::Event::Failed(failed)) };
-        let blender = wire::Blender { version: "4.5.15".into(), ..wire::Blender::default() };
-        let description =
-            wire::NodeDescription { slots: 2, blenders: vec![blender], ..Default::default() };
-        let node = wire::RegisterNodeRequest {
-            name: "a".into(),
-            description: Some(description),
-            ..wire::RegisterNodeRequest::default()
+        let retry = |first, last| {
+            let frames = vec![wire::FrameRange { first, last, step: 3 }];
+            seed(3, wire::RetryFramesRequest { job_id: 1, frames })
+        };
+        let offer = |frames| {
+            seed(4, wire::AdoptFramesRequest { name: "a".into(), frames, ..Default::default() })
         };
         let seeds = [
             ("job", seed(0, job("fuzz"))),
             ("faulty-job", seed(0, faulty)),
             ("event", seed(1, event)),
-            ("node", seed(2, node)),
+            ("node", seed(2, node())),
+            ("retry", retry(1, 7)),
+            ("retry-none-of-it", retry(i32::MIN, i32::MAX)),
+            ("adopt", offer(vec![orphan(4)])),
+            ("adopt-nothing", offer(vec![wire::OrphanedFrame { job_id: 0, finished: None }])),
         ];
         super::seeds::check("orchestrator_requests", &seeds, orchestrator_requests);
     }
@@ -215,8 +285,10 @@ mod tests {
         };
         let frames = vec![wire::FrameRange { first: 1, last: 4, step: 3 }];
         let heartbeat = wire::HeartbeatRequest { name: "a".into(), ..Default::default() };
-        let orphan = wire::OrphanedFrame { job_id: 1, finished: None };
-        let orphans = wire::AdoptFramesRequest { frames: vec![orphan], ..Default::default() };
+        let adopt = |frames| {
+            let (name, incarnation) = ("a".into(), 1);
+            seed(7, wire::AdoptFramesRequest { name, incarnation, frames, ..Default::default() })
+        };
         let digest = Digest::of(BLEND).to_string();
         let part = wire::DownloadRequest {
             source: Some(wire::download_request::Source::Digest(digest.clone())),
@@ -232,7 +304,8 @@ mod tests {
             ("log", seed(4, wire::ReadLogRequest { job_id: 1, frame: Some(1), follow: true })),
             ("heartbeat", seed(5, heartbeat)),
             ("retry", seed(6, wire::RetryFramesRequest { job_id: 1, frames })),
-            ("adopt", seed(7, orphans)),
+            ("adopt", adopt(vec![wire::OrphanedFrame { job_id: 1, finished: None }])),
+            ("adopted", adopt(vec![orphan(4), orphan(4), orphan(5)])),
             ("missing", seed(8, wire::FindMissingRequest { digests: vec![digest, "x".into()] })),
             ("download", seed(9, part)),
         ];
