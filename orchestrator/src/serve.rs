@@ -21,7 +21,7 @@ use crate::{
     service::{
         StreamLimits, blob_store, connections, orchestrator::OrchestratorService, places::Places,
     },
-    store::{Store, StoreError, sqlite::SqliteStore},
+    store::{self, Store, StoreError, sqlite::SqliteStore},
 };
 
 /// A node's lease: long enough for a link that flaps, short enough that a lost node's frames do not wait long.
@@ -111,7 +111,7 @@ pub async fn serve(
     let data_error = |source| ServeError::Data { path: data.clone(), source };
     let store_error =
         |error: StoreError| ServeError::Store { path: data.clone(), reason: error.to_string() };
-    std::fs::create_dir_all(&data).map_err(data_error)?;
+    store::make_folder(&data).map_err(data_error)?;
     // Held until this function returns: two orchestrators on one store would both give work away.
     let lock = File::create(data.join("lock")).map_err(data_error)?;
     match lock.try_lock() {

@@ -19,6 +19,8 @@ use tokio::time::{sleep, timeout};
 
 /// Far longer than anything here takes, so that a slow machine fails nothing.
 pub const PATIENCE: Duration = Duration::from_secs(300);
+/// The orchestrator's data folder, in the crew's.
+pub const DATA: &str = "orchestrator";
 /// How often what has no other way of telling is looked at.
 const POLL: Duration = Duration::from_millis(5);
 
@@ -118,12 +120,21 @@ pub struct Crew {
 
 impl Crew {
     /// Starts an orchestrator by `command`, and nodes with these names that draw as `drawing` says.
-    pub fn start(mut command: Command, names: &[&str], drawing: &[&str]) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+    pub fn start(command: Command, names: &[&str], drawing: &[&str]) -> Self {
+        Self::start_in(tempfile::tempdir().unwrap(), command, names, drawing)
+    }
+
+    /// The same, in a folder that the test has made.
+    pub fn start_in(
+        folder: tempfile::TempDir,
+        mut command: Command,
+        names: &[&str],
+        drawing: &[&str],
+    ) -> Self {
         let path = |name: &str| folder.path().join(name);
         let listen = free_address();
         let url = format!("http://{listen}");
-        let data = path("orchestrator");
+        let data = path(DATA);
         command.args(["--listen", &listen, "--data"]).arg(&data);
         let orchestrator = Server::start(command, path("orchestrator.log"));
         let node = |name: &&str| {

@@ -19,7 +19,9 @@ use sqlx::{Connection as _, SqliteConnection};
 use super::{
     StoreError,
     check::{NoStore, is_of_other_tables},
+    make_folder,
     sqlite::{self, FRAME, JOB},
+    sync_folder,
 };
 use crate::blobs::blob_path;
 
@@ -75,6 +77,7 @@ pub async fn backup(data: &Path, to: &Path) -> Result<Backup, BackupError> {
         return Err(BackupError::InUse(to.to_owned()));
     }
     let failed = |source| BackupError::Copy { path: to.to_owned(), source };
+    make_folder(to).map_err(failed)?;
     fs::create_dir_all(to.join("blobs")).map_err(failed)?;
     let part = to.join("framecrew.db.part");
     remove_database(&part).map_err(failed)?;
@@ -196,12 +199,4 @@ fn copy_blobs(from: &Path, to: &Path, pins: HashSet<Digest>) -> io::Result<Backu
     folders.iter().try_for_each(|folder| sync_folder(folder))?;
     sync_folder(to)?;
     Ok(backup)
-}
-
-/// Makes the names in a folder durable. Only Unix can.
-fn sync_folder(folder: &Path) -> io::Result<()> {
-    #[cfg(unix)]
-    return File::open(folder)?.sync_all();
-    #[cfg(not(unix))]
-    Ok(())
 }

@@ -7,6 +7,9 @@ pub(crate) mod sqlite;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Debug,
+    fs::{self, File},
+    io,
+    path::Path,
     sync::Arc,
 };
 
@@ -292,6 +295,28 @@ pub(crate) struct Snapshot {
     /// By frame number.
     pub(crate) states: Vec<(i32, FrameState)>,
     pub(crate) troubled: Vec<Frame>,
+}
+
+/// Makes a folder that a store can rely on, with those above it: all are durable under their names.
+pub(crate) fn make_folder(folder: &Path) -> io::Result<()> {
+    let missing = folder.ancestors().take_while(|above| !above.is_dir()).count();
+    fs::create_dir_all(folder)?;
+    // One that is there may have been made by a life that ended before it was durable.
+    for made in folder.canonicalize()?.ancestors().take(missing.max(1)) {
+        match made.parent().map(sync_folder) {
+            // A folder that may not be read belongs to somebody who made it long ago.
+            Some(Err(error)) if error.kind() != io::ErrorKind::PermissionDenied => {
+                return Err(error);
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Makes the names in a folder durable. Only Unix can.
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
 }
 
 /// A point around a commit at which a test may have the process end, as by `kill -9`:
