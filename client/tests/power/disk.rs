@@ -30,6 +30,12 @@ pub(crate) enum Step {
     Acknowledged(String),
 }
 
+impl Step {
+    pub(crate) fn is_told(&self) -> bool {
+        matches!(self, Self::Acknowledged(_))
+    }
+}
+
 /// What is done to the bytes of a file.
 #[derive(Debug, Clone)]
 pub(crate) enum Change {
