@@ -114,7 +114,8 @@ impl Scheduler {
         }
         let open = slices.iter().map(|slice| (*slice, false)).collect();
         let patience = self.jobs.get(&job_id).map_or(self.lease, |job| job.patience);
-        let started = Batch { job: job_id, node: name.clone(), open, patience, cancelled: false };
+        let (node, order, cancelled) = (name.clone(), slices.clone(), false);
+        let started = Batch { job: job_id, node, open, order, patience, cancelled };
         self.batches.insert(batch, started);
         self.watch(name);
         actions.push(Action::StartBatch {

@@ -48,20 +48,31 @@ impl Scheduler {
         looked_at
     }
 
-    /// The node is gone, or silent for too long: slices it had begun may have been its death, and count.
+    /// The node is gone, or silent for too long: slices it had begun may have been its death, and count. So may
+    /// the next in the batch have been, if the node died before it could tell: it is suspected. Suspected often
+    /// enough it is drawn alone, and if its node dies then too, nothing else can have been the death of it.
     pub(super) fn lose_batch(&mut self, batch: BatchId, loss: Loss, actions: &mut Vec<Action>) {
-        let Some((job_id, node, open)) = self.close_batch(batch, actions) else { return };
-        for (slice, begun) in open {
-            if begun && loss == Loss::Died {
+        let order = self.batches.get_mut(&batch).map(|batch| std::mem::take(&mut batch.order));
+        let Some((job_id, node, mut open)) = self.close_batch(batch, actions) else { return };
+        let mut next = loss == Loss::Died;
+        for slice in order.into_iter().flatten() {
+            let Some(begun) = open.remove(&slice) else { continue };
+            let alone = self.jobs.get(&job_id).is_some_and(|job| job.must_be_alone(slice));
+            if loss == Loss::Died && (begun || alone) {
                 let failure = Failure {
                     reason: FailureReason::NodeLost,
                     message: format!("node {node} was lost while it rendered the frame"),
                     log_tail: Vec::new(),
                 };
                 self.settle_failure(job_id, batch, slice, &node, failure, actions);
-            } else {
-                self.hand_back(job_id, slice, begun, &node, actions);
+                continue;
             }
+            if std::mem::take(&mut next)
+                && let Some(job) = self.jobs.get_mut(&job_id)
+            {
+                job.suspect(slice);
+            }
+            self.hand_back(job_id, slice, begun, &node, actions);
         }
         self.update_job(job_id, actions);
         actions.push(Action::EndBatch { batch, node });

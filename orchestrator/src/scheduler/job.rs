@@ -59,6 +59,10 @@ pub(super) struct Job {
     returned_len: u64,
     /// Tries behind slices that have any.
     attempts: HashMap<Slice, Attempts>,
+    /// Nodes that died when a slice may have been what they had begun last, without a word of it. No failed
+    /// tries, until it is lost with a node that had nothing else. A restart forgets them: that costs as many
+    /// nodes again.
+    suspicions: HashMap<Slice, u32>,
 }
 
 /// What is held against a slice that waits for another try.
@@ -115,6 +119,7 @@ impl Job {
             returned: BTreeMap::new(),
             returned_len: 0,
             attempts: HashMap::new(),
+            suspicions: HashMap::new(),
         }
     }
 
@@ -176,7 +181,15 @@ impl Job {
 
     /// Whether a slice must have its node for itself.
     pub(super) fn must_be_alone(&self, slice: Slice) -> bool {
-        self.attempts.get(&slice).is_some_and(must_be_alone)
+        let suspicions = self.suspicions.get(&slice).copied().unwrap_or_default();
+        self.attempts.get(&slice).map_or(suspicions >= NODE_LOSSES - 1, |attempts| {
+            attempts.node_lost + suspicions >= NODE_LOSSES - 1 || attempts.out_of_memory > 0
+        })
+    }
+
+    /// Its node died, and may have begun it without a word.
+    pub(super) fn suspect(&mut self, slice: Slice) {
+        *self.suspicions.entry(slice).or_default() += 1;
     }
 
     /// Up to `size` slices for `node`, which has nothing to do when it is `empty`. `other_could` tells whether
@@ -223,9 +236,8 @@ impl Job {
 
     /// Puts a slice back; what is held against it stays.
     pub(super) fn put_back(&mut self, slice: Slice) {
-        let mut blame = Blame::default();
+        let mut blame = Blame { alone: self.must_be_alone(slice), ..Blame::default() };
         if let Some(attempts) = self.attempts.get(&slice) {
-            blame.alone = must_be_alone(attempts);
             blame.failed_on.clone_from(&attempts.failed_on);
             blame.failed_on.sort_unstable();
         }
@@ -265,6 +277,7 @@ impl Job {
         let is_failed =
             self.counts.failed > 0 && self.frames.contains(slice.frame) && !self.is_waiting(slice);
         if is_failed {
+            self.suspicions.remove(&slice);
             self.attempts.insert(slice, attempts.clone());
             self.counts.failed -= 1;
             self.counts.open += 1;
@@ -281,8 +294,12 @@ impl Job {
         node: &NodeName,
         reason: FailureReason,
     ) -> (Verdict, Attempts) {
+        // It had its node for itself, so that it was at fault before too.
+        let convicted = reason == FailureReason::NodeLost && self.must_be_alone(slice);
+        let suspicions = if convicted { self.suspicions.remove(&slice) } else { None };
         let attempts = self.attempts.entry(slice).or_default();
         attempts.latest_batch = Some(batch);
+        attempts.node_lost = attempts.node_lost.saturating_add(suspicions.unwrap_or_default());
         if !attempts.failed_on.contains(node) && reason != FailureReason::Infrastructure {
             attempts.failed_on.push(node.clone());
         }
@@ -365,8 +382,4 @@ impl Job {
 pub(super) fn patience(node_silence: Duration, lease: Duration) -> Duration {
     let margin = SILENCE_MARGIN_MIN.max(node_silence / SILENCE_MARGIN_PART);
     lease.max(node_silence.saturating_add(margin))
-}
-
-fn must_be_alone(attempts: &Attempts) -> bool {
-    attempts.node_lost >= NODE_LOSSES - 1 || attempts.out_of_memory > 0
 }

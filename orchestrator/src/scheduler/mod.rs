@@ -106,6 +106,8 @@ struct Batch {
     node: NodeName,
     /// Slices not settled, and whether the node has begun them. Empty once the job is over.
     open: BTreeMap<Slice, Begun>,
+    /// All of them in the order in which the node draws them.
+    order: Vec<Slice>,
     /// How long after hearing from the node they may be given away.
     patience: Duration,
     /// Whether the node was told to end it; nothing is open then.

@@ -87,6 +87,7 @@ impl Scheduler {
             holder.batches.insert(batch);
             let mut open = BTreeMap::new();
             let mut patience = lease;
+            let order = slices.clone();
             if let Some(job) = this.jobs.get_mut(&job_id) {
                 patience = job.patience;
                 job.batches.insert(batch);
@@ -100,7 +101,8 @@ impl Scheduler {
                 holder.unsettled += open.len();
             }
             let is_over = open.is_empty();
-            let held = Batch { job: job_id, node: node.clone(), open, patience, cancelled: false };
+            let cancelled = false;
+            let held = Batch { job: job_id, node: node.clone(), open, order, patience, cancelled };
             this.batches.insert(batch, held);
             if is_over {
                 this.cancel_batch(Now::ZERO, batch, &mut actions);

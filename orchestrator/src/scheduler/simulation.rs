@@ -127,6 +127,11 @@ enum Message {
         epoch: Epoch,
         batch: BatchId,
     },
+    /// The machine does not know a batch that it had taken on.
+    Lost {
+        epoch: Epoch,
+        batch: BatchId,
+    },
 }
 
 /// A job to submit.
@@ -142,6 +147,8 @@ struct Plan {
     spread: f64,
     /// Frames that kill the node that renders them.
     poison: BTreeSet<i32>,
+    /// Whether they do so before the node can say that it began them.
+    poison_is_swift: bool,
     /// Whether every frame fails, wherever it is rendered.
     broken: bool,
 }
@@ -157,6 +164,8 @@ struct Odds {
     jitter: bool,
     refused: f64,
     failed: f64,
+    /// What a machine that dies was about to say dies with it.
+    dies_untold: f64,
 }
 
 struct World {
@@ -348,6 +357,7 @@ impl World {
         let Some(scheduler) = &mut self.scheduler else { return };
         let stale = match &event {
             Event::BatchRefused { batch }
+            | Event::BatchLost { batch }
             | Event::SliceStarted { batch, .. }
             | Event::SliceFinished { batch, .. }
             | Event::SliceFailed { batch, .. }
@@ -524,7 +534,10 @@ impl World {
             Message::Refused { epoch, batch } if epoch == self.epoch => {
                 self.decide(Event::BatchRefused { batch });
             }
-            Message::Batch { .. } | Message::Refused { .. } => {}
+            Message::Lost { epoch, batch } if epoch == self.epoch => {
+                self.decide(Event::BatchLost { batch });
+            }
+            Message::Batch { .. } | Message::Refused { .. } | Message::Lost { .. } => {}
         }
     }
 

@@ -43,6 +43,8 @@ pub(super) struct Machine {
     offers: BTreeSet<(JobId, Slice)>,
     /// Batches with a lower number were sent before its registration, and are refused.
     void_below: BatchId,
+    /// Batches that its former life had taken on, and for which life of the orchestrator.
+    lost: BTreeMap<BatchId, Epoch>,
     /// Batches it said it does not know: it will not take them any more.
     disowned: BTreeSet<BatchId>,
     /// Batches it knows, ended ones included.
@@ -136,6 +138,7 @@ impl Machine {
             outbox: BTreeMap::new(),
             offers: BTreeSet::new(),
             void_below: BatchId(0),
+            lost: BTreeMap::new(),
             disowned: BTreeSet::new(),
             held: BTreeMap::new(),
             waiting: VecDeque::new(),
@@ -178,6 +181,8 @@ impl World {
                 let fresh = Machine::new(machine.name.clone(), machine.description.clone());
                 let incarnation = Incarnation(machine.incarnation.0 + 1);
                 let outbox = std::mem::take(&mut machine.outbox);
+                let lost: BTreeMap<_, _> =
+                    machine.held.iter().map(|(id, held)| (*id, held.reader)).collect();
                 *machine = Machine {
                     incarnation,
                     up: true,
@@ -188,14 +193,23 @@ impl World {
                     is_stubborn: machine.is_stubborn,
                     offers: outbox.keys().copied().collect(),
                     outbox,
+                    lost: lost.clone(),
                     ..fresh
                 };
+                // Who followed a batch asks for it again, and may be there before the node has registered.
+                for (batch, epoch) in lost {
+                    let soon = if self.chance(0.5) { 0 } else { self.dice.u64(0..2_000) };
+                    self.send(i, Duration::from_millis(soon), Call::Attach { epoch, batch });
+                }
                 self.timer(i, Timer::Beat);
             }
             Fault::Boot => {}
             Fault::Crash(boot_after) => {
                 if std::mem::take(&mut machine.up) {
                     self.drop_renders(i);
+                    if self.chance(self.odds.dies_untold) {
+                        self.drop_events(i);
+                    }
                     if let Some(after) = boot_after {
                         self.plan(after, Happening::Fault(i, Fault::Boot));
                     }
@@ -229,6 +243,14 @@ impl World {
                 self.invariants.render_ended(job, render.slice);
             }
         }
+    }
+
+    /// What it was about to say of its batches is never heard.
+    fn drop_events(&mut self, i: usize) {
+        let held = &self.machines[i].held;
+        self.agenda.retain(|_, happening| {
+            !matches!(happening, Happening::ToOrchestrator(Message::Batch { batch, .. }) if held.contains_key(batch))
+        });
     }
 
     pub(super) fn timer(&mut self, i: usize, timer: Timer) {
@@ -284,6 +306,11 @@ impl World {
             Timer::Poisoned { slot, number } => {
                 if machine.slots[slot].as_ref().is_some_and(|render| render.number == number) {
                     let boot_after = Duration::from_millis(self.dice.u64(10..3_000));
+                    let render = machine.slots[slot].as_ref();
+                    let job = render.map(|render| machine.held[&render.batch].job);
+                    if job.is_some_and(|job| self.plans[&job].poison_is_swift) {
+                        self.drop_events(i);
+                    }
                     self.fault(i, Fault::Crash(Some(boot_after)));
                 }
             }
@@ -351,7 +378,15 @@ impl World {
                 }
                 None => {
                     machine.disowned.insert(batch);
-                    self.tell(i, Message::Refused { epoch, batch });
+                    let had_it = machine.lost.get(&batch) == Some(&epoch);
+                    self.tell(
+                        i,
+                        if had_it {
+                            Message::Lost { epoch, batch }
+                        } else {
+                            Message::Refused { epoch, batch }
+                        },
+                    );
                 }
             },
             Call::Cancel { epoch, batch } => {
@@ -476,8 +511,9 @@ impl World {
         let incarnation = machine.incarnation;
         let after = Duration::from_secs_f64(seconds);
         if self.plans[&job].poison.contains(&slice.frame) {
+            let swift = self.plans[&job].poison_is_swift;
             self.plan(
-                after / 2,
+                if swift { Duration::ZERO } else { after / 2 },
                 Happening::Timer(i, incarnation, Timer::Poisoned { slot, number }),
             );
         }

@@ -75,6 +75,7 @@ impl World {
         let blender = self.chance(0.2).then(|| version(self.pick(&["4.2", "4.5.15"])));
         let tags = self.some(&TAGS, 0.2).into_iter().map(String::from).collect();
         Plan {
+            poison_is_swift: self.chance(0.3),
             poison: (0..poison).map(|_| all[self.dice.usize(0..all.len())]).collect(),
             frames,
             requirements: Requirements { blender, tags, ..Requirements::of_file(file_version) },
@@ -159,6 +160,7 @@ fn run(seed: u64) {
         slow_message: odds(0.2),
         refused: odds(0.3),
         failed: if only_poison { 0.0 } else { odds(0.3) },
+        dies_untold: odds(1.0),
     };
     world.invariants.disorder = world.odds.slow_message > 0.0 || world.odds.event_overtakes > 0.0;
     if !only_poison {
@@ -218,6 +220,7 @@ fn run(seed: u64) {
         seconds,
         spread,
         poison,
+        poison_is_swift: false,
         broken: false,
     });
     world.run_until_all_over();

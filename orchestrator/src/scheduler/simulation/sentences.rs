@@ -19,6 +19,7 @@ struct Cluster {
     priority: i32,
     node_silence: Duration,
     poison: BTreeSet<i32>,
+    poison_is_swift: bool,
     broken: bool,
     requirements: Requirements,
 }
@@ -33,6 +34,7 @@ impl Cluster {
             priority: 0,
             node_silence: Duration::ZERO,
             poison: BTreeSet::new(),
+            poison_is_swift: false,
             broken: false,
             requirements,
         }
@@ -89,6 +91,7 @@ impl Cluster {
             seconds: self.seconds,
             spread: 0.0,
             poison: self.poison.clone(),
+            poison_is_swift: self.poison_is_swift,
             broken: self.broken,
         });
         self
@@ -320,6 +323,30 @@ fn a_poisonous_frame_costs_three_nodes_and_fails_no_other() {
 }
 
 #[test]
+fn a_frame_that_kills_its_node_before_a_word_costs_three_nodes_and_no_other_frame_is_blamed() {
+    for slots in [1, 3] {
+        let mut cluster = Cluster::new().slots(slots).node("a").node("b").poison(7);
+        cluster.poison_is_swift = true;
+        let cluster = cluster.job(1..=30).ends();
+        assert_eq!(cluster.world.invariants.frames(JobId(1), FrameState::Failed), [7]);
+        assert_eq!(cluster.attempts(7).node_lost, 3);
+        assert_eq!(cluster.renders(1, 7..=7), [3], "with {slots} slots");
+        let innocent = (1..=30).filter(|frame| *frame != 7);
+        assert!(slots > 1 || innocent.map(|it| cluster.attempts(it).node_lost).sum::<u32>() < 3);
+    }
+}
+
+#[test]
+fn a_frame_that_waits_on_two_nodes_that_die_is_drawn_alone_and_not_blamed() {
+    let cluster = Cluster::new().node("a").job(1..=9).passes(0.5);
+    let cluster = cluster.fault("a", Fault::Crash(Some(Duration::from_millis(50)))).passes(0.5);
+    let cluster = cluster.fault("a", Fault::Crash(Some(Duration::from_millis(50))));
+    let cluster = cluster.assert_finished();
+    let blamed = (1..=9).map(|frame| cluster.attempts(frame).node_lost).sum::<u32>();
+    assert_eq!(blamed, 2, "what was being drawn, each time");
+}
+
+#[test]
 fn what_must_be_alone_gets_its_node_though_less_important_work_would_fill_it() {
     let cluster = Cluster::new().slots(3).node("a").job(101..=160).priority(1).poison(1).job(1..=1);
     let cluster = cluster.ends();
@@ -527,6 +554,7 @@ fn the_makespan_of_a_heavy_tailed_job_is_near_its_lower_bound() {
             seconds: 1.0,
             spread: 0.8,
             poison: BTreeSet::new(),
+            poison_is_swift: false,
             broken: false,
         });
         let cluster = cluster.assert_finished();
