@@ -1,19 +1,21 @@
-//! Real processes, a real Blender in each node, and `kill -9`. Nothing that was acknowledged is lost, nothing is
-//! drawn twice that need not be, and who watched through it all ends equal to one who joins afresh.
+//! Real processes, most with a real Blender in each node, `kill -9`, and a damaged store. Nothing that was acknowledged
+//! is lost, nothing is drawn twice that need not be, and who watched through it all ends equal to one who joins afresh.
 #![cfg(all(unix, feature = "local"))]
 #![allow(clippy::unwrap_used)]
 
 mod support;
 
+use std::{collections::BTreeMap, fs, path::Path, process::Output};
+
 use framecrew::{
-    JobSpec, JobView, WatchEvent,
+    Job, JobSpec, JobView, WatchEvent,
     proto::{ActiveSlice, FrameState, JobState},
 };
 use framecrew_node::blender::FoundBlender;
 use futures::StreamExt as _;
 use support::{
     blenders,
-    servers::{Crew, PATIENCE, assert_as_good_as_afresh, orchestrator},
+    servers::{Crew, PATIENCE, assert_as_good_as_afresh, orchestrator, watched},
 };
 use tokio::time::timeout;
 
@@ -101,4 +103,52 @@ async fn a_node_killed_in_mid_frame_costs_at_most_one_more_render_a_slot() {
     assert_eq!(drawn.len(), FRAMES as usize);
     let times: u32 = drawn.values().sum();
     assert!(times <= FRAMES as u32 + 1, "at most one extra render: {drawn:?}");
+}
+
+/// An orchestrator and two nodes that draw small pictures, with a job of so many frames.
+async fn synthetic_crew(frames: i32) -> (Crew, Job) {
+    let crew = Crew::start(orchestrator(), &["a", "b"], &["--renderer", "synthetic:20ms"]);
+    let spec = JobSpec::animation(DEMO).frames(1..=frames);
+    let job = crew.cluster().await.submit(spec).await.unwrap();
+    (crew, job)
+}
+
+/// Runs the orchestrator's program to its end.
+fn run(args: &[&str], data: &Path) -> (Output, String) {
+    let output = orchestrator().args(args).arg("--data").arg(data).output().unwrap();
+    let said = String::from_utf8(output.stderr.clone()).unwrap();
+    (output, said)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_store_is_refused_with_the_way_out_and_stays_as_it_is() {
+    let (mut crew, job) = synthetic_crew(30).await;
+    watched(job.watch(), drop).await;
+    crew.orchestrator.terminate();
+    crew.orchestrator.ended().await;
+    // Without its log, and with a page in the middle that is none.
+    let database = crew.data.join("framecrew.db");
+    let (checkpointed, said) = run(&["check"], &crew.data);
+    assert!(checkpointed.status.success(), "{said}");
+    let mut bytes = fs::read(&database).unwrap();
+    let page = bytes.len() / 4_096 / 2 * 4_096;
+    bytes[page..page + 4_096].fill(0xa5);
+    fs::write(&database, &bytes).unwrap();
+    let files = || -> BTreeMap<_, _> {
+        let entries = fs::read_dir(&crew.data).unwrap().map(|entry| entry.unwrap().path());
+        entries
+            .filter(|path| path.is_file())
+            .map(|path| (path.clone(), fs::read(path).unwrap()))
+            .collect()
+    };
+    let before = files();
+
+    let (refused, said) = run(&["--listen", "127.0.0.1:0"], &crew.data);
+    assert_eq!(refused.status.code(), Some(2), "{said}");
+    for word in ["damaged", "framecrew-orchestrator check", "framecrew-orchestrator backup"] {
+        assert!(said.contains(word), "{said}");
+    }
+    assert!(files() == before, "nothing was changed");
+    let (checked, _) = run(&["check"], &crew.data);
+    assert_eq!(checked.status.code(), Some(1), "{checked:?}");
 }
