@@ -32,6 +32,7 @@ use crate::{
         Warning,
     },
     feed::{ActiveSlice, Feed, JobNews, NodeState, NodeView, Progress},
+    history::History,
     movie::{self, Image},
     scheduler::{
         Action, Event, NodeLoad, RestoredBatch, RestoredJob, RestoredNode, Scheduler, Standing,
@@ -192,6 +193,7 @@ pub(crate) struct Driver {
     put_off: Vec<Heartbeat>,
     /// Batches that time took from their nodes in the turn at hand.
     given_away: HashSet<BatchId>,
+    history: History,
 }
 
 impl Driver {
@@ -202,8 +204,10 @@ impl Driver {
         dispatch: Dispatch,
         mailbox: Mailbox,
         lease: Duration,
+        mut history: History,
     ) -> Result<Self, StoreError> {
-        let Remembered { open_jobs, batches, nodes, last_job } = store.remember().await?;
+        let Remembered { open_jobs, batches, nodes, last_job, commits } = store.remember().await?;
+        history.opened(feed.identity(), commits);
         let mut jobs = HashMap::new();
         let mut restored_jobs = Vec::new();
         let mut settled_slices = HashSet::new();
@@ -235,6 +239,7 @@ impl Driver {
             nodes = nodes.len(),
             batches = restored_batches.len(),
             epoch = feed.identity().epoch.0,
+            commits,
             "store opened"
         );
         let known: HashMap<_, _> = nodes.into_iter().collect();
@@ -270,6 +275,7 @@ impl Driver {
             renewals: BTreeMap::new(),
             put_off: Vec::new(),
             given_away: HashSet::new(),
+            history,
         };
         let mut turn = Turn::default();
         turn.nodes.extend(this.nodes.keys().cloned());
@@ -570,15 +576,18 @@ impl Driver {
                 }
             }
         }
-        let store = self.store.clone();
-        if !group.is_empty()
-            && let Err(error) = self.meanwhile(store.commit(&group)).await
-        {
-            if matches!(error, StoreError::Superseded) {
-                return Err(error);
+        if !group.is_empty() {
+            group.new_jobs.iter().for_each(|(_, record)| self.history.submitted(record));
+            self.history.announce(true);
+            let store = self.store.clone();
+            match self.meanwhile(store.commit(&group)).await {
+                Ok(()) => self.history.durable(),
+                Err(error @ StoreError::Superseded) => return Err(error),
+                Err(error) => {
+                    warn!(%error, "jobs refused");
+                    group.new_jobs.clear();
+                }
             }
-            warn!(%error, "jobs refused");
-            group.new_jobs.clear();
         }
         // Watchers may come as soon as a submission is answered.
         for (_, record) in &group.new_jobs {
@@ -764,7 +773,9 @@ impl Driver {
         self.dispatch.meet(&node, &address);
         let record = NodeRecord { incarnation, address, description };
         self.nodes.insert(node.clone(), record.clone());
+        self.history.registering(&node, incarnation, record.description.slots);
         self.decide(event, turn);
+        self.history.registered();
         turn.group.nodes.insert(node.clone(), Some(record));
         turn.nodes.insert(node.clone());
         Welcome { abandoned: self.abandoned(&node, batches), first_batch }
@@ -783,6 +794,7 @@ impl Driver {
     /// Notes what the scheduler decided: what is to be written, and what is to follow.
     fn apply(&mut self, turn: &mut Turn, actions: Vec<Action>) {
         for action in actions {
+            self.history.acted(&action);
             match action {
                 Action::StartBatch { batch, job, node, incarnation, slices } => {
                     let record = BatchRecord {
@@ -925,6 +937,7 @@ impl Driver {
                         );
                         // In one transaction with the end of its source: there is never the one without the other.
                         turn.group.new_jobs.push((movie::request(job), record.clone()));
+                        self.history.submitted(&record);
                         turn.movies.push(record);
                     }
                     turn.group.jobs.insert(job, open.record.standing.clone());
@@ -965,8 +978,10 @@ impl Driver {
     /// Commits a turn, however often it takes, and lets it be seen.
     async fn settle(&mut self, turn: Turn) -> Result<(), StoreError> {
         let Turn { group, effects, movies, reopened, jobs, nodes, gone } = turn;
+        self.history.announce(!group.is_empty());
         if !group.is_empty() {
             self.commit(&group).await?;
+            self.history.durable();
         }
         for record in &reopened {
             self.feed.open_job(record);

@@ -13,6 +13,11 @@ mod feed;
 #[doc(hidden)]
 pub mod fuzzing;
 #[cfg(any(test, feature = "history"))]
+pub mod history;
+#[cfg(not(any(test, feature = "history")))]
+#[path = "history/none.rs"]
+mod history;
+#[cfg(any(test, feature = "history"))]
 pub mod invariants;
 mod movie;
 mod previews;

@@ -51,6 +51,10 @@ struct Args {
     /// Bytes that they may take before the oldest go; 20 GiB by default.
     #[arg(long, env = "FRAMECREW_BLOB_BYTES", value_name = "BYTES")]
     blob_bytes: Option<u64>,
+    /// File that what is decided is appended to, commit by commit; for tests.
+    #[cfg(feature = "history")]
+    #[arg(long, value_name = "FILE")]
+    history: Option<PathBuf>,
     /// Asks the orchestrator on --listen whether it serves, and exits with 0 if it does: a container's health check.
     #[arg(long)]
     health: bool,
@@ -178,6 +182,10 @@ async fn run(args: Args) -> anyhow::Result<()> {
         config.blob_age = Duration::from_secs(u64::from(hours) * 60 * 60);
     }
     config.blob_bytes = args.blob_bytes.unwrap_or(config.blob_bytes);
+    #[cfg(feature = "history")]
+    {
+        config.history = args.history;
+    }
     Ok(serve(listener, config, shutdown_signal()).await?)
 }
 

@@ -18,6 +18,7 @@ use crate::{
     dispatch::Dispatch,
     driver::{self, Driver},
     feed::Feed,
+    history::History,
     service::{
         StreamLimits, blob_store, connections, orchestrator::OrchestratorService, places::Places,
     },
@@ -53,6 +54,9 @@ pub struct Config {
     /// Bytes of the disk that uploads leave free; a gigabyte unless told otherwise, or a twentieth of a disk
     /// that is small.
     pub disk_reserve_bytes: Option<u64>,
+    /// File that the history is appended to; none unless told otherwise.
+    #[cfg(any(test, feature = "history"))]
+    pub history: Option<PathBuf>,
 }
 
 impl Config {
@@ -67,6 +71,8 @@ impl Config {
             lease: LEASE,
             streams,
             disk_reserve_bytes: None,
+            #[cfg(any(test, feature = "history"))]
+            history: None,
         }
     }
 }
@@ -78,6 +84,15 @@ pub enum ServeError {
     #[error("cannot use the data folder {}: {source}; choose another with --data", path.display())]
     Data {
         /// The folder.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The history cannot be written.
+    #[cfg(any(test, feature = "history"))]
+    #[error("cannot write the history {}: {source}; choose another with --history", path.display())]
+    History {
+        /// The file.
         path: PathBuf,
         /// Why.
         source: io::Error,
@@ -107,7 +122,16 @@ pub async fn serve(
     config: Config,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), ServeError> {
-    let Config { data, blob_age, blob_bytes, lease, streams: limits, disk_reserve_bytes } = config;
+    #[cfg(any(test, feature = "history"))]
+    let history = match &config.history {
+        Some(path) => History::append_to(path)
+            .map_err(|source| ServeError::History { path: path.clone(), source })?,
+        None => History::default(),
+    };
+    #[cfg(not(any(test, feature = "history")))]
+    let history = History;
+    let Config { data, blob_age, blob_bytes, lease, streams: limits, disk_reserve_bytes, .. } =
+        config;
     let data_error = |source| ServeError::Data { path: data.clone(), source };
     let store_error =
         |error: StoreError| ServeError::Store { path: data.clone(), reason: error.to_string() };
@@ -143,8 +167,9 @@ pub async fn serve(
     let feed = Arc::new(Feed::new(store.clone(), identity));
     let (driver, mailbox) = driver::mailbox(blobs.clone());
     let dispatch = Dispatch::new(driver.clone(), blobs.clone(), feed.identity(), streams.clone());
+    let patience = lease + LEASE_MARGIN;
     let restored =
-        Driver::restore(store.clone(), feed.clone(), dispatch, mailbox, lease + LEASE_MARGIN)
+        Driver::restore(store.clone(), feed.clone(), dispatch, mailbox, patience, history)
             .await
             .map_err(store_error)?;
     let mut driving = AbortOnDropHandle::new(tokio::spawn(restored.run(stop.clone())));

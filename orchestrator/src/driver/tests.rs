@@ -159,7 +159,9 @@ impl Fixture {
         let feed = Arc::new(Feed::new(store.clone(), identity.clone()));
         let (driver, mailbox) = mailbox(blobs.clone());
         let dispatch = Dispatch::new(driver.clone(), blobs, &identity, stop.clone());
-        let restored = Driver::restore(store.clone(), feed.clone(), dispatch, mailbox, lease);
+        let history = History::append_to(&dir.path().join("history")).unwrap();
+        let restored =
+            Driver::restore(store.clone(), feed.clone(), dispatch, mailbox, lease, history);
         let running = tokio::spawn(restored.await.unwrap().run(stop.clone()));
         Self { dir, store, feed, driver, node, stop, running }
     }
@@ -170,6 +172,7 @@ impl Fixture {
         let _ = (&mut self.running).await;
         self.store.inner.close().await;
         let dir = std::mem::replace(&mut self.dir, tempfile::tempdir().unwrap());
+        crate::history::replay(&dir.path().join("history")).unwrap();
         let node = self.node.try_clone().unwrap();
         drop(self);
         Self::on(dir, node, Duration::from_secs(3_600)).await

@@ -177,6 +177,8 @@ pub(crate) struct Remembered {
     pub(crate) nodes: Vec<(NodeName, NodeRecord)>,
     /// The highest job number ever given.
     pub(crate) last_job: u64,
+    /// Commits of all lives.
+    pub(crate) commits: u64,
 }
 
 /// What is to be known of a job's frames to go on with it.

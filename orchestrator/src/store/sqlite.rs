@@ -563,6 +563,9 @@ impl Store for SqliteStore {
             let last: Option<i64> =
                 sqlx::query_scalar("SELECT MAX(job_id) FROM job").fetch_one(&self.readers).await?;
             remembered.last_job = last.unwrap_or(0) as u64;
+            let commits: i64 =
+                sqlx::query_scalar("SELECT commits FROM store").fetch_one(&self.readers).await?;
+            remembered.commits = commits as u64;
             Ok(remembered)
         }
         .boxed()

@@ -1,0 +1,145 @@
+//! What became visible, written to a file for tests of whole processes: each commit's records before the commit,
+//! and a mark after it. [`replay()`] tells such a file to [`Invariants`](crate::invariants::Invariants).
+//!
+//! A line is one `write`: what a killed process has written is there, and at most its last line is torn. Whether
+//! the commit that was announced last is durable the store knows: it counts its commits, and each opening tells
+//! how many.
+
+mod replay;
+
+use std::{
+    fs::File,
+    io::{self, Read as _, Seek as _, SeekFrom, Write as _},
+    path::Path,
+};
+
+use serde::{Deserialize, Serialize};
+
+pub use self::replay::{ReplayError, Replayed, replay};
+use crate::{
+    domain::{FrameSet, Incarnation, JobId, NodeName},
+    scheduler::Action,
+    store::{Identity, JobRecord},
+};
+
+/// A line of the file.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Line {
+    /// A life of the orchestrator begins on a store that has counted so many commits.
+    Opened { store_id: String, epoch: u32, commits: u64 },
+    /// All this becomes visible once the store has counted so many commits: at once, when there is nothing to write.
+    Announced { commits: u64, records: Vec<Record> },
+    /// The store has counted so many commits.
+    Durable { commits: u64 },
+}
+
+/// What the checker is told.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Record {
+    Submitted { job: JobId, frames: FrameSet },
+    Joined { node: NodeName, incarnation: Incarnation, slots: u32 },
+    Acted(Action),
+}
+
+/// The history that a driver writes; the default one writes none.
+#[derive(Debug, Default)]
+pub(crate) struct History {
+    file: Option<File>,
+    /// Commits that the store has counted.
+    commits: u64,
+    /// Of the turn at hand.
+    records: Vec<Record>,
+    /// Whose registration is being decided.
+    registering: Option<(NodeName, Incarnation, u32)>,
+}
+
+impl History {
+    /// Goes on with a file; makes it where it is not.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub(crate) fn append_to(path: &Path) -> io::Result<Self> {
+        let mut file = File::options().create(true).read(true).append(true).open(path)?;
+        // Ends the line that a former life was killed in.
+        if file.seek(SeekFrom::End(0))? > 0 {
+            let mut last = [0];
+            file.seek(SeekFrom::End(-1))?;
+            file.read_exact(&mut last)?;
+            if last != *b"\n" {
+                file.write_all(b"\n")?;
+            }
+        }
+        Ok(Self { file: Some(file), ..Self::default() })
+    }
+
+    /// A life begins.
+    pub(crate) fn opened(&mut self, identity: &Identity, commits: u64) {
+        let (store_id, epoch) = (identity.store_id.to_string(), identity.epoch.0);
+        self.commits = commits;
+        self.write(&Line::Opened { store_id, epoch, commits });
+    }
+
+    /// A job is about to be written.
+    pub(crate) fn submitted(&mut self, job: &JobRecord) {
+        if self.file.is_some() {
+            let (job, frames) = (job.job, job.spec.frames.clone());
+            self.records.push(Record::Submitted { job, frames });
+        }
+    }
+
+    /// What is decided until [`Self::registered`] is about a node that registers.
+    pub(crate) fn registering(&mut self, node: &NodeName, incarnation: Incarnation, slots: u32) {
+        self.registering = Some((node.clone(), incarnation, slots));
+    }
+
+    /// The end of that.
+    pub(crate) fn registered(&mut self) {
+        self.registering = None;
+    }
+
+    /// The scheduler decided.
+    pub(crate) fn acted(&mut self, action: &Action) {
+        if self.file.is_none() {
+            return;
+        }
+        // A former life of the node goes first; a node that was there all along does not change.
+        if let Action::NodeChanged { node: changed } = action
+            && let Some((node, incarnation, slots)) =
+                self.registering.take_if(|(node, ..)| node == changed)
+        {
+            self.records.push(Record::Joined { node, incarnation, slots });
+        }
+        self.records.push(Record::Acted(action.clone()));
+    }
+
+    /// What was noted becomes visible with the next commit, or at once when there is nothing to write.
+    pub(crate) fn announce(&mut self, is_commit: bool) {
+        let records = std::mem::take(&mut self.records);
+        if is_commit || !records.is_empty() {
+            let commits = self.commits + u64::from(is_commit);
+            self.write(&Line::Announced { commits, records });
+        }
+    }
+
+    /// The commit is durable.
+    pub(crate) fn durable(&mut self) {
+        self.commits += 1;
+        self.write(&Line::Durable { commits: self.commits });
+    }
+
+    fn write(&mut self, line: &Line) {
+        let Some(file) = &mut self.file else { return };
+        // Fails only for maps whose keys are not strings; no line has one.
+        let mut text = serde_json::to_vec(line).unwrap_or_default();
+        text.push(b'\n');
+        if let Err(error) = file.write_all(&text) {
+            tracing::error!(%error, "the history cannot be written; it ends here");
+            self.file = None;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
