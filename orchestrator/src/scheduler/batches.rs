@@ -78,17 +78,21 @@ impl Scheduler {
         actions.push(Action::EndBatch { batch, node });
     }
 
-    /// The node's process died, and the one that took its place is not registered yet.
+    /// The node's process died, and the one that took its place is not registered yet: until then it gets
+    /// nothing, or what never reached it would be thought to be its next death.
     pub(super) fn miss_batch(
         &mut self,
         id: BatchId,
         actions: &mut Vec<Action>,
     ) -> BTreeSet<NodeName> {
         let Some(batch) = self.batches.get(&id) else { return self.ignore() };
-        let mut looked_at = self.roomy.clone();
-        looked_at.insert(batch.node.clone());
+        let name = batch.node.clone();
+        if let Some(node) = self.nodes.get_mut(&name) {
+            node.silent = true;
+        }
+        self.roomy.remove(&name);
         self.lose_batch(id, Loss::Died, actions);
-        looked_at
+        self.roomy.clone()
     }
 
     /// Takes a slice out of a live batch that holds it open.

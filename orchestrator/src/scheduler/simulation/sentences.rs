@@ -624,6 +624,25 @@ fn a_job_that_nodes_cannot_even_begin_yields_to_the_next() {
 }
 
 #[test]
+fn a_node_that_has_lost_a_batch_gets_nothing_before_it_registers_again() {
+    let (mut scheduler, node) = by_hand();
+    let now = Duration::ZERO;
+    let (batch, _) = started(&scheduler.handle(now, submitted(1))).unwrap();
+    let actions = scheduler.handle(now, Event::BatchLost { batch });
+    scheduler.check_invariants();
+    assert!(started(&actions).is_none(), "{actions:?}");
+    assert!(!scheduler.is_listened_to(&node, Incarnation(1)));
+    let description = NodeDescription {
+        slots: 1,
+        blenders: vec![Blender { version: None, kind: 3, path: String::new() }],
+        ..NodeDescription::default()
+    };
+    let (node, incarnation) = (node, Incarnation(2));
+    let actions = scheduler.handle(now, Event::NodeRegistered { node, incarnation, description });
+    assert!(started(&actions).is_some(), "{actions:?}");
+}
+
+#[test]
 fn silence_while_the_orchestrator_stood_still_proves_nothing() {
     let (mut scheduler, node) = by_hand();
     let late = TTL * 3;
