@@ -372,6 +372,8 @@ impl World {
                 }
             }
             Call::Attach { epoch, batch } => match machine.held.get_mut(&batch) {
+                // Who asked is dead by now, and its stream with it.
+                Some(held) if epoch < held.reader => {}
                 Some(held) => {
                     held.reader = epoch;
                     self.replay(i, batch, 0);
