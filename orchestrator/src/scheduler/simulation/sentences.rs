@@ -624,12 +624,15 @@ fn a_job_that_nodes_cannot_even_begin_yields_to_the_next() {
 }
 
 #[test]
-fn a_node_that_has_lost_a_batch_gets_nothing_before_it_registers_again() {
+fn a_node_that_has_lost_a_batch_is_dead_and_gets_nothing_before_it_registers_again() {
     let (mut scheduler, node) = by_hand();
     let now = Duration::ZERO;
     let (batch, _) = started(&scheduler.handle(now, submitted(1))).unwrap();
+    scheduler.handle(now, Event::SliceStarted { batch, slice: Slice::whole(1) });
     let actions = scheduler.handle(now, Event::BatchLost { batch });
     scheduler.check_invariants();
+    let is_blame = |action: &Action| matches!(action, Action::ReopenSlice { failure: Some(_), .. });
+    assert!(actions.iter().any(is_blame), "what it had begun may have been its death");
     assert!(started(&actions).is_none(), "{actions:?}");
     assert!(!scheduler.is_listened_to(&node, Incarnation(1)));
     let description = NodeDescription {
