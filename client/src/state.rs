@@ -37,7 +37,7 @@ impl JobView {
                     ..Self::default()
                 };
                 for frame in &snapshot.troubled {
-                    self.troubled.insert(frame.frame, frame.clone());
+                    self.troubled.insert(frame.frame, kept(frame));
                 }
                 self.add_active(&snapshot.active);
             }
@@ -170,7 +170,7 @@ impl JobView {
             self.troubled.remove(&frame.frame);
             return;
         }
-        self.troubled.insert(frame.frame, frame.clone());
+        self.troubled.insert(frame.frame, kept(frame));
         if self.troubled.len() > TROUBLED_MAX {
             let oldest = self.troubled.values().min_by_key(|frame| frame.revision);
             if let Some(oldest) = oldest.map(|frame| frame.frame) {
@@ -185,6 +185,16 @@ impl JobView {
             self.active.insert((key.frame, key.index), slice.clone());
         }
     }
+}
+
+/// A frame without its small picture, which comes only as the frame is finished: views that come to a revision in
+/// different ways must be equal.
+fn kept(frame: &Frame) -> Frame {
+    let mut frame = frame.clone();
+    if let Some(preview) = &mut frame.preview {
+        preview.data.clear();
+    }
+    frame
 }
 
 /// One entry for each frame of the runs, by number; no more than a job may have.

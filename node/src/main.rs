@@ -127,15 +127,16 @@ async fn run(args: Args) -> anyhow::Result<()> {
     let cache = args.cache.unwrap_or_else(blender::default_cache);
     let provision = args.provision.then(|| cache.clone());
     let data = args.data.unwrap_or_else(|| cache.join("nodes").join(&name));
-    let renderer = match args.renderer {
-        RendererChoice::Blender(_) => {
-            let (given, provision) = (args.blenders, args.provision);
-            let found = task::spawn_blocking(move || find(&given, &cache, provision)).await??;
-            RendererChoice::Blender(found)
+    let draws = matches!(args.renderer, RendererChoice::Blender(_));
+    let (given, provisions) = (args.blenders, args.provision);
+    let find = move |temporary: PathBuf| async move {
+        if !draws {
+            return Ok(Vec::new());
         }
-        synthetic => synthetic,
+        let finding = task::spawn_blocking(move || find(&given, &cache, provisions, &temporary));
+        finding.await.map_err(anyhow::Error::from).flatten().map_err(|error| format!("{error:#}"))
     };
-    let usual = Config::new(name, args.orchestrator, renderer, data);
+    let usual = Config::new(name, args.orchestrator, args.renderer, data);
     let config = Config {
         advertise: args.advertise,
         slots: args.slots,
@@ -151,17 +152,19 @@ async fn run(args: Args) -> anyhow::Result<()> {
         ..usual
     };
     let (leave, shutdown) = told_to_end()?;
-    framecrew_node::serve_until(listener, config, leave, shutdown).await?;
+    framecrew_node::serve_until(listener, config, find, leave, shutdown).await?;
     Ok(())
 }
 
-/// Whether a node at `address` (also one that stands for all of this machine's) holds a lease.
+/// Whether a node at `address` (also one that stands for all of this machine's) holds a lease and can draw.
 async fn is_leased(address: SocketAddr) -> bool {
     let Ok(mut node) = RenderNodeClient::connect(format!("http://{address}")).await else {
         return false;
     };
     let answer = node.describe_node(DescribeNodeRequest {}).await;
-    answer.is_ok_and(|answer| answer.into_inner().status.is_some_and(|status| status.leased))
+    let Ok(answer) = answer.map(tonic::Response::into_inner) else { return false };
+    let knows_its_blenders = answer.description.is_some_and(|it| !it.blenders.is_empty());
+    knows_its_blenders && answer.status.is_some_and(|status| status.leased)
 }
 
 /// The Blenders of this machine; with `provision`, one that is installed now when there is none.
@@ -169,8 +172,9 @@ fn find(
     given: &[PathBuf],
     cache: &std::path::Path,
     provision: bool,
+    temporary: &std::path::Path,
 ) -> anyhow::Result<Vec<FoundBlender>> {
-    let mut found = blender::find(given, cache);
+    let mut found = blender::find_in(given, cache, temporary);
     for path in given {
         if !found.iter().any(|blender| &blender.path == path) {
             return Err(anyhow!(
@@ -188,7 +192,7 @@ fn find(
         })?;
         let missing = blender::missing_libraries(&blender);
         blender::install_libraries(&missing, |command| info!("running: {command}"))?;
-        found = blender::find(given, cache);
+        found = blender::find_in(given, cache, temporary);
     }
     if found.is_empty() {
         return Err(anyhow!(

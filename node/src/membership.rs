@@ -116,8 +116,12 @@ pub(crate) async fn keep(node: Arc<Node>, channel: Channel, reach: Reach) -> Exp
             Ok(interval) => interval,
             Err(expelled) => return expelled,
         };
-        if let Err(expelled) = heartbeats(&node, &mut rpc, interval).await {
-            return expelled;
+        tokio::select! {
+            ended = heartbeats(&node, &mut rpc, interval) => if let Err(expelled) = ended {
+                return expelled;
+            },
+            // Registered again at once, with what it has now.
+            () = node.equipped.notified() => {}
         }
     }
 }
@@ -172,7 +176,7 @@ async fn register(
             incarnation: node.incarnation,
             address: reach.address.clone(),
             port: reach.port.into(),
-            description: Some(node.description.clone()),
+            description: Some(node.description()),
             batch_ids: node.batch_ids(),
         };
         match in_time(rpc.register_node(request)).await {

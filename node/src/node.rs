@@ -4,19 +4,23 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use framecrew_proto::v1::{NodeDescription, NodeStatus};
-use tokio::{sync::watch, time};
+use tokio::{
+    sync::{Notify, watch},
+    time,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
 use crate::{
     batch::{self, Batch, Work},
+    blender::FoundBlender,
     membership::Lease,
     movie::Ffmpeg,
     outbox::Outbox,
@@ -43,12 +47,14 @@ const DISOWNED_MAX: usize = 256;
 pub(crate) struct Node {
     pub(crate) name: String,
     pub(crate) incarnation: u64,
-    pub(crate) description: NodeDescription,
+    /// What it knows of itself from the beginning; the rest comes with [`Node::description`].
+    fixed: NodeDescription,
     pub(crate) lease: Lease,
     pub(crate) slots: Slots,
     pub(crate) projects: Projects,
     pub(crate) outbox: Outbox,
-    pub(crate) ffmpeg: Option<Ffmpeg>,
+    /// What makes movies, once it is found.
+    ffmpeg: OnceLock<Ffmpeg>,
     /// Private folders of frames that are being rendered.
     pub(crate) work: PathBuf,
     /// Ends when the node shuts down.
@@ -66,6 +72,8 @@ pub(crate) struct Node {
     /// The highest epoch seen.
     epoch: AtomicU64,
     changed: watch::Sender<()>,
+    /// Told when the description has changed since the node registered.
+    pub(crate) equipped: Notify,
     running: TaskTracker,
 }
 
@@ -77,7 +85,6 @@ pub(crate) struct Parts {
     pub(crate) slots: Slots,
     pub(crate) projects: Projects,
     pub(crate) outbox: Outbox,
-    pub(crate) ffmpeg: Option<Ffmpeg>,
     pub(crate) work: PathBuf,
     /// Usually `FREE_BYTES_MIN`.
     pub(crate) free_bytes_min: u64,
@@ -111,12 +118,12 @@ impl Node {
         Self {
             name: parts.name,
             incarnation: parts.incarnation,
-            description: parts.description,
+            fixed: parts.description,
             lease: Lease::default(),
             slots: parts.slots,
             projects: parts.projects,
             outbox: parts.outbox,
-            ffmpeg: parts.ffmpeg,
+            ffmpeg: OnceLock::new(),
             work: parts.work,
             free_bytes_min: parts.free_bytes_min,
             stopping: CancellationToken::new(),
@@ -127,7 +134,29 @@ impl Node {
             first_batch: AtomicU64::new(0),
             epoch: AtomicU64::new(0),
             changed: watch::Sender::new(()),
+            equipped: Notify::new(),
             running: TaskTracker::new(),
+        }
+    }
+
+    /// What it is and has, as far as it knows by now.
+    pub(crate) fn description(&self) -> NodeDescription {
+        NodeDescription {
+            blenders: self.slots.blenders(),
+            ffmpeg: self.ffmpeg().map_or_else(String::new, |found| found.version().to_owned()),
+            ..self.fixed.clone()
+        }
+    }
+
+    pub(crate) fn ffmpeg(&self) -> Option<&Ffmpeg> {
+        self.ffmpeg.get()
+    }
+
+    /// Takes in what was found on this machine.
+    pub(crate) fn equip(&self, blenders: Vec<FoundBlender>, ffmpeg: Option<Ffmpeg>) {
+        self.slots.add(blenders);
+        if let Some(ffmpeg) = ffmpeg {
+            let _ = self.ffmpeg.set(ffmpeg);
         }
     }
 
@@ -167,7 +196,7 @@ impl Node {
             }
             // One that renders and one that waits for each slot.
             let live = batches.values().filter(|batch| !batch.is_ended()).count();
-            if live >= 2 * self.description.slots as usize {
+            if live >= 2 * self.fixed.slots as usize {
                 return Err(Refusal::SlotsFull);
             }
             if let Some(free_bytes) = low_disk {
@@ -429,7 +458,6 @@ pub(crate) mod tests {
             slots: Slots::new(choice, Faults::default(), None, 1, workplace),
             projects: Projects::new(folder.path().to_owned(), blobs.clone(), u64::MAX),
             outbox: Outbox::open(folder.path().join("outbox"), blobs, 1, outbox_bytes).unwrap(),
-            ffmpeg: None,
             work: folder.path().to_owned(),
             free_bytes_min,
         });

@@ -25,8 +25,8 @@ use tracing::{info, warn};
 
 use crate::{
     adoption,
-    blender::Fetcher,
-    config::Config,
+    blender::{Fetcher, FoundBlender},
+    config::{Config, RendererChoice},
     confine::{self, Confine, Workplace},
     membership::{self, Expelled, Reach},
     movie::Ffmpeg,
@@ -112,17 +112,21 @@ pub async fn serve(
     config: Config,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), ServeError> {
-    serve_until(listener, config, future::pending(), shutdown).await
+    let none_more = future::ready(Ok(Vec::new()));
+    serve_until(listener, config, |_| none_more, future::pending(), shutdown).await
 }
 
-/// The same; and when `leave` completes, takes no work any more, hands back what has not begun, and leaves as soon as
+/// The same; and what `find` finds comes to the Blenders of `config`: looking for them takes seconds, in which the
+/// cluster knows already that an earlier life of this node is over. `find` gets a folder for what is asked to
+/// put its temporary files in. And when `leave` completes, takes no work any more, hands back what has not begun, and leaves as soon as
 /// what is being drawn is done, or `config.drain` has passed.
 ///
 /// # Errors
 /// As [`serve`].
-pub async fn serve_until(
+pub async fn serve_until<F: Future<Output = Result<Vec<FoundBlender>, String>> + Send + 'static>(
     listener: TcpListener,
     config: Config,
+    find: impl FnOnce(PathBuf) -> F,
     leave: impl Future<Output = ()> + Send + 'static,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), ServeError> {
@@ -148,8 +152,13 @@ pub async fn serve_until(
 
     let confined = check_walls(&config)?;
     let workplace = Workplace { work: work.clone(), layouts: root.join(LAYOUTS), confined };
-    let (fetcher, ffmpeg) =
-        (fetcher(config.provision).await, ffmpeg(config.ffmpeg, confined).await?);
+    let fetcher = fetcher(config.provision).await;
+    let asked = work.join("asked");
+    fs::create_dir(&asked).map_err(data)?;
+    let found = find(asked.clone());
+    // Nothing else takes long.
+    let is_searching =
+        matches!(&config.renderer, RendererChoice::Blender(known) if known.is_empty());
     let slots = Slots::new(config.renderer, config.faults, fetcher, config.slots, workplace);
     let blobs = BlobClient::new(channel.clone());
     let incarnation = incarnation();
@@ -161,19 +170,32 @@ pub async fn serve_until(
             tags: config.tags,
             allows_scripts: config.allow_scripts,
             confines: confined,
-            ffmpeg: ffmpeg.as_ref().map_or_else(String::new, |found| found.version().to_owned()),
-            ..describe(&slots, config.slots)
+            ..describe(config.slots)
         },
         name: config.name,
         slots,
         projects: Projects::new(root, blobs, config.cache_bytes),
         outbox: outbox.map_err(data)?,
-        ffmpeg,
         work,
         free_bytes_min: FREE_BYTES_MIN,
     }));
     let reach = Reach { address: config.advertise.unwrap_or_default(), port: local.port() };
     info!(name = %node.name, %local, orchestrator = config.orchestrator, "node started");
+
+    let equipped = node.clone();
+    let equipping = async move {
+        let (blenders, ffmpeg) = tokio::join!(found, ffmpeg(config.ffmpeg, confined));
+        let _ = fs::remove_dir_all(asked);
+        equipped.equip(blenders.map_err(ServeError::Config)?, ffmpeg?);
+        if is_searching {
+            equipped.equipped.notify_one();
+        }
+        Ok::<_, ServeError>(())
+    };
+    let mut equipping = std::pin::pin!(equipping);
+    if !is_searching {
+        equipping.as_mut().await?;
+    }
 
     let streams_end = CancellationToken::new();
     let mut server = tokio::spawn(server(node.clone(), listener, streams_end.clone())?);
@@ -194,6 +216,7 @@ pub async fn serve_until(
         node.drain(config.drain).await;
     };
     let end = tokio::select! {
+        Err(lacks) = &mut equipping, if is_searching => Err(lacks),
         expelled = membership => Err(expelled.into()),
         // A node that nobody can reach must not go on as if it were one.
         served = &mut server => Err(ended_early(served)),
@@ -411,7 +434,7 @@ async fn ffmpeg(given: Option<PathBuf>, confined: bool) -> Result<Option<Ffmpeg>
     }
 }
 
-fn describe(slots: &Slots, count: u32) -> NodeDescription {
+fn describe(slots: u32) -> NodeDescription {
     let mut system = System::new();
     system.refresh_memory();
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
@@ -419,8 +442,7 @@ fn describe(slots: &Slots, count: u32) -> NodeDescription {
         platform: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
         cores: u32::try_from(cores).unwrap_or(u32::MAX),
         memory_bytes: system.total_memory(),
-        slots: count,
-        blenders: slots.blenders(),
+        slots,
         version: env!("CARGO_PKG_VERSION").into(),
         ..NodeDescription::default()
     }

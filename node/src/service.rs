@@ -89,7 +89,7 @@ impl RenderNode for Service {
     ) -> Result<Response<DescribeNodeResponse>, Status> {
         Ok(Response::new(DescribeNodeResponse {
             name: self.node.name.clone(),
-            description: Some(self.node.description.clone()),
+            description: Some(self.node.description()),
             status: Some(self.node.status()),
         }))
     }

@@ -420,8 +420,9 @@ pub(crate) fn node_description(
         let message = format!("must be 1 to {SLOTS_MAX}, is {}", description.slots);
         faults.add("description.slots", message);
     }
-    if description.blenders.is_empty() || description.blenders.len() > BLENDERS_MAX {
-        let message = format!("must be 1 to {BLENDERS_MAX}, are {}", description.blenders.len());
+    // None: it is still looking for them.
+    if description.blenders.len() > BLENDERS_MAX {
+        let message = format!("must be {BLENDERS_MAX} at most, are {}", description.blenders.len());
         faults.add("description.blenders", message);
     }
     faults.tags("description.tags", &description.tags);

@@ -67,7 +67,7 @@ fn table(nodes: &[Node]) -> Table {
             node.finished_slices.to_string(),
             description.cores.to_string(),
             words::bytes(description.memory_bytes),
-            blenders.join(", "),
+            if blenders.is_empty() { "looking for it".into() } else { blenders.join(", ") },
             if description.ffmpeg.is_empty() { "none".into() } else { description.ffmpeg },
             if description.allows_scripts { "allowed" } else { "no" }.into(),
             description.tags.join(", "),

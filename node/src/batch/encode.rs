@@ -23,7 +23,7 @@ pub(super) async fn make_movie(
     folder: &Path,
 ) -> Result<DrawnSlice, Failure> {
     let Course { node, batch, scene, .. } = course;
-    let Some(ffmpeg) = &node.ffmpeg else {
+    let Some(ffmpeg) = node.ffmpeg() else {
         return Err(infrastructure("this node has no ffmpeg".into()));
     };
     let no_folder = |error| infrastructure(format!("cannot make a folder: {error}"));

@@ -1,6 +1,6 @@
 //! Fetches a Blender when a job needs one that this machine lacks.
 
-use std::{ops::ControlFlow, path::PathBuf};
+use std::{env, ops::ControlFlow, path::PathBuf};
 
 use framecrew_proto::v1::{self, BlenderKind};
 use tokio::{sync::mpsc, task};
@@ -95,7 +95,7 @@ impl Fetcher {
                 }
                 installed => installed?,
             }
-            ask(&fetched.path).ok_or(FetchError::DoesNotStart(version))
+            ask(&fetched.path, &env::temp_dir()).ok_or(FetchError::DoesNotStart(version))
         });
         while let Some(line) = reports.recv().await {
             tell(line);

@@ -35,9 +35,22 @@ os._exit(0)";
 /// `cache`. Runs each of them, all at once; one that does not answer in 30 seconds is left out. Blocks.
 #[must_use]
 pub fn find(given: &[PathBuf], cache: &Path) -> Vec<FoundBlender> {
+    match tempfile::tempdir() {
+        Ok(temporary) => find_in(given, cache, temporary.path()),
+        Err(_) => find_in(given, cache, &env::temp_dir()),
+    }
+}
+
+/// The same; what is run puts its temporary files into a folder that the caller removes: a Blender that is asked
+/// for its version leaves some behind.
+#[must_use]
+pub fn find_in(given: &[PathBuf], cache: &Path, temporary: &Path) -> Vec<FoundBlender> {
     let askers: Vec<_> = candidates(given, cache)
         .into_iter()
-        .map(|path| thread::spawn(move || ask(&path)))
+        .map(|path| {
+            let temporary = temporary.to_owned();
+            thread::spawn(move || ask(&path, &temporary))
+        })
         .collect();
     let mut found: Vec<_> =
         askers.into_iter().filter_map(|asker| asker.join().ok().flatten()).collect();
@@ -47,14 +60,14 @@ pub fn find(given: &[PathBuf], cache: &Path) -> Vec<FoundBlender> {
 }
 
 /// Runs a program and reads which Blender it is, if it is one.
-pub(crate) fn ask(path: &Path) -> Option<FoundBlender> {
+pub(crate) fn ask(path: &Path, temporary: &Path) -> Option<FoundBlender> {
     let kind = if is_python(path) { Kind::Module } else { Kind::Executable };
     let mut command = Command::new(path);
     match kind {
         Kind::Executable => command.arg("--version"),
         Kind::Module => command.args(["-c", ASK_MODULE]),
     };
-    let output = answer(&mut command, ANSWER_TIMEOUT)?;
+    let output = answer(command.env("TMPDIR", temporary), ANSWER_TIMEOUT)?;
     let version = output.lines().find_map(|line| line.trim().strip_prefix("Blender "))?;
     Some(FoundBlender { version: version.parse().ok()?, kind, path: path.to_owned() })
 }

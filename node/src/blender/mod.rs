@@ -16,7 +16,7 @@ pub(crate) use self::{
 };
 pub use self::{
     fetch::Teller,
-    find::find,
+    find::{find, find_in},
     libraries::{
         InstallError, MissingLibrary, install_libraries, likely_missing_libraries,
         missing_libraries,

@@ -35,17 +35,18 @@ pub(crate) struct Blenders {
 
 impl Blenders {
     pub(crate) fn new(
-        mut found: Vec<FoundBlender>,
+        found: Vec<FoundBlender>,
         fetcher: Option<Fetcher>,
         slots: u32,
         workplace: Workplace,
     ) -> Self {
-        found.sort_by_key(|blender| Reverse(blender.version));
         let mut system = System::new();
         system.refresh_memory();
         // A process that has grown to half of its slot's share has leaked, or cached for another scene.
         let memory_bytes_max = system.total_memory() / u64::from(slots.max(1)) / 2;
-        Self { found: Mutex::new(found), fetcher, workplace, memory_bytes_max }
+        let blenders = Self { found: Mutex::default(), fetcher, workplace, memory_bytes_max };
+        blenders.add(found);
+        blenders
     }
 
     pub(crate) fn describe(&self) -> Vec<Blender> {
@@ -89,13 +90,19 @@ impl Blenders {
         let fetched = fetcher.fetch(*version, |line| observe(Observation::Line(line))).await;
         let fetched = fetched
             .map_err(|error| RenderError::new(FailureReason::Infrastructure, error.to_string()))?;
-        let mut found = self.found();
-        // Another slot may have waited for the same.
-        if !found.contains(&fetched) {
-            found.push(fetched);
-            found.sort_by_key(|blender| Reverse(blender.version));
-        }
+        self.add(vec![fetched]);
         Ok(())
+    }
+
+    pub(crate) fn add(&self, more: Vec<FoundBlender>) {
+        let mut found = self.found();
+        for blender in more {
+            // Two slots may have waited for the same.
+            if !found.contains(&blender) {
+                found.push(blender);
+            }
+        }
+        found.sort_by_key(|blender| (Reverse(blender.version), blender.kind));
     }
 
     fn found(&self) -> MutexGuard<'_, Vec<FoundBlender>> {

@@ -11,7 +11,7 @@ use super::{
     synthetic::Synthetic,
 };
 use crate::{
-    blender::Fetcher,
+    blender::{Fetcher, FoundBlender},
     config::{Faults, RendererChoice},
     confine::Workplace,
     movie::Soundtrack,
@@ -103,6 +103,13 @@ impl Slots {
     /// Ends the Blenders that have waited for too long.
     pub(crate) fn kill_long_idle(&self) {
         lock(&self.idle).retain(|worker| !worker.is_idle_for_too_long());
+    }
+
+    /// Adds Blenders that were found since.
+    pub(crate) fn add(&self, found: Vec<FoundBlender>) {
+        if let Renderer::Blender(blenders) = &self.renderer {
+            blenders.add(found);
+        }
     }
 
     /// What the node tells the cluster about its Blenders.

@@ -38,6 +38,12 @@ impl Scheduler {
             Some((known, _)) if known > incarnation => return self.ignore(),
             Some((known, true)) if known == incarnation => return self.ignore(),
             Some((known, false)) if known == incarnation => {
+                if let Some(node) = self.nodes.get_mut(&name) {
+                    // It may have found Blenders since.
+                    self.slots -= node.slots();
+                    node.description = description;
+                    self.slots += node.slots();
+                }
                 self.hear(now, &name, actions);
                 let mut looked_at = self.roomy.clone();
                 looked_at.insert(name);

@@ -188,7 +188,11 @@ impl OrchestratorService {
         }
         let nodes: Vec<_> =
             self.feed.nodes().into_iter().filter(|node| node.state.is_live()).collect();
-        if nodes.is_empty() || nodes.iter().any(|node| node.description.meets(requirements)) {
+        // Who is still looking for its Blenders may have the right one.
+        let may_suit = |node: &NodeView| {
+            node.description.blenders.is_empty() || node.description.meets(requirements)
+        };
+        if nodes.is_empty() || nodes.iter().any(may_suit) {
             return Ok(());
         }
         let descriptions = nodes.iter().map(|node| &node.description);
