@@ -146,7 +146,7 @@ pub async fn serve(
     let (store, identity) =
         SqliteStore::open(&data.join("framecrew.db")).await.map_err(store_error)?;
     let store = match disk_reserve_bytes {
-        // Uploads stop first, then new jobs; frames go on.
+        // Uploads stop first, then new jobs.
         Some(bytes) => store.with_reserve(bytes / 8),
         None => store,
     };
