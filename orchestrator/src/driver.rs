@@ -541,6 +541,8 @@ impl Driver {
         submissions: Vec<(NewJob, SubmitReply)>,
         turn: &mut Turn,
     ) -> Result<(), StoreError> {
+        // Readers may have to wait for each other; heartbeats do not wait for them.
+        let store = self.store.clone();
         let mut group = Group::default();
         let mut accepted = Vec::new();
         for (NewJob { request, spec, file_version }, reply) in submissions {
@@ -551,7 +553,7 @@ impl Driver {
                 .map(|(known, record): &(Request, JobRecord)| (record.job, known.clone()));
             let known = match pending {
                 Some(known) => Ok(Some(known)),
-                None => self.store.find_request(&request.request_id).await,
+                None => self.meanwhile(store.find_request(&request.request_id)).await,
             };
             match known {
                 Err(error) => {
@@ -579,7 +581,6 @@ impl Driver {
         if !group.is_empty() {
             group.new_jobs.iter().for_each(|(_, record)| self.history.submitted(record));
             self.history.announce(true);
-            let store = self.store.clone();
             match self.meanwhile(store.commit(&group)).await {
                 Ok(()) => self.history.durable(),
                 Err(error @ StoreError::Superseded) => return Err(error),
@@ -595,7 +596,7 @@ impl Driver {
         }
         // Answered from the store: what it does not have was not accepted.
         for (job, existed, reply) in accepted {
-            let answer = match self.store.job(job).await {
+            let answer = match self.meanwhile(store.job(job)).await {
                 Ok(Some(record)) => Ok((record, existed)),
                 Ok(None) => Err(SubmitError::StoreFailing),
                 Err(error) => Err(error.into()),
