@@ -53,8 +53,8 @@ pub(crate) struct Node {
     pub(crate) slots: Slots,
     pub(crate) projects: Projects,
     pub(crate) outbox: Outbox,
-    /// What makes movies, once it is found.
-    ffmpeg: OnceLock<Ffmpeg>,
+    /// What makes movies, where there is something; unset while the node is still looking what there is.
+    ffmpeg: OnceLock<Option<Ffmpeg>>,
     /// Private folders of frames that are being rendered.
     pub(crate) work: PathBuf,
     /// Ends when the node shuts down.
@@ -141,23 +141,23 @@ impl Node {
 
     /// What it is and has, as far as it knows by now.
     pub(crate) fn description(&self) -> NodeDescription {
+        // Nor are Blenders offered that it could fetch: the right one may be here.
+        let is_equipped = self.ffmpeg.get().is_some();
         NodeDescription {
-            blenders: self.slots.blenders(),
+            blenders: if is_equipped { self.slots.blenders() } else { Vec::new() },
             ffmpeg: self.ffmpeg().map_or_else(String::new, |found| found.version().to_owned()),
             ..self.fixed.clone()
         }
     }
 
     pub(crate) fn ffmpeg(&self) -> Option<&Ffmpeg> {
-        self.ffmpeg.get()
+        self.ffmpeg.get()?.as_ref()
     }
 
     /// Takes in what was found on this machine.
     pub(crate) fn equip(&self, blenders: Vec<FoundBlender>, ffmpeg: Option<Ffmpeg>) {
         self.slots.add(blenders);
-        if let Some(ffmpeg) = ffmpeg {
-            let _ = self.ffmpeg.set(ffmpeg);
-        }
+        let _ = self.ffmpeg.set(ffmpeg);
     }
 
     /// Takes a batch on, forgetting first what is settled, and starts it as soon as a slot is free.

@@ -118,7 +118,8 @@ pub(super) fn pool(connections: u32) -> SqlitePoolOptions {
 async fn begin_epoch(writer: &SqlitePool) -> Result<Identity, StoreError> {
     // At least the seconds since 1970, so that it rises for nodes also when the data folder is a new one.
     let seconds = crate::driver::wall_ms() / 1_000;
-    let mut tx = writer.begin().await?;
+    // Waits for what a former life in this process is still writing, instead of failing on it.
+    let mut tx = writer.begin_with("BEGIN IMMEDIATE").await?;
     let known: Option<(String, i64)> =
         sqlx::query_as("SELECT store_id, epoch FROM store").fetch_optional(&mut *tx).await?;
     let (store_id, epoch) = match known {
