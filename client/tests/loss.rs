@@ -165,7 +165,7 @@ async fn a_store_that_was_set_back_is_watched_from_the_beginning() {
     let job = cluster.submit(JobSpec::animation(DEMO).frames(1..=30)).await.unwrap();
     orchestrator.stop().await;
     let backup = base.path().join("backup");
-    copy(&data, &backup);
+    framecrew_orchestrator::backup(&data, &backup).await.unwrap();
 
     let orchestrator = Part::orchestrator(address, &data).await;
     let renders = |life: &str| {
@@ -186,7 +186,7 @@ async fn a_store_that_was_set_back_is_watched_from_the_beginning() {
         fs::remove_dir_all(&data).unwrap();
         fs::rename(&backup, &data).unwrap();
         let orchestrator = Part::orchestrator(address, &data).await;
-        // Nothing is rendered until then: revisions would catch up with the watcher's.
+        // Nothing is rendered until then: the watcher is to see it go back.
         timeout(PATIENCE, told.wait_for(|(_, starts_over)| *starts_over > 0))
             .await
             .unwrap()
@@ -201,16 +201,4 @@ async fn a_store_that_was_set_back_is_watched_from_the_beginning() {
     assert_eq!(seen.view, watch(&job, |_| {}).await.view);
     node.stop().await;
     orchestrator.stop().await;
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let to = to.join(entry.file_name());
-        match entry.file_type().unwrap().is_dir() {
-            true => copy(&entry.path(), &to),
-            false => drop(fs::copy(entry.path(), to).unwrap()),
-        }
-    }
 }
