@@ -118,8 +118,8 @@ pub async fn serve(
 
 /// The same; and what `find` finds comes to the Blenders of `config`: looking for them takes seconds, in which the
 /// cluster knows already that an earlier life of this node is over. `find` gets a folder for what is asked to
-/// put its temporary files in. And when `leave` completes, takes no work any more, hands back what has not begun, and leaves as soon as
-/// what is being drawn is done, or `config.drain` has passed.
+/// put its temporary files in. And when `leave` completes, takes no work any more, hands back what has not begun,
+/// and leaves as soon as what is being drawn is done, or `config.drain` has passed.
 ///
 /// # Errors
 /// As [`serve`].

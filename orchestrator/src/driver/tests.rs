@@ -141,6 +141,18 @@ impl Fixture {
         Self::with_lease(Duration::from_secs(3_600)).await
     }
 
+    /// With a finished frame of node `a` that the store cannot write.
+    async fn with_a_held_commit() -> (Self, BatchId) {
+        let fixture = Self::new().await;
+        fixture.driver.submit(fixture.job("r")).await.unwrap();
+        fixture.node().await;
+        let batch = BatchId::first(fixture.feed.identity().epoch);
+        fixture.store.is_full.store(true, Ordering::SeqCst);
+        fixture.driver.report(batch, vec![BatchNews::Finished(Slice::whole(1), rendered())]).await;
+        fixture.refused().await;
+        (fixture, batch)
+    }
+
     async fn with_lease(lease: Duration) -> Self {
         let node = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         Self::on(tempfile::tempdir().unwrap(), node, lease).await
@@ -516,13 +528,7 @@ async fn a_job_that_fails_or_is_cancelled_makes_no_movie() {
 
 #[tokio::test]
 async fn a_node_keeps_its_lease_while_a_commit_is_held() {
-    let fixture = Fixture::new().await;
-    fixture.driver.submit(fixture.job("r")).await.unwrap();
-    fixture.node().await;
-    let batch = BatchId::first(fixture.feed.identity().epoch);
-    fixture.store.is_full.store(true, Ordering::SeqCst);
-    fixture.driver.report(batch, vec![BatchNews::Finished(Slice::whole(1), rendered())]).await;
-    fixture.refused().await;
+    let (fixture, batch) = Fixture::with_a_held_commit().await;
     // Answered although nothing can be written; only the node that is known here is told so.
     let beat = |node: &str, life| {
         fixture.driver.heartbeat(node.into(), Incarnation(life), vec![batch], false)
@@ -564,13 +570,7 @@ async fn who_lost_the_store_notices_it_although_nothing_is_to_be_written() {
 
 #[tokio::test]
 async fn after_a_gap_nodes_are_answered_although_the_commit_is_still_held() {
-    let fixture = Fixture::new().await;
-    fixture.driver.submit(fixture.job("r")).await.unwrap();
-    fixture.node().await;
-    let batch = BatchId::first(fixture.feed.identity().epoch);
-    fixture.store.is_full.store(true, Ordering::SeqCst);
-    fixture.driver.report(batch, vec![BatchNews::Finished(Slice::whole(1), rendered())]).await;
-    fixture.refused().await;
+    let (fixture, batch) = Fixture::with_a_held_commit().await;
     tokio::time::pause();
     tokio::time::advance(STALL * 2).await;
     tokio::time::resume();
@@ -581,13 +581,7 @@ async fn after_a_gap_nodes_are_answered_although_the_commit_is_still_held() {
 
 #[tokio::test]
 async fn nodes_that_wait_for_a_held_commit_keep_nobody_else_waiting() {
-    let fixture = Fixture::new().await;
-    fixture.driver.submit(fixture.job("r")).await.unwrap();
-    fixture.node().await;
-    let batch = BatchId::first(fixture.feed.identity().epoch);
-    fixture.store.is_full.store(true, Ordering::SeqCst);
-    fixture.driver.report(batch, vec![BatchNews::Finished(Slice::whole(1), rendered())]).await;
-    fixture.refused().await;
+    let (fixture, _) = Fixture::with_a_held_commit().await;
     let beat = |node: &str| {
         let driver = fixture.driver.clone();
         let node = node.into();
@@ -613,13 +607,7 @@ async fn nodes_that_wait_for_a_held_commit_keep_nobody_else_waiting() {
 
 #[tokio::test]
 async fn who_gave_up_registering_while_a_commit_was_held_is_not_registered() {
-    let fixture = Fixture::new().await;
-    fixture.driver.submit(fixture.job("r")).await.unwrap();
-    fixture.node().await;
-    let batch = BatchId::first(fixture.feed.identity().epoch);
-    fixture.store.is_full.store(true, Ordering::SeqCst);
-    fixture.driver.report(batch, vec![BatchNews::Finished(Slice::whole(1), rendered())]).await;
-    fixture.refused().await;
+    let (fixture, _) = Fixture::with_a_held_commit().await;
     let registration = Registration {
         node: "b".into(),
         incarnation: Incarnation(1),
