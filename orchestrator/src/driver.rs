@@ -541,7 +541,7 @@ impl Driver {
         submissions: Vec<(NewJob, SubmitReply)>,
         turn: &mut Turn,
     ) -> Result<(), StoreError> {
-        // Readers may have to wait for each other; heartbeats do not wait for them.
+        // However long the disk takes to read, heartbeats do not wait for it.
         let store = self.store.clone();
         let mut group = Group::default();
         let mut accepted = Vec::new();

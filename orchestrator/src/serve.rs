@@ -150,6 +150,7 @@ pub async fn serve(
         Some(bytes) => store.with_reserve(bytes / 8),
         None => store,
     };
+    let driver_store = Arc::new(store.for_driver());
     let store = Arc::new(store);
     let opened = store.clone();
     let checked = store.clone();
@@ -169,7 +170,7 @@ pub async fn serve(
     let dispatch = Dispatch::new(driver.clone(), blobs.clone(), feed.identity(), streams.clone());
     let patience = lease + LEASE_MARGIN;
     let restored =
-        Driver::restore(store.clone(), feed.clone(), dispatch, mailbox, patience, history)
+        Driver::restore(driver_store, feed.clone(), dispatch, mailbox, patience, history)
             .await
             .map_err(store_error)?;
     let mut driving = AbortOnDropHandle::new(tokio::spawn(restored.run(stop.clone())));

@@ -121,7 +121,10 @@ impl Store for FullableStore {
 /// A driver on a real database, with a node that takes calls and never answers: tests speak for it.
 struct Fixture {
     dir: TempDir,
+    /// The driver's.
     store: Arc<FullableStore>,
+    /// The watchers'.
+    shared: Arc<SqliteStore>,
     feed: Arc<Feed>,
     driver: DriverHandle,
     /// Where the node would be: connections wait there for ever.
@@ -159,30 +162,31 @@ impl Fixture {
     }
 
     async fn on(dir: TempDir, node: std::net::TcpListener, lease: Duration) -> Self {
-        let (inner, identity) = SqliteStore::open(&dir.path().join("db")).await.unwrap();
+        let (shared, identity) = SqliteStore::open(&dir.path().join("db")).await.unwrap();
+        let shared = Arc::new(shared);
         let store = Arc::new(FullableStore {
-            inner,
+            inner: shared.for_driver(),
             is_full: AtomicBool::new(false),
             is_low: AtomicBool::new(false),
             refused: AtomicUsize::new(0),
         });
         let stop = CancellationToken::new();
         let blobs = Blobs::open(&dir.path().join("blobs"), None).unwrap();
-        let feed = Arc::new(Feed::new(store.clone(), identity.clone()));
+        let feed = Arc::new(Feed::new(shared.clone(), identity.clone()));
         let (driver, mailbox) = mailbox(blobs.clone());
         let dispatch = Dispatch::new(driver.clone(), blobs, &identity, stop.clone());
         let history = History::append_to(&dir.path().join("history")).unwrap();
         let restored =
             Driver::restore(store.clone(), feed.clone(), dispatch, mailbox, lease, history);
         let running = tokio::spawn(restored.await.unwrap().run(stop.clone()));
-        Self { dir, store, feed, driver, node, stop, running }
+        Self { dir, store, shared, feed, driver, node, stop, running }
     }
 
     /// Another life on the same store, after this one died wherever it was.
     async fn restart(mut self) -> Self {
         self.running.abort();
         let _ = (&mut self.running).await;
-        self.store.inner.close().await;
+        self.shared.close().await;
         let dir = std::mem::replace(&mut self.dir, tempfile::tempdir().unwrap());
         crate::history::replay(&dir.path().join("history")).unwrap();
         let node = self.node.try_clone().unwrap();
@@ -280,6 +284,19 @@ fn rendered() -> Rendered {
         peak_memory_bytes: 0,
         preview: None,
     }
+}
+
+#[tokio::test]
+async fn the_driver_reads_while_slow_watchers_have_every_connection_of_theirs() {
+    let fixture = Fixture::new().await;
+    let _slow = fixture.shared.take_readers().await;
+    fixture.node().await;
+    let (first, _) = fixture.driver.submit(fixture.job("r")).await.unwrap();
+    let (again, existed) = fixture.driver.submit(fixture.job("r")).await.unwrap();
+    assert!(existed);
+    assert_eq!(again.job, first.job);
+    assert!(fixture.driver.retry_frames(first.job, None).await.is_ok());
+    fixture.store.check_epoch().await.unwrap();
 }
 
 #[tokio::test]

@@ -30,6 +30,9 @@ use crate::domain::{
 
 /// Connections for readers: more would only wait for the processors.
 const READERS: u32 = 4;
+/// Connections of the driver, which reads one thing after the other. Its own: however many watchers read, and
+/// however long, leases and commits do not wait for them.
+const DRIVER_READERS: u32 = 1;
 /// How long a statement waits for another one's lock; only a checkpoint can hold one.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 /// What new jobs leave free on the disk, for the frames of those that are there: some hundred thousand of them.
@@ -42,11 +45,12 @@ const CHECK_FIRST_BYTES: u64 = 16 << 20;
 /// Rows in one INSERT: SQLite takes 32,766 parameters, and a row of the widest table has 12.
 const ROWS_MAX: usize = 1_000;
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct SqliteStore {
     /// One connection: commits take turns.
     writer: SqlitePool,
     readers: SqlitePool,
+    driver_readers: SqlitePool,
     /// Bytes of the disk that are not for new jobs.
     reserve_bytes: u64,
     folder: PathBuf,
@@ -68,10 +72,27 @@ impl SqliteStore {
             .await
             .map_err(|error| StoreError::Database(error.into()))?;
         let identity = begin_epoch(&writer).await?;
-        let readers = pool(READERS).connect_with(options.read_only(true)).await?;
+        let options = options.read_only(true);
+        let driver_readers = pool(DRIVER_READERS).connect_with(options.clone()).await?;
+        let readers = pool(READERS).connect_with(options).await?;
         let folder = path.parent().unwrap_or(Path::new("")).to_owned();
-        let reserve_bytes = RESERVE_BYTES;
-        Ok((Self { writer, readers, reserve_bytes, folder, epoch: identity.epoch }, identity))
+        let (reserve_bytes, epoch) = (RESERVE_BYTES, identity.epoch);
+        Ok((Self { writer, readers, driver_readers, reserve_bytes, folder, epoch }, identity))
+    }
+
+    /// The same store, whose reads wait for no other reader: for the driver alone.
+    pub(crate) fn for_driver(&self) -> Self {
+        Self { readers: self.driver_readers.clone(), ..self.clone() }
+    }
+
+    /// Takes every connection that watchers read with, as many slow ones do.
+    #[cfg(test)]
+    pub(crate) async fn take_readers(&self) -> Vec<sqlx::pool::PoolConnection<Sqlite>> {
+        let mut taken = Vec::new();
+        for _ in 0..READERS {
+            taken.extend(self.readers.acquire().await);
+        }
+        taken
     }
 
     /// Another number of bytes of the disk that new jobs leave free.
@@ -93,6 +114,7 @@ impl SqliteStore {
     pub(crate) async fn close(&self) {
         self.writer.close().await;
         self.readers.close().await;
+        self.driver_readers.close().await;
     }
 }
 
