@@ -31,8 +31,29 @@ pub struct Invariants {
 #[derive(Debug)]
 struct Job {
     frames: BTreeMap<i32, Frame>,
+    /// Of `frames`, counted as they change: each change of one updates the job, which may have very many.
+    tally: FrameCounts,
     state: JobState,
     revision: Revision,
+}
+
+impl Job {
+    /// Settles a frame or opens it again, with the tries that it has had by now.
+    fn set(&mut self, number: i32, state: FrameState, attempts: &Attempts) {
+        let frame = self.frames.get_mut(&number).expect("I3: only frames asked for");
+        *count(&mut self.tally, frame.state) -= 1;
+        *count(&mut self.tally, state) += 1;
+        frame.attempts = attempts.clone();
+        frame.state = state;
+    }
+
+    /// What was open is cancelled.
+    fn cancel(&mut self) {
+        for frame in self.frames.values_mut().filter(|frame| frame.state == FrameState::Open) {
+            frame.state = FrameState::Cancelled;
+        }
+        self.tally.cancelled += std::mem::take(&mut self.tally.open);
+    }
 }
 
 #[derive(Debug)]
@@ -62,8 +83,9 @@ impl Invariants {
     /// A submission was acknowledged.
     pub fn submitted(&mut self, job: JobId, frames: &FrameSet) {
         let open = || Frame { state: FrameState::Open, attempts: Attempts::default() };
-        let frames = frames.iter().map(|frame| (frame, open())).collect();
-        let job_record = Job { frames, state: JobState::Queued, revision: 1 };
+        let frames: BTreeMap<_, _> = frames.iter().map(|frame| (frame, open())).collect();
+        let tally = FrameCounts { open: frames.len() as u64, ..FrameCounts::default() };
+        let job_record = Job { frames, tally, state: JobState::Queued, revision: 1 };
         assert!(self.jobs.insert(job, job_record).is_none(), "I4: job {job} was made twice");
     }
 
@@ -217,7 +239,7 @@ impl Invariants {
         assert!(revision > job.revision, "I9: every change has a revision of its own");
         job.revision = revision;
         job.state = JobState::Rendering;
-        let frame = job.frames.get_mut(&slice.frame).expect("I3: only frames asked for");
+        let frame = job.frames.get(&slice.frame).expect("I3: only frames asked for");
         assert_eq!(frame.state, FrameState::Failed, "I8: only what failed is tried again");
         assert_eq!(attempts.total(), 0, "I13: {slice:?} begins anew");
         assert!(attempts.failed_on.is_empty(), "I13: {slice:?} begins anew");
@@ -225,8 +247,7 @@ impl Invariants {
         assert!(latest >= frame.attempts.latest_batch, "I6: {slice:?} has left {latest:?} before");
         let held = self.batches.iter().find(|(_, b)| b.job == id && b.open.contains(&slice));
         assert!(held.is_none(), "I7: {slice:?} failed, and is in batch {held:?}");
-        frame.attempts = attempts.clone();
-        frame.state = FrameState::Open;
+        job.set(slice.frame, FrameState::Open, attempts);
     }
 
     /// What changes a slice must come from the batch that holds it.
@@ -266,7 +287,7 @@ impl Invariants {
         assert!(!job.state.is_final(), "I11: {slice:?} of job {job_id} changed after its end");
         assert!(revision > job.revision, "I9: every change has a revision of its own");
         job.revision = revision;
-        let frame = job.frames.get_mut(&slice.frame).expect("I3: only frames asked for");
+        let frame = job.frames.get(&slice.frame).expect("I3: only frames asked for");
         assert_eq!(frame.state, FrameState::Open, "I1: {slice:?} is settled once");
         let tries = |attempts: &Attempts| {
             let Attempts { renderer, node_lost, out_of_memory, infrastructure, .. } = *attempts;
@@ -295,8 +316,7 @@ impl Invariants {
             );
         }
         assert_eq!(tries(attempts), expected, "I6: attempts rise one by one, in their own budget");
-        frame.attempts = attempts.clone();
-        frame.state = state;
+        job.set(slice.frame, state, attempts);
     }
 
     fn job_updated(&mut self, id: JobId, state: JobState, counts: FrameCounts, revision: Revision) {
@@ -305,17 +325,9 @@ impl Invariants {
         assert!(revision >= job.revision, "I9: revisions of job {id} rise");
         job.revision = revision;
         if state == JobState::Cancelled {
-            for frame in job.frames.values_mut().filter(|frame| frame.state == FrameState::Open) {
-                frame.state = FrameState::Cancelled;
-            }
+            job.cancel();
         }
-        let count = |state| job.frames.values().filter(|frame| frame.state == state).count() as u64;
-        let tally = FrameCounts {
-            open: count(FrameState::Open),
-            finished: count(FrameState::Finished),
-            failed: count(FrameState::Failed),
-            cancelled: count(FrameState::Cancelled),
-        };
+        let tally = job.tally;
         assert_eq!(counts, tally, "I3: frames of job {id} are counted");
         match state {
             JobState::Queued => assert_eq!(job.state, JobState::Queued, "I8: job {id} went back"),
@@ -356,9 +368,9 @@ impl Invariants {
         self.jobs[&job].state
     }
 
-    /// Frames of a job in that state.
+    /// Frames of a job in that state; none of a job that is not known.
     pub fn frames(&self, job: JobId, state: FrameState) -> Vec<i32> {
-        let frames = self.jobs[&job].frames.iter();
+        let frames = self.jobs.get(&job).into_iter().flat_map(|job| &job.frames);
         frames.filter(|(_, frame)| frame.state == state).map(|(number, _)| *number).collect()
     }
 
@@ -374,6 +386,15 @@ impl Invariants {
         assert!(open.is_empty(), "I20: jobs {open:?} do not end");
         assert!(self.batches.is_empty(), "I20: batches never end: {:?}", self.batches);
         assert!(self.rendering.is_empty(), "I15: renders outlive their jobs: {:?}", self.rendering);
+    }
+}
+
+fn count(counts: &mut FrameCounts, state: FrameState) -> &mut u64 {
+    match state {
+        FrameState::Open => &mut counts.open,
+        FrameState::Finished => &mut counts.finished,
+        FrameState::Failed => &mut counts.failed,
+        FrameState::Cancelled => &mut counts.cancelled,
     }
 }
 
