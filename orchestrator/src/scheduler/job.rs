@@ -54,7 +54,7 @@ pub(super) struct Job {
     /// Frames the cursor has yet to give.
     ahead: u64,
     /// Slices to be tried again, by what is held against them: a look for one that suits a node costs as much
-    /// as there are different blames, however many slices wait. Those without blame go first.
+    /// as there are different blames, however many slices wait.
     returned: BTreeMap<Blame, VecDeque<Slice>>,
     returned_len: u64,
     /// Tries behind slices that have any.
@@ -68,6 +68,8 @@ pub(super) struct Job {
 /// What is held against a slice that waits for another try.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
 struct Blame {
+    /// A try failed by itself, not only with its node, or it must be alone: it may not starve the rest.
+    last: bool,
     /// It took nodes or memory with it: nothing else may be on its node, so that nothing else suffers.
     alone: bool,
     /// Nodes that failed it, sorted.
@@ -194,7 +196,7 @@ impl Job {
 
     /// Up to `size` slices for `node`, which has nothing to do when it is `empty`. `other_could` tells whether
     /// some other live node, not among those given, could render this job: then slices that failed here are
-    /// left for it. Slices that were tried before come last, so that a bad frame cannot starve the rest.
+    /// left for it. Those whose node was lost come first, as they are late already; those that failed come last.
     pub(super) fn take(
         &mut self,
         size: u64,
@@ -202,7 +204,15 @@ impl Job {
         empty: bool,
         other_could: impl Fn(&[NodeName]) -> bool,
     ) -> Taken {
+        let suits =
+            |blame: &Blame| !blame.failed_on.contains(node) || !other_could(&blame.failed_on);
         let mut slices = Vec::new();
+        let fill = |slices: &mut Vec<Slice>, returned: &mut VecDeque<Slice>| {
+            let room = (size - slices.len() as u64) as usize;
+            slices.extend(returned.drain(..room.min(returned.len())));
+        };
+        let at_once = self.returned.iter_mut().filter(|(blame, _)| !blame.last && suits(blame));
+        at_once.for_each(|(_, returned)| fill(&mut slices, returned));
         while (slices.len() as u64) < size && self.ahead > 0 {
             let Some(frame) = self.cursor.next(&self.frames) else { break };
             if !self.passed_over.remove(&frame) {
@@ -211,16 +221,15 @@ impl Job {
             }
         }
         let mut taken = None;
-        for (blame, returned) in &mut self.returned {
+        for (blame, returned) in self.returned.iter_mut().filter(|(blame, _)| blame.last) {
             if slices.len() as u64 >= size {
                 break;
             }
-            if blame.failed_on.contains(node) && other_could(&blame.failed_on) {
+            if !suits(blame) {
                 continue;
             }
             if !blame.alone {
-                let room = (size - slices.len() as u64) as usize;
-                slices.extend(returned.drain(..room.min(returned.len())));
+                fill(&mut slices, returned);
             } else if slices.is_empty() {
                 taken = Some(match returned.pop_front_if(|_| empty) {
                     Some(slice) => Taken::Alone(slice),
@@ -236,8 +245,10 @@ impl Job {
 
     /// Puts a slice back; what is held against it stays.
     pub(super) fn put_back(&mut self, slice: Slice) {
-        let mut blame = Blame { alone: self.must_be_alone(slice), ..Blame::default() };
+        let alone = self.must_be_alone(slice);
+        let mut blame = Blame { last: alone, alone, ..Blame::default() };
         if let Some(attempts) = self.attempts.get(&slice) {
+            blame.last |= attempts.total() > attempts.node_lost;
             blame.failed_on.clone_from(&attempts.failed_on);
             blame.failed_on.sort_unstable();
         }

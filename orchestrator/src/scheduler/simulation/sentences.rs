@@ -249,6 +249,16 @@ fn a_node_that_restarts_has_its_frames_given_out_at_once() {
 }
 
 #[test]
+fn a_frame_whose_node_was_lost_goes_before_those_that_nobody_has_begun() {
+    let cluster = Cluster::new().node("a").node("b").job(1..=100).seconds(1.0).passes(10.5);
+    let lost = cluster.rendering("a")[0];
+    let cluster = cluster.fault("a", Fault::Crash(Some(Duration::from_millis(200)))).passes(5.0);
+    assert_eq!(cluster.renders(1, lost..=lost), [2], "it was begun again");
+    assert_eq!(cluster.renders(1, 100..=100), [0]);
+    cluster.assert_finished();
+}
+
+#[test]
 fn a_node_that_says_goodbye_costs_its_frames_no_attempt() {
     let cluster = Cluster::new().node("a").node("b").job(1..=10).passes(1.5);
     let cluster = cluster.fault("a", Fault::Leave(Duration::from_secs(3600))).assert_finished();
