@@ -16,6 +16,10 @@ use framecrew::{
     },
 };
 use framecrew_blobs::Digest;
+use framecrew_orchestrator::{
+    domain::{self, JobId},
+    history::replay,
+};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use serde_json::json;
 use tokio::time::sleep;
@@ -55,9 +59,24 @@ pub(crate) struct Sum {
     pub(crate) begun: u64,
     /// Frames of jobs that nobody cancelled which were begun once more than needed.
     pub(crate) extra: u64,
+    /// The history of what the orchestrator decided, if it wrote one and nothing in it must not be.
+    pub(crate) replayed: Option<Replay>,
 }
 
-/// Waits until every job is over (I20), now that nothing goes wrong any more.
+/// How much was decided.
+#[derive(Debug)]
+pub(crate) struct Replay {
+    pub(crate) actions: u64,
+    pub(crate) commits: u64,
+    /// Of the orchestrator.
+    pub(crate) lives: u64,
+    /// Commits that nobody knows to be durable.
+    pub(crate) dropped: u64,
+    /// Size of the history.
+    pub(crate) bytes: u64,
+}
+
+/// Waits until every job is over (I20), now that nothing goes wrong any more: also those that nobody was told of.
 pub(crate) async fn ends(world: &World) {
     let begun = Instant::now();
     while world.ledger.is_open() {
@@ -76,7 +95,26 @@ pub(crate) async fn ends(world: &World) {
         }
         sleep(POLL).await;
     }
+    let cluster = Cluster::connect(format!("http://{}", world.orchestrator.address)).await;
+    let cluster = cluster.expect("the orchestrator serves");
+    loop {
+        let listed = cluster.jobs(usize::MAX).await.unwrap();
+        let open = listed.iter().filter(|job| !is_over(job.state())).map(|job| job.job_id);
+        let open: Vec<u64> = open.collect();
+        if open.is_empty() {
+            break;
+        }
+        if begun.elapsed() > END_TIMEOUT {
+            world.history.finding(format!("I20: jobs that nobody watches do not end: {open:?}"));
+            return;
+        }
+        sleep(POLL).await;
+    }
     world.history.took("all is healed, and every job is over", begun.elapsed());
+}
+
+fn is_over(state: JobState) -> bool {
+    matches!(state, JobState::Finished | JobState::Failed | JobState::Cancelled)
 }
 
 /// Checks everything that clients were told, and every output.
@@ -359,6 +397,34 @@ pub(crate) async fn end(world: &Arc<World>) {
     }
 }
 
+/// Tells what the orchestrator decided to the checker of invariants: it breaks none, every job is over by it, and
+/// what clients were told was decided.
+pub(crate) fn decided(world: &World, sum: &mut Sum) {
+    let Some(path) = &world.orchestrator.history else { return };
+    let begun = Instant::now();
+    let replayed = match replay(path) {
+        Ok(replayed) => replayed,
+        Err(error) => return world.history.finding(error.to_string()),
+    };
+    let invariants = replayed.invariants;
+    if !invariants.all_over() {
+        world.history.finding("I20: by what the orchestrator decided, jobs are not over");
+    }
+    for (job, facts) in world.ledger.jobs() {
+        let finished = invariants.frames(JobId(job), domain::FrameState::Finished);
+        let finished: HashSet<i32> = finished.into_iter().collect();
+        for number in facts.committed.keys().filter(|number| !finished.contains(number)) {
+            world.history.finding(format!(
+                "I1: frame {number} of job {job} was told as finished, and nobody decided that"
+            ));
+        }
+    }
+    world.history.took("the history is replayed", begun.elapsed());
+    let (actions, commits, lives) = (replayed.actions, replayed.commits, replayed.lives);
+    let bytes = fs::metadata(path).map_or(0, |metadata| metadata.len());
+    sum.replayed = Some(Replay { actions, commits, lives, dropped: replayed.dropped, bytes });
+}
+
 /// Reads the servers' logs: nothing panicked, and how often frames were begun.
 pub(crate) fn logs(world: &World, sum: &mut Sum) {
     let jobs = world.ledger.jobs();
@@ -369,7 +435,8 @@ pub(crate) fn logs(world: &World, sum: &mut Sum) {
             continue;
         }
         let text = fs::read(&path).unwrap();
-        for line in String::from_utf8_lossy(&text).lines() {
+        let text = String::from_utf8_lossy(&text);
+        for line in text.lines() {
             if line.contains("panicked at") {
                 let name = entry.file_name().to_string_lossy().into_owned();
                 world.history.finding(format!("{name}: {line}"));
@@ -388,10 +455,12 @@ pub(crate) fn logs(world: &World, sum: &mut Sum) {
 
 /// The job and the frame that a line of a node's log tells of.
 fn slice(line: &str) -> Option<(u64, i32)> {
-    let field = |name: &str| {
-        line.split_whitespace().find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
-    };
-    Some((field("job")?.parse().ok()?, field("frame")?.parse().ok()?))
+    Some((field(line, "job")?.parse().ok()?, field(line, "frame")?.parse().ok()?))
+}
+
+/// What a line of a log says of something.
+fn field<'a>(line: &'a str, name: &str) -> Option<&'a str> {
+    line.split_whitespace().find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
 }
 
 fn entries(folder: &Path) -> Vec<String> {

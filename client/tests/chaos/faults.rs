@@ -548,8 +548,8 @@ async fn torn(world: &World, rng: &mut Rng) {
     let (log, address) = (copy.path().join("log"), crate::proxy::free_address().to_string());
     let args = ["--listen", &address, "--data", &data].map(str::to_owned);
     let mark = (process::MARK, world.mark().into());
-    let mut server =
-        process::Server::new("framecrew-orchestrator", args.into(), vec![mark], log.clone());
+    let program = world.programs.path(process::ORCHESTRATOR);
+    let mut server = process::Server::new(program, args.into(), vec![mark], log.clone());
     server.start();
     let begun = Instant::now();
     let status = loop {

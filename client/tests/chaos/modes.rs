@@ -179,6 +179,7 @@ async fn finish(
     folder: &std::path::Path,
 ) -> usize {
     check::end(world).await;
+    check::decided(world, sum);
     check::logs(world, sum);
     if matches!(mode, Mode::Kills | Mode::Recovery) && sum.extra > 0 {
         world.history.finding(format!(

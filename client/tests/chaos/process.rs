@@ -7,7 +7,6 @@ use std::{
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
-    sync::LazyLock,
     time::{Duration, Instant},
 };
 
@@ -22,27 +21,52 @@ const LOG: &str = "info,framecrew_node=debug";
 const TERM_TIMEOUT: Duration = Duration::from_secs(90);
 const POLL: Duration = Duration::from_millis(20);
 
-/// The folder of the servers' programs: `FRAMECREW_CHAOS_PROGRAMS`, or where the tests are built. Those of other
-/// packages are not built for this one's tests by themselves.
-static PROGRAMS: LazyLock<PathBuf> = LazyLock::new(|| {
+/// The programs of the servers.
+pub(crate) const ORCHESTRATOR: &str = "framecrew-orchestrator";
+pub(crate) const NODE: &str = "framecrew-node";
+
+/// A folder with the servers' programs.
+#[derive(Debug)]
+pub(crate) struct Programs(PathBuf);
+
+impl Programs {
+    /// Copies them to a new folder: who builds them next may do so with other features, and a server that is
+    /// started again has to be the one that it was.
+    pub(crate) fn copied_to(folder: PathBuf) -> Self {
+        let built = built();
+        fs::create_dir(&folder).unwrap();
+        for program in [ORCHESTRATOR, NODE] {
+            fs::copy(built.join(program), folder.join(program)).unwrap();
+        }
+        Self(folder)
+    }
+
+    pub(crate) fn path(&self, program: &str) -> PathBuf {
+        self.0.join(program)
+    }
+
+    /// Whether a program knows a flag: some are there only when it was built with a feature.
+    pub(crate) fn knows(&self, program: &str, flag: &str) -> bool {
+        let help = Command::new(self.path(program)).arg("--help").output().unwrap();
+        String::from_utf8_lossy(&help.stdout).contains(flag)
+    }
+}
+
+/// Where they are: `FRAMECREW_CHAOS_PROGRAMS`, or where the tests are built. Those of other packages are not built
+/// for this one's tests by themselves.
+fn built() -> PathBuf {
     if let Some(folder) = std::env::var_os("FRAMECREW_CHAOS_PROGRAMS") {
         return folder.into();
     }
     let folder = Path::new(env!("CARGO_BIN_EXE_framecrew")).parent().unwrap();
     let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["build", "--quiet", "--bins", "-p", "framecrew-orchestrator"]);
-    cargo.args(["-p", "framecrew-node"]);
+    cargo.args(["build", "--quiet", "--bins", "-p", ORCHESTRATOR, "-p", NODE]);
+    cargo.args(["--features", "framecrew-orchestrator/history"]);
     if folder.ends_with("release") {
         cargo.arg("--release");
     }
     assert!(cargo.status().unwrap().success());
     folder.into()
-});
-
-/// Whether a server's program knows a flag: some are there only when it was built with a feature.
-pub(crate) fn knows(program: &str, flag: &str) -> bool {
-    let help = Command::new(PROGRAMS.join(program)).arg("--help").output().unwrap();
-    String::from_utf8_lossy(&help.stdout).contains(flag)
 }
 
 /// A server as a process. Dropping it kills it.
@@ -64,12 +88,11 @@ impl Drop for Server {
 
 impl Server {
     pub(crate) fn new(
-        program: &str,
+        program: PathBuf,
         args: Vec<String>,
         env: Vec<(&'static str, OsString)>,
         log: PathBuf,
     ) -> Self {
-        let program = PROGRAMS.join(program);
         Self { program, args, env, log, process: None, started: Instant::now() }
     }
 

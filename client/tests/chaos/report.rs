@@ -4,7 +4,11 @@ use std::{fs, path::Path};
 
 use serde_json::json;
 
-use crate::{check::Sum, settings::Settings, world::World};
+use crate::{
+    check::{Replay, Sum},
+    settings::Settings,
+    world::World,
+};
 
 /// Writes the report beside the history and prints it. Gives back how much was found that must not be.
 pub(crate) fn write(mode: &str, world: &World, settings: &Settings, sum: &Sum, to: &Path) -> usize {
@@ -24,6 +28,14 @@ pub(crate) fn write(mode: &str, world: &World, settings: &Settings, sum: &Sum, t
         })
         .collect();
 
+    let replayed = match &sum.replayed {
+        Some(Replay { actions, commits, lives, dropped, bytes }) => format!(
+            "history replayed: {actions} actions, {commits} commits ({dropped} more never durable), \
+             {lives} lives of the orchestrator, {} MiB",
+            bytes >> 20
+        ),
+        None => "history not replayed".to_owned(),
+    };
     let mut text = vec![
         format!("{mode}, seed {}, {:.0} s", settings.seed, world.history.elapsed().as_secs_f64()),
         format!("faults: {faults}"),
@@ -38,6 +50,7 @@ pub(crate) fn write(mode: &str, world: &World, settings: &Settings, sum: &Sum, t
         ),
         format!("renders begun: {}, extra: {} ({:.2} %)", sum.begun, sum.extra, extra * 100.0),
         format!("orchestrator memory at most: {} MiB", world.ledger.memory_bytes() >> 20),
+        replayed,
     ];
     text.extend(counts.iter().map(|(name, count)| format!("  {count:>7}  {name}")));
     for (name, number, median, late, last) in &times {
@@ -62,6 +75,10 @@ pub(crate) fn write(mode: &str, world: &World, settings: &Settings, sum: &Sum, t
         "renders_begun": sum.begun,
         "renders_extra": sum.extra,
         "orchestrator_memory_bytes": world.ledger.memory_bytes(),
+        "replayed": sum.replayed.as_ref().map(|replay| json!({
+            "actions": replay.actions, "commits": replay.commits, "dropped": replay.dropped,
+            "lives": replay.lives, "bytes": replay.bytes
+        })),
         "counts": counts,
         "times": times.iter().map(|(name, number, median, late, last)| json!({
             "what": name, "times": number, "p50": median, "p99": late, "most": last

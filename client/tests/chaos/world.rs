@@ -28,7 +28,7 @@ use crate::{
     disk::Disk,
     history::History,
     load::Ledger,
-    process::{self, MARK, Server},
+    process::{self, MARK, NODE, ORCHESTRATOR, Programs, Server},
     proxy::{Proxy, Weather, free_address},
     settings::Settings,
 };
@@ -45,6 +45,8 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 const SERVE_TIMEOUT: Duration = Duration::from_secs(120);
 /// The node's flag for what its synthetic renderer does wrong.
 const FAULTS_FLAG: &str = "--synthetic-faults";
+/// The orchestrator's flag for the file that it writes what it decides to.
+const HISTORY_FLAG: &str = "--history";
 /// Last lines of a log that are told when a process ended by itself.
 const LOG_LINES: usize = 4;
 
@@ -85,6 +87,8 @@ pub(crate) struct Orchestrator {
     pub(crate) may_end: AtomicBool,
     /// Shift of its wall clock in seconds, where that can be shifted.
     pub(crate) clock: Option<PathBuf>,
+    /// Where it writes what it decides, if its program can.
+    pub(crate) history: Option<PathBuf>,
 }
 
 /// A node's place: who has it may be replaced by another.
@@ -155,6 +159,7 @@ pub(crate) struct World {
     /// No new work any more.
     pub(crate) closing: CancellationToken,
     pub(crate) settings: Settings,
+    pub(crate) programs: Programs,
     blender: Option<PathBuf>,
     mark: String,
     nodes_made: AtomicU64,
@@ -170,7 +175,8 @@ impl World {
         let mark = uuid::Uuid::new_v4().to_string();
         let blender = if settings.blenders > 0 { crate::blender() } else { None };
         let shim = clock_shim(folder.path());
-        let orchestrator = Orchestrator::new(folder.path(), &mark, shim.as_deref());
+        let programs = Programs::copied_to(folder.path().join(PROGRAMS));
+        let orchestrator = Orchestrator::new(folder.path(), &programs, &mark, shim.as_deref());
         let links = (0..CLIENT_LINKS).map(|_| Proxy::to(orchestrator.address)).collect();
         let mut world = Self {
             history: History::create(history),
@@ -181,6 +187,7 @@ impl World {
             clients_turn: Arc::default(),
             closing: CancellationToken::new(),
             settings: settings.clone(),
+            programs,
             blender,
             mark,
             nodes_made: AtomicU64::new(0),
@@ -244,15 +251,15 @@ impl World {
             _ => {
                 let time = format!("synthetic:{}ms", self.settings.frame.as_millis());
                 args.extend(["--renderer".into(), time]);
-                if process::knows("framecrew-node", FAULTS_FLAG) {
+                if self.programs.knows(NODE, FAULTS_FLAG) {
                     let poison = format!("poison={}", crate::load::POISON);
                     args.extend([FAULTS_FLAG.into(), poison]);
                 }
             }
         }
         let log = self.folder().join(format!("{name}.log"));
-        let server =
-            Server::new("framecrew-node", args, environment(&self.mark, self.folder(), clock), log);
+        let environment = environment(&self.mark, self.folder(), clock);
+        let server = Server::new(self.programs.path(NODE), args, environment, log);
         Life { name, server, disk }
     }
 
@@ -333,23 +340,25 @@ impl World {
 }
 
 impl Orchestrator {
-    fn new(folder: &Path, mark: &str, shim: Option<&Path>) -> Self {
+    fn new(folder: &Path, programs: &Programs, mark: &str, shim: Option<&Path>) -> Self {
         let address = free_address();
         let data = Disk::new(folder.join("orchestrator"));
         let blobs = Disk::new(data.path().join("blobs"));
         let mut args = vec!["--listen".into(), address.to_string()];
         args.extend(["--data".into(), data.path().display().to_string()]);
-        if process::knows("framecrew-orchestrator", "--history") {
-            let history = folder.join("orchestrator.history").display().to_string();
-            args.extend(["--history".into(), history]);
+        let history = programs.knows(ORCHESTRATOR, HISTORY_FLAG);
+        let history = history.then(|| folder.join("orchestrator.history"));
+        if let Some(history) = &history {
+            args.extend([HISTORY_FLAG.into(), history.display().to_string()]);
         }
         let clock = shim.map(|_| clock_file(folder, "orchestrator"));
         let environment = environment(mark, folder, shim.zip(clock.as_deref()));
         let log = folder.join("orchestrator.log");
-        let server = Mutex::new(Server::new("framecrew-orchestrator", args, environment, log));
+        let server = Server::new(programs.path(ORCHESTRATOR), args, environment, log);
+        let server = Mutex::new(server);
         let (turn, disturbances) = (Arc::default(), AtomicU64::new(0));
         let may_end = AtomicBool::new(false);
-        Self { server, address, blobs, data, turn, disturbances, may_end, clock }
+        Self { server, address, blobs, data, turn, disturbances, may_end, clock, history }
     }
 
     pub(crate) fn server(&self) -> MutexGuard<'_, Server> {
@@ -384,6 +393,8 @@ fn environment(
 
 /// The servers' folder for temporary files, in the world's.
 pub(crate) const TEMPORARY: &str = "tmp";
+/// Their programs, in the world's folder too.
+const PROGRAMS: &str = "programs";
 const SHIM: &str = "clock.so";
 
 /// What shifts a process's wall clock, where there is a C compiler to make it.
