@@ -182,10 +182,8 @@ async fn register(
         match in_time(rpc.register_node(request)).await {
             Ok(answer) => {
                 let ttl = Duration::from_millis(answer.lease_ttl_ms);
-                node.meet_epoch(answer.epoch);
-                node.begin_at(answer.first_batch_id);
                 // First: who holds a lease knows whose frames it has.
-                node.meet_store(answer.store_id);
+                node.meet_store(answer.store_id, answer.epoch, answer.first_batch_id);
                 node.renew_lease(sent, ttl);
                 node.abandon(&answer.abandon_batch_ids);
                 node.changed();
@@ -235,6 +233,7 @@ async fn heartbeats(
             incarnation: node.incarnation,
             batch_ids: node.batch_ids(),
             draining: drains,
+            store_id: node.store_id(),
         };
         match in_time(rpc.heartbeat(request)).await {
             Ok(answer) => {

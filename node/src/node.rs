@@ -3,10 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
-    sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -62,19 +59,27 @@ pub(crate) struct Node {
     /// Ends when the node is to finish what it has in hand, and then leave.
     pub(crate) draining: CancellationToken,
     free_bytes_min: u64,
-    /// Store of the orchestrator that it is registered with.
-    store_id: Mutex<String>,
+    /// Locked while `batches` is, never the other way round.
+    allegiance: Mutex<Allegiance>,
+    /// Of the store at hand: those of a former one went with it.
     batches: Mutex<BTreeMap<u64, Arc<Batch>>>,
     /// Batches that were called unknown: whoever heard that has given them to others.
     disowned: Mutex<BTreeSet<u64>>,
-    /// Batches below it that are not held were over when the node registered.
-    first_batch: AtomicU64,
-    /// The highest epoch seen.
-    epoch: AtomicU64,
     changed: watch::Sender<()>,
     /// Told when the description has changed since the node registered.
     pub(crate) equipped: Notify,
     running: TaskTracker,
+}
+
+/// Whom a node draws for, and what of that is over. Epochs and batch ids are compared within one store alone.
+#[derive(Debug, Default)]
+struct Allegiance {
+    /// Store of the orchestrator that it is registered with; empty before the first time.
+    store_id: String,
+    /// The highest epoch seen.
+    epoch: u64,
+    /// Batches below it that are not held were over when the node registered.
+    first_batch: u64,
 }
 
 /// What a node is made of.
@@ -95,6 +100,8 @@ pub(crate) struct Parts {
 pub(crate) enum Refusal {
     #[error("epoch {given} is older than {seen}, which this node has seen")]
     StaleEpoch { given: u64, seen: u64 },
+    #[error("the node is not registered with this orchestrator's store")]
+    OtherStore,
     #[error("batch {0} is over")]
     StaleBatch(u64),
     #[error("batch {0} is known; attach to it instead")]
@@ -128,11 +135,9 @@ impl Node {
             free_bytes_min: parts.free_bytes_min,
             stopping: CancellationToken::new(),
             draining: CancellationToken::new(),
-            store_id: Mutex::default(),
+            allegiance: Mutex::default(),
             batches: Mutex::default(),
             disowned: Mutex::default(),
-            first_batch: AtomicU64::new(0),
-            epoch: AtomicU64::new(0),
             changed: watch::Sender::new(()),
             equipped: Notify::new(),
             running: TaskTracker::new(),
@@ -167,10 +172,11 @@ impl Node {
         epoch: u64,
         settled: &[u64],
     ) -> Result<Arc<Batch>, Refusal> {
-        self.check_epoch(epoch)?;
         let low_disk = self.low_disk();
         let batch = {
+            // Held until the batch is among them: no other store comes in between.
             let mut batches = self.batches();
+            self.check_epoch(&work.origin.store_id, epoch)?;
             for id in settled {
                 if batches.get(id).is_some_and(|batch| batch.is_ended()) {
                     batches.remove(id);
@@ -180,7 +186,7 @@ impl Node {
             if batches.contains_key(&work.origin.batch_id) {
                 return Err(Refusal::Known(work.origin.batch_id));
             }
-            if work.origin.batch_id < self.first_batch.load(Ordering::Acquire)
+            if work.origin.batch_id < self.allegiance().first_batch
                 || self.disowned().contains(&work.origin.batch_id)
             {
                 return Err(Refusal::StaleBatch(work.origin.batch_id));
@@ -242,11 +248,6 @@ impl Node {
         batch
     }
 
-    /// Batches below `first` that are not held are over.
-    pub(crate) fn begin_at(&self, first: u64) {
-        self.first_batch.fetch_max(first, Ordering::AcqRel);
-    }
-
     /// Every batch that is known, ended ones included.
     pub(crate) fn batch_ids(&self) -> Vec<u64> {
         self.batches().keys().copied().collect()
@@ -270,19 +271,26 @@ impl Node {
 
     /// Cancels and forgets batches that the orchestrator has no use for. What they have finished is offered.
     pub(crate) fn abandon(&self, ids: &[u64]) {
-        for id in ids {
-            let batch = self.batches().remove(id);
-            let Some(batch) = batch else { continue };
-            // One that has not ended offers it when it has.
+        if ids.is_empty() {
+            return;
+        }
+        let abandoned = {
+            let mut batches = self.batches();
+            ids.iter().filter_map(|id| batches.remove_entry(id)).collect()
+        };
+        self.let_go(abandoned);
+    }
+
+    fn let_go(&self, batches: BTreeMap<u64, Arc<Batch>>) {
+        for (id, batch) in batches {
+            // One that has not ended offers what it has when it has.
             if batch.abandon() {
-                self.outbox.abandon(*id);
+                self.outbox.abandon(id);
             } else {
                 info!(batch = id, "abandoning batch");
             }
         }
-        if !ids.is_empty() {
-            self.changed();
-        }
+        self.changed();
     }
 
     /// Ends every batch whose time has run out, and without a lease every idle renderer. The batches stay known.
@@ -347,25 +355,62 @@ impl Node {
         self.slots.kill_idle();
     }
 
-    /// Refuses an epoch older than the highest one seen.
-    pub(crate) fn check_epoch(&self, given: u64) -> Result<(), Refusal> {
-        self.meet_epoch(given);
-        match self.epoch.load(Ordering::Acquire) {
+    /// Refuses another store, which is nobody to this node, and an epoch older than the highest one seen.
+    pub(crate) fn check_epoch(&self, store_id: &str, given: u64) -> Result<(), Refusal> {
+        let mut allegiance = self.allegiance();
+        // Before it is registered there is none to compare with, and nothing that could be drawn twice.
+        if !allegiance.store_id.is_empty() && allegiance.store_id != store_id {
+            return Err(Refusal::OtherStore);
+        }
+        self.raise_epoch(&mut allegiance, given);
+        match allegiance.epoch {
             seen if given < seen => Err(Refusal::StaleEpoch { given, seen }),
             _ => Ok(()),
         }
     }
 
-    /// Remembers an epoch. With a new one the blob store may be another as well.
+    /// Remembers an epoch of the store at hand.
     pub(crate) fn meet_epoch(&self, epoch: u64) {
-        if self.epoch.fetch_max(epoch, Ordering::AcqRel) < epoch {
+        self.raise_epoch(&mut self.allegiance(), epoch);
+    }
+
+    fn raise_epoch(&self, allegiance: &mut Allegiance, epoch: u64) {
+        if allegiance.epoch < epoch {
+            allegiance.epoch = epoch;
+            // The blob store may be another as well.
             self.outbox.forget_stored();
         }
     }
 
-    /// Remembers whose frames it draws.
-    pub(crate) fn meet_store(&self, store_id: String) {
-        *self.store_id.lock().unwrap_or_else(PoisonError::into_inner) = store_id;
+    /// Remembers whose frames it draws from now on. Batches below `first_batch` that are not held are over.
+    ///
+    /// With another store than before nothing holds that a former one said, however high its epochs were: all its
+    /// batches are abandoned. A store that people go back to has lower ones than the copy that they tried.
+    pub(crate) fn meet_store(&self, store_id: String, epoch: u64, first_batch: u64) {
+        let former = {
+            let mut batches = self.batches();
+            let mut allegiance = self.allegiance();
+            if allegiance.store_id.is_empty() || allegiance.store_id == store_id {
+                allegiance.store_id = store_id;
+                self.raise_epoch(&mut allegiance, epoch);
+                allegiance.first_batch = allegiance.first_batch.max(first_batch);
+                return;
+            }
+            *allegiance = Allegiance { store_id, epoch, first_batch };
+            self.outbox.forget_stored();
+            self.disowned().clear();
+            std::mem::take(&mut *batches)
+        };
+        warn!(
+            batches = former.len(),
+            "the orchestrator has another store: its former one's batches go"
+        );
+        self.let_go(former);
+    }
+
+    /// Store of the orchestrator that it is registered with.
+    pub(crate) fn store_id(&self) -> String {
+        self.allegiance().store_id.clone()
     }
 
     /// Waits until the node has a lease and gives the store that its orchestrator has.
@@ -375,7 +420,7 @@ impl Node {
             // The sender lives as long as this.
             let _ = changed.changed().await;
         }
-        self.store_id.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.store_id()
     }
 
     /// The bytes that are free on a disk that is nearly full.
@@ -406,6 +451,11 @@ impl Node {
 
     pub(crate) fn watch(&self) -> watch::Receiver<()> {
         self.changed.subscribe()
+    }
+
+    fn allegiance(&self) -> MutexGuard<'_, Allegiance> {
+        // Every change under the lock is complete by itself.
+        self.allegiance.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Locked while `batches` is, never the other way round.
@@ -461,6 +511,7 @@ pub(crate) mod tests {
             work: folder.path().to_owned(),
             free_bytes_min,
         });
+        node.meet_store("store".into(), 0, 0);
         (Arc::new(node), folder)
     }
 
@@ -499,7 +550,7 @@ pub(crate) mod tests {
         node.lease.renew(platform::uptime(), Duration::from_secs(60));
         assert!(node.batch(7).is_none());
         assert_eq!(node.accept(work(7), 1, &[]).err(), Some(Refusal::StaleBatch(7)));
-        node.begin_at(9);
+        node.meet_store("store".into(), 1, 9);
         assert_eq!(node.accept(work(8), 1, &[]).err(), Some(Refusal::StaleBatch(8)));
         assert!(node.accept(work(9), 1, &[]).is_ok());
         node.stop().await;
@@ -509,9 +560,34 @@ pub(crate) mod tests {
     async fn an_epoch_once_seen_makes_older_ones_stale() {
         let (node, _folder) = node(0);
         node.meet_epoch(5);
-        assert_eq!(node.check_epoch(5), Ok(()));
+        assert_eq!(node.check_epoch("store", 5), Ok(()));
         let stale = Refusal::StaleEpoch { given: 4, seen: 5 };
-        assert_eq!(node.check_epoch(4), Err(stale));
+        assert_eq!(node.check_epoch("store", 4), Err(stale));
+        // Registering again does not take it back.
+        node.meet_store("store".into(), 4, 0);
+        assert!(node.check_epoch("store", 4).is_err());
+    }
+
+    #[tokio::test]
+    async fn with_another_store_a_former_ones_batches_end_and_its_higher_epochs_fence_nobody() {
+        let (node, _folder) = node(0);
+        node.lease.renew(platform::uptime(), Duration::from_secs(3_600));
+        node.meet_store("store".into(), 900, 100);
+        let former = node.accept(work(101), 900, &[]).unwrap();
+        assert!(node.batch(7).is_none(), "disowned");
+        node.meet_store("another".into(), 5, 6);
+        assert_eq!(told(&former).await.0, BatchEnd::Cancelled);
+        assert!(node.batch_ids().is_empty());
+        // What the former one still says changes nothing.
+        assert_eq!(node.accept(work(102), 901, &[]).err(), Some(Refusal::OtherStore));
+        let ours = |batch_id| {
+            let mut ours = work(batch_id);
+            ours.origin.store_id = "another".into();
+            ours
+        };
+        assert!(node.accept(ours(7), 5, &[]).is_ok());
+        assert_eq!(node.accept(ours(5), 5, &[]).err(), Some(Refusal::StaleBatch(5)));
+        node.stop().await;
     }
 
     /// How the batch ended, and how many slices it told of as finished.

@@ -62,7 +62,11 @@ impl RenderNode for Service {
         request: Request<AttachBatchRequest>,
     ) -> Result<Response<Self::AttachBatchStream>, Status> {
         let request = request.into_inner();
-        self.node.check_epoch(request.epoch)?;
+        match self.node.check_epoch(&request.store_id, request.epoch) {
+            // Whatever it has under that number is not what the caller means.
+            Err(Refusal::OtherStore) => return Err(unknown(request.batch_id)),
+            checked => checked?,
+        }
         let batch = self.node.batch(request.batch_id);
         let batch = batch.ok_or_else(|| unknown(request.batch_id))?;
         let messages = batch
@@ -139,7 +143,8 @@ impl From<Refusal> for Status {
                 let details = ErrorDetails::with_error_info("LEAVING", ERROR_DOMAIN, []);
                 Status::with_error_details(Code::Unavailable, message, details)
             }
-            Refusal::NoLease => Status::unavailable(message),
+            // Registering takes a moment: its first batch may overtake the answer.
+            Refusal::NoLease | Refusal::OtherStore => Status::unavailable(message),
             Refusal::SlotsFull => exhausted("SLOTS", &message),
             Refusal::DiskLow { .. } | Refusal::OutboxFull { .. } => exhausted("DISK", &message),
         }
@@ -165,6 +170,7 @@ mod tests {
             (Refusal::Known(1), Code::AlreadyExists, None),
             (Refusal::ShuttingDown, Code::Unavailable, Some("LEAVING")),
             (Refusal::NoLease, Code::Unavailable, None),
+            (Refusal::OtherStore, Code::Unavailable, None),
             (Refusal::SlotsFull, Code::ResourceExhausted, Some("SLOTS")),
             (Refusal::Draining, Code::Unavailable, Some("LEAVING")),
             (Refusal::OutboxFull { bytes: 1 }, Code::ResourceExhausted, Some("DISK")),

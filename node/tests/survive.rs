@@ -74,14 +74,24 @@ async fn what_an_abandoned_batch_had_finished_is_handed_in() {
 }
 
 #[tokio::test]
-async fn frames_for_another_store_are_deleted() {
-    let crew = Crew::start(synthetic(0)).await;
-    let elsewhere = RenderBatchRequest { store_id: "other".into(), ..request(1, file(), [1]) };
-    crew.render(elsewhere).await.unwrap().all().await;
-    assert_eq!(crew.status().await.kept_frames, 1);
-    crew.state.lock().unwrap().abandon = vec![1];
+async fn with_another_store_the_former_ones_frames_go_and_so_do_its_epochs() {
+    let crew = Crew::start(synthetic(20)).await;
+    let former = RenderBatchRequest { epoch: 900, ..request(800, file(), [1]) };
+    crew.render(former).await.unwrap().all().await;
+    let slow = RenderBatchRequest { epoch: 900, ..request(801, file(), 1..=1_000) };
+    let slow = crew.render(slow).await.unwrap();
+    eventually("kept frames", async || crew.status().await.kept_frames > 1).await;
+    crew.state.lock().unwrap().store_id = "other".into();
+    assert_eq!(end(&slow.all().await), BatchEnd::Cancelled);
     eventually("an empty outbox", async || crew.status().await.kept_frames == 0).await;
     assert_eq!(crew.state.lock().unwrap().offers, 0);
+    // Lower than what the former one said.
+    let own = RenderBatchRequest { store_id: "other".into(), ..request(1, file(), [1]) };
+    assert_eq!(end(&crew.render(own).await.unwrap().all().await), BatchEnd::Complete);
+    // And the former one is nobody any more.
+    let late = RenderBatchRequest { epoch: 901, ..request(802, file(), [1]) };
+    assert_eq!(crew.render(late).await.err().unwrap().code(), Code::Unavailable);
+    assert_eq!(crew.attach(801, 0).await.err().unwrap().code(), Code::NotFound);
 }
 
 #[tokio::test]

@@ -275,6 +275,7 @@ impl Dispatch {
             blobs: self.blobs.clone(),
             state: self.state.clone(),
             epoch: self.epoch,
+            store_id: self.store_id.clone(),
             batch,
             node,
             client,
@@ -299,6 +300,7 @@ struct Follower {
     blobs: Blobs,
     state: Arc<Mutex<State>>,
     epoch: Epoch,
+    store_id: Arc<str>,
     batch: BatchId,
     node: NodeName,
     client: RenderNodeClient<Channel>,
@@ -360,6 +362,7 @@ impl Follower {
                 batch_id: batch.0,
                 after_sequence: self.sequence,
                 epoch: u64::from(self.epoch.0),
+                store_id: self.store_id.to_string(),
             };
             let limit = std::mem::replace(&mut limit, ANSWER_TIMEOUT);
             self.take_link();

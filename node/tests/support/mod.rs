@@ -32,6 +32,8 @@ pub const PATIENCE: Duration = Duration::from_secs(120);
 
 #[derive(Debug, Default)]
 pub struct State {
+    /// Whose frames nodes draw; heartbeats that name another one are strangers'.
+    pub store_id: String,
     pub registered: Vec<RegisterNodeRequest>,
     pub heartbeats: u64,
     pub left: Vec<UnregisterNodeRequest>,
@@ -79,7 +81,7 @@ impl Orchestrator for Fake {
             epoch: 1,
             abandon_batch_ids: Vec::new(),
             first_batch_id: 0,
-            store_id: "store".into(),
+            store_id: state.store_id.clone(),
         }))
     }
 
@@ -89,7 +91,11 @@ impl Orchestrator for Fake {
             return Err(status.clone());
         }
         state.heartbeats += 1;
-        state.draining += u64::from(request.into_inner().draining);
+        let request = request.into_inner();
+        if request.store_id != state.store_id {
+            return Err(Status::not_found("register first"));
+        }
+        state.draining += u64::from(request.draining);
         Ok(Response::new(HeartbeatResponse {
             lease_ttl_ms: state.ttl.as_millis() as u64,
             epoch: 1,
@@ -115,7 +121,7 @@ impl Orchestrator for Fake {
         let mut state = self.0.lock().unwrap();
         state.offers += 1;
         let request = request.into_inner();
-        assert_eq!(request.store_id, "store");
+        assert_eq!(request.store_id, state.store_id);
         let mut adoptions = Vec::new();
         for frame in request.frames {
             let finished = frame.finished.unwrap();
@@ -254,7 +260,7 @@ pub async fn orchestrate_at(
 }
 
 fn orchestrate_on(listener: TcpListener, ttl: Duration) -> (Arc<Mutex<State>>, JoinHandle<()>) {
-    let state = Arc::new(Mutex::new(State { ttl, ..State::default() }));
+    let state = Arc::new(Mutex::new(State { ttl, store_id: "store".into(), ..State::default() }));
     let fake = Fake(state.clone());
     let serving = tokio::spawn(async move {
         Server::builder()
@@ -427,7 +433,8 @@ impl Crew {
     }
 
     pub async fn attach(&self, batch_id: u64, after_sequence: u64) -> Result<Events, Status> {
-        let request = AttachBatchRequest { batch_id, after_sequence, epoch: 1 };
+        let request =
+            AttachBatchRequest { batch_id, after_sequence, epoch: 1, store_id: "store".into() };
         let messages = self.node.clone().attach_batch(request).await?.into_inner();
         Ok(Events { messages: messages.map(|m| m.map(|m| m.events)).boxed(), ready: Vec::new() })
     }

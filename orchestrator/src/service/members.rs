@@ -72,6 +72,10 @@ impl OrchestratorService {
         &self,
         request: HeartbeatRequest,
     ) -> Result<HeartbeatResponse, Status> {
+        // It has another store's batches, and compares with that one's epochs: registering again settles both.
+        if !request.store_id.is_empty() && *request.store_id != *self.feed.identity().store_id {
+            return Err(MembershipError::NotRegistered(request.name.into()).into());
+        }
         let batches = request.batch_ids.into_iter().map(BatchId).collect();
         let abandoned = self
             .driver

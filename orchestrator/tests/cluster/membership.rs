@@ -15,7 +15,8 @@ use crate::{
 };
 
 fn heartbeat(node: &ScriptedNode, incarnation: u64, batch_ids: Vec<u64>) -> HeartbeatRequest {
-    HeartbeatRequest { name: node.name.clone(), incarnation, batch_ids, draining: false }
+    let name = node.name.clone();
+    HeartbeatRequest { name, incarnation, batch_ids, ..HeartbeatRequest::default() }
 }
 
 #[tokio::test]
@@ -60,6 +61,21 @@ async fn a_stranger_is_told_to_register_and_a_faulty_registration_what_is_wrong(
     assert_eq!(status.code(), Code::InvalidArgument);
     let details = tonic_types::StatusExt::get_details_bad_request(&status).unwrap();
     assert_eq!(details.field_violations.len(), 4, "{details:?}");
+}
+
+#[tokio::test]
+async fn a_node_of_another_store_is_told_to_register_although_its_name_and_incarnation_are_known() {
+    let data = tempdir().unwrap();
+    let orchestrator = Orchestrator::start(data.path()).await;
+    let node = ScriptedNode::join(&orchestrator, "a").await;
+    let mut client = orchestrator.client().await;
+    let elsewhere =
+        HeartbeatRequest { store_id: "another".to_owned(), ..heartbeat(&node, 1, vec![]) };
+    let status = client.heartbeat(elsewhere).await.unwrap_err();
+    assert_eq!(status.code(), Code::NotFound);
+    let welcome = client.register_node(node.registration(1)).await.unwrap().into_inner();
+    let here = HeartbeatRequest { store_id: welcome.store_id, ..heartbeat(&node, 1, vec![]) };
+    client.heartbeat(here).await.unwrap();
 }
 
 #[tokio::test]
