@@ -46,6 +46,11 @@ const MEMORY_BYTES_MAX: u64 = 1 << 30;
 const POISON_LOSSES_MAX: u64 = 3;
 /// Jobs that are looked at after each kill, at most: the latest ones.
 const RECENT_MAX: usize = 12;
+/// How long an orchestrator that serves again may take until it has attached to every live batch.
+pub(crate) const ATTACH_TIMEOUT: Duration = Duration::from_secs(10);
+/// A log tells wall clocks, which faults shift: no life waits for a batch so long.
+const ATTACH_MAX: Duration = Duration::from_secs(3600);
+const DAY_SECONDS: f64 = 86_400.0;
 /// A synthetic frame's size.
 const SYNTHETIC: (u32, u32) = (64, 36);
 
@@ -59,6 +64,8 @@ pub(crate) struct Sum {
     pub(crate) begun: u64,
     /// Frames of jobs that nobody cancelled which were begun once more than needed.
     pub(crate) extra: u64,
+    /// Lives of the orchestrator that found a batch of a former one too late.
+    pub(crate) late: u64,
     /// The history of what the orchestrator decided, if it wrote one and nothing in it must not be.
     pub(crate) replayed: Option<Replay>,
 }
@@ -425,7 +432,7 @@ pub(crate) fn decided(world: &World, sum: &mut Sum) {
     sum.replayed = Some(Replay { actions, commits, lives, dropped: replayed.dropped, bytes });
 }
 
-/// Reads the servers' logs: nothing panicked, and how often frames were begun.
+/// Reads the servers' logs: nothing panicked, how often frames were begun, and how soon batches were found again.
 pub(crate) fn logs(world: &World, sum: &mut Sum) {
     let jobs = world.ledger.jobs();
     let mut begun: BTreeMap<(u64, i32), u64> = BTreeMap::new();
@@ -436,6 +443,9 @@ pub(crate) fn logs(world: &World, sum: &mut Sum) {
         }
         let text = fs::read(&path).unwrap();
         let text = String::from_utf8_lossy(&text);
+        if path == world.orchestrator.server().log() {
+            sum.late = attached(world, &text);
+        }
         for line in text.lines() {
             if line.contains("panicked at") {
                 let name = entry.file_name().to_string_lossy().into_owned();
@@ -461,6 +471,77 @@ fn slice(line: &str) -> Option<(u64, i32)> {
 /// What a line of a log says of something.
 fn field<'a>(line: &'a str, name: &str) -> Option<&'a str> {
     line.split_whitespace().find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
+}
+
+/// A life of the orchestrator by its log, and how it found the batches that former ones had begun.
+#[derive(Debug, Default)]
+struct Life<'a> {
+    epoch: u64,
+    batches: usize,
+    /// Seconds of the day.
+    served: Option<f64>,
+    /// Batches that it attached to, or that their nodes do not know.
+    found: HashSet<&'a str>,
+    /// From when it served until it had attached to the last of them.
+    attached: Option<Duration>,
+}
+
+/// Tells how soon each life had attached to the batches that it found alive, and gives back how many were too late.
+fn attached(world: &World, log: &str) -> u64 {
+    let mut lives: Vec<Life<'_>> = Vec::new();
+    for line in log.lines() {
+        if line.contains("store opened") {
+            let number = |name| field(line, name).and_then(|text| text.parse::<u64>().ok());
+            let (epoch, batches) = (number("epoch"), number("batches"));
+            let (epoch, batches) =
+                (epoch.unwrap_or_default(), batches.unwrap_or_default() as usize);
+            lives.push(Life { epoch, batches, ..Life::default() });
+        }
+        if let Some(life) = lives.last_mut() {
+            life.take(line);
+        }
+    }
+    let mut late = 0;
+    for life in lives.iter().filter(|life| life.batches > 0) {
+        if life.found.len() < life.batches {
+            world
+                .history
+                .count("lives that ended before the nodes of all live batches had answered");
+        }
+        if let Some(after) = life.attached.filter(|after| *after < ATTACH_MAX) {
+            world.history.took("an orchestrator that serves again has every live batch", after);
+            late += u64::from(after > ATTACH_TIMEOUT);
+        }
+    }
+    late
+}
+
+impl<'a> Life<'a> {
+    fn take(&mut self, line: &'a str) {
+        let is_attached = line.contains("attached to the batch");
+        if line.contains("orchestrator serves") {
+            self.served = seconds_of_day(line);
+        } else if is_attached || line.contains("does not know the batch") {
+            // A batch is named by the epoch that it was begun in.
+            let Some(batch) = field(line, "batch") else { return };
+            let begun = batch.split_once('.').and_then(|(epoch, _)| epoch.parse::<u64>().ok());
+            let is_new = begun.is_none_or(|epoch| epoch >= self.epoch);
+            if is_new || !self.found.insert(batch) || !is_attached {
+                return;
+            }
+            // Before it served, too.
+            let after = self.served.zip(seconds_of_day(line));
+            let after = after.map_or(0.0, |(from, to)| (to - from).rem_euclid(DAY_SECONDS));
+            self.attached = Some(Duration::from_secs_f64(after));
+        }
+    }
+}
+
+/// When a line was written, as `2026-11-24T16:17:03.384067Z` says it.
+fn seconds_of_day(line: &str) -> Option<f64> {
+    let time = line.split_whitespace().next()?.split_once('T')?.1.strip_suffix('Z')?;
+    let mut parts = time.split(':').map(str::parse::<f64>);
+    parts.try_fold(0.0, |seconds, part| Some(seconds * 60.0 + part.ok()?))
 }
 
 fn entries(folder: &Path) -> Vec<String> {

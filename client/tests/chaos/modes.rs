@@ -187,6 +187,13 @@ async fn finish(
             sum.extra
         ));
     }
+    if matches!(mode, Mode::Kills | Mode::Recovery) && sum.late > 0 {
+        world.history.finding(format!(
+            "I20: {} times an orchestrator took more than {:?} to have every live batch",
+            sum.late,
+            check::ATTACH_TIMEOUT
+        ));
+    }
     let findings = report::write(mode.name(), world, settings, sum, folder);
     if findings > 0 || std::env::var_os("FRAMECREW_CHAOS_KEEP").is_some() {
         let kept = folder.join(format!("{}-{}.logs", mode.name(), settings.seed));
