@@ -388,15 +388,28 @@ impl Shelf {
         self.folder.join(BLOBS).join(digest.to_string())
     }
 
-    /// Reads what is there.
+    /// Reads what is there. What is none of its own, or cannot be read, is left alone: it costs no node its start.
     fn find(&mut self) -> io::Result<()> {
         for entry in fs::read_dir(&self.folder)? {
-            let path = entry?.path();
+            let entry = entry?;
+            let path = entry.path();
             if path.extension().is_none_or(|extension| extension != JOURNAL) {
                 continue;
             }
-            let Some((origin, frames)) = journal::read(&fs::read(&path)?) else {
-                fs::remove_file(&path)?;
+            // Not opened unless it is a file: a pipe would never end.
+            if !entry.file_type().is_ok_and(|kind| kind.is_file()) {
+                left_alone(&path, "it is no file");
+                continue;
+            }
+            let journal = match fs::read(&path) {
+                Ok(bytes) => journal::read(&bytes),
+                Err(error) => {
+                    left_alone(&path, &error.to_string());
+                    continue;
+                }
+            };
+            let Some((origin, frames)) = journal else {
+                remove(&path);
                 continue;
             };
             let mut digests = HashSet::new();
@@ -430,7 +443,7 @@ impl Shelf {
             let path = entry?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             if !name.parse().is_ok_and(|digest: Digest| self.blobs.contains_key(&digest)) {
-                fs::remove_file(&path)?;
+                remove(&path);
             }
         }
         Ok(())
@@ -543,6 +556,16 @@ impl Journal {
             }
         }
     }
+}
+
+fn remove(path: &Path) {
+    if let Err(error) = fs::remove_file(path) {
+        left_alone(path, &error.to_string());
+    }
+}
+
+fn left_alone(path: &Path, reason: &str) {
+    warn!(path = %path.display(), reason, "leaving alone what does not belong in the outbox");
 }
 
 /// The blobs that a frame consists of, with their sizes in bytes.
@@ -668,6 +691,25 @@ mod tests {
             let journal = second.orphan().await;
             assert_eq!(journal.origin().batch_id, batch);
             assert_eq!(journal.frames().unwrap().len(), 1);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_somebody_else_put_into_the_outbox_is_left_alone_and_costs_no_frame() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = open(folder.path(), 1_000);
+        keep(&first, 1, 1, b"one").unwrap();
+        first.close(1);
+        drop(first);
+        let strays = ["notes.txt", "2-1.journal", "blobs/pictures"];
+        for stray in strays {
+            fs::create_dir_all(folder.path().join(stray)).unwrap();
+            fs::write(folder.path().join(stray).join("kept"), "by somebody").unwrap();
+        }
+        let second = open(folder.path(), 1_000);
+        assert_eq!((second.kept().frames, second.kept().bytes), (1, 3));
+        for stray in strays {
+            assert!(folder.path().join(stray).join("kept").is_file(), "{stray}");
         }
     }
 
