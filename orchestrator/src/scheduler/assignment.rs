@@ -31,7 +31,7 @@ impl Scheduler {
         }
         for &(.., job_id) in &self.queue {
             let Some(job) = self.jobs.get(&job_id) else { continue };
-            if !self.may_take(node, job) {
+            if !node.description.meets(&job.requirements) {
                 continue;
             }
             let runs_ahead = || {
@@ -69,14 +69,6 @@ impl Scheduler {
             }
         }
         None
-    }
-
-    /// Whether a node is one that could render this job, and is not kept from it by a quarantine: what no
-    /// other node could render now is given to it all the same.
-    pub(super) fn may_take(&self, node: &Node, job: &Job) -> bool {
-        node.description.meets(&job.requirements)
-            && (node.trust.quarantined_until().is_none()
-                || !other_could(&self.nodes, &[], &job.requirements))
     }
 
     /// Guided: a share of what is left, so that all nodes end together; never more than a moment's work.

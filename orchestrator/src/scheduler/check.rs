@@ -64,7 +64,7 @@ impl Scheduler {
             if node.has_free_slot() {
                 for (.., id) in &self.queue {
                     let job = &self.jobs[id];
-                    if !self.may_take(node, job) {
+                    if !node.description.meets(&job.requirements) {
                         continue;
                     }
                     let other_could =

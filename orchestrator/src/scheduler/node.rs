@@ -70,6 +70,7 @@ impl Node {
             && !self.draining
             && self.paused_until.is_none()
             && !self.alone
+            && self.trust.quarantined_until().is_none()
             && (!self.trust.is_limited() || self.batches.is_empty())
     }
 

@@ -4,9 +4,11 @@
 //! its node unless the job is known to be at fault: since anything of the job last finished, two nodes or more
 //! have failed it, and they are half or more of those that could render it. What was held against nodes for
 //! the sake of such a job is forgotten. A node on which tries of three different slices failed, and none
-//! finished, is in quarantine: for a pause that grows each time it gets only what no other node could render,
-//! a slice at a time. After it the node is on probation: one slice at a time, and the first that finishes
-//! sets it free, the first that counts against it sends it back.
+//! finished, is in quarantine: for a pause that grows each time it gets nothing. After it the node is on
+//! probation: one slice at a time, and the first that finishes sets it free, the first that counts against it
+//! sends it back. So it is with the only node too: who could render instead may be back in a moment, and
+//! frames that one broken node had tried in vain would be given up by then. One slice after each pause costs
+//! few tries, and finds a node that was mended.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -43,7 +45,7 @@ impl Trust {
         self.tries
     }
 
-    /// Whether the node gets no more than a slice at a time.
+    /// Whether the node gets no more than a slice at a time, if anything.
     pub(super) fn is_limited(&self) -> bool {
         self.until.is_some() || self.on_probation
     }

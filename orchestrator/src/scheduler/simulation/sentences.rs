@@ -758,12 +758,41 @@ fn a_job_that_fails_everywhere_has_its_verdict_at_once_and_no_node_is_blamed() {
 }
 
 #[test]
-fn the_only_node_gets_what_no_other_could_render_though_it_is_quarantined() {
-    let cluster = Cluster::new().node("a").broken(true).job(1..=20).passes(20.0);
-    assert!(matches!(cluster.standing("a"), Some(Standing::Quarantined { .. })));
-    let cluster = cluster.ends();
-    assert!(cluster.world.over_at < Duration::from_secs(70), "{:?}", cluster.world.over_at);
-    cluster.broken(false).job(1..=20).passes(25.0);
+fn a_quarantined_node_does_not_use_up_the_tries_of_frames_while_the_only_good_one_is_away() {
+    let hour = Duration::from_secs(3600);
+    for away in [
+        Fault::Break(FailureReason::Infrastructure),
+        Fault::Drain,
+        Fault::Crash(Some(Duration::from_secs(20))),
+        Fault::Mute(Duration::from_secs(20)),
+        Fault::Leave(hour),
+        Fault::Crash(None),
+    ] {
+        let cluster = Cluster::new().node("a").node("b").seconds(2.0).job(1..=60);
+        let cluster = cluster.fault("a", Fault::Break(FailureReason::Renderer)).passes(8.0);
+        assert!(matches!(cluster.standing("a"), Some(Standing::Quarantined { .. })), "{away:?}");
+        let before = cluster.batches_of("a").len();
+        let cluster = cluster.fault("b", away).passes(60.0);
+        let tries = cluster.batches_of("a").len() - before;
+        // One after 10 seconds and one after 20 more.
+        assert!((1..=2).contains(&tries), "{tries} batches while b: {away:?}");
+        let cluster = cluster.fault("b", Fault::Boot).fault("b", Fault::Mend).node("c");
+        cluster.assert_finished();
+    }
+}
+
+#[test]
+fn the_only_node_is_tried_with_one_frame_after_each_quarantine_and_goes_on_once_it_is_mended() {
+    let cluster = Cluster::new().node("a").job(1..=200);
+    let cluster = cluster.fault("a", Fault::Break(FailureReason::Renderer)).passes(12.0);
+    let before = cluster.batches_of("a");
+    let cluster = cluster.passes(600.0);
+    let tries = cluster.batches_of("a").split_off(before.len());
+    // After 20, 40, 80, 160 and 300 seconds.
+    assert_eq!(tries, [1; 5]);
+    let cluster = cluster.fault("a", Fault::Mend).passes(300.0);
+    assert_eq!(cluster.standing("a"), Some(Standing::Ready));
+    cluster.assert_finished();
 }
 
 #[test]
