@@ -138,6 +138,7 @@ impl Fault {
             (only.is_empty() || only.iter().any(is_named)) && (!brief || entry.4)
         };
         let of: Vec<_> = FAULTS.iter().filter(wanted).collect();
+        assert!(!of.is_empty(), "no fault is called {only:?}: they are called F1 to F22");
         let mut at = rng.u32(0..of.iter().map(|entry| entry.3).sum());
         for entry in of {
             match at.checked_sub(entry.3) {
@@ -684,10 +685,14 @@ impl Lost {
     async fn go_on(self, world: &World) {
         let Self { node, what, slices, since, disturbances } = self;
         for (slice, started) in slices {
+            let mut known = None;
             while !world.ledger.went_on(slice, &node, started) {
                 if since.elapsed() > DISPATCH_TIMEOUT {
                     world.history.tell("late", &json!({ "slice": slice, "node": node }));
                     break;
+                }
+                if known.is_none() && !world.ledger.is_at_work(slice, &node, started) {
+                    known = Some(since.elapsed());
                 }
                 sleep(POLL).await;
             }
@@ -695,9 +700,11 @@ impl Lost {
             let is_clear = world.orchestrator.disturbances.load(Ordering::Relaxed) == disturbances
                 && world.orchestrator.turn.try_lock().is_ok();
             if is_clear {
+                let begun = since.elapsed();
                 world
                     .history
-                    .took(&format!("{what}, and its slice is dispatched again"), since.elapsed());
+                    .took(&format!("{what}, and its slice waits again"), known.unwrap_or(begun));
+                world.history.took(&format!("{what}, and its slice is begun again"), begun);
             }
         }
     }

@@ -105,6 +105,12 @@ impl Ledger {
         its.map(|(slice, (_, started))| (*slice, *started)).collect()
     }
 
+    /// Whether watchers still see a node at a slice that it started then.
+    pub(crate) fn is_at_work(&self, slice: (u64, i32), node: &str, started: i64) -> bool {
+        let active = self.active.lock().unwrap();
+        active.get(&slice).is_some_and(|(name, since)| name == node && *since == started)
+    }
+
     /// Whether a slice is finished, over, or was started anew since `started`.
     pub(crate) fn went_on(&self, slice: (u64, i32), node: &str, started: i64) -> bool {
         let jobs = self.jobs.lock().unwrap();
