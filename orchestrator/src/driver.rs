@@ -28,8 +28,8 @@ use self::handle::{Command, Heartbeat, SubmitReply};
 use crate::{
     dispatch::{Assignment, Dispatch},
     domain::{
-        BatchId, Frame, FrameState, Incarnation, JobId, JobState, NodeName, Now, Rendered, Slice,
-        Warning,
+        Attempts, BatchId, Frame, FrameState, Incarnation, JobId, JobState, NodeName, Now,
+        Rendered, Revision, Slice, Warning,
     },
     feed::{ActiveSlice, Feed, JobNews, NodeState, NodeView, Progress},
     history::History,
@@ -850,65 +850,23 @@ impl Driver {
                     if let Some(open) = self.jobs.get_mut(&job) {
                         open.take_image(slice.frame, &rendered);
                     }
-                    turn.put_frame(
-                        job,
-                        slice,
-                        Frame {
-                            frame: slice.frame,
-                            state: FrameState::Finished,
-                            revision,
-                            attempts,
-                            rendered: Some(rendered),
-                            failure: None,
-                            node: Some(node),
-                        },
-                    );
+                    let frame = changed(slice, FrameState::Finished, attempts, revision);
+                    let (rendered, node) = (Some(rendered), Some(node));
+                    turn.put_frame(job, slice, Frame { rendered, node, ..frame });
                 }
                 Action::ReopenSlice { job, slice, node, attempts, failure, revision } => {
-                    turn.put_frame(
-                        job,
-                        slice,
-                        Frame {
-                            frame: slice.frame,
-                            state: FrameState::Open,
-                            revision,
-                            attempts,
-                            rendered: None,
-                            failure,
-                            node: Some(node),
-                        },
-                    );
+                    let frame = changed(slice, FrameState::Open, attempts, revision);
+                    turn.put_frame(job, slice, Frame { failure, node: Some(node), ..frame });
                 }
                 Action::RetrySlice { job, slice, attempts, revision } => {
-                    turn.put_frame(
-                        job,
-                        slice,
-                        Frame {
-                            frame: slice.frame,
-                            state: FrameState::Open,
-                            revision,
-                            attempts,
-                            rendered: None,
-                            failure: None,
-                            node: None,
-                        },
-                    );
+                    let frame = changed(slice, FrameState::Open, attempts, revision);
+                    turn.put_frame(job, slice, frame);
                 }
                 Action::FailSlice { job, slice, node, attempts, failure, revision } => {
                     warn!(%job, frame = slice.frame, %node, message = failure.message, "frame failed");
-                    turn.put_frame(
-                        job,
-                        slice,
-                        Frame {
-                            frame: slice.frame,
-                            state: FrameState::Failed,
-                            revision,
-                            attempts,
-                            rendered: None,
-                            failure: Some(failure),
-                            node: Some(node),
-                        },
-                    );
+                    let frame = changed(slice, FrameState::Failed, attempts, revision);
+                    let (failure, node) = (Some(failure), Some(node));
+                    turn.put_frame(job, slice, Frame { failure, node, ..frame });
                 }
                 Action::UpdateJob { job, state, counts, revision } => {
                     let Some(open) = self.jobs.get_mut(&job) else { continue };
@@ -1083,6 +1041,12 @@ impl Turn {
 
 #[cfg(test)]
 mod tests;
+
+/// A frame as a change leaves it; what it produced, why it failed and on which node is the change's to say.
+fn changed(slice: Slice, state: FrameState, attempts: Attempts, revision: Revision) -> Frame {
+    let frame = slice.frame;
+    Frame { frame, state, revision, attempts, rendered: None, failure: None, node: None }
+}
 
 /// How a live node stands, why in a sentence, and until when.
 fn standing_of(load: &NodeLoad) -> (NodeState, String, Option<Now>) {
