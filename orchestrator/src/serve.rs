@@ -207,7 +207,7 @@ pub async fn serve(
         .add_service(reflection().build_v1alpha().map_err(reflection_error)?)
         .add_service(orchestrator)
         .add_service(blob_store);
-    let serving = connections::serve(listener, routes, limits.stall, async move {
+    let serving = connections::serve(listener, routes, limits, async move {
         shutdown.await;
         closing.close();
         info!("orchestrator stops; nodes render on, and are found again at the next start");

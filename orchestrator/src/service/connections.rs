@@ -28,7 +28,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::{TcpListener, TcpStream},
     task::JoinSet,
-    time::{sleep, timeout},
+    time::{Instant, Sleep, sleep, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use tonic::{
@@ -38,10 +38,14 @@ use tonic::{
     service::Routes,
     transport::server::Connected as _,
 };
-use tower::ServiceExt as _;
+use tower::{BoxError, ServiceExt as _};
 use tracing::{debug, warn};
 
-use super::places::{Client, Place, Places};
+use super::{
+    StreamLimits,
+    orchestrator::REQUEST_BYTES_MAX,
+    places::{Client, Place, Places},
+};
 
 /// Connections in all: a large farm's nodes and people. Never more than half of the files that the process may
 /// have open.
@@ -67,6 +71,12 @@ const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
 const CALLS_PER_CONNECTION_MAX: u32 = 256;
 /// Bytes of headers in one request: some hundred times what gRPC needs, credentials included.
 const HEADERS_BYTES_MAX: u32 = 16 << 10;
+/// Bytes that the slowest link we serve carries in a second: so much longer a large request may take.
+const LINK_BYTES_A_SECOND: u64 = 128 << 10;
+/// Bytes of a request as a whole: the largest message, and what gRPC puts before it. Only streams have a second one.
+const BODY_BYTES_MAX: u64 = REQUEST_BYTES_MAX as u64 + 5;
+/// Calls whose requests are streams, which take as long as they take. Uploads have a limit of their own.
+const STREAMED: [&str; 2] = ["/framecrew.v1.BlobStore/Upload", "/grpc.reflection."];
 /// Bytes of an answer that leave its call and wait for the network: a piece at a time, so that a reader that
 /// stalls makes the server keep the message at hand and this much. As much as one wants for a fast download.
 const PIECE_BYTES: usize = 64 << 10;
@@ -76,14 +86,15 @@ const LOOKS: u32 = 4;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves `routes` on `listener` until `shutdown`, then waits for the calls that are open. A call whose
-/// answer is not read for `stall` is dropped. Dropped itself, it ends all connections.
+/// answer is not read, or whose request does not come, within `limits` is dropped. Dropped itself, it ends all
+/// connections.
 pub(crate) async fn serve(
     listener: TcpListener,
     routes: Routes,
-    stall: Duration,
+    limits: StreamLimits,
     shutdown: impl Future<Output = ()>,
 ) {
-    let server = server(stall);
+    let server = server(limits.stall);
     let routes = routes.prepare();
     let total = connections_max();
     // One client leaves room for others.
@@ -100,7 +111,7 @@ pub(crate) async fn serve(
         match accepted {
             Ok((tcp, peer)) => match places.take(Client::at(peer.ip())) {
                 Ok(place) => {
-                    let calls = Calls::new(&tcp, &routes);
+                    let calls = Calls::new(&tcp, &routes, limits.request);
                     let stopping = stopping.clone();
                     connections.spawn(connection(server.clone(), tcp, calls, place, stopping));
                 }
@@ -185,12 +196,13 @@ struct Calls {
     routes: Routes,
     local: Option<SocketAddr>,
     peer: Option<SocketAddr>,
+    within: Duration,
 }
 
 impl Calls {
-    fn new(tcp: &TcpStream, routes: &Routes) -> Self {
+    fn new(tcp: &TcpStream, routes: &Routes, within: Duration) -> Self {
         let info = tcp.connect_info();
-        Self { routes: routes.clone(), local: info.local_addr(), peer: info.remote_addr() }
+        Self { routes: routes.clone(), local: info.local_addr(), peer: info.remote_addr(), within }
     }
 }
 
@@ -205,7 +217,12 @@ impl HyperService<Request<Incoming>> for Calls {
             local_addr: self.local,
             remote_addr: self.peer,
         });
-        let answer = self.routes.clone().oneshot(request.map(Body::new));
+        let path = request.uri().path();
+        let request = match STREAMED.iter().any(|streamed| path.starts_with(streamed)) {
+            true => request.map(Body::new),
+            false => request.map(|body| Body::new(Asked::new(body, self.within))),
+        };
+        let answer = self.routes.clone().oneshot(request);
         Box::pin(async move {
             let answer = answer.await?;
             let reading = READING.try_with(Arc::clone).unwrap_or_default();
@@ -267,6 +284,68 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Watching {
                 () = reading.stalls(stall) => debug!("a stalled reader is dropped"),
             }
         });
+    }
+}
+
+/// A request that has to be there in time, and be one message at most: nothing else bounds how long one takes that
+/// comes byte by byte, or goes on after its message.
+struct Asked<B> {
+    body: B,
+    begun: Instant,
+    within: Duration,
+    received_bytes: u64,
+    late: Pin<Box<Sleep>>,
+}
+
+impl<B> Asked<B> {
+    fn new(body: B, within: Duration) -> Self {
+        let begun = Instant::now();
+        let late = Box::pin(sleep_until(begun + within));
+        Self { body, begun, within, received_bytes: 0, late }
+    }
+}
+
+impl<B> hyper::body::Body for Asked<B>
+where
+    B: hyper::body::Body<Data = Bytes, Error: Into<BoxError>> + Unpin,
+{
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        // First what is there: it does not come late because it is taken late.
+        match Pin::new(&mut self.body).poll_frame(context) {
+            Poll::Ready(Some(Ok(frame))) => {
+                let bytes = frame.data_ref().map_or(0, |data| data.len() as u64);
+                self.received_bytes += bytes;
+                if self.received_bytes > BODY_BYTES_MAX {
+                    let message = format!("a request has {REQUEST_BYTES_MAX} bytes at most");
+                    return Poll::Ready(Some(Err(Status::out_of_range(message).into())));
+                }
+                let longer = Duration::from_secs(self.received_bytes / LINK_BYTES_A_SECOND);
+                let late_at = self.begun + self.within + longer;
+                if self.late.deadline() != late_at {
+                    self.late.as_mut().reset(late_at);
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(ended) => Poll::Ready(ended.map(|ended| ended.map_err(Into::into))),
+            Poll::Pending => self.late.as_mut().poll(context).map(|()| {
+                let message = "the request did not come in time; send it again";
+                Some(Err(Status::deadline_exceeded(message).into()))
+            }),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 

@@ -17,7 +17,11 @@ const STREAMS_MAX: usize = 4_096;
 /// How long a reader may stall: longer than a laptop takes to change its network.
 const STALL: Duration = Duration::from_secs(60);
 
-/// Bounds of the streams that clients hold open: watches, logs, uploads and downloads.
+/// How long the request of a call may take, beside the time that its bytes take on the slowest link: whoever asks
+/// something has it at hand.
+const REQUEST_WITHIN: Duration = Duration::from_secs(30);
+
+/// Bounds of what clients hold open: streams, which are watches, logs, uploads and downloads, and requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StreamLimits {
     /// Streams of one client at once; clients are told apart by their addresses. 1,024 unless told otherwise.
@@ -27,10 +31,18 @@ pub struct StreamLimits {
     /// How long a reader may leave unread what was there for it, before its stream is dropped; a minute unless
     /// told otherwise, and up to a quarter longer.
     pub stall: Duration,
+    /// How long the request of a call may take that is not itself a stream; half a minute unless told otherwise,
+    /// and for each 128 KiB that have come of it a second longer.
+    pub request: Duration,
 }
 
 impl Default for StreamLimits {
     fn default() -> Self {
-        Self { per_client: STREAMS_PER_CLIENT_MAX, total: STREAMS_MAX, stall: STALL }
+        Self {
+            per_client: STREAMS_PER_CLIENT_MAX,
+            total: STREAMS_MAX,
+            stall: STALL,
+            request: REQUEST_WITHIN,
+        }
     }
 }

@@ -29,7 +29,7 @@ use super::{
 use crate::{blobs::Blobs, driver::DriverHandle, feed::Feed, store::Store};
 
 /// A job with a project of 100,000 files, at about 150 bytes each, and of 500,000 chunks at 80.
-const REQUEST_BYTES_MAX: usize = 64 << 20;
+pub(super) const REQUEST_BYTES_MAX: usize = 64 << 20;
 /// The same job shown, or the snapshot of a million frames in runs.
 const RESPONSE_BYTES_MAX: usize = 64 << 20;
 

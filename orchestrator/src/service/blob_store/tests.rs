@@ -1,21 +1,29 @@
 #![allow(clippy::unwrap_used)]
 
-use std::{fs, path::PathBuf};
+use std::{
+    convert::Infallible,
+    fs,
+    path::PathBuf,
+    pin::Pin,
+    task::{Context, Poll},
+};
 
 use bytes::Bytes;
 use framecrew_blobs::{BlobClient, FileDigest, LocalFile, Uploaded};
 use framecrew_proto::v1::{
     OutputName, UploadChunk, UploadCommit, blob_store_client::BlobStoreClient,
 };
+use prost::Message as _;
 use tempfile::TempDir;
 use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{service::Routes, transport::Channel};
 
 use tonic_types::StatusExt as _;
+use tower::ServiceExt as _;
 
 use super::{
-    super::{connections, faults::RETRY_AFTER},
+    super::{StreamLimits, connections, faults::RETRY_AFTER},
     *,
 };
 
@@ -57,14 +65,20 @@ impl Fixture {
 
     /// One client may have so many streams, and stall for so long.
     async fn with(streams: usize, stall: Duration) -> Self {
+        let limits =
+            StreamLimits { per_client: streams, total: streams, stall, ..StreamLimits::default() };
+        Self::within(limits).await
+    }
+
+    async fn within(limits: StreamLimits) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let places = Places::new(streams, streams);
+        let places = Places::new(limits.per_client, limits.total);
         let blobs = Blobs::open(dir.path(), None).unwrap();
         let service = server(blobs, Arc::new(OneFrame), places.clone());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let routes = Routes::new(service);
-        let served = connections::serve(listener, routes, stall, std::future::pending());
+        let served = connections::serve(listener, routes, limits, std::future::pending());
         let server = tokio::spawn(served);
         let channel = Channel::from_shared(format!("http://{address}")).unwrap();
         Self { dir, places, channel: channel.connect_lazy(), server }
@@ -427,6 +441,76 @@ async fn a_file_makes_the_round_trip() {
     downloaded.await.unwrap();
     assert_eq!(received, size_bytes);
     assert_eq!(fs::read(to).unwrap(), bytes);
+}
+
+/// A request of so many pieces that does not end.
+struct Unending {
+    piece: Bytes,
+    pieces: usize,
+}
+
+impl hyper::body::Body for Unending {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<hyper::body::Frame<Bytes>, Infallible>>> {
+        if self.pieces == 0 {
+            return Poll::Pending;
+        }
+        self.pieces -= 1;
+        Poll::Ready(Some(Ok(hyper::body::Frame::data(self.piece.clone()))))
+    }
+}
+
+/// The answer to a FindMissing whose request does not end.
+async fn answer_to(fixture: &Fixture, piece: impl Into<Bytes>, pieces: usize) -> Status {
+    let body = tonic::body::Body::new(Unending { piece: piece.into(), pieces });
+    let request = tonic::codegen::http::Request::post("/framecrew.v1.BlobStore/FindMissing")
+        .header("content-type", "application/grpc")
+        .body(body)
+        .unwrap();
+    let answer = fixture.channel.clone().oneshot(request);
+    let answer = timeout(Duration::from_secs(120), answer).await.unwrap().unwrap();
+    Status::from_header_map(answer.headers()).unwrap()
+}
+
+#[tokio::test]
+async fn a_request_that_does_not_come_or_does_not_end_holds_its_call_for_so_long_and_no_longer() {
+    let request = Duration::from_millis(200);
+    let limits = StreamLimits { request, ..StreamLimits::default() };
+    let fixture = Fixture::within(limits).await;
+    // A part of a message, and a whole one that others may follow.
+    for begun in [&b"\0"[..], &[0; 5]] {
+        let status = answer_to(&fixture, begun, 1).await;
+        assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
+    }
+    // Uploads take as long as they take, while they go on.
+    let (sender, parts) = mpsc::channel(1);
+    sender.send(UploadRequest { part: Some(header(b"slow", 4)) }).await.unwrap();
+    let mut rpc = fixture.rpc();
+    let upload = tokio::spawn(async move { rpc.upload(ReceiverStream::new(parts)).await });
+    let status = answer_to(&fixture, &b"\0"[..], 1).await;
+    assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
+    for part in [chunk(0, b"slow"), commit()] {
+        sender.send(UploadRequest { part: Some(part) }).await.unwrap();
+    }
+    drop(sender);
+    assert_eq!(upload.await.unwrap().unwrap().into_inner().blobs, 1);
+}
+
+#[tokio::test]
+async fn a_request_that_goes_on_and_on_is_ended_by_what_it_has_sent() {
+    let fixture = Fixture::new().await;
+    // One message after the other: each is small enough.
+    let message = FindMissingRequest { digests: vec!["x".repeat(1 << 20)] };
+    let mut piece = vec![0];
+    piece.extend((message.encoded_len() as u32).to_be_bytes());
+    message.encode(&mut piece).unwrap();
+    let status = answer_to(&fixture, piece, usize::MAX).await;
+    assert_eq!(status.code(), Code::OutOfRange, "{status}");
 }
 
 #[tokio::test]
