@@ -11,13 +11,13 @@ use framecrew_proto::v1::{
     upload_request::Part,
 };
 use futures::stream::{self, BoxStream};
-use tokio::{sync::Semaphore, time::timeout};
+use tokio::time::timeout;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::{
     faults::{Faults, exhausted, invalid, unavailable},
     orchestrator::admit,
-    places::{Placed, Places},
+    places::{Placed, Places, Turns},
 };
 use crate::blobs::{BlobError, Blobs, Ended, Incoming};
 
@@ -41,6 +41,10 @@ const BLOB_BYTES_MAX: u64 = 1 << 40;
 
 /// Uploads that run at once; each holds 5 MiB at most, and a thread. More would only share the same disk.
 const UPLOADS_MAX: usize = 64;
+
+/// Uploads of one machine that run at once: a quarter of all. However many a person sends, a node's finished frames
+/// find a turn.
+const UPLOADS_PER_PEER_MAX: usize = UPLOADS_MAX / 4;
 
 /// How long an upload waits for its turn before it is told to come back.
 const UPLOAD_TURN: Duration = Duration::from_secs(10);
@@ -82,7 +86,7 @@ pub(crate) fn server(
     outputs: Arc<dyn OutputLookup>,
     places: Places,
 ) -> BlobStoreServer<BlobStoreService> {
-    let turns = Arc::new(Semaphore::new(UPLOADS_MAX));
+    let turns = Turns::new(UPLOADS_PER_PEER_MAX, UPLOADS_MAX);
     let service = BlobStoreService { blobs, outputs, places, turns };
     BlobStoreServer::new(service)
         .max_decoding_message_size(REQUEST_BYTES_MAX)
@@ -94,7 +98,7 @@ pub(crate) struct BlobStoreService {
     blobs: Blobs,
     outputs: Arc<dyn OutputLookup>,
     places: Places,
-    turns: Arc<Semaphore>,
+    turns: Turns,
 }
 
 #[tonic::async_trait]
@@ -122,8 +126,8 @@ impl BlobStore for BlobStoreService {
         &self,
         request: Request<Streaming<UploadRequest>>,
     ) -> Result<Response<UploadResponse>, Status> {
-        let _place = admit(&self.places, &request)?;
-        let _turn = match timeout(UPLOAD_TURN, self.turns.acquire()).await {
+        let place = admit(&self.places, &request)?;
+        let _turn = match timeout(UPLOAD_TURN, self.turns.take(place.client())).await {
             Ok(Ok(turn)) => turn,
             Ok(Err(_)) => return Err(unavailable("the blob store is closing; try again")),
             Err(_) => return Err(exhausted("UPLOADS", "too many uploads run at once")),

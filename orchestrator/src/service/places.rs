@@ -5,11 +5,12 @@ use std::{
     collections::HashMap,
     net::{IpAddr, Ipv6Addr},
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     task::{Context, Poll},
 };
 
 use futures::Stream;
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 
 /// Who takes places: an address; of IPv6 the network, whose addresses are all of one machine or household.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -82,6 +83,12 @@ pub(crate) struct Place {
     client: Client,
 }
 
+impl Place {
+    pub(crate) fn client(&self) -> Client {
+        self.client
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
         let mut taken = lock(&self.taken);
@@ -98,6 +105,41 @@ impl Drop for Place {
 /// No holder of this lock panics, so a poisoned one is still whole.
 fn lock(taken: &Mutex<Taken>) -> MutexGuard<'_, Taken> {
     taken.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Turns at something: who finds none waits, each client's own first, so that no client keeps others from theirs.
+#[derive(Debug)]
+pub(crate) struct Turns {
+    all: Arc<Semaphore>,
+    per_client: usize,
+    /// Of clients that have a turn or wait for one; others are removed when the next one comes.
+    by_client: Mutex<HashMap<Client, Weak<Semaphore>>>,
+}
+
+/// A turn of a client, and one of all.
+pub(crate) type Turn = (OwnedSemaphorePermit, OwnedSemaphorePermit);
+
+impl Turns {
+    pub(crate) fn new(per_client: usize, total: usize) -> Self {
+        Self { all: Arc::new(Semaphore::new(total)), per_client, by_client: Mutex::default() }
+    }
+
+    /// Waits for a turn, behind those who came before.
+    pub(crate) async fn take(&self, client: Client) -> Result<Turn, AcquireError> {
+        let own = self.own(client).acquire_owned().await?;
+        Ok((own, self.all.clone().acquire_owned().await?))
+    }
+
+    fn own(&self, client: Client) -> Arc<Semaphore> {
+        let mut by_client = self.by_client.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(own) = by_client.get(&client).and_then(Weak::upgrade) {
+            return own;
+        }
+        by_client.retain(|_, own| own.strong_count() > 0);
+        let own = Arc::new(Semaphore::new(self.per_client));
+        by_client.insert(client, Arc::downgrade(&own));
+        own
+    }
 }
 
 /// A stream that has a place as long as it is there.
@@ -124,12 +166,25 @@ impl<S: Stream + Unpin> Stream for Placed<S> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use futures::{StreamExt as _, stream};
+    use futures::{FutureExt as _, StreamExt as _, stream};
 
     use super::*;
 
     fn client(address: &str) -> Client {
         Client::at(address.parse().unwrap())
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_a_turn_of_its_own_keeps_no_other_client_from_one() {
+        let turns = Turns::new(2, 3);
+        let _first = turns.take(client("10.0.0.1")).await.unwrap();
+        let second = turns.take(client("10.0.0.1")).await.unwrap();
+        let mut third = std::pin::pin!(turns.take(client("10.0.0.1")));
+        assert!(third.as_mut().now_or_never().is_none(), "it has its share");
+        let _other = turns.take(client("10.0.0.2")).now_or_never().unwrap().unwrap();
+        assert!(turns.take(client("10.0.0.3")).now_or_never().is_none(), "all are taken");
+        drop(second);
+        let _third = third.await.unwrap();
     }
 
     #[test]
