@@ -11,14 +11,16 @@
 //! `recovery` kills an orchestrator with 100,000 frames in its store (`_TIMES` again). Other settings: `FRAMECREW_CHAOS_NODES`
 //! and `_BLENDERS` (nodes with a synthetic renderer, and with a real Blender), `_FRAME_MS` (time of a synthetic
 //! frame), `_RATE` (faults in a minute), `_FAULTS` (the only ones to make, by number or name: `F1,OrchestratorKilled`),
-//! `_PROGRAMS` (folder of the servers' programs, to try a release build), `_KEEP` (keep the logs).
+//! `_PROGRAMS` (folder of the servers' programs, to try a release build; the orchestrator's with its feature `history`),
+//! `_KEEP` (keep the logs).
 //!
 //! Each node reaches the orchestrator, and is reached, by a proxy that cuts, holds, delays and throttles; so do
 //! clients. Data folders are small file systems where this user may mount some, which root may: without that no
 //! disk is full. Wall clocks jump by a preloaded library where there is a C compiler. F16 (duplicates, replays)
 //! no proxy can make: the simulation does.
 //!
-//! The history (what clients were told, faults, findings) and the report go to `target/chaos/`.
+//! The history (what clients were told, faults, findings) and the report go to `target/chaos/`. What the orchestrator
+//! decided it writes itself, commit by commit; in the end that is replayed to the checker of the simulation.
 #![cfg_attr(not(unix), allow(missing_docs))]
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, missing_docs)]
 
