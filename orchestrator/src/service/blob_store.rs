@@ -42,9 +42,9 @@ const BLOB_BYTES_MAX: u64 = 1 << 40;
 /// Uploads that run at once; each holds 5 MiB at most, and a thread. More would only share the same disk.
 const UPLOADS_MAX: usize = 64;
 
-/// Uploads of one machine that run at once: a quarter of all. However many a person sends, a node's finished frames
-/// find a turn.
-const UPLOADS_PER_PEER_MAX: usize = UPLOADS_MAX / 4;
+/// Of these, those that only machines with nodes may have: a quarter. However much people send, finished frames find
+/// a turn.
+const UPLOADS_OF_NODES: usize = UPLOADS_MAX / 4;
 
 /// How long an upload waits for its turn before it is told to come back.
 const UPLOAD_TURN: Duration = Duration::from_secs(10);
@@ -80,13 +80,18 @@ pub(crate) enum LookupError {
     Failed(String),
 }
 
+/// The turns of uploads.
+pub(crate) fn turns() -> Turns {
+    Turns::new(UPLOADS_MAX, UPLOADS_OF_NODES)
+}
+
 /// The service, with the limits that its messages need.
 pub(crate) fn server(
     blobs: Blobs,
     outputs: Arc<dyn OutputLookup>,
     places: Places,
+    turns: Turns,
 ) -> BlobStoreServer<BlobStoreService> {
-    let turns = Turns::new(UPLOADS_PER_PEER_MAX, UPLOADS_MAX);
     let service = BlobStoreService { blobs, outputs, places, turns };
     BlobStoreServer::new(service)
         .max_decoding_message_size(REQUEST_BYTES_MAX)

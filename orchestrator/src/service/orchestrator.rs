@@ -24,7 +24,7 @@ use tonic::{Request, Response, Status};
 
 use super::{
     faults::exhausted,
-    places::{Client, NoPlace, Place, Placed, Places},
+    places::{Client, NoPlace, Place, Placed, Places, Turns},
 };
 use crate::{blobs::Blobs, driver::DriverHandle, feed::Feed, store::Store};
 
@@ -46,6 +46,7 @@ pub(crate) struct OrchestratorService {
     pub(super) blobs: Blobs,
     pub(super) lease: Duration,
     places: Places,
+    uploads: Turns,
     calls: Arc<Semaphore>,
     /// Ends the streams, which would otherwise keep the server from stopping.
     pub(super) shutdown: CancellationToken,
@@ -60,10 +61,11 @@ impl OrchestratorService {
         blobs: Blobs,
         lease: Duration,
         places: Places,
+        uploads: Turns,
         shutdown: CancellationToken,
     ) -> Self {
         let calls = Arc::new(Semaphore::new(CLIENT_CALLS_MAX));
-        Self { driver, store, feed, blobs, lease, places, calls, shutdown }
+        Self { driver, store, feed, blobs, lease, places, uploads, calls, shutdown }
     }
 
     /// Leave to ask the driver something, for a client; refused while too many wait for it.
@@ -74,6 +76,13 @@ impl OrchestratorService {
                 "the orchestrator has more to do than it can; nothing was done, try again",
             )
         })
+    }
+
+    /// What a node has finished need not wait for what people send.
+    fn note_node(&self, peer: Option<SocketAddr>) {
+        if let Some(peer) = peer {
+            self.uploads.note_node(Client::at(peer.ip()));
+        }
     }
 
     /// The service, with the limits that its messages need.
@@ -195,14 +204,19 @@ impl Orchestrator for OrchestratorService {
         request: Request<RegisterNodeRequest>,
     ) -> Result<Response<RegisterNodeResponse>, Status> {
         let peer = request.remote_addr();
-        self.register(request.into_inner(), peer).await.map(Response::new)
+        let answer = self.register(request.into_inner(), peer).await?;
+        self.note_node(peer);
+        Ok(Response::new(answer))
     }
 
     async fn heartbeat(
         &self,
         request: Request<HeartbeatRequest>,
     ) -> Result<Response<HeartbeatResponse>, Status> {
-        self.renew_lease(request.into_inner()).await.map(Response::new)
+        let peer = request.remote_addr();
+        let answer = self.renew_lease(request.into_inner()).await?;
+        self.note_node(peer);
+        Ok(Response::new(answer))
     }
 
     async fn unregister_node(

@@ -2,10 +2,10 @@
 //! [`Place`], and gives it back by dropping it, however that comes about.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     net::{IpAddr, Ipv6Addr},
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
 };
 
@@ -107,38 +107,50 @@ fn lock(taken: &Mutex<Taken>) -> MutexGuard<'_, Taken> {
     taken.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Turns at something: who finds none waits, each client's own first, so that no client keeps others from theirs.
-#[derive(Debug)]
+/// Machines with nodes that are told apart from others; those of the largest farm.
+const NODE_MACHINES_MAX: usize = 4_096;
+
+/// Turns at something: who finds none waits, behind those who came before. Some are kept for the machines that have
+/// nodes, so that others cannot have all of them. Cheap to clone.
+#[derive(Debug, Clone)]
 pub(crate) struct Turns {
     all: Arc<Semaphore>,
-    per_client: usize,
-    /// Of clients that have a turn or wait for one; others are removed when the next one comes.
-    by_client: Mutex<HashMap<Client, Weak<Semaphore>>>,
+    /// For the rest of the machines.
+    others: Arc<Semaphore>,
+    of_nodes: Arc<Mutex<HashSet<Client>>>,
 }
 
-/// A turn of a client, and one of all.
-pub(crate) type Turn = (OwnedSemaphorePermit, OwnedSemaphorePermit);
+/// One of all turns, and one of those that are not kept for nodes.
+pub(crate) type Turn = (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>);
 
 impl Turns {
-    pub(crate) fn new(per_client: usize, total: usize) -> Self {
-        Self { all: Arc::new(Semaphore::new(total)), per_client, by_client: Mutex::default() }
-    }
-
-    /// Waits for a turn, behind those who came before.
-    pub(crate) async fn take(&self, client: Client) -> Result<Turn, AcquireError> {
-        let own = self.own(client).acquire_owned().await?;
-        Ok((own, self.all.clone().acquire_owned().await?))
-    }
-
-    fn own(&self, client: Client) -> Arc<Semaphore> {
-        let mut by_client = self.by_client.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(own) = by_client.get(&client).and_then(Weak::upgrade) {
-            return own;
+    pub(crate) fn new(total: usize, kept_for_nodes: usize) -> Self {
+        Self {
+            all: Arc::new(Semaphore::new(total)),
+            others: Arc::new(Semaphore::new(total - kept_for_nodes)),
+            of_nodes: Arc::default(),
         }
-        by_client.retain(|_, own| own.strong_count() > 0);
-        let own = Arc::new(Semaphore::new(self.per_client));
-        by_client.insert(client, Arc::downgrade(&own));
-        own
+    }
+
+    /// Notes where a node is. It stays noted: a node that is gone may be back any moment.
+    pub(crate) fn note_node(&self, client: Client) {
+        let mut of_nodes = self.of_nodes();
+        if of_nodes.len() < NODE_MACHINES_MAX {
+            of_nodes.insert(client);
+        }
+    }
+
+    pub(crate) async fn take(&self, client: Client) -> Result<Turn, AcquireError> {
+        let is_of_node = self.of_nodes().contains(&client);
+        let other = match is_of_node {
+            true => None,
+            false => Some(self.others.clone().acquire_owned().await?),
+        };
+        Ok((self.all.clone().acquire_owned().await?, other))
+    }
+
+    fn of_nodes(&self) -> MutexGuard<'_, HashSet<Client>> {
+        self.of_nodes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -175,16 +187,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_waits_for_a_turn_of_its_own_keeps_no_other_client_from_one() {
-        let turns = Turns::new(2, 3);
-        let _first = turns.take(client("10.0.0.1")).await.unwrap();
-        let second = turns.take(client("10.0.0.1")).await.unwrap();
-        let mut third = std::pin::pin!(turns.take(client("10.0.0.1")));
-        assert!(third.as_mut().now_or_never().is_none(), "it has its share");
-        let _other = turns.take(client("10.0.0.2")).now_or_never().unwrap().unwrap();
-        assert!(turns.take(client("10.0.0.3")).now_or_never().is_none(), "all are taken");
-        drop(second);
-        let _third = third.await.unwrap();
+    async fn who_has_no_node_cannot_take_the_turns_that_are_kept_for_nodes() {
+        let turns = Turns::new(2, 1);
+        turns.note_node(client("10.0.0.9"));
+        let first = turns.take(client("10.0.0.1")).await.unwrap();
+        let mut second = std::pin::pin!(turns.take(client("10.0.0.2")));
+        assert!(second.as_mut().now_or_never().is_none());
+        let _node = turns.take(client("10.0.0.9")).now_or_never().unwrap().unwrap();
+        assert!(turns.take(client("10.0.0.9")).now_or_never().is_none(), "all are taken");
+        drop(first);
+        let _second = second.await.unwrap();
     }
 
     #[test]

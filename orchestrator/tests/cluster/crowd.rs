@@ -2,12 +2,17 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+use framecrew_blobs::{BlobClient, Digest};
 use framecrew_orchestrator::{Config, StreamLimits};
 use framecrew_proto::v1::{
-    Frame, FrameState, JobState, WatchClusterRequest, WatchJobRequest, WatchJobResponse,
-    watch_job_response::Update,
+    Frame, FrameState, JobState, NodeDescription, RegisterNodeRequest, UploadChunk, UploadHeader,
+    UploadRequest, WatchClusterRequest, WatchJobRequest, WatchJobResponse,
+    blob_store_client::BlobStoreClient, orchestrator_client::OrchestratorClient,
+    upload_request::Part, watch_job_response::Update,
 };
 use tempfile::tempdir;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 use tonic_types::StatusExt as _;
 
@@ -178,4 +183,40 @@ async fn watchers_of_an_orchestrator_that_stops_are_told_where_to_go_on() {
     let message = next(&mut of_job).await;
     let Some(Update::Changes(changes)) = message.update else { panic!("{message:?}") };
     assert_eq!(changes.job.unwrap().state(), JobState::Queued);
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn however_many_uploads_people_have_under_way_what_a_node_has_finished_goes_through() {
+    let data = tempdir().unwrap();
+    let orchestrator = Orchestrator::start(data.path()).await;
+    let node = orchestrator.channel_from([127, 0, 0, 2].into()).await;
+    let description = NodeDescription { slots: 1, ..NodeDescription::default() };
+    let registration = RegisterNodeRequest {
+        name: "a".to_owned(),
+        incarnation: 1,
+        port: 9,
+        description: Some(description),
+        ..RegisterNodeRequest::default()
+    };
+    OrchestratorClient::new(node.clone()).register_node(registration).await.unwrap();
+    let people = orchestrator.channel().await;
+    let mut under_way = Vec::new();
+    // More than there are turns.
+    for n in 0..100 {
+        let (sender, parts) = mpsc::channel(1);
+        let mut people = BlobStoreClient::new(people.clone());
+        tokio::spawn(async move { people.upload(ReceiverStream::new(parts)).await });
+        let digest = Digest::of(format!("{n}").as_bytes()).to_string();
+        let header = Part::Header(UploadHeader { digest, size_bytes: 1 << 20 });
+        let chunk = Part::Chunk(UploadChunk { offset: 0, data: vec![0].into() });
+        // The second one fits when the first is on its way.
+        for part in [header, chunk] {
+            sender.send(UploadRequest { part: Some(part) }).await.unwrap();
+        }
+        under_way.push(sender);
+    }
+    let frame = b"frame";
+    let node = BlobClient::new(node);
+    patience(node.upload_bytes(frame[..].into(), Digest::of(frame))).await.unwrap();
 }

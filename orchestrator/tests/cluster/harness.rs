@@ -70,6 +70,13 @@ impl Orchestrator {
         OrchestratorClient::new(self.connect(endpoint).await)
     }
 
+    /// Comes from another address of this machine. Only Linux answers at all of 127.0.0.0/8.
+    #[cfg(target_os = "linux")]
+    pub(crate) async fn channel_from(&self, address: std::net::IpAddr) -> Channel {
+        let endpoint = Endpoint::from_shared(self.url.clone()).unwrap();
+        self.connect(endpoint.local_address(Some(address))).await
+    }
+
     async fn connect(&self, endpoint: Endpoint) -> Channel {
         patience(async {
             loop {
