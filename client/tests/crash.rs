@@ -1,5 +1,6 @@
-//! Real processes, most with a real Blender in each node, `kill -9`, and a damaged store. Nothing that was acknowledged
-//! is lost, nothing is drawn twice that need not be, and who watched through it all ends equal to one who joins afresh.
+//! Real processes, most with a real Blender in each node; `kill -9`, SIGTERM, damage and a backup. Nothing that was
+//! acknowledged is lost, nothing is drawn twice that need not be, and who watched through it all ends equal to one who
+//! joins afresh.
 #![cfg(all(unix, feature = "local"))]
 #![allow(clippy::unwrap_used)]
 
@@ -15,7 +16,7 @@ use framecrew_node::blender::FoundBlender;
 use futures::StreamExt as _;
 use support::{
     blenders,
-    servers::{Crew, PATIENCE, assert_as_good_as_afresh, orchestrator, watched},
+    servers::{Crew, PATIENCE, assert_as_good_as_afresh, finished_frames, orchestrator, watched},
 };
 use tokio::time::timeout;
 
@@ -121,6 +122,41 @@ fn run(args: &[&str], data: &Path) -> (Output, String) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_orchestrator_that_is_told_to_stop_ends_by_itself_and_each_frame_is_drawn_once() {
+    const FRAMES: i32 = 120;
+    let (mut crew, job) = synthetic_crew(FRAMES).await;
+    let (mut watch, mut view, mut broken) = (job.watch(), JobView::default(), Vec::new());
+    let mut is_stopped = false;
+    let watching = async {
+        while let Some(event) = watch.next().await {
+            match event.unwrap() {
+                WatchEvent::Update(update) => view.apply(&update),
+                WatchEvent::Reconnecting { reason, .. } => broken.push(reason),
+                WatchEvent::StartingOver { reason } => panic!("the watch starts over: {reason}"),
+            }
+            if view.counts().finished >= 20 && view.active().count() > 0 && !is_stopped {
+                is_stopped = true;
+                crew.orchestrator.terminate();
+                let status = crew.orchestrator.ended().await;
+                assert_eq!(status.code(), Some(0), "{}", crew.orchestrator.log());
+                crew.orchestrator.restart();
+            }
+        }
+    };
+    timeout(PATIENCE, watching).await.unwrap();
+    assert_eq!(view.runs().collect::<Vec<_>>(), [(1, FRAMES, FrameState::Finished)]);
+    assert!(
+        broken[0].contains("watch again from revision"),
+        "watchers are told where to go on: {broken:?}"
+    );
+    assert_as_good_as_afresh(&crew.cluster().await, job.id(), &view).await;
+    assert_eq!(view.troubled().count(), 0, "no try failed");
+    let drawn = crew.told("frame begun", ["frame"]);
+    assert_eq!(drawn.len(), FRAMES as usize);
+    assert!(drawn.values().all(|times| *times == 1), "each frame was drawn once: {drawn:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_store_is_refused_with_the_way_out_and_stays_as_it_is() {
     let (mut crew, job) = synthetic_crew(30).await;
     watched(job.watch(), drop).await;
@@ -156,4 +192,36 @@ async fn a_damaged_store_is_refused_with_the_way_out_and_stays_as_it_is() {
     assert!(files() == before, "nothing was changed");
     let (checked, _) = run(&["check"], &crew.data);
     assert_eq!(checked.status.code(), Some(1), "{checked:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_made_while_frames_are_drawn_is_sound_and_is_gone_on_from() {
+    const FRAMES: i32 = 120;
+    let (mut crew, job) = synthetic_crew(FRAMES).await;
+    let copy = crew.folder.path().join("copy");
+    let mut watch = job.watch();
+    let mut view = JobView::default();
+    let reached = async {
+        while view.counts().finished < 20 {
+            if let WatchEvent::Update(update) = watch.next().await.unwrap().unwrap() {
+                view.apply(&update);
+            }
+        }
+    };
+    timeout(PATIENCE, reached).await.unwrap();
+    let before = finished_frames(&crew.cluster().await, job.id()).await;
+    let (copied, said) = run(&["backup", copy.to_str().unwrap()], &crew.data);
+    assert!(copied.status.success(), "{said}");
+    let (checked, said) = run(&["check", "--blobs"], &copy);
+    assert!(checked.status.success(), "{checked:?} {said}");
+
+    // The store is lost; its copy goes on, and what was finished before it was made is not drawn again.
+    crew.orchestrator.kill();
+    fs::remove_dir_all(&crew.data).unwrap();
+    fs::rename(&copy, &crew.data).unwrap();
+    crew.orchestrator.restart();
+    let view = watched(crew.cluster().await.watch(job.id()), drop).await;
+    assert_eq!(view.runs().collect::<Vec<_>>(), [(1, FRAMES, FrameState::Finished)]);
+    let after = finished_frames(&crew.cluster().await, job.id()).await;
+    assert!(before.iter().all(|frame| after.contains(frame)));
 }
