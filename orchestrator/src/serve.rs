@@ -181,7 +181,6 @@ pub async fn serve(
     let collecting = collect::run(blobs.clone(), store.clone(), kept, holds);
     let _collecting = AbortOnDropHandle::new(tokio::spawn(collecting));
     let places = Places::new(limits.per_client, limits.total);
-    let uploads = blob_store::turns();
     let closing = driver.clone();
     let service = OrchestratorService::new(
         driver,
@@ -190,11 +189,11 @@ pub async fn serve(
         blobs.clone(),
         lease,
         places.clone(),
-        uploads.clone(),
         streams.clone(),
     );
     let (health_reporter, health) = tonic_health::server::health_reporter();
     let outputs = Arc::new(service.clone());
+    let uploads = service.uploads();
     let orchestrator = service.server();
     let blob_store = blob_store::server(blobs, outputs, places, uploads);
     for name in ["", "framecrew.v1.Orchestrator", "framecrew.v1.BlobStore"] {

@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use super::{
+    blob_store,
     faults::exhausted,
     places::{Client, NoPlace, Place, Placed, Places, Turns},
 };
@@ -61,10 +62,10 @@ impl OrchestratorService {
         blobs: Blobs,
         lease: Duration,
         places: Places,
-        uploads: Turns,
         shutdown: CancellationToken,
     ) -> Self {
         let calls = Arc::new(Semaphore::new(CLIENT_CALLS_MAX));
+        let uploads = blob_store::turns();
         Self { driver, store, feed, blobs, lease, places, uploads, calls, shutdown }
     }
 
@@ -76,6 +77,11 @@ impl OrchestratorService {
                 "the orchestrator has more to do than it can; nothing was done, try again",
             )
         })
+    }
+
+    /// The turns of uploads, some of which are kept for nodes: it knows where they are.
+    pub(crate) fn uploads(&self) -> Turns {
+        self.uploads.clone()
     }
 
     /// What a node has finished need not wait for what people send.
