@@ -5,6 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{Action, BATCH_SECONDS, BATCH_SLICES_MAX, Batch, Job, Node, Scheduler, job::Taken};
 use crate::domain::{Incarnation, JobId, JobState, NodeName, Requirements, Slice};
 
+/// What a node was sent.
+#[derive(Debug, PartialEq, Eq)]
+enum Sent {
+    Batch,
+    /// A slice that it has for itself.
+    Alone,
+}
+
 impl Scheduler {
     /// Gives work to those of `looked_at` that have room: free slots of all of them first, then batches
     /// ahead of time.
@@ -13,15 +21,25 @@ impl Scheduler {
         let mut by_load: BTreeSet<(usize, NodeName)> =
             looked_at.into_iter().filter_map(|name| load(self, name)).collect();
         while let Some((_, name)) = by_load.pop_first() {
-            let Some(alone) = self.assign_one(&name, actions) else { continue };
-            // Others may have kept slots free for the slice that has now found a node for itself.
-            let again = if alone { self.roomy.clone() } else { BTreeSet::from([name]) };
+            let empties_for = |this: &Self| this.nodes.get(&name).and_then(|node| node.empties_for);
+            let before = empties_for(self);
+            let sent = self.assign_one(&name, actions);
+            // Another may have kept slots free for the slice that has now found a node for itself, or must do
+            // so now that this one does not.
+            let others_may =
+                sent == Some(Sent::Alone) || before.is_some() && before != empties_for(self);
+            let again = match sent {
+                _ if others_may => self.roomy.clone(),
+                Some(_) => BTreeSet::from([name]),
+                None => continue,
+            };
             by_load.extend(again.into_iter().filter_map(|name| load(self, name)));
         }
     }
 
-    /// Sends one batch to a node if it has room and there is work for it; returns whether it is alone then.
-    fn assign_one(&mut self, name: &NodeName, actions: &mut Vec<Action>) -> Option<bool> {
+    /// Sends one batch to a node if it has room and there is work for it.
+    fn assign_one(&mut self, name: &NodeName, actions: &mut Vec<Action>) -> Option<Sent> {
+        self.nodes.get_mut(name)?.empties_for = None;
         let node = self.nodes.get(name)?;
         let free_slot = node.has_free_slot();
         if free_slot {
@@ -53,7 +71,7 @@ impl Scheduler {
             match taken {
                 Taken::Batch(slices) => {
                     self.start_batch(job_id, name, slices, actions);
-                    return Some(false);
+                    return Some(Sent::Batch);
                 }
                 Taken::Alone(slice) => {
                     self.start_batch(job_id, name, vec![slice], actions);
@@ -61,14 +79,26 @@ impl Scheduler {
                         node.alone = true;
                     }
                     self.roomy.remove(name);
-                    return Some(true);
+                    return Some(Sent::Alone);
                 }
-                // What comes after it in the queue does not keep the node busy.
-                Taken::OnceEmpty => return None,
+                // What comes after it in the queue does not keep the node busy, unless others run empty for it.
+                Taken::OnceEmpty => {
+                    if self.is_awaited_by_enough(job_id) {
+                        continue;
+                    }
+                    self.nodes.get_mut(name)?.empties_for = Some(job_id);
+                    return None;
+                }
                 Taken::Nothing => {}
             }
         }
         None
+    }
+
+    /// Whether for each slice of a job that must be alone there is a node that runs empty for it.
+    pub(super) fn is_awaited_by_enough(&self, job: JobId) -> bool {
+        let emptied = self.nodes.values().filter(|node| node.is_to_be_empty_for(job)).count();
+        self.jobs.get(&job).is_some_and(|job| job.waiting_alone() <= emptied)
     }
 
     /// Guided: a share of what is left, so that all nodes end together; never more than a moment's work.

@@ -238,8 +238,9 @@ impl Scheduler {
     ) {
         let Some(job) = self.jobs.get_mut(&job_id) else { return };
         job.failed_on.insert(name.clone());
-        let could = || self.nodes.values().filter(|node| node.description.meets(&job.requirements));
-        if job.failed_on.len() >= 2 && 2 * job.failed_on.len() >= could().count() {
+        let could = self.nodes.values().filter(|node| node.description.meets(&job.requirements));
+        let could = could.count();
+        if job.failed_on.len() >= 2 && 2 * job.failed_on.len() >= could {
             for (name, node) in &mut self.nodes {
                 if node.trust.acquit(job_id) {
                     self.roomy.insert(name.clone());
@@ -247,7 +248,7 @@ impl Scheduler {
                 }
             }
         } else if let Some(node) = self.nodes.get_mut(name) {
-            node.trust.record_failure(now, job_id, slice);
+            node.trust.record_failure(now, job_id, slice, could == 1);
         }
         self.watch(name);
     }

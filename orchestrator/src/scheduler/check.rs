@@ -72,7 +72,11 @@ impl Scheduler {
                     match job.would_give(name, empty, other_could) {
                         Some(true) => panic!("node {name} has a free slot while job {id} waits"),
                         Some(false) => {}
-                        None => break,
+                        None if node.empties_for == Some(*id) => break,
+                        None => assert!(
+                            self.is_awaited_by_enough(*id),
+                            "nodes run empty for what must be alone"
+                        ),
                     }
                 }
             }

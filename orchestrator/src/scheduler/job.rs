@@ -172,6 +172,12 @@ impl Job {
         (self.troubles_in_a_row >= TROUBLES_BORNE, Reverse(self.priority), id)
     }
 
+    /// Slices that no node has, and that must have theirs for themselves.
+    pub(super) fn waiting_alone(&self) -> usize {
+        let alone = self.returned.iter().filter(|(blame, _)| blame.alone);
+        alone.map(|(_, slices)| slices.len()).sum()
+    }
+
     pub(super) fn next_revision(&mut self) -> Revision {
         self.revision += 1;
         self.revision

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::trust::Trust;
-use crate::domain::{BatchId, Incarnation, NodeDescription, Now};
+use crate::domain::{BatchId, Incarnation, JobId, NodeDescription, Now};
 
 /// First pause of a node whose tries fail for reasons around the renderer; doubles with each further one.
 const PAUSE_MIN: Duration = Duration::from_secs(1);
@@ -32,6 +32,8 @@ pub(super) struct Node {
     pub(super) cancels: BTreeMap<BatchId, Now>,
     /// Whether its one batch must stay the only one.
     pub(super) alone: bool,
+    /// Whose slice it gets nothing more for, as that must be alone: from one look at the node to the next.
+    pub(super) empties_for: Option<JobId>,
     /// Slices of those batches that are not settled.
     pub(super) unsettled: usize,
     pub(super) finished: u64,
@@ -54,6 +56,7 @@ impl Node {
             batches: BTreeSet::new(),
             cancels: BTreeMap::new(),
             alone: false,
+            empties_for: None,
             unsettled: 0,
             finished: 0,
             alarm: Now::MAX,
@@ -72,6 +75,11 @@ impl Node {
             && !self.alone
             && self.trust.quarantined_until().is_none()
             && (!self.trust.is_limited() || self.batches.is_empty())
+    }
+
+    /// Whether it is about to be empty for a slice of this job, and nothing keeps it from taking it then.
+    pub(super) fn is_to_be_empty_for(&self, job: JobId) -> bool {
+        self.empties_for == Some(job) && self.may_be_sent_more()
     }
 
     /// Whether it counts as one that could render what others cannot.

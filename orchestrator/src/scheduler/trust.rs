@@ -7,8 +7,9 @@
 //! finished, is in quarantine: for a pause that grows each time it gets nothing. After it the node is on
 //! probation: one slice at a time, and the first that finishes sets it free, the first that counts against it
 //! sends it back. So it is with the only node too: who could render instead may be back in a moment, and
-//! frames that one broken node had tried in vain would be given up by then. One slice after each pause costs
-//! few tries, and finds a node that was mended.
+//! frames that one broken node had tried in vain would be given up by then. But its pauses do not grow: one
+//! slice after each costs few tries, finds a node that was mended, and comes to an end of a job that no node
+//! could ever render.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -50,8 +51,8 @@ impl Trust {
         self.until.is_some() || self.on_probation
     }
 
-    /// A try that counts failed.
-    pub(super) fn record_failure(&mut self, now: Now, job: JobId, slice: Slice) {
+    /// A try that counts failed; `is_only` says that no other node of the cluster could render the job.
+    pub(super) fn record_failure(&mut self, now: Now, job: JobId, slice: Slice, is_only: bool) {
         self.tries = self.tries.saturating_add(1);
         if self.failed.len() < SLICES_BORNE {
             self.failed.insert((job, slice));
@@ -59,7 +60,9 @@ impl Trust {
         if self.until.is_none() && (self.on_probation || self.failed.len() >= SLICES_BORNE) {
             let pause = QUARANTINE_MIN.saturating_mul(1 << self.quarantines.min(16));
             self.until = Some(now + pause.min(QUARANTINE_MAX));
-            self.quarantines += 1;
+            if !is_only {
+                self.quarantines += 1;
+            }
             self.on_probation = false;
         }
     }
