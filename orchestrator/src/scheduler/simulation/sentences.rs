@@ -805,7 +805,7 @@ fn a_quarantined_node_does_not_use_up_the_tries_of_frames_while_the_only_good_on
 }
 
 #[test]
-fn the_only_node_is_tried_with_one_frame_after_each_short_quarantine_and_goes_on_once_it_is_mended() {
+fn the_only_node_gets_one_frame_after_each_short_quarantine_until_one_succeeds() {
     let cluster = Cluster::new().node("a").job(1..=200);
     let cluster = cluster.fault("a", Fault::Break(FailureReason::Renderer)).passes(12.0);
     let before = cluster.batches_of("a");
