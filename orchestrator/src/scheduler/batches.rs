@@ -2,8 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Action, Batch, Begun, Loss, Scheduler, job::Verdict};
-use crate::domain::{BatchId, Failure, FailureReason, JobId, NodeName, Now, Rendered, Slice};
+use super::{AWAITED_FOR, Action, Batch, Begun, Loss, Scheduler, job::Verdict};
+use crate::domain::{
+    BatchId, Failure, FailureReason, JobId, NodeDescription, NodeName, Now, Rendered, Slice,
+};
 
 impl Scheduler {
     /// Takes a batch out of the books, and gives what was still open in it to `each`.
@@ -240,6 +242,10 @@ impl Scheduler {
         job.failed_on.insert(name.clone());
         let could = self.nodes.values().filter(|node| node.description.meets(&job.requirements));
         let could = could.count();
+        let is_awaited = |(left, description): &(Now, NodeDescription)| {
+            left.saturating_add(AWAITED_FOR) > now && description.meets(&job.requirements)
+        };
+        let is_only = could == 1 && !self.departed.values().any(is_awaited);
         if job.failed_on.len() >= 2 && 2 * job.failed_on.len() >= could {
             for (name, node) in &mut self.nodes {
                 if node.trust.acquit(job_id) {
@@ -248,7 +254,11 @@ impl Scheduler {
                 }
             }
         } else if let Some(node) = self.nodes.get_mut(name) {
-            node.trust.record_failure(now, job_id, slice, could == 1);
+            if !is_only {
+                node.trust.record_failure(now, job_id, slice);
+            } else if node.trust.pardon() {
+                actions.push(Action::NodeChanged { node: name.clone() });
+            }
         }
         self.watch(name);
     }

@@ -32,7 +32,7 @@ pub use action::Action;
 pub use event::Event;
 pub use restore::{RestoredBatch, RestoredJob, RestoredNode};
 
-use crate::domain::{BatchId, Epoch, Incarnation, JobId, NodeName, Now, Slice};
+use crate::domain::{BatchId, Epoch, Incarnation, JobId, NodeDescription, NodeName, Now, Slice};
 use job::{Job, Place};
 use node::Node;
 
@@ -41,6 +41,9 @@ pub const BATCH_SLICES_MAX: u64 = 512;
 /// Seconds of work in one batch while there is plenty: short enough that a late node finds work left, long
 /// enough that a dispatch costs nothing beside it.
 const BATCH_SECONDS: f64 = 2.0;
+
+/// How long a node that is gone counts as one that may be back in a moment: a reboot takes less.
+const AWAITED_FOR: Duration = Duration::from_secs(5 * 60);
 
 /// A live node as people see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -133,6 +136,8 @@ pub struct Scheduler {
     queue: BTreeSet<Place>,
     nodes: BTreeMap<NodeName, Node>,
     batches: HashMap<BatchId, Batch>,
+    /// Nodes that are gone, and since when: those of the last minutes are reckoned with.
+    departed: BTreeMap<NodeName, (Now, NodeDescription)>,
     /// When something of a node is due: its lease, a pause, a cancel.
     alarms: BTreeSet<(Now, NodeName)>,
     /// Nodes that had room when last looked at, and found nothing to do.
@@ -153,6 +158,7 @@ impl Scheduler {
             queue: BTreeSet::new(),
             nodes: BTreeMap::new(),
             batches: HashMap::new(),
+            departed: BTreeMap::new(),
             alarms: BTreeSet::new(),
             roomy: BTreeSet::new(),
             slots: 0,
@@ -186,7 +192,9 @@ impl Scheduler {
                 self.renew(now, &node, incarnation);
                 BTreeSet::new()
             }
-            Event::NodeLeft { node, incarnation } => self.leave(&node, incarnation, &mut actions),
+            Event::NodeLeft { node, incarnation } => {
+                self.leave(now, &node, incarnation, &mut actions)
+            }
             Event::BatchRefused { batch } => {
                 let Some(holder) = self.batches.get(&batch).map(|b| b.node.clone()) else {
                     self.ignored_events += 1;

@@ -7,7 +7,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use super::{Action, Loss, Node, Scheduler};
+use super::{AWAITED_FOR, Action, Loss, Node, Scheduler};
 use crate::domain::{BatchId, Incarnation, NodeDescription, NodeName, Now};
 
 /// How long a node that is heard of may take to say that a batch has ended which it was told to end: a
@@ -49,7 +49,7 @@ impl Scheduler {
                 looked_at.insert(name);
                 return looked_at;
             }
-            Some(_) => self.remove_node(&name, Loss::Died, actions),
+            Some(_) => self.remove_node(now, &name, Loss::Died, actions),
             None => {}
         }
         let mut looked_at = self.roomy.clone();
@@ -113,6 +113,7 @@ impl Scheduler {
 
     pub(super) fn leave(
         &mut self,
+        now: Now,
         name: &NodeName,
         incarnation: Incarnation,
         actions: &mut Vec<Action>,
@@ -120,11 +121,11 @@ impl Scheduler {
         if !self.is_registered(name, incarnation) {
             return self.ignore();
         }
-        self.remove_node(name, Loss::SaidGoodbye, actions);
+        self.remove_node(now, name, Loss::SaidGoodbye, actions);
         self.roomy.clone()
     }
 
-    fn remove_node(&mut self, name: &NodeName, loss: Loss, actions: &mut Vec<Action>) {
+    fn remove_node(&mut self, now: Now, name: &NodeName, loss: Loss, actions: &mut Vec<Action>) {
         let Some(node) = self.nodes.remove(name) else { return };
         self.slots -= node.slots();
         self.alarms.remove(&(node.alarm, name.clone()));
@@ -132,6 +133,8 @@ impl Scheduler {
         for batch in node.batches {
             self.lose_batch(batch, loss, actions);
         }
+        self.departed.retain(|_, (left, _)| left.saturating_add(AWAITED_FOR) > now);
+        self.departed.insert(name.clone(), (now, node.description));
         let said_goodbye = loss == Loss::SaidGoodbye;
         actions.push(Action::NodeGone { node: name.clone(), said_goodbye });
     }
@@ -248,7 +251,7 @@ impl Scheduler {
         };
         let over: Vec<BatchId> = node.batches.iter().filter(is_over).copied().collect();
         if over.len() == node.batches.len() {
-            return self.remove_node(name, loss, actions);
+            return self.remove_node(now, name, loss, actions);
         }
         for batch in over {
             self.lose_batch(batch, loss, actions);

@@ -6,10 +6,9 @@
 //! the sake of such a job is forgotten. A node on which tries of three different slices failed, and none
 //! finished, is in quarantine: for a pause that grows each time it gets nothing. After it the node is on
 //! probation: one slice at a time, and the first that finishes sets it free, the first that counts against it
-//! sends it back. So it is with the only node too: who could render instead may be back in a moment, and
-//! frames that one broken node had tried in vain would be given up by then. But its pauses do not grow: one
-//! slice after each costs few tries, finds a node that was mended, and comes to an end of a job that no node
-//! could ever render.
+//! sends it back. It gets no more even if no other node is at work now: who could render instead may be back
+//! in a moment, and frames that one broken node had tried in vain would be given up by then. Only a node that
+//! has nobody to be compared with, now or within the last minutes, is not blamed at all.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -51,8 +50,8 @@ impl Trust {
         self.until.is_some() || self.on_probation
     }
 
-    /// A try that counts failed; `is_only` says that no other node of the cluster could render the job.
-    pub(super) fn record_failure(&mut self, now: Now, job: JobId, slice: Slice, is_only: bool) {
+    /// A try that counts failed.
+    pub(super) fn record_failure(&mut self, now: Now, job: JobId, slice: Slice) {
         self.tries = self.tries.saturating_add(1);
         if self.failed.len() < SLICES_BORNE {
             self.failed.insert((job, slice));
@@ -60,9 +59,7 @@ impl Trust {
         if self.until.is_none() && (self.on_probation || self.failed.len() >= SLICES_BORNE) {
             let pause = QUARANTINE_MIN.saturating_mul(1 << self.quarantines.min(16));
             self.until = Some(now + pause.min(QUARANTINE_MAX));
-            if !is_only {
-                self.quarantines += 1;
-            }
+            self.quarantines += 1;
             self.on_probation = false;
         }
     }
@@ -70,6 +67,11 @@ impl Trust {
     /// A slice finished: nothing is held against the node any more.
     pub(super) fn record_success(&mut self) {
         *self = Self::default();
+    }
+
+    /// Nobody else could show whose fault it was; returns whether that frees the node.
+    pub(super) fn pardon(&mut self) -> bool {
+        std::mem::take(self).is_limited()
     }
 
     /// It was the job's fault; returns whether that frees the node.

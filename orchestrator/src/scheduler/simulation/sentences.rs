@@ -797,26 +797,30 @@ fn a_quarantined_node_does_not_use_up_the_tries_of_frames_while_the_only_good_on
         let before = cluster.batches_of("a").len();
         let cluster = cluster.fault("b", away).passes(60.0);
         let tries = cluster.batches_of("a").len() - before;
-        // One after each pause, which grows as long as b counts.
-        assert!((1..=6).contains(&tries), "{tries} batches while b: {away:?}");
+        // One after 10 seconds and one after 20 more.
+        assert!((1..=2).contains(&tries), "{tries} batches while b: {away:?}");
         let cluster = cluster.fault("b", Fault::Boot).fault("b", Fault::Mend).node("c");
         cluster.assert_finished();
     }
 }
 
 #[test]
-fn the_only_node_gets_one_frame_after_each_short_quarantine_until_one_succeeds() {
-    let cluster = Cluster::new().node("a").job(1..=200);
-    let cluster = cluster.fault("a", Fault::Break(FailureReason::Renderer)).passes(12.0);
-    let before = cluster.batches_of("a");
-    let cluster = cluster.passes(100.0);
-    let tries = cluster.batches_of("a").split_off(before.len());
-    // After 10 seconds each time.
-    assert!((8..=10).contains(&tries.len()), "{tries:?}");
-    assert!(tries.iter().all(|slices| *slices == 1), "{tries:?}");
-    let cluster = cluster.fault("a", Fault::Mend).passes(12.0);
+fn the_only_node_is_never_in_quarantine_and_a_job_that_fails_on_it_has_its_verdict_at_once() {
+    let cluster = Cluster::new().node("a").broken(true).job(1..=30).ends();
+    assert_eq!(cluster.world.invariants.state(JobId(1)), JobState::Failed);
+    assert!(cluster.world.over_at < Duration::from_secs(120), "{:?}", cluster.world.over_at);
     assert_eq!(cluster.standing("a"), Some(Standing::Ready));
-    cluster.assert_finished();
+}
+
+#[test]
+fn a_node_in_quarantine_is_free_again_once_nobody_else_is_to_be_reckoned_with() {
+    let cluster = Cluster::new().node("a").node("b").seconds(2.0).job(1..=400);
+    let cluster = cluster.fault("a", Fault::Break(FailureReason::Renderer)).passes(8.0);
+    let cluster = cluster.fault("b", Fault::Leave(Duration::from_secs(7200))).passes(240.0);
+    assert!(!matches!(cluster.standing("a"), Some(Standing::Ready)));
+    let cluster = cluster.passes(360.0);
+    assert_eq!(cluster.standing("a"), Some(Standing::Ready));
+    cluster.fault("a", Fault::Mend).ends();
 }
 
 #[test]
