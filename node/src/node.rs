@@ -358,8 +358,13 @@ impl Node {
     /// Refuses another store, which is nobody to this node, and an epoch older than the highest one seen.
     pub(crate) fn check_epoch(&self, store_id: &str, given: u64) -> Result<(), Refusal> {
         let mut allegiance = self.allegiance();
-        // Before it is registered there is none to compare with, and nothing that could be drawn twice.
-        if !allegiance.store_id.is_empty() && allegiance.store_id != store_id {
+        // Before it is registered it has nothing that could be drawn twice, and whoever asks may be a former
+        // orchestrator that still looks for its batches: its epoch is not this node's.
+        if allegiance.store_id.is_empty() {
+            return Ok(());
+        }
+        // An older orchestrator says none.
+        if !store_id.is_empty() && allegiance.store_id != store_id {
             return Err(Refusal::OtherStore);
         }
         self.raise_epoch(&mut allegiance, given);
@@ -566,6 +571,18 @@ pub(crate) mod tests {
         // Registering again does not take it back.
         node.meet_store("store".into(), 4, 0);
         assert!(node.check_epoch("store", 4).is_err());
+    }
+
+    #[tokio::test]
+    async fn whoever_asks_a_node_before_it_is_registered_fences_nobody() {
+        let (node, _folder) = node(0);
+        *node.allegiance() = Allegiance::default();
+        assert_eq!(node.check_epoch("a former one", 900), Ok(()));
+        assert_eq!(node.accept(work(7), 900, &[]).err(), Some(Refusal::NoLease));
+        node.meet_store("store".into(), 5, 0);
+        assert_eq!(node.check_epoch("store", 5), Ok(()));
+        assert_eq!(node.check_epoch("", 5), Ok(()), "an older orchestrator names no store");
+        assert!(node.check_epoch("", 4).is_err());
     }
 
     #[tokio::test]

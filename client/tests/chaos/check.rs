@@ -407,7 +407,12 @@ pub(crate) async fn end(world: &Arc<World>) {
 /// Tells what the orchestrator decided to the checker of invariants: it breaks none, every job is over by it, and
 /// what clients were told was decided.
 pub(crate) fn decided(world: &World, sum: &mut Sum) {
-    let Some(path) = &world.orchestrator.history else { return };
+    let Some(path) = &world.orchestrator.history else {
+        if !process::are_ready_made() {
+            world.history.finding("the orchestrator that was built for this writes no history");
+        }
+        return;
+    };
     let begun = Instant::now();
     let replayed = match replay(path) {
         Ok(replayed) => replayed,

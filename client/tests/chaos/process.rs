@@ -52,10 +52,17 @@ impl Programs {
     }
 }
 
+const READY_MADE: &str = "FRAMECREW_CHAOS_PROGRAMS";
+
+/// Whether somebody else has built them, with whatever features.
+pub(crate) fn are_ready_made() -> bool {
+    std::env::var_os(READY_MADE).is_some()
+}
+
 /// Where they are: `FRAMECREW_CHAOS_PROGRAMS`, or where the tests are built. Those of other packages are not built
 /// for this one's tests by themselves.
 fn built() -> PathBuf {
-    if let Some(folder) = std::env::var_os("FRAMECREW_CHAOS_PROGRAMS") {
+    if let Some(folder) = std::env::var_os(READY_MADE) {
         return folder.into();
     }
     let folder = Path::new(env!("CARGO_BIN_EXE_framecrew")).parent().unwrap();

@@ -62,6 +62,8 @@ const BLOBS: &str = "blobs";
 
 /// Extension of journals.
 const JOURNAL: &str = "journal";
+/// Extension of blobs that are not all there yet.
+const PART: &str = "part";
 
 /// Finished frames of this node.
 #[derive(Debug)]
@@ -389,7 +391,9 @@ impl Shelf {
     }
 
     /// Reads what is there. What is none of its own, or cannot be read, is left alone: it costs no node its start.
+    /// Nothing tells the blobs of an unreadable journal from nobody's: then all are left to the next start.
     fn find(&mut self) -> io::Result<()> {
+        let mut knows_all = true;
         for entry in fs::read_dir(&self.folder)? {
             let entry = entry?;
             let path = entry.path();
@@ -405,6 +409,7 @@ impl Shelf {
                 Ok(bytes) => journal::read(&bytes),
                 Err(error) => {
                     left_alone(&path, &error.to_string());
+                    knows_all = false;
                     continue;
                 }
             };
@@ -439,10 +444,15 @@ impl Shelf {
             });
         }
         self.orphans.make_contiguous().sort_by(|a, b| a.path.cmp(&b.path));
+        if !knows_all {
+            return Ok(());
+        }
         for entry in fs::read_dir(self.folder.join(BLOBS))? {
             let path = entry?.path();
+            let is_part = path.extension().is_some_and(|extension| extension == PART);
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            if !name.parse().is_ok_and(|digest: Digest| self.blobs.contains_key(&digest)) {
+            let is_nobodys = |digest: Digest| !self.blobs.contains_key(&digest);
+            if is_part || name.parse().is_ok_and(is_nobodys) {
                 remove(&path);
             }
         }
@@ -577,7 +587,7 @@ pub(crate) fn blobs_of(finished: &SliceFinished) -> impl Iterator<Item = (Digest
 
 /// The file appears only when all of it is there.
 fn write_whole(path: &Path, content: &[u8]) -> io::Result<()> {
-    let part = path.with_extension("part");
+    let part = path.with_extension(PART);
     let written = fs::write(&part, content).and_then(|()| fs::rename(&part, path));
     if written.is_err() {
         let _ = fs::remove_file(&part);
@@ -701,7 +711,8 @@ mod tests {
         keep(&first, 1, 1, b"one").unwrap();
         first.close(1);
         drop(first);
-        let strays = ["notes.txt", "2-1.journal", "blobs/pictures"];
+        fs::write(folder.path().join("blobs/notes.txt"), "by somebody").unwrap();
+        let strays = ["notes", "2-1.journal", "blobs/pictures"];
         for stray in strays {
             fs::create_dir_all(folder.path().join(stray)).unwrap();
             fs::write(folder.path().join(stray).join("kept"), "by somebody").unwrap();
@@ -711,6 +722,7 @@ mod tests {
         for stray in strays {
             assert!(folder.path().join(stray).join("kept").is_file(), "{stray}");
         }
+        assert!(folder.path().join("blobs/notes.txt").is_file());
     }
 
     #[tokio::test]

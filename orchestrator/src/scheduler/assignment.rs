@@ -47,9 +47,16 @@ impl Scheduler {
         } else {
             self.roomy.remove(name);
         }
-        for &(.., job_id) in &self.queue {
+        let in_doubt = node.trust.is_limited();
+        // One in doubt is first given what it has not failed: a job may be at fault, and others need not wait.
+        let passes: &[bool] = if in_doubt { &[false, true] } else { &[false] };
+        let queue = &self.queue;
+        let places =
+            passes.iter().flat_map(|failed| queue.iter().map(move |place| (failed, place)));
+        for (&failed_here, &(.., job_id)) in places {
             let Some(job) = self.jobs.get(&job_id) else { continue };
-            if !node.description.meets(&job.requirements) {
+            let is_its_turn = !in_doubt || job.failed_on.contains(name) == failed_here;
+            if !is_its_turn || !node.description.meets(&job.requirements) {
                 continue;
             }
             let runs_ahead = || {
@@ -60,7 +67,7 @@ impl Scheduler {
             if !free_slot && !runs_ahead() {
                 return None;
             }
-            let size = if node.trust.is_limited() { 1 } else { self.batch_size(job) };
+            let size = if in_doubt { 1 } else { self.batch_size(job) };
             let job_requirements = job.requirements.clone();
             let Some(job) = self.jobs.get_mut(&job_id) else { continue };
             let nodes = &self.nodes;

@@ -202,7 +202,8 @@ impl Job {
 
     /// Up to `size` slices for `node`, which has nothing to do when it is `empty`. `other_could` tells whether
     /// some other live node, not among those given, could render this job: then slices that failed here are
-    /// left for it. Those whose node was lost come first, as they are late already; those that failed come last.
+    /// left for it. Those that were handed back or whose node was lost come first, as they are late already; those
+    /// that failed come last.
     pub(super) fn take(
         &mut self,
         size: u64,

@@ -17,6 +17,7 @@ const CANCEL_PATIENCE: Duration = Duration::from_secs(60);
 impl Scheduler {
     pub(super) fn insert_node(&mut self, name: NodeName, node: Node) {
         self.slots += node.slots();
+        self.departed.remove(&name);
         self.nodes.insert(name.clone(), node);
         self.watch(&name);
     }

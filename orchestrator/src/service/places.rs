@@ -132,12 +132,14 @@ impl Turns {
         }
     }
 
-    /// Notes where a node is. It stays noted: a node that is gone may be back any moment.
+    /// Notes where a node is. It stays noted: a node that is gone may be back any moment. When there are too many
+    /// all are forgotten, and those that are there are noted again with their next heartbeats.
     pub(crate) fn note_node(&self, client: Client) {
         let mut of_nodes = self.of_nodes();
-        if of_nodes.len() < NODE_MACHINES_MAX {
-            of_nodes.insert(client);
+        if of_nodes.len() >= NODE_MACHINES_MAX {
+            of_nodes.clear();
         }
+        of_nodes.insert(client);
     }
 
     pub(crate) async fn take(&self, client: Client) -> Result<Turn, AcquireError> {

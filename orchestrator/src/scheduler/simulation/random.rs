@@ -135,15 +135,13 @@ impl World {
         }
     }
 
-    /// Everybody who is to come back does, and for every job there are two machines that can render it: one
-    /// alone cannot tell soon whether it fails by a job's fault or by its own.
+    /// Everybody who is to come back does, and there is a machine that can render every job.
     fn end_faults(&mut self) {
         self.odds = Odds::default();
         for machine in 0..self.machines.len() {
             self.machines[machine].mend();
         }
         self.add_machine("healthy", description(2, None, &TAGS));
-        self.add_machine("sound", description(1, None, &TAGS));
     }
 }
 

@@ -806,10 +806,26 @@ fn a_quarantined_node_does_not_use_up_the_tries_of_frames_while_the_only_good_on
 
 #[test]
 fn the_only_node_is_never_in_quarantine_and_a_job_that_fails_on_it_has_its_verdict_at_once() {
-    let cluster = Cluster::new().node("a").broken(true).job(1..=30).ends();
+    let cluster = Cluster::new().node("a");
+    // It does not wait for its own former life.
+    let cluster = cluster.fault("a", Fault::Crash(Some(Duration::from_secs(1)))).passes(5.0);
+    let cluster = cluster.broken(true).job(1..=30).ends();
     assert_eq!(cluster.world.invariants.state(JobId(1)), JobState::Failed);
     assert!(cluster.world.over_at < Duration::from_secs(120), "{:?}", cluster.world.over_at);
     assert_eq!(cluster.standing("a"), Some(Standing::Ready));
+}
+
+#[test]
+fn a_node_in_doubt_is_first_given_another_job_so_that_a_bad_one_does_not_hold_it_back() {
+    let cluster = Cluster::new().node("a").node("b");
+    // The other node has its hands full.
+    let cluster = cluster.priority(2).seconds(3600.0).job(1..=1).passes(0.5);
+    let idle = if cluster.rendering("a").is_empty() { "a" } else { "b" };
+    let cluster = cluster.priority(1).seconds(1.0).broken(true).job(101..=200).passes(0.1);
+    let mut cluster = cluster.broken(false).priority(0).job(301..=304).passes(5.0);
+    assert!(matches!(cluster.standing(idle), Some(Standing::Quarantined { .. })));
+    cluster = cluster.passes(60.0);
+    assert_eq!(cluster.renders(3, 301..=304).iter().sum::<u32>(), 4);
 }
 
 #[test]
