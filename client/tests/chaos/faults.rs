@@ -32,6 +32,8 @@ use crate::{
 
 /// A node's lease with its margin, after which its work goes to others.
 pub(crate) const LEASE: Duration = Duration::from_secs(17);
+/// How long whoever observes the jobs may take to be back after an orchestrator was disturbed.
+const OBSERVERS_BACK: Duration = Duration::from_secs(10);
 /// How long is waited at most for slices of a lost node to go on elsewhere.
 const DISPATCH_TIMEOUT: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(10);
@@ -670,20 +672,18 @@ struct Lost {
     what: &'static str,
     slices: Vec<((u64, i32), i64)>,
     since: Instant,
-    disturbances: u64,
 }
 
 impl Lost {
     fn of(world: &World, node: &Node, what: &'static str) -> Self {
         let name = node.life().name.clone();
         let slices = world.ledger.at_work(&name);
-        let disturbances = world.orchestrator.disturbances.load(Ordering::Relaxed);
-        Self { node: name, what, slices, since: Instant::now(), disturbances }
+        Self { node: name, what, slices, since: Instant::now() }
     }
 
     /// Waits until others are at it, and measures how long that took.
     async fn go_on(self, world: &World) {
-        let Self { node, what, slices, since, disturbances } = self;
+        let Self { node, what, slices, since } = self;
         for (slice, started) in slices {
             let mut known = None;
             while !world.ledger.went_on(slice, &node, started) {
@@ -696,8 +696,9 @@ impl Lost {
                 }
                 sleep(POLL).await;
             }
-            // Only what nothing else has held up says something.
-            let is_clear = world.orchestrator.disturbances.load(Ordering::Relaxed) == disturbances
+            // Only what nothing else has held up says something, and only if somebody was there to see it.
+            let disturbed_at = *world.orchestrator.disturbed_at.lock().unwrap();
+            let is_clear = disturbed_at.is_none_or(|at| at + OBSERVERS_BACK < since)
                 && world.orchestrator.turn.try_lock().is_ok();
             if is_clear {
                 let begun = since.elapsed();

@@ -81,8 +81,8 @@ pub(crate) struct Orchestrator {
     pub(crate) data: Disk,
     /// Whoever does something to it holds this.
     pub(crate) turn: Arc<Turn<()>>,
-    /// Rises with everything that is done to it.
-    pub(crate) disturbances: AtomicU64,
+    /// When something was last done to it.
+    pub(crate) disturbed_at: Mutex<Option<Instant>>,
     /// Whether what is done to it may make it end.
     pub(crate) may_end: AtomicBool,
     /// Shift of its wall clock in seconds, where that can be shifted.
@@ -356,9 +356,9 @@ impl Orchestrator {
         let log = folder.join("orchestrator.log");
         let server = Server::new(programs.path(ORCHESTRATOR), args, environment, log);
         let server = Mutex::new(server);
-        let (turn, disturbances) = (Arc::default(), AtomicU64::new(0));
+        let (turn, disturbed_at) = (Arc::default(), Mutex::default());
         let may_end = AtomicBool::new(false);
-        Self { server, address, blobs, data, turn, disturbances, may_end, clock, history }
+        Self { server, address, blobs, data, turn, disturbed_at, may_end, clock, history }
     }
 
     pub(crate) fn server(&self) -> MutexGuard<'_, Server> {
@@ -366,7 +366,7 @@ impl Orchestrator {
     }
 
     pub(crate) fn disturb(&self) {
-        self.disturbances.fetch_add(1, Ordering::Relaxed);
+        *self.disturbed_at.lock().unwrap() = Some(Instant::now());
     }
 }
 

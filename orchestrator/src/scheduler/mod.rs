@@ -38,9 +38,9 @@ use node::Node;
 
 /// Slices in one batch: bounds a message, what a node keeps for a broken stream, and what its loss costs.
 pub const BATCH_SLICES_MAX: u64 = 512;
-/// Seconds of work in one batch while there is plenty: short enough that a late node finds work left, long
-/// enough that a dispatch costs nothing beside it.
-const BATCH_SECONDS: f64 = 2.0;
+/// Seconds of work in one batch while there is plenty: short enough that a late node finds work left, and that
+/// what a lost node had soon finds another; long enough that a dispatch costs nothing beside it.
+const BATCH_SECONDS: f64 = 1.0;
 
 /// How long a node that is gone counts as one that may be back in a moment: a reboot takes less.
 const AWAITED_FOR: Duration = Duration::from_secs(5 * 60);

@@ -301,10 +301,10 @@ fn batches_are_bounded_while_there_is_plenty_and_shrink_to_one_at_the_end() {
     let sizes = cluster.assert_finished().batches_of("a");
     assert_eq!(sizes.iter().max(), Some(&(BATCH_SLICES_MAX as usize)));
     assert_eq!(sizes.last(), Some(&1));
-    // A batch holds two seconds of work at most.
+    // A batch holds a second of work at most.
     let cluster = Cluster::new().seconds(0.1).node("a").job(1..=200);
     let sizes = cluster.assert_finished().batches_of("a");
-    assert_eq!(sizes.iter().max(), Some(&20));
+    assert_eq!(sizes.iter().max(), Some(&10));
 }
 
 #[test]
