@@ -156,9 +156,6 @@ pub async fn serve_until<F: Future<Output = Result<Vec<FoundBlender>, String>> +
     let asked = work.join("asked");
     fs::create_dir(&asked).map_err(data)?;
     let found = find(asked.clone());
-    // Nothing else takes long.
-    let is_searching =
-        matches!(&config.renderer, RendererChoice::Blender(known) if known.is_empty());
     let slots = Slots::new(config.renderer, config.faults, fetcher, config.slots, workplace);
     let blobs = BlobClient::new(channel.clone());
     let incarnation = incarnation();
@@ -187,15 +184,10 @@ pub async fn serve_until<F: Future<Output = Result<Vec<FoundBlender>, String>> +
         let (blenders, ffmpeg) = tokio::join!(found, ffmpeg(config.ffmpeg, confined));
         let _ = fs::remove_dir_all(asked);
         equipped.equip(blenders.map_err(ServeError::Config)?, ffmpeg?);
-        if is_searching {
-            equipped.equipped.notify_one();
-        }
+        equipped.equipped.notify_one();
         Ok::<_, ServeError>(())
     };
     let mut equipping = std::pin::pin!(equipping);
-    if !is_searching {
-        equipping.as_mut().await?;
-    }
 
     let streams_end = CancellationToken::new();
     let mut server = tokio::spawn(server(node.clone(), listener, streams_end.clone())?);
@@ -216,7 +208,7 @@ pub async fn serve_until<F: Future<Output = Result<Vec<FoundBlender>, String>> +
         node.drain(config.drain).await;
     };
     let end = tokio::select! {
-        Err(lacks) = &mut equipping, if is_searching => Err(lacks),
+        Err(lacks) = &mut equipping => Err(lacks),
         expelled = membership => Err(expelled.into()),
         // A node that nobody can reach must not go on as if it were one.
         served = &mut server => Err(ended_early(served)),
