@@ -26,7 +26,7 @@ use tracing::{info, warn};
 use crate::{
     adoption,
     blender::{Fetcher, FoundBlender},
-    config::{Config, RendererChoice},
+    config::Config,
     confine::{self, Confine, Workplace},
     membership::{self, Expelled, Reach},
     movie::Ffmpeg,

@@ -672,18 +672,21 @@ struct Lost {
     what: &'static str,
     slices: Vec<((u64, i32), i64)>,
     since: Instant,
+    /// Others of its kind to which nothing is done: they can take over.
+    peers: Vec<Arc<Node>>,
 }
 
 impl Lost {
     fn of(world: &World, node: &Node, what: &'static str) -> Self {
         let name = node.life().name.clone();
         let slices = world.ledger.at_work(&name);
-        Self { node: name, what, slices, since: Instant::now() }
+        let peers = world.nodes.iter().filter(|peer| peer.kind == node.kind && is_well(peer));
+        Self { node: name, what, slices, since: Instant::now(), peers: peers.cloned().collect() }
     }
 
     /// Waits until others are at it, and measures how long that took.
     async fn go_on(self, world: &World) {
-        let Self { node, what, slices, since } = self;
+        let Self { node, what, slices, since, peers } = self;
         for (slice, started) in slices {
             let mut known = None;
             while !world.ledger.went_on(slice, &node, started) {
@@ -699,7 +702,8 @@ impl Lost {
             // Only what nothing else has held up says something, and only if somebody was there to see it.
             let disturbed_at = *world.orchestrator.disturbed_at.lock().unwrap();
             let is_clear = disturbed_at.is_none_or(|at| at + OBSERVERS_BACK < since)
-                && world.orchestrator.turn.try_lock().is_ok();
+                && world.orchestrator.turn.try_lock().is_ok()
+                && peers.iter().any(|peer| is_well(peer));
             if is_clear {
                 let begun = since.elapsed();
                 world
@@ -709,6 +713,11 @@ impl Lost {
             }
         }
     }
+}
+
+/// Whether nothing is done to a node, and it has had the time to find its Blender.
+fn is_well(node: &Node) -> bool {
+    node.turn.try_lock().is_ok() && node.life().server.started.elapsed() > START_TIME
 }
 
 /// I15: no renderer lives on without its node.
