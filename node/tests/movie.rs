@@ -120,7 +120,19 @@ fn stored(
 }
 
 async fn crew() -> Crew {
-    Crew::start(RendererChoice::Synthetic(Duration::ZERO)).await
+    start(RendererChoice::Synthetic(Duration::ZERO)).await
+}
+
+/// A crew whose node has found its ffmpeg, which it looks for once it is registered.
+async fn start(renderer: RendererChoice) -> Crew {
+    let crew = Crew::start(renderer).await;
+    eventually("a node with ffmpeg", async || {
+        let state = crew.state.lock().unwrap();
+        let latest = state.registered.last().and_then(|request| request.description.as_ref());
+        latest.is_some_and(|description| !description.ffmpeg.is_empty())
+    })
+    .await;
+    crew
 }
 
 #[tokio::test]
@@ -129,9 +141,6 @@ async fn images_become_a_movie_of_every_format_with_their_length_size_and_colour
         return;
     }
     let crew = crew().await;
-    assert!(
-        !crew.state.lock().unwrap().registered[0].description.as_ref().unwrap().ffmpeg.is_empty()
-    );
     let folder = tempfile::tempdir().unwrap();
     let blend = crew.put("shot.blend", b"any");
     for ((format, extension, codec), id) in FORMATS.into_iter().zip(1..) {
@@ -248,7 +257,7 @@ async fn a_scene_s_sound_and_its_rate_come_into_the_movie() {
         return;
     }
     for blender in blender::found() {
-        let crew = Crew::start(RendererChoice::Blender(vec![blender.clone()])).await;
+        let crew = start(RendererChoice::Blender(vec![blender.clone()])).await;
         let folder = tempfile::tempdir().unwrap();
         let tone = folder.path().join("tone.wav");
         let more = format!(
