@@ -45,8 +45,8 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long it may take to answer the first attach: what gets lost right after a restart is asked for again
 /// soon enough that all batches are attached within ten seconds.
 const FIRST_ATTACH_TIMEOUT: Duration = Duration::from_secs(3);
-/// Bytes that the slowest link we serve carries in a second: a large project is given time to arrive.
-const LINK_BYTES_A_SECOND: u64 = 128 << 10;
+/// Bytes that the slowest link we serve carries in a second: what is large is given so much longer to arrive.
+pub(crate) const LINK_BYTES_A_SECOND: u64 = 128 << 10;
 /// Pause between two tries to reach a node, or up to half of it less, so that those of many batches do not
 /// meet; doubles up to the maximum.
 const RETRY_MIN: Duration = Duration::from_millis(100);

@@ -46,6 +46,7 @@ use super::{
     orchestrator::REQUEST_BYTES_MAX,
     places::{Client, Place, Places},
 };
+use crate::dispatch::LINK_BYTES_A_SECOND;
 
 /// Connections in all: a large farm's nodes and people. Never more than half of the files that the process may
 /// have open.
@@ -71,8 +72,6 @@ const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
 const CALLS_PER_CONNECTION_MAX: u32 = 256;
 /// Bytes of headers in one request: some hundred times what gRPC needs, credentials included.
 const HEADERS_BYTES_MAX: u32 = 16 << 10;
-/// Bytes that the slowest link we serve carries in a second: so much longer a large request may take.
-const LINK_BYTES_A_SECOND: u64 = 128 << 10;
 /// Bytes of a request as a whole: the largest message, and what gRPC puts before it. Only streams have a second one.
 const BODY_BYTES_MAX: u64 = REQUEST_BYTES_MAX as u64 + 5;
 /// Calls whose requests are streams, which take as long as they take. Uploads have a limit of their own.
