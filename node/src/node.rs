@@ -112,6 +112,8 @@ pub(crate) enum Refusal {
     Draining,
     #[error("the node's lease has run out")]
     NoLease,
+    #[error("the node is still looking for what it draws with")]
+    Unequipped,
     #[error("every slot has a batch waiting")]
     SlotsFull,
     #[error("only {free_bytes} bytes are free on the node's disk")]
@@ -147,9 +149,8 @@ impl Node {
     /// What it is and has, as far as it knows by now.
     pub(crate) fn description(&self) -> NodeDescription {
         // Nor are Blenders offered that it could fetch: the right one may be here.
-        let is_equipped = self.ffmpeg.get().is_some();
         NodeDescription {
-            blenders: if is_equipped { self.slots.blenders() } else { Vec::new() },
+            blenders: if self.is_equipped() { self.slots.blenders() } else { Vec::new() },
             ffmpeg: self.ffmpeg().map_or_else(String::new, |found| found.version().to_owned()),
             ..self.fixed.clone()
         }
@@ -163,6 +164,11 @@ impl Node {
     pub(crate) fn equip(&self, blenders: Vec<FoundBlender>, ffmpeg: Option<Ffmpeg>) {
         self.slots.add(blenders);
         let _ = self.ffmpeg.set(ffmpeg);
+    }
+
+    /// Whether it is known what this machine draws with.
+    fn is_equipped(&self) -> bool {
+        self.ffmpeg.get().is_some()
     }
 
     /// Takes a batch on, forgetting first what is settled, and starts it as soon as a slot is free.
@@ -199,6 +205,10 @@ impl Node {
             }
             if !self.lease.holds() {
                 return Err(Refusal::NoLease);
+            }
+            // Nothing is wrong with a frame whose Blender has not been found yet.
+            if !self.is_equipped() {
+                return Err(Refusal::Unequipped);
             }
             // One that renders and one that waits for each slot.
             let live = batches.values().filter(|batch| !batch.is_ended()).count();
@@ -517,6 +527,7 @@ pub(crate) mod tests {
             free_bytes_min,
         });
         node.meet_store("store".into(), 0, 0);
+        node.equip(Vec::new(), None);
         (Arc::new(node), folder)
     }
 

@@ -34,6 +34,16 @@ impl Service {
     pub(crate) fn new(node: Arc<Node>) -> Self {
         Self { node }
     }
+
+    /// Tells too which life of the node answers: an earlier one may have known the batch.
+    fn unknown(&self, batch_id: u64) -> Status {
+        let incarnation = [("incarnation".to_owned(), self.node.incarnation.to_string())];
+        Status::with_error_details(
+            Code::NotFound,
+            format!("batch {batch_id} is not known on this node"),
+            ErrorDetails::with_error_info("UNKNOWN_BATCH", ERROR_DOMAIN, incarnation),
+        )
+    }
 }
 
 type Messages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -64,11 +74,11 @@ impl RenderNode for Service {
         let request = request.into_inner();
         match self.node.check_epoch(&request.store_id, request.epoch) {
             // Whatever it has under that number is not what the caller means.
-            Err(Refusal::OtherStore) => return Err(unknown(request.batch_id)),
+            Err(Refusal::OtherStore) => return Err(self.unknown(request.batch_id)),
             checked => checked?,
         }
         let batch = self.node.batch(request.batch_id);
-        let batch = batch.ok_or_else(|| unknown(request.batch_id))?;
+        let batch = batch.ok_or_else(|| self.unknown(request.batch_id))?;
         let messages = batch
             .attach(request.after_sequence)
             .map(|events| Ok(AttachBatchResponse { events: events? }));
@@ -83,7 +93,7 @@ impl RenderNode for Service {
         if self.node.cancel(id).await {
             Ok(Response::new(CancelBatchResponse {}))
         } else {
-            Err(unknown(id))
+            Err(self.unknown(id))
         }
     }
 
@@ -125,10 +135,6 @@ impl RenderNode for Service {
     }
 }
 
-fn unknown(batch_id: u64) -> Status {
-    Status::not_found(format!("batch {batch_id} is not known on this node"))
-}
-
 impl From<Refusal> for Status {
     fn from(refusal: Refusal) -> Self {
         let message = refusal.to_string();
@@ -144,7 +150,9 @@ impl From<Refusal> for Status {
                 Status::with_error_details(Code::Unavailable, message, details)
             }
             // Registering takes a moment: its first batch may overtake the answer.
-            Refusal::NoLease | Refusal::OtherStore => Status::unavailable(message),
+            Refusal::NoLease | Refusal::OtherStore | Refusal::Unequipped => {
+                Status::unavailable(message)
+            }
             Refusal::SlotsFull => exhausted("SLOTS", &message),
             Refusal::DiskLow { .. } | Refusal::OutboxFull { .. } => exhausted("DISK", &message),
         }
@@ -171,6 +179,7 @@ mod tests {
             (Refusal::ShuttingDown, Code::Unavailable, Some("LEAVING")),
             (Refusal::NoLease, Code::Unavailable, None),
             (Refusal::OtherStore, Code::Unavailable, None),
+            (Refusal::Unequipped, Code::Unavailable, None),
             (Refusal::SlotsFull, Code::ResourceExhausted, Some("SLOTS")),
             (Refusal::Draining, Code::Unavailable, Some("LEAVING")),
             (Refusal::OutboxFull { bytes: 1 }, Code::ResourceExhausted, Some("DISK")),

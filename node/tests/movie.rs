@@ -120,19 +120,7 @@ fn stored(
 }
 
 async fn crew() -> Crew {
-    start(RendererChoice::Synthetic(Duration::ZERO)).await
-}
-
-/// A crew whose node has found its ffmpeg, which it looks for once it is registered.
-async fn start(renderer: RendererChoice) -> Crew {
-    let crew = Crew::start(renderer).await;
-    eventually("a node with ffmpeg", async || {
-        let state = crew.state.lock().unwrap();
-        let latest = state.registered.last().and_then(|request| request.description.as_ref());
-        latest.is_some_and(|description| !description.ffmpeg.is_empty())
-    })
-    .await;
-    crew
+    Crew::start(RendererChoice::Synthetic(Duration::ZERO)).await
 }
 
 #[tokio::test]
@@ -257,7 +245,7 @@ async fn a_scene_s_sound_and_its_rate_come_into_the_movie() {
         return;
     }
     for blender in blender::found() {
-        let crew = start(RendererChoice::Blender(vec![blender.clone()])).await;
+        let crew = Crew::start(RendererChoice::Blender(vec![blender.clone()])).await;
         let folder = tempfile::tempdir().unwrap();
         let tone = folder.path().join("tone.wav");
         let more = format!(

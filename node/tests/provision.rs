@@ -23,7 +23,7 @@ async fn the_blender_that_a_job_asks_for_is_fetched_and_draws() {
             ..config
         });
         let crew = crew.await.unwrap();
-        let description = crew.state.lock().unwrap().registered[0].description.clone().unwrap();
+        let description = crew.state.lock().unwrap().registered[1].description.clone().unwrap();
         let offered: Vec<_> = description
             .blenders
             .iter()

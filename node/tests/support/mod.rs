@@ -351,6 +351,14 @@ impl Crew {
         self.channel =
             Channel::from_shared(format!("http://127.0.0.1:{port}")).unwrap().connect_lazy();
         self.node = RenderNodeClient::new(self.channel.clone());
+        self.is_ready(before).await;
+    }
+
+    /// Waits until the node has a lease and knows what it draws with: it registers at once, and again with
+    /// what it has found. `before`: how often earlier lives of it had registered.
+    async fn is_ready(&self, before: usize) {
+        let registered = || self.state.lock().unwrap().registered.len();
+        eventually("a node that is equipped", async || registered() >= before + 2).await;
         eventually("a lease", async || self.status().await.leased).await;
     }
 
@@ -377,7 +385,7 @@ impl Crew {
             serving,
             fake,
         };
-        eventually("a lease", async || crew.status().await.leased).await;
+        crew.is_ready(0).await;
         crew
     }
 
