@@ -29,10 +29,11 @@ use crate::{
     blobs::{Blobs, Broken},
     convert,
     domain::{
-        BatchId, BlenderVersion, Epoch, Failure, FailureReason, JobId, JobSpec, NodeName, Slice,
+        BatchId, BlenderVersion, Epoch, Failure, FailureReason, Incarnation, JobId, JobSpec,
+        NodeName, Slice,
     },
     driver::{BatchNews, DriverHandle},
-    store::Identity,
+    store::{Identity, NodeRecord},
 };
 
 /// How long a connection to a node may take.
@@ -63,6 +64,7 @@ pub(crate) struct Assignment {
     pub(crate) batch: BatchId,
     pub(crate) job: JobId,
     pub(crate) node: NodeName,
+    pub(crate) incarnation: Incarnation,
     pub(crate) address: String,
     pub(crate) spec: Arc<JobSpec>,
     pub(crate) file_version: BlenderVersion,
@@ -145,7 +147,8 @@ impl Dispatch {
 
     /// Sends a batch and follows it.
     pub(crate) fn start(&self, assignment: Assignment) {
-        let Assignment { batch, job, node, address, spec, file_version, slices } = assignment;
+        let Assignment { batch, job, node, incarnation, address, spec, file_version, slices } =
+            assignment;
         let Some((client, settled, turn)) = self.link(&node, &address) else {
             return self.refuse(batch);
         };
@@ -166,15 +169,16 @@ impl Dispatch {
             limits: Some(convert::limits_to_wire(spec.limits)),
             store_id: self.store_id.to_string(),
         };
-        self.spawn(batch, node, client, Errand::Send(Box::new(request), turn));
+        self.spawn(batch, node, incarnation, client, Errand::Send(Box::new(request), turn));
     }
 
     /// Follows a batch that a former life sent.
     /// Its log lines up to the event `logged` are kept already.
-    pub(crate) fn attach(&self, batch: BatchId, node: &NodeName, address: &str, logged: u64) {
-        match self.link(node, address) {
+    pub(crate) fn attach(&self, batch: BatchId, name: &NodeName, node: &NodeRecord, logged: u64) {
+        match self.link(name, &node.address) {
             Some((client, ..)) => {
-                self.spawn(batch, node.clone(), client, Errand::Attach { logged })
+                let errand = Errand::Attach { logged };
+                self.spawn(batch, name.clone(), node.incarnation, client, errand);
             }
             None => self.refuse(batch),
         }
@@ -265,6 +269,7 @@ impl Dispatch {
         &self,
         batch: BatchId,
         node: NodeName,
+        incarnation: Incarnation,
         client: RenderNodeClient<Channel>,
         errand: Errand,
     ) {
@@ -278,6 +283,7 @@ impl Dispatch {
             store_id: self.store_id.clone(),
             batch,
             node,
+            incarnation,
             client,
             sequence: 0,
             logged: match errand {
@@ -303,6 +309,8 @@ struct Follower {
     store_id: Arc<str>,
     batch: BatchId,
     node: NodeName,
+    /// The life of the node that the batch is meant for.
+    incarnation: Incarnation,
     client: RenderNodeClient<Channel>,
     /// Sequence of the last event that the driver has.
     sequence: u64,
@@ -314,7 +322,7 @@ impl Follower {
     async fn follow(mut self, errand: Errand) {
         let (batch, node) = (self.batch, self.node.clone());
         let mut retry = Retry::default();
-        // Whether the node has taken it on in this life of ours: what never reached it was not its death.
+        // Whether the node has taken it on in this life of ours.
         let mut arrived = false;
         if let Errand::Send(request, turn) = errand {
             let slices: Vec<_> = request.slices.iter().map(convert::slice).collect();
@@ -381,7 +389,9 @@ impl Follower {
                 }
                 Err(status) if status.code() == Code::NotFound => {
                     warn!(%batch, %node, "the node does not know the batch");
-                    let had_it = arrived || self.sequence > 0;
+                    // What never reached a node was not its death; one that is dead cannot tell.
+                    let is_dead = is_of_another_life(&status, self.incarnation);
+                    let had_it = arrived || self.sequence > 0 || is_dead;
                     let news = if had_it { BatchNews::Unknown } else { BatchNews::Refused };
                     return self.driver.report(batch, vec![news]).await;
                 }
@@ -528,6 +538,14 @@ fn never_connected(status: &Status) -> bool {
 /// Whether the node will take nothing any more in this life.
 fn is_leaving(status: &Status) -> bool {
     status.get_details_error_info().is_some_and(|info| info.reason == "LEAVING")
+}
+
+/// Whether it is another life of the node that says so. Nodes that do not tell their life are believed.
+fn is_of_another_life(status: &Status, meant: Incarnation) -> bool {
+    status.get_details_error_info().is_some_and(|info| {
+        let told = info.metadata.get("incarnation");
+        told.is_some_and(|incarnation| *incarnation != meant.0.to_string())
+    })
 }
 
 /// Whether the link said so, and not the node.

@@ -657,6 +657,10 @@ pub struct Attempts {
     pub out_of_memory: u32,
     /// Neither counts against the frame: infrastructure.
     pub infrastructure: u32,
+    /// Nodes that died when the slice may have been what they had begun last, without a word of it. No failed
+    /// tries, until it is lost with a node that had nothing else.
+    #[serde(default)]
+    pub suspicions: u32,
     /// Nodes that failed it, so that others are tried first.
     pub failed_on: Vec<NodeName>,
     /// Batch of the latest of them: neither it nor an earlier one holds the slice any more, also where a

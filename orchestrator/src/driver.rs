@@ -246,7 +246,7 @@ impl Driver {
         for restored in &restored_batches {
             if let Some(node) = known.get(&restored.node) {
                 let logged = log_sequences.get(&restored.batch).copied().unwrap_or(0);
-                dispatch.attach(restored.batch, &restored.node, &node.address, logged);
+                dispatch.attach(restored.batch, &restored.node, node, logged);
             }
         }
         let (scheduler, actions) = Scheduler::restore(
@@ -814,6 +814,7 @@ impl Driver {
                             batch,
                             job,
                             node,
+                            incarnation,
                             address,
                             spec: open.record.spec.clone(),
                             file_version: open.record.file_version,

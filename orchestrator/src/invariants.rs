@@ -241,7 +241,7 @@ impl Invariants {
         job.state = JobState::Rendering;
         let frame = job.frames.get(&slice.frame).expect("I3: only frames asked for");
         assert_eq!(frame.state, FrameState::Failed, "I8: only what failed is tried again");
-        assert_eq!(attempts.total(), 0, "I13: {slice:?} begins anew");
+        assert_eq!(attempts.total() + attempts.suspicions, 0, "I13: {slice:?} begins anew");
         assert!(attempts.failed_on.is_empty(), "I13: {slice:?} begins anew");
         let latest = attempts.latest_batch;
         assert!(latest >= frame.attempts.latest_batch, "I6: {slice:?} has left {latest:?} before");
@@ -290,11 +290,16 @@ impl Invariants {
         let frame = job.frames.get(&slice.frame).expect("I3: only frames asked for");
         assert_eq!(frame.state, FrameState::Open, "I1: {slice:?} is settled once");
         let tries = |attempts: &Attempts| {
-            let Attempts { renderer, node_lost, out_of_memory, infrastructure, .. } = *attempts;
-            [renderer, node_lost, out_of_memory, infrastructure]
+            let Attempts { renderer, node_lost, out_of_memory, infrastructure, suspicions, .. } =
+                *attempts;
+            [renderer, node_lost, out_of_memory, infrastructure, suspicions]
         };
         let mut expected = tries(&frame.attempts);
         if let Some(failure) = failure {
+            // Losses without a word count once they can have been no other frame's doing.
+            if failure.reason == FailureReason::NodeLost && is_suspect(&frame.attempts) {
+                expected[1] += std::mem::take(&mut expected[4]);
+            }
             let (class, most) = match failure.reason {
                 FailureReason::Permanent => (0, 1),
                 FailureReason::NodeLost => (1, 3),
@@ -303,10 +308,6 @@ impl Invariants {
                 _ => (0, 3),
             };
             expected[class] += 1;
-            if failure.reason == FailureReason::NodeLost {
-                // Losses without a word count once they can have been no other frame's doing.
-                expected[class] = attempts.node_lost.clamp(expected[class], most);
-            }
             let over = expected[class] >= most;
             assert_eq!(
                 over,
@@ -314,6 +315,9 @@ impl Invariants {
                 "I13: {:?} with {attempts:?}",
                 failure.reason
             );
+        } else if state == FrameState::Open {
+            // Its node died, and nobody knows whether it had begun the slice.
+            expected[4] += u32::from(attempts.suspicions > expected[4]);
         }
         assert_eq!(tries(attempts), expected, "I6: attempts rise one by one, in their own budget");
         job.set(slice.frame, state, attempts);
@@ -399,5 +403,5 @@ fn count(counts: &mut FrameCounts, state: FrameState) -> &mut u64 {
 }
 
 fn is_suspect(attempts: &Attempts) -> bool {
-    attempts.node_lost >= 2 || attempts.out_of_memory >= 1
+    attempts.node_lost + attempts.suspicions >= 2 || attempts.out_of_memory >= 1
 }

@@ -54,7 +54,8 @@ pub enum Action {
         /// The change's place in the job's history.
         revision: Revision,
     },
-    /// Record that a started slice is open again: its try failed, or was handed back (no failure).
+    /// Record that a slice is open again: its try failed, or it was handed back (no failure) once it was
+    /// started, or suspected of having been its node's death.
     ReopenSlice {
         /// Whose.
         job: JobId,

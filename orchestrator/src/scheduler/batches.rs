@@ -69,12 +69,11 @@ impl Scheduler {
                 self.settle_failure(job_id, batch, slice, &node, failure, actions);
                 continue;
             }
-            if std::mem::take(&mut next)
-                && let Some(job) = self.jobs.get_mut(&job_id)
-            {
+            let suspected = std::mem::take(&mut next);
+            if suspected && let Some(job) = self.jobs.get_mut(&job_id) {
                 job.suspect(slice);
             }
-            self.hand_back(job_id, slice, begun, &node, actions);
+            self.hand_back(job_id, slice, begun || suspected, &node, actions);
         }
         self.update_job(job_id, actions);
         actions.push(Action::EndBatch { batch, node });
@@ -297,14 +296,14 @@ impl Scheduler {
         &mut self,
         job_id: JobId,
         slice: Slice,
-        begun: Begun,
+        changed: bool,
         node: &NodeName,
         actions: &mut Vec<Action>,
     ) {
         let Some(job) = self.jobs.get_mut(&job_id) else { return };
         job.put_back(slice);
-        // Watchers were shown that it had begun; a new revision takes that back.
-        if begun {
+        // Watchers were shown that it had begun, and a new revision takes that back; or it is suspected.
+        if changed {
             actions.push(Action::ReopenSlice {
                 job: job_id,
                 slice,

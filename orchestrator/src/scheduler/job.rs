@@ -59,10 +59,6 @@ pub(super) struct Job {
     returned_len: u64,
     /// Tries behind slices that have any.
     attempts: HashMap<Slice, Attempts>,
-    /// Nodes that died when a slice may have been what they had begun last, without a word of it. No failed
-    /// tries, until it is lost with a node that had nothing else. A restart forgets them: that costs as many
-    /// nodes again.
-    suspicions: HashMap<Slice, u32>,
 }
 
 /// What is held against a slice that waits for another try.
@@ -121,7 +117,6 @@ impl Job {
             returned: BTreeMap::new(),
             returned_len: 0,
             attempts: HashMap::new(),
-            suspicions: HashMap::new(),
         }
     }
 
@@ -189,15 +184,15 @@ impl Job {
 
     /// Whether a slice must have its node for itself.
     pub(super) fn must_be_alone(&self, slice: Slice) -> bool {
-        let suspicions = self.suspicions.get(&slice).copied().unwrap_or_default();
-        self.attempts.get(&slice).map_or(suspicions >= NODE_LOSSES - 1, |attempts| {
-            attempts.node_lost + suspicions >= NODE_LOSSES - 1 || attempts.out_of_memory > 0
+        self.attempts.get(&slice).is_some_and(|attempts| {
+            attempts.node_lost + attempts.suspicions >= NODE_LOSSES - 1
+                || attempts.out_of_memory > 0
         })
     }
 
     /// Its node died, and may have begun it without a word.
     pub(super) fn suspect(&mut self, slice: Slice) {
-        *self.suspicions.entry(slice).or_default() += 1;
+        self.attempts.entry(slice).or_default().suspicions += 1;
     }
 
     /// Up to `size` slices for `node`, which has nothing to do when it is `empty`. `other_could` tells whether
@@ -295,7 +290,6 @@ impl Job {
         let is_failed =
             self.counts.failed > 0 && self.frames.contains(slice.frame) && !self.is_waiting(slice);
         if is_failed {
-            self.suspicions.remove(&slice);
             self.attempts.insert(slice, attempts.clone());
             self.counts.failed -= 1;
             self.counts.open += 1;
@@ -314,10 +308,12 @@ impl Job {
     ) -> (Verdict, Attempts) {
         // It had its node for itself, so that it was at fault before too.
         let convicted = reason == FailureReason::NodeLost && self.must_be_alone(slice);
-        let suspicions = if convicted { self.suspicions.remove(&slice) } else { None };
         let attempts = self.attempts.entry(slice).or_default();
         attempts.latest_batch = Some(batch);
-        attempts.node_lost = attempts.node_lost.saturating_add(suspicions.unwrap_or_default());
+        if convicted {
+            let suspicions = std::mem::take(&mut attempts.suspicions);
+            attempts.node_lost = attempts.node_lost.saturating_add(suspicions);
+        }
         if !attempts.failed_on.contains(node) && reason != FailureReason::Infrastructure {
             attempts.failed_on.push(node.clone());
         }

@@ -414,10 +414,11 @@ impl World {
         let epoch = self.epoch;
         for action in actions {
             match action {
-                Action::StartBatch { batch, job, node, slices, .. } => {
+                Action::StartBatch { batch, job, node, incarnation, slices } => {
                     let machine = self.by_name[&node];
                     if self.chance(self.odds.call_lost) {
-                        self.send(machine, Duration::from_secs(2), Call::Attach { epoch, batch });
+                        let call = Call::Attach { epoch, batch, incarnation };
+                        self.send(machine, Duration::from_secs(2), call);
                     } else {
                         let silence = self.plans[&job].node_silence;
                         let call = Call::Render { epoch, batch, job, slices, silence };
@@ -454,6 +455,8 @@ impl World {
         self.next_wake = None;
         self.invariants.restarted();
         let (jobs, nodes, batches) = self.durable.restore();
+        let incarnations: HashMap<NodeName, Incarnation> =
+            nodes.iter().map(|node| (node.node.clone(), node.incarnation)).collect();
         let live: Vec<(BatchId, NodeName)> =
             batches.iter().map(|batch| (batch.batch, batch.node.clone())).collect();
         let (scheduler, actions) = Scheduler::restore(self.epoch, LEASE, jobs, nodes, batches);
@@ -462,7 +465,9 @@ impl World {
         self.commit(&actions, None);
         let epoch = self.epoch;
         for (batch, node) in live {
-            self.send(self.by_name[&node], Duration::ZERO, Call::Attach { epoch, batch });
+            let incarnation = incarnations[&node];
+            let call = Call::Attach { epoch, batch, incarnation };
+            self.send(self.by_name[&node], Duration::ZERO, call);
         }
         self.perform(actions);
     }

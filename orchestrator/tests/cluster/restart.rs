@@ -1,5 +1,7 @@
 //! A killed orchestrator goes on where it was.
 
+use std::sync::atomic::Ordering;
+
 use framecrew_proto::v1::{JobState, WatchJobRequest, watch_job_response::Update};
 use tempfile::tempdir;
 
@@ -46,6 +48,33 @@ async fn live_batches_are_attached_to_and_nothing_is_rendered_twice() {
     let message = patience(stream.message()).await.unwrap().unwrap();
     let Some(Update::Changes(changes)) = message.update else { panic!("{message:?}") };
     assert_eq!(changes.frames.iter().map(|frame| frame.frame).collect::<Vec<_>>(), [2]);
+}
+
+#[tokio::test]
+async fn only_the_life_of_a_node_that_a_batch_was_sent_to_can_tell_that_it_never_came() {
+    for (incarnation, blamed) in [(1, 0), (2, 1)] {
+        let data = tempdir().unwrap();
+        let orchestrator = Orchestrator::start(data.path()).await;
+        let mut node = ScriptedNode::join(&orchestrator, "a").await;
+        let png = orchestrator.upload(b"1").await;
+        let spec = orchestrator.spec(1, 1).await;
+        let job_id = orchestrator.submit(spec).await;
+        let _ = node.batch().await;
+        orchestrator.kill().await;
+
+        node.knows_nothing.store(incarnation, Ordering::Relaxed);
+        let orchestrator = Orchestrator::start(data.path()).await;
+        // The first change after the one that the job was submitted with.
+        orchestrator.until(job_id, |job| job.revision > 1).await;
+        let registration = node.registration(incarnation);
+        orchestrator.client().await.register_node(registration).await.unwrap();
+        let (_, mut batch) = node.batch().await;
+        batch.start(1);
+        batch.finish(1, png);
+        batch.end();
+        orchestrator.until(job_id, |job| job.state() == JobState::Finished).await;
+        assert_eq!(orchestrator.frames(job_id).await[0].failed_attempts, blamed);
+    }
 }
 
 #[tokio::test]

@@ -1,6 +1,13 @@
 //! A node that does just what a test tells it.
 
-use std::{net::SocketAddr, pin::Pin};
+use std::{
+    net::SocketAddr,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use framecrew_blobs::Digest;
 use framecrew_proto::v1::{
@@ -16,7 +23,8 @@ use framecrew_proto::v1::{
 use futures::Stream;
 use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle};
 use tokio_stream::wrappers::{TcpListenerStream, UnboundedReceiverStream};
-use tonic::{Request, Response, Status, transport::Server};
+use tonic::{Code, Request, Response, Status, transport::Server};
+use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::harness::{Orchestrator, patience};
 
@@ -121,6 +129,8 @@ pub(crate) struct ScriptedNode {
     pub(crate) address: SocketAddr,
     description: NodeDescription,
     asked: mpsc::UnboundedReceiver<Asked>,
+    /// The life of it that knows no batch to attach to; 0: it knows them all.
+    pub(crate) knows_nothing: Arc<AtomicU64>,
     server: JoinHandle<()>,
 }
 
@@ -144,7 +154,9 @@ impl ScriptedNode {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (sender, asked) = mpsc::unbounded_channel();
-        let service = RenderNodeServer::new(Service(sender));
+        let knows_nothing = Arc::default();
+        let service = Service { asked: sender, knows_nothing: Arc::clone(&knows_nothing) };
+        let service = RenderNodeServer::new(service);
         let server = tokio::spawn(async move {
             Server::builder()
                 .add_service(service)
@@ -152,7 +164,8 @@ impl ScriptedNode {
                 .await
                 .unwrap();
         });
-        let node = Self { name: name.to_owned(), address, description, asked, server };
+        let name = name.to_owned();
+        let node = Self { name, address, description, asked, knows_nothing, server };
         orchestrator.client().await.register_node(node.registration(1)).await.unwrap();
         node
     }
@@ -201,7 +214,10 @@ pub(crate) fn description(blender: &str) -> NodeDescription {
     }
 }
 
-struct Service(mpsc::UnboundedSender<Asked>);
+struct Service {
+    asked: mpsc::UnboundedSender<Asked>,
+    knows_nothing: Arc<AtomicU64>,
+}
 
 impl Service {
     fn stream(
@@ -209,7 +225,7 @@ impl Service {
         asked: impl FnOnce(Batch) -> Asked,
     ) -> UnboundedReceiverStream<Result<Vec<BatchEvent>, Status>> {
         let (events, stream) = mpsc::unbounded_channel();
-        self.0.send(asked(Batch { events, sequence: 0 })).unwrap();
+        self.asked.send(asked(Batch { events, sequence: 0 })).unwrap();
         UnboundedReceiverStream::new(stream)
     }
 }
@@ -239,6 +255,12 @@ impl RenderNode for Service {
     ) -> Result<Response<Self::AttachBatchStream>, Status> {
         use futures::StreamExt as _;
         let request = request.into_inner();
+        let incarnation = self.knows_nothing.load(Ordering::Relaxed);
+        if incarnation > 0 {
+            let incarnation = [("incarnation".to_owned(), incarnation.to_string())];
+            let details = ErrorDetails::with_error_info("UNKNOWN_BATCH", "framecrew", incarnation);
+            return Err(Status::with_error_details(Code::NotFound, "it knows nothing", details));
+        }
         let stream = self.stream(|batch| Asked::Attach(request, batch));
         let stream = stream.map(|events| events.map(|events| AttachBatchResponse { events }));
         Ok(Response::new(Box::pin(stream)))
@@ -248,7 +270,7 @@ impl RenderNode for Service {
         &self,
         request: Request<CancelBatchRequest>,
     ) -> Result<Response<CancelBatchResponse>, Status> {
-        self.0.send(Asked::Cancel(request.into_inner().batch_id)).unwrap();
+        self.asked.send(Asked::Cancel(request.into_inner().batch_id)).unwrap();
         Ok(Response::new(CancelBatchResponse {}))
     }
 

@@ -43,8 +43,6 @@ pub(super) struct Machine {
     offers: BTreeSet<(JobId, Slice)>,
     /// Batches with a lower number were sent before its registration, and are refused.
     void_below: BatchId,
-    /// Batches that its former life had taken on, and for which life of the orchestrator.
-    lost: BTreeMap<BatchId, Epoch>,
     /// Batches it said it does not know: it will not take them any more.
     disowned: BTreeSet<BatchId>,
     /// Batches it knows, ended ones included.
@@ -87,9 +85,23 @@ pub(super) enum NodeEvent {
 /// What the orchestrator asks of a machine.
 #[derive(Debug, Clone)]
 pub(super) enum Call {
-    Render { epoch: Epoch, batch: BatchId, job: JobId, slices: Vec<Slice>, silence: Duration },
-    Attach { epoch: Epoch, batch: BatchId },
-    Cancel { epoch: Epoch, batch: BatchId },
+    Render {
+        epoch: Epoch,
+        batch: BatchId,
+        job: JobId,
+        slices: Vec<Slice>,
+        silence: Duration,
+    },
+    /// Follows a batch, which was meant for that life of the node.
+    Attach {
+        epoch: Epoch,
+        batch: BatchId,
+        incarnation: Incarnation,
+    },
+    Cancel {
+        epoch: Epoch,
+        batch: BatchId,
+    },
 }
 
 /// What concerns one life of a machine.
@@ -138,7 +150,6 @@ impl Machine {
             outbox: BTreeMap::new(),
             offers: BTreeSet::new(),
             void_below: BatchId(0),
-            lost: BTreeMap::new(),
             disowned: BTreeSet::new(),
             held: BTreeMap::new(),
             waiting: VecDeque::new(),
@@ -179,9 +190,10 @@ impl World {
         match fault {
             Fault::Boot if !machine.up => {
                 let fresh = Machine::new(machine.name.clone(), machine.description.clone());
-                let incarnation = Incarnation(machine.incarnation.0 + 1);
+                let former = machine.incarnation;
+                let incarnation = Incarnation(former.0 + 1);
                 let outbox = std::mem::take(&mut machine.outbox);
-                let lost: BTreeMap<_, _> =
+                let lost: Vec<_> =
                     machine.held.iter().map(|(id, held)| (*id, held.reader)).collect();
                 *machine = Machine {
                     incarnation,
@@ -193,13 +205,13 @@ impl World {
                     is_stubborn: machine.is_stubborn,
                     offers: outbox.keys().copied().collect(),
                     outbox,
-                    lost: lost.clone(),
                     ..fresh
                 };
                 // Who followed a batch asks for it again, and may be there before the node has registered.
                 for (batch, epoch) in lost {
                     let soon = if self.chance(0.5) { 0 } else { self.dice.u64(0..2_000) };
-                    self.send(i, Duration::from_millis(soon), Call::Attach { epoch, batch });
+                    let call = Call::Attach { epoch, batch, incarnation: former };
+                    self.send(i, Duration::from_millis(soon), call);
                 }
                 self.timer(i, Timer::Beat);
             }
@@ -371,7 +383,7 @@ impl World {
                     self.fill(i, slot);
                 }
             }
-            Call::Attach { epoch, batch } => match machine.held.get_mut(&batch) {
+            Call::Attach { epoch, batch, incarnation } => match machine.held.get_mut(&batch) {
                 // Who asked is dead by now, and its stream with it.
                 Some(held) if epoch < held.reader => {}
                 Some(held) => {
@@ -380,13 +392,14 @@ impl World {
                 }
                 None => {
                     machine.disowned.insert(batch);
-                    let had_it = machine.lost.get(&batch) == Some(&epoch);
+                    // Only the life that it was meant for can tell that it never came.
+                    let never_came = machine.incarnation == incarnation;
                     self.tell(
                         i,
-                        if had_it {
-                            Message::Lost { epoch, batch }
-                        } else {
+                        if never_came {
                             Message::Refused { epoch, batch }
+                        } else {
+                            Message::Lost { epoch, batch }
                         },
                     );
                 }

@@ -347,6 +347,23 @@ fn a_frame_that_kills_its_node_before_a_word_costs_three_nodes_and_no_other_fram
 }
 
 #[test]
+fn it_costs_three_nodes_though_the_orchestrator_is_killed_after_each_of_them() {
+    let mut cluster = Cluster::new().node("a").node("b").poison(7);
+    cluster.poison_is_swift = true;
+    let mut cluster = cluster.job(1..=30);
+    for deaths in 1..=2 {
+        let held_against = |attempts: Attempts| attempts.suspicions + attempts.node_lost;
+        while held_against(cluster.attempts(7)) < deaths {
+            cluster = cluster.passes(0.1);
+        }
+        cluster = cluster.restart();
+    }
+    let cluster = cluster.ends();
+    assert_eq!(cluster.world.invariants.frames(JobId(1), FrameState::Failed), [7]);
+    assert_eq!(cluster.renders(1, 7..=7), [3]);
+}
+
+#[test]
 fn a_frame_that_waits_on_two_nodes_that_die_is_drawn_alone_and_not_blamed() {
     let cluster = Cluster::new().node("a").job(1..=9).passes(0.5);
     let cluster = cluster.fault("a", Fault::Crash(Some(Duration::from_millis(50)))).passes(0.5);
