@@ -32,6 +32,8 @@ use crate::{
 /// Changes kept of one job for watchers that keep up: some tens of milliseconds at the highest rate, and
 /// about a megabyte. Others read the store.
 const RECENT_MAX: usize = 4_096;
+/// Nodes that are named where a job waits because all that could render it rest.
+const RESTING_NAMED_MAX: usize = 3;
 /// Frames in one message of changes.
 const FRAMES_IN_MESSAGE: usize = 256;
 /// Bytes of frames in one message of changes, about: what a watcher that stalls holds here.
@@ -135,6 +137,17 @@ impl NodeView {
 impl NodeState {
     pub(crate) fn is_live(self) -> bool {
         !matches!(self, Self::Lost | Self::Left)
+    }
+
+    /// The word for a live node that gets no work; `None` for one that may.
+    fn rest(self) -> Option<&'static str> {
+        match self {
+            Self::Idle | Self::Rendering | Self::Lost | Self::Left => None,
+            Self::Paused => Some("paused"),
+            Self::Quarantined => Some("quarantined"),
+            Self::Silent => Some("silent"),
+            Self::Draining => Some("draining"),
+        }
     }
 }
 
@@ -351,10 +364,14 @@ impl Feed {
         if live.peek().is_none() {
             return "no node is registered".to_owned();
         }
-        if live.any(|(_, node)| node.description.meets(requirements)) {
-            return String::new();
+        let could: Vec<_> = live
+            .map(|(_, node)| node)
+            .filter(|node| node.description.meets(requirements))
+            .collect();
+        if could.is_empty() {
+            return format!("no registered node has {requirements}");
         }
-        format!("no registered node has {requirements}")
+        who_rests(&could)
     }
 
     pub(crate) async fn watch(
@@ -600,6 +617,25 @@ impl JobWatch {
     }
 }
 
+/// Which of these nodes get no work, in a sentence; empty when one of them may be at work.
+fn who_rests(nodes: &[&NodeView]) -> String {
+    let rests = |node: &&NodeView| {
+        let is_at_work = node.unsettled_slices > 0 && node.state != NodeState::Silent;
+        let rest = node.state.rest().filter(|_| !is_at_work)?;
+        Some(format!("{} is {rest}", node.name))
+    };
+    let resting: Vec<_> = nodes.iter().filter_map(rests).collect();
+    if resting.len() < nodes.len() {
+        return String::new();
+    }
+    let named = resting.len().min(RESTING_NAMED_MAX);
+    let more = match resting.len() - named {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    format!("no node that could render it takes work now: {}{more}", resting[..named].join(", "))
+}
+
 fn vanished() -> StoreError {
     StoreError::Unreadable { what: "a job", detail: "it vanished".to_owned() }
 }
@@ -721,6 +757,34 @@ impl LogReader {
             if let Some(changed) = &mut self.changed {
                 let _ = changed.changed().await;
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn those_that_rest_are_named_unless_one_is_at_work() {
+        use NodeState::{Draining, Idle, Paused, Quarantined, Silent};
+        let node = |name: &str, state, unsettled_slices| {
+            let record = NodeRecord {
+                incarnation: Incarnation(1),
+                address: String::new(),
+                description: NodeDescription::default(),
+            };
+            NodeView { unsettled_slices, ..NodeView::new(name.into(), &record, state, 0) }
+        };
+        let told = |nodes: &[NodeView]| who_rests(&nodes.iter().collect::<Vec<_>>());
+        let (a, b) = (node("a", Quarantined, 0), node("b", Silent, 1));
+        let none = "no node that could render it takes work now: ";
+        assert_eq!(told(&[a.clone(), b.clone()]), format!("{none}a is quarantined, b is silent"));
+        let many = [a.clone(), b, node("c", Paused, 0), node("d", Paused, 0)];
+        let named = format!("{none}a is quarantined, b is silent, c is paused and 1 more");
+        assert_eq!(told(&many), named);
+        for at_work in [node("e", Idle, 0), node("e", Draining, 2)] {
+            assert_eq!(told(&[a.clone(), at_work]), "");
         }
     }
 }

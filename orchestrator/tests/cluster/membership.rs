@@ -10,7 +10,7 @@ use tempfile::tempdir;
 use tonic::Code;
 
 use crate::{
-    harness::Orchestrator,
+    harness::{Orchestrator, patience},
     scripted_node::{Asked, ScriptedNode},
 };
 
@@ -143,6 +143,27 @@ async fn a_silent_node_loses_its_frames_when_its_lease_is_over() {
     let job = orchestrator.until(job_id, |job| job.state() == JobState::Finished).await;
     assert_eq!(job.counts.unwrap().finished, 1);
     assert_eq!(orchestrator.frames(job_id).await[0].node, "b");
+}
+
+#[tokio::test]
+async fn a_job_tells_which_nodes_it_waits_for_when_all_that_could_render_it_rest() {
+    let data = tempdir().unwrap();
+    let orchestrator = Orchestrator::start(data.path()).await;
+    let node = ScriptedNode::join(&orchestrator, "a").await;
+    let mut client = orchestrator.client().await;
+    let leaving = HeartbeatRequest { draining: true, ..heartbeat(&node, 1, vec![]) };
+    client.heartbeat(leaving.clone()).await.unwrap();
+    let job_id = orchestrator.submit(orchestrator.spec(1, 1).await).await;
+    patience(async {
+        while orchestrator.job(job_id).await.waiting_reason
+            != "no node that could render it takes work now: a is draining"
+        {
+            client.heartbeat(leaving.clone()).await.unwrap();
+        }
+    })
+    .await;
+    let _able = ScriptedNode::join(&orchestrator, "b").await;
+    orchestrator.until(job_id, |job| job.waiting_reason.is_empty()).await;
 }
 
 #[tokio::test]
