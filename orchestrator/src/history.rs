@@ -40,7 +40,7 @@ enum Line {
 enum Record {
     Submitted { job: JobId, frames: FrameSet },
     Joined { node: NodeName, incarnation: Incarnation, slots: u32 },
-    Acted(Action),
+    Acted(Box<Action>),
 }
 
 /// The history that a driver writes; the default one writes none.
@@ -111,7 +111,7 @@ impl History {
         {
             self.records.push(Record::Joined { node, incarnation, slots });
         }
-        self.records.push(Record::Acted(action.clone()));
+        self.records.push(Record::Acted(Box::new(action.clone())));
     }
 
     /// What was noted becomes visible with the next commit, or at once when there is nothing to write.
