@@ -82,6 +82,14 @@ struct Allegiance {
     first_batch: u64,
 }
 
+impl Allegiance {
+    /// Whether that is not the store of whoever names it. An older orchestrator names none; and whom a node
+    /// that was never registered draws for is not known.
+    fn is_to_another(&self, store_id: &str) -> bool {
+        !self.store_id.is_empty() && !store_id.is_empty() && self.store_id != store_id
+    }
+}
+
 /// What a node is made of.
 pub(crate) struct Parts {
     pub(crate) name: String,
@@ -373,8 +381,7 @@ impl Node {
         if allegiance.store_id.is_empty() {
             return Ok(());
         }
-        // An older orchestrator says none.
-        if !store_id.is_empty() && allegiance.store_id != store_id {
+        if allegiance.is_to_another(store_id) {
             return Err(Refusal::OtherStore);
         }
         self.raise_epoch(&mut allegiance, given);
@@ -382,6 +389,11 @@ impl Node {
             seen if given < seen => Err(Refusal::StaleEpoch { given, seen }),
             _ => Ok(()),
         }
+    }
+
+    /// Whether the node is registered with another store than this one.
+    pub(crate) fn is_of_another_store(&self, store_id: &str) -> bool {
+        self.allegiance().is_to_another(store_id)
     }
 
     /// Remembers an epoch of the store at hand.

@@ -89,8 +89,8 @@ impl RenderNode for Service {
         &self,
         request: Request<CancelBatchRequest>,
     ) -> Result<Response<CancelBatchResponse>, Status> {
-        let id = request.into_inner().batch_id;
-        if self.node.cancel(id).await {
+        let CancelBatchRequest { batch_id: id, store_id } = request.into_inner();
+        if !self.node.is_of_another_store(&store_id) && self.node.cancel(id).await {
             Ok(Response::new(CancelBatchResponse {}))
         } else {
             Err(self.unknown(id))

@@ -88,6 +88,7 @@ async fn with_another_store_the_former_ones_frames_go_and_so_do_its_epochs() {
     // Lower than what the former one said.
     let own = RenderBatchRequest { store_id: "other".into(), ..request(1, file(), [1]) };
     assert_eq!(end(&crew.render(own).await.unwrap().all().await), BatchEnd::Complete);
+    assert_eq!(crew.cancel(1).await.err().unwrap().code(), Code::NotFound, "which is another's");
     // And the former one is nobody any more.
     let late = RenderBatchRequest { epoch: 901, ..request(802, file(), [1]) };
     assert_eq!(crew.render(late).await.err().unwrap().code(), Code::Unavailable);

@@ -199,7 +199,8 @@ impl Dispatch {
             let mut retry = Retry::default();
             let cancel = async {
                 loop {
-                    let request = CancelBatchRequest { batch_id: batch.0 };
+                    let store_id = this.store_id.to_string();
+                    let request = CancelBatchRequest { batch_id: batch.0, store_id };
                     let mut client = client.clone();
                     match within(ANSWER_TIMEOUT, client.cancel_batch(request)).await {
                         Ok(_) => return,

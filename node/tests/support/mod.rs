@@ -448,7 +448,7 @@ impl Crew {
     }
 
     pub async fn cancel(&self, batch_id: u64) -> Result<(), Status> {
-        let request = CancelBatchRequest { batch_id };
+        let request = CancelBatchRequest { batch_id, store_id: "store".into() };
         self.node.clone().cancel_batch(request).await.map(drop)
     }
 

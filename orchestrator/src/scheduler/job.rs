@@ -186,7 +186,7 @@ impl Job {
     pub(super) fn must_be_alone(&self, slice: Slice) -> bool {
         self.attempts.get(&slice).is_some_and(|attempts| {
             attempts.node_lost + attempts.suspicions >= NODE_LOSSES - 1
-                || attempts.out_of_memory > MEMORY_TRIES
+                || attempts.out_of_memory > 0
         })
     }
 
