@@ -214,7 +214,7 @@ impl Node {
             if !self.lease.holds() {
                 return Err(Refusal::NoLease);
             }
-            // Nothing is wrong with a frame whose Blender has not been found yet.
+            // It offers nothing yet; whoever asks all the same must not hear that its frames cannot be drawn.
             if !self.is_equipped() {
                 return Err(Refusal::Unequipped);
             }

@@ -108,6 +108,11 @@ async fn a_cancelled_batch_ends_as_cancelled_and_is_forgotten_by_a_second_cancel
     assert_eq!(crew.cancel(1).await.unwrap_err().code(), Code::NotFound);
     let gone = crew.attach(1, 0).await.err().unwrap();
     assert_eq!(gone.code(), Code::NotFound);
+    // In which life it does not know the batch: an orchestrator tells by it whether the batch ever came.
+    let told = gone.get_details_error_info().unwrap();
+    let incarnation = crew.state.lock().unwrap().registered[0].incarnation;
+    assert_eq!(told.reason, "UNKNOWN_BATCH");
+    assert_eq!(told.metadata["incarnation"], incarnation.to_string());
 }
 
 #[tokio::test]

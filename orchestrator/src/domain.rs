@@ -659,16 +659,28 @@ pub struct Attempts {
     pub infrastructure: u32,
     /// Nodes that died when the slice may have been what they had begun last, without a word of it. No failed
     /// tries, until it is lost with a node that had nothing else.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_none")]
     pub suspicions: u32,
-    /// Nodes that failed it, so that others are tried first.
+    /// Nodes that failed it, or are suspected to have died of it, so that others are tried first.
     pub failed_on: Vec<NodeName>,
     /// Batch of the latest of them: neither it nor an earlier one holds the slice any more, also where a
     /// former life of the orchestrator remembers it in one.
     pub latest_batch: Option<BatchId>,
 }
 
+// None is not written, so that a frame without tries reads the same in stores of every version.
+#[allow(clippy::trivially_copy_pass_by_ref)] // as serde wants it
+fn is_none(suspicions: &u32) -> bool {
+    *suspicions == 0
+}
+
 impl Attempts {
+    pub(crate) fn note_failed_on(&mut self, node: &NodeName) {
+        if !self.failed_on.contains(node) {
+            self.failed_on.push(node.clone());
+        }
+    }
+
     /// All of them.
     #[must_use]
     pub fn total(&self) -> u32 {

@@ -77,6 +77,8 @@ struct Batch {
     open: BTreeSet<Slice>,
     /// Whether the orchestrator restarted under it: then what the node had begun is not known.
     survived_restart: bool,
+    /// Whether one of its slices is suspected to have been its node's death.
+    has_suspect: bool,
 }
 
 impl Invariants {
@@ -132,14 +134,16 @@ impl Invariants {
                 self.change(*job, *slice, FrameState::Finished, attempts, None, *revision);
             }
             Action::ReopenSlice { job, slice, node, attempts, failure, revision } => {
-                self.leave_batch(*job, *slice, node, failure.as_ref());
+                let before = &self.jobs[job].frames[&slice.frame].attempts;
+                let suspected = attempts.suspicions > before.suspicions;
+                self.leave_batch(*job, *slice, node, failure.as_ref(), suspected);
                 self.change(*job, *slice, FrameState::Open, attempts, failure.as_ref(), *revision);
             }
             Action::RetrySlice { job, slice, attempts, revision } => {
                 self.retry(*job, *slice, attempts, *revision);
             }
             Action::FailSlice { job, slice, node, attempts, failure, revision } => {
-                self.leave_batch(*job, *slice, node, Some(failure));
+                self.leave_batch(*job, *slice, node, Some(failure), false);
                 self.change(*job, *slice, FrameState::Failed, attempts, Some(failure), *revision);
             }
             Action::UpdateJob { job, state, counts, revision } => {
@@ -204,7 +208,13 @@ impl Invariants {
         }
         let open: BTreeSet<Slice> = slices.iter().copied().collect();
         assert_eq!(open.len(), slices.len(), "I7: a batch names a slice once");
-        let batch = Batch { job: job_id, node: node.clone(), open, survived_restart: false };
+        let batch = Batch {
+            job: job_id,
+            node: node.clone(),
+            open,
+            survived_restart: false,
+            has_suspect: false,
+        };
         self.batches.insert(id, batch);
     }
 
@@ -258,17 +268,19 @@ impl Invariants {
         slice: Slice,
         name: &NodeName,
         failure: Option<&Failure>,
+        suspected: bool,
     ) {
-        let left = self
-            .batches
-            .values_mut()
-            .filter(|batch| batch.job == job && batch.node == *name)
-            .find_map(|batch| batch.open.remove(&slice).then_some(batch.survived_restart));
-        let Some(survived_restart) = left else {
+        let mut of_node =
+            self.batches.values_mut().filter(|batch| batch.job == job && batch.node == *name);
+        let Some(batch) = of_node.find(|batch| batch.open.contains(&slice)) else {
             panic!("I5: {slice:?} of job {job} changed, and no live batch on {name} holds it");
         };
+        batch.open.remove(&slice);
+        assert!(!(suspected && batch.has_suspect), "I14: a batch is drawn one slice at a time");
+        batch.has_suspect |= suspected;
+        let survived = batch.survived_restart;
         let lost = failure.is_some_and(|failure| failure.reason == FailureReason::NodeLost);
-        if let (true, false, Some(node)) = (lost, survived_restart, self.nodes.get_mut(name)) {
+        if let (true, false, Some(node)) = (lost, survived, self.nodes.get_mut(name)) {
             node.lost += 1;
         }
     }

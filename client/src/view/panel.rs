@@ -204,19 +204,21 @@ impl<'a> Panel<'a> {
     }
 
     fn failure(&self, frame: &Frame) -> Line<'static> {
-        let failure = frame.failure.clone().unwrap_or_default();
         let (mark, what, color) = match frame.state() {
             FrameState::Failed => ("✗", "failed", Color::Red),
             FrameState::Cancelled => ("✗", "cancelled", Color::Yellow),
             _ => ("↻", "is tried again", Color::Yellow),
         };
         let piece = words::piece(self.live.view().job(), frame.frame);
-        let message = words::printable(&failure.message);
-        let reason = words::failure_reason(failure.reason());
-        let node = words::printable(&frame.node);
+        // Its node died since: what that said of the frame is no longer the latest word.
+        let why = frame.failure.as_ref().map_or_else(String::new, |failure| {
+            let message = words::printable(&failure.message);
+            let reason = words::failure_reason(failure.reason());
+            format!(": {message} ({reason}, {})", words::printable(&frame.node))
+        });
         Line::from(vec![
             Span::styled(format!("  {mark} {piece} {what}"), self.fg(color)),
-            Span::raw(format!(": {message} ({reason}, {node})")),
+            Span::raw(why),
         ])
     }
 

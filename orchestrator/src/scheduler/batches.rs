@@ -71,7 +71,7 @@ impl Scheduler {
             }
             let suspected = std::mem::take(&mut next);
             if suspected && let Some(job) = self.jobs.get_mut(&job_id) {
-                job.suspect(slice);
+                job.suspect(slice, &node);
             }
             self.hand_back(job_id, slice, begun || suspected, &node, actions);
         }

@@ -191,8 +191,11 @@ impl Job {
     }
 
     /// Its node died, and may have begun it without a word.
-    pub(super) fn suspect(&mut self, slice: Slice) {
-        self.attempts.entry(slice).or_default().suspicions += 1;
+    pub(super) fn suspect(&mut self, slice: Slice, node: &NodeName) {
+        let attempts = self.attempts.entry(slice).or_default();
+        attempts.suspicions += 1;
+        // Elsewhere first: a node that dies of something else must not be the end of a frame.
+        attempts.note_failed_on(node);
     }
 
     /// Up to `size` slices for `node`, which has nothing to do when it is `empty`. `other_could` tells whether
@@ -314,8 +317,8 @@ impl Job {
             let suspicions = std::mem::take(&mut attempts.suspicions);
             attempts.node_lost = attempts.node_lost.saturating_add(suspicions);
         }
-        if !attempts.failed_on.contains(node) && reason != FailureReason::Infrastructure {
-            attempts.failed_on.push(node.clone());
+        if reason != FailureReason::Infrastructure {
+            attempts.note_failed_on(node);
         }
         let (tries, tries_max) = match reason {
             FailureReason::Renderer | FailureReason::InvalidOutput | FailureReason::Timeout => {

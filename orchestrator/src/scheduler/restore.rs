@@ -84,6 +84,10 @@ impl Scheduler {
                 actions.push(Action::EndBatch { batch, node });
                 continue;
             };
+            let has_begun = |id: &&BatchId| {
+                this.batches.get(id).is_some_and(|batch| batch.open.values().any(|it| *it))
+            };
+            let is_at_work = holder.batches.iter().filter(has_begun).count() < holder.slots();
             holder.batches.insert(batch);
             let mut open = BTreeMap::new();
             let mut patience = lease;
@@ -94,8 +98,9 @@ impl Scheduler {
                 for slice in slices {
                     if job.restore_rendering(slice, batch) {
                         holder.alone |= job.must_be_alone(slice);
-                        // A batch is drawn in order: if the node is lost, the first may have been its death.
-                        open.insert(slice, open.is_empty());
+                        // Batches are drawn in order, and so are their slices: if the node is lost, the first
+                        // may have been its death.
+                        open.insert(slice, is_at_work && open.is_empty());
                     }
                 }
                 holder.unsettled += open.len();

@@ -3,10 +3,7 @@
 use std::{
     net::SocketAddr,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex},
 };
 
 use framecrew_blobs::Digest;
@@ -129,8 +126,8 @@ pub(crate) struct ScriptedNode {
     pub(crate) address: SocketAddr,
     description: NodeDescription,
     asked: mpsc::UnboundedReceiver<Asked>,
-    /// The life of it that knows no batch to attach to; 0: it knows them all.
-    pub(crate) knows_nothing: Arc<AtomicU64>,
+    /// The life of it that knows no batch to attach to; empty: it does not say which.
+    pub(crate) knows_nothing: Arc<Mutex<Option<&'static str>>>,
     server: JoinHandle<()>,
 }
 
@@ -216,7 +213,7 @@ pub(crate) fn description(blender: &str) -> NodeDescription {
 
 struct Service {
     asked: mpsc::UnboundedSender<Asked>,
-    knows_nothing: Arc<AtomicU64>,
+    knows_nothing: Arc<Mutex<Option<&'static str>>>,
 }
 
 impl Service {
@@ -255,10 +252,14 @@ impl RenderNode for Service {
     ) -> Result<Response<Self::AttachBatchStream>, Status> {
         use futures::StreamExt as _;
         let request = request.into_inner();
-        let incarnation = self.knows_nothing.load(Ordering::Relaxed);
-        if incarnation > 0 {
-            let incarnation = [("incarnation".to_owned(), incarnation.to_string())];
-            let details = ErrorDetails::with_error_info("UNKNOWN_BATCH", "framecrew", incarnation);
+        if let Some(life) = *self.knows_nothing.lock().unwrap() {
+            let details = match life {
+                "" => ErrorDetails::new(),
+                life => {
+                    let incarnation = [("incarnation".to_owned(), life.to_owned())];
+                    ErrorDetails::with_error_info("UNKNOWN_BATCH", "framecrew", incarnation)
+                }
+            };
             return Err(Status::with_error_details(Code::NotFound, "it knows nothing", details));
         }
         let stream = self.stream(|batch| Asked::Attach(request, batch));
