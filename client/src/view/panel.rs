@@ -423,6 +423,8 @@ mod tests {
                     frames: vec![
                         trouble(13, FrameState::Failed, 4, "the camera `Main` does not exist"),
                         trouble(14, FrameState::Open, 5, "Blender crashed"),
+                        // Its node died since, and nobody knows whether of it.
+                        Frame { failure: None, ..trouble(15, FrameState::Open, 3, "") },
                     ],
                     active: Vec::new(),
                 }),
