@@ -11,6 +11,7 @@ mod confine;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
+mod goodbye;
 mod membership;
 mod movie;
 mod node;

@@ -150,16 +150,38 @@ pub(crate) async fn fence(node: Arc<Node>) {
 pub(crate) async fn leave(node: &Node, channel: Channel) {
     let had_lease = node.lease.holds();
     node.lease.end();
+    if node.store_id().is_empty() {
+        // Nobody has ever known this life.
+        return;
+    }
+    node.goodbye.owe(node.incarnation);
     if !had_lease {
         return;
     }
-    let request = UnregisterNodeRequest { name: node.name.clone(), incarnation: node.incarnation };
     let mut rpc = OrchestratorClient::new(channel);
-    match time::timeout(GOODBYE_TIMEOUT, rpc.unregister_node(request)).await {
-        Ok(Ok(_)) => info!("left the cluster"),
-        Ok(Err(status)) => warn!(%status, "could not say goodbye"),
-        Err(_) => warn!("the orchestrator did not answer our goodbye"),
+    match time::timeout(GOODBYE_TIMEOUT, say_goodbye(node, &mut rpc, node.incarnation)).await {
+        Ok(Ok(())) => info!("left the cluster"),
+        Ok(Err(status)) => warn!(%status, "could not say goodbye; the next start does"),
+        Err(_) => {
+            warn!("the orchestrator did not answer our goodbye; the next start says it again")
+        }
     }
+}
+
+/// Tells the orchestrator that a life of this node has ended well: nothing that it had begun was its death.
+async fn say_goodbye(
+    node: &Node,
+    rpc: &mut OrchestratorClient<Channel>,
+    incarnation: u64,
+) -> Result<(), Status> {
+    let request = UnregisterNodeRequest { name: node.name.clone(), incarnation };
+    match in_time(rpc.unregister_node(request)).await {
+        // That life is not registered any more.
+        Err(status) if matches!(status.code(), Code::NotFound | Code::Aborted) => {}
+        answer => drop(answer?),
+    }
+    node.goodbye.said();
+    Ok(())
 }
 
 async fn register(
@@ -170,17 +192,23 @@ async fn register(
     let mut pause = RETRY_MIN;
     let mut said = None;
     loop {
-        let sent = platform::uptime();
-        let request = RegisterNodeRequest {
-            name: node.name.clone(),
-            incarnation: node.incarnation,
-            address: reach.address.clone(),
-            port: reach.port.into(),
-            description: Some(node.description()),
-            batch_ids: node.batch_ids(),
+        let mut joining = async || {
+            if let Some(incarnation) = node.goodbye.owed_by() {
+                say_goodbye(node, rpc, incarnation).await?;
+            }
+            let sent = platform::uptime();
+            let request = RegisterNodeRequest {
+                name: node.name.clone(),
+                incarnation: node.incarnation,
+                address: reach.address.clone(),
+                port: reach.port.into(),
+                description: Some(node.description()),
+                batch_ids: node.batch_ids(),
+            };
+            Ok::<_, Status>((sent, in_time(rpc.register_node(request)).await?))
         };
-        match in_time(rpc.register_node(request)).await {
-            Ok(answer) => {
+        match joining().await {
+            Ok((sent, answer)) => {
                 let ttl = Duration::from_millis(answer.lease_ttl_ms);
                 // First: who holds a lease knows whose frames it has.
                 node.meet_store(answer.store_id, answer.epoch, answer.first_batch_id);

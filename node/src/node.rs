@@ -18,6 +18,7 @@ use tracing::{info, warn};
 use crate::{
     batch::{self, Batch, Work},
     blender::FoundBlender,
+    goodbye::Goodbye,
     membership::Lease,
     movie::Ffmpeg,
     outbox::Outbox,
@@ -50,6 +51,7 @@ pub(crate) struct Node {
     pub(crate) slots: Slots,
     pub(crate) projects: Projects,
     pub(crate) outbox: Outbox,
+    pub(crate) goodbye: Goodbye,
     /// What makes movies, where there is something; unset while the node is still looking what there is.
     ffmpeg: OnceLock<Option<Ffmpeg>>,
     /// Private folders of frames that are being rendered.
@@ -98,6 +100,7 @@ pub(crate) struct Parts {
     pub(crate) slots: Slots,
     pub(crate) projects: Projects,
     pub(crate) outbox: Outbox,
+    pub(crate) goodbye: Goodbye,
     pub(crate) work: PathBuf,
     /// Usually `FREE_BYTES_MIN`.
     pub(crate) free_bytes_min: u64,
@@ -140,6 +143,7 @@ impl Node {
             slots: parts.slots,
             projects: parts.projects,
             outbox: parts.outbox,
+            goodbye: parts.goodbye,
             ffmpeg: OnceLock::new(),
             work: parts.work,
             free_bytes_min: parts.free_bytes_min,
@@ -535,6 +539,7 @@ pub(crate) mod tests {
             slots: Slots::new(choice, Faults::default(), None, 1, workplace),
             projects: Projects::new(folder.path().to_owned(), blobs.clone(), u64::MAX),
             outbox: Outbox::open(folder.path().join("outbox"), blobs, 1, outbox_bytes).unwrap(),
+            goodbye: Goodbye::read(folder.path()).unwrap(),
             work: folder.path().to_owned(),
             free_bytes_min,
         });

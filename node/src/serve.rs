@@ -28,6 +28,7 @@ use crate::{
     blender::{Fetcher, FoundBlender},
     config::Config,
     confine::{self, Confine, Workplace},
+    goodbye::Goodbye,
     membership::{self, Expelled, Reach},
     movie::Ffmpeg,
     node::{FREE_BYTES_MIN, Node, Parts},
@@ -159,6 +160,7 @@ pub async fn serve_until<F: Future<Output = Result<Vec<FoundBlender>, String>> +
     let slots = Slots::new(config.renderer, config.faults, fetcher, config.slots, workplace);
     let blobs = BlobClient::new(channel.clone());
     let incarnation = incarnation();
+    let goodbye = Goodbye::read(&root).map_err(data)?;
     let outbox = root.join("outbox");
     let outbox = Outbox::open(outbox, blobs.clone(), incarnation, config.outbox_bytes);
     let node = Arc::new(Node::new(Parts {
@@ -173,6 +175,7 @@ pub async fn serve_until<F: Future<Output = Result<Vec<FoundBlender>, String>> +
         slots,
         projects: Projects::new(root, blobs, config.cache_bytes),
         outbox: outbox.map_err(data)?,
+        goodbye,
         work,
         free_bytes_min: FREE_BYTES_MIN,
     }));

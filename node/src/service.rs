@@ -78,7 +78,13 @@ impl RenderNode for Service {
             checked => checked?,
         }
         let batch = self.node.batch(request.batch_id);
-        let batch = batch.ok_or_else(|| self.unknown(request.batch_id))?;
+        let batch = batch.ok_or_else(|| {
+            // What is heard of that life first is to be that it ended well.
+            match self.node.goodbye.owed_by() {
+                Some(_) => Status::unavailable("a goodbye of an earlier life is on its way"),
+                None => self.unknown(request.batch_id),
+            }
+        })?;
         let messages = batch
             .attach(request.after_sequence)
             .map(|events| Ok(AttachBatchResponse { events: events? }));

@@ -31,6 +31,37 @@ fn called(arguments: &[&str]) -> (Option<i32>, String) {
 }
 
 #[tokio::test]
+async fn a_goodbye_that_nobody_heard_is_said_by_the_next_life_before_it_registers() {
+    let mut crew = Crew::spawn(&SYNTHETIC, Duration::from_secs(15)).await;
+    let _batch = crew.render(request(1, file(), 1..=99)).await.unwrap();
+    crew.state.lock().unwrap().refuse = Some(tonic::Status::unavailable("away"));
+    crew.signal(Signal::TERM);
+    assert_eq!(crew.code().await, Some(0));
+    let before = {
+        let mut state = crew.state.lock().unwrap();
+        assert!(state.left.is_empty());
+        state.refuse = None;
+        state.registered.len()
+    };
+    crew.again().await;
+    let (former, said_after) = {
+        let state = crew.state.lock().unwrap();
+        assert_eq!(state.left.len(), 1);
+        assert_eq!(state.left[0].incarnation, state.registered[0].incarnation);
+        (state.left[0].clone(), state.left_after[0])
+    };
+    assert_eq!(said_after, before, "first of all");
+
+    // And only once; each life says its own.
+    crew.signal(Signal::TERM);
+    assert_eq!(crew.code().await, Some(0));
+    let state = crew.state.lock().unwrap();
+    assert_eq!(state.left.len(), 2);
+    assert!(state.left[1].incarnation > former.incarnation);
+    assert!(!crew.data.path().join("goodbye").exists());
+}
+
+#[tokio::test]
 async fn a_signal_ends_the_node_well() {
     for signal in [Signal::TERM, Signal::INT] {
         let mut crew = Crew::spawn(&SYNTHETIC, Duration::from_secs(15)).await;

@@ -37,6 +37,8 @@ pub struct State {
     pub registered: Vec<RegisterNodeRequest>,
     pub heartbeats: u64,
     pub left: Vec<UnregisterNodeRequest>,
+    /// Registrations before each of them.
+    pub left_after: Vec<usize>,
     pub blobs: HashMap<String, Vec<u8>>,
     pub uploads: u64,
     pub downloads: u64,
@@ -107,7 +109,13 @@ impl Orchestrator for Fake {
         &self,
         request: Request<UnregisterNodeRequest>,
     ) -> Answer<UnregisterNodeResponse> {
-        self.0.lock().unwrap().left.push(request.into_inner());
+        let mut state = self.0.lock().unwrap();
+        if let Some(status) = &state.refuse {
+            return Err(status.clone());
+        }
+        state.left.push(request.into_inner());
+        let registered = state.registered.len();
+        state.left_after.push(registered);
         Ok(Response::new(UnregisterNodeResponse {}))
     }
 
