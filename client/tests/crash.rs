@@ -192,6 +192,9 @@ async fn a_damaged_store_is_refused_with_the_way_out_and_stays_as_it_is() {
     assert!(files() == before, "nothing was changed");
     let (checked, _) = run(&["check"], &crew.data);
     assert_eq!(checked.status.code(), Some(1), "{checked:?}");
+    let told = String::from_utf8_lossy(&checked.stdout) + String::from_utf8_lossy(&checked.stderr);
+    assert!(told.contains(" page "), "where it is damaged: {told}");
+    assert!(!told.contains("framecrew-orchestrator check"), "it sends nobody to itself: {told}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

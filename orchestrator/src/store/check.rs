@@ -84,6 +84,8 @@ pub async fn check(data: &Path, hash_blobs: bool) -> Result<Checked, NoStore> {
         Err(StoreError::Database(error)) if is_of_other_tables(&error) => {
             return Err(NoStore::OtherVersion(data.to_owned()));
         }
+        // In its own words this error sends people here.
+        Err(StoreError::Corrupt(said)) => checked.fault(format!("the database is damaged: {said}")),
         Err(error) => checked.fault(error.to_string()),
     }
     check_blobs(&data.join("blobs"), pins, hash_blobs, &mut checked);
@@ -104,11 +106,14 @@ async fn check_database(
     let mut connection =
         SqliteConnection::connect_with(&SqliteConnectOptions::new().filename(path)).await?;
     let mut tx = connection.begin().await?;
-    let findings: Vec<String> =
-        sqlx::query_scalar("PRAGMA integrity_check").fetch_all(&mut *tx).await?;
-    for finding in findings.into_iter().filter(|finding| finding != "ok") {
-        checked.fault(format!("the database is damaged: {finding}"));
+    // One by one: with some damage it gives up in the middle, and what it has found by then tells where.
+    let mut findings = sqlx::query_scalar::<_, String>("PRAGMA integrity_check").fetch(&mut *tx);
+    while let Some(finding) = findings.try_next().await? {
+        if finding != "ok" {
+            checked.fault(format!("the database is damaged: {finding}"));
+        }
     }
+    drop(findings);
     check_jobs(&mut tx, checked, pins).await?;
     check_batches(&mut tx, checked).await?;
     for (table, what) in [("slice", "frames"), ("warning", "warnings"), ("log_line", "log lines")] {
