@@ -326,8 +326,18 @@ impl Feed {
         self.cluster_changed.send_replace(());
     }
 
-    pub(crate) fn publish_node(&self, view: NodeView) {
+    pub(crate) fn publish_node(&self, mut view: NodeView) {
         let mut cluster = lock(&self.cluster);
+        let before = cluster.nodes.get(&view.name).map(|(_, before)| before);
+        if let Some(before) = before.filter(|before| before.incarnation == view.incarnation) {
+            if matches!(view.state, NodeState::Silent | NodeState::Lost) {
+                // It changed because nothing was heard of it.
+                view.seen_at_ms = before.seen_at_ms;
+            }
+            if !view.state.is_live() {
+                view.finished_slices = before.finished_slices;
+            }
+        }
         cluster.version += 1;
         let version = cluster.version;
         let expired = view.seen_at_ms - GONE_NODES_FOR_MS;

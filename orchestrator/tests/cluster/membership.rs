@@ -128,7 +128,22 @@ async fn a_silent_node_loses_its_frames_when_its_lease_is_over() {
     let job_id = orchestrator.submit(spec).await;
     let (_, mut batch) = a.batch().await;
     batch.start(1);
+    let mut client = orchestrator.client().await;
+    let mut first = async || {
+        let nodes = client.list_nodes(ListNodesRequest {}).await.unwrap().into_inner().nodes;
+        nodes.into_iter().next().unwrap()
+    };
+    let seen_at_ms = patience(async {
+        loop {
+            let node = first().await;
+            if node.state() != NodeState::Idle {
+                break node.seen_at_ms;
+            }
+        }
+    })
+    .await;
     orchestrator.until(job_id, |job| job.waiting_reason == "no node is registered").await;
+    assert_eq!((first().await.state(), first().await.seen_at_ms), (NodeState::Lost, seen_at_ms));
     let frame = &orchestrator.frames(job_id).await[0];
     assert_eq!(frame.failed_attempts, 1);
     assert_eq!(frame.failure.as_ref().unwrap().reason(), FailureReason::NodeLost);
