@@ -27,7 +27,8 @@ pub enum Error {
     },
     /// Nothing answers.
     #[error(
-        "no orchestrator answers at {url} ({reason}); start one with `framecrew up`, or name another with --cluster URL"
+        "no orchestrator answers at {url} ({reason}); start it again where it ran, or name another with --cluster \
+         URL; `framecrew up` makes a cluster on this machine"
     )]
     Unreachable {
         /// Where it was looked for.

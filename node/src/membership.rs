@@ -132,7 +132,7 @@ pub(crate) async fn fence(node: Arc<Node>) {
     loop {
         time::sleep(LEASE_CHECK_INTERVAL).await;
         let holds = node.lease.holds();
-        if leased && !holds {
+        if leased && !holds && !node.stopping.is_cancelled() {
             warn!("the lease has run out: going on only with what may wait longer");
         }
         // Again and again while there is none: batches differ in how long they wait.

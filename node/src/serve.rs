@@ -80,7 +80,11 @@ pub enum ServeError {
         source: io::Error,
     },
     /// Another node uses the data folder.
-    #[error("another node uses the data folder {}; give this one another with --data", path.display())]
+    #[error(
+        "another node uses the data folder {}; give this one another name with --name, and its folder follows, or \
+         another folder with --data",
+        path.display()
+    )]
     DataInUse {
         /// The folder.
         path: PathBuf,

@@ -58,7 +58,11 @@ impl Checked {
 #[derive(Debug, thiserror::Error)]
 pub enum NoStore {
     /// No orchestrator has been there.
-    #[error("there is no store in {}: name an orchestrator's data folder with --data", .0.display())]
+    #[error(
+        "there is no store in {}: name an orchestrator's data folder with --data (that of `framecrew up` is the \
+         folder `orchestrator` in its own)",
+        .0.display()
+    )]
     Missing(PathBuf),
     /// Its tables are not those of this version.
     #[error(
