@@ -246,6 +246,32 @@ fn lying(steps: &[Step], about: impl Fn(&Path) -> bool) -> Vec<Step> {
     steps.iter().filter(is_true).cloned().collect()
 }
 
+/// The same steps, with a sync of everything as one of each path that is there by then: a disk that lies about
+/// some of them does so then as well.
+fn spelled_out(steps: &[Step]) -> Vec<Step> {
+    let mut there = BTreeSet::new();
+    let mut spelled = Vec::new();
+    for step in steps {
+        match step {
+            Step::Create(path) | Step::MakeFolder(path) => {
+                there.extend(path.ancestors().map(Path::to_owned));
+            }
+            Step::Remove(path) => there.retain(|other| !other.starts_with(path)),
+            Step::Rename(from, to) => {
+                let moved = |path: &PathBuf| path.strip_prefix(from).map(|rest| to.join(rest)).ok();
+                there = there.iter().map(|path| moved(path).unwrap_or(path.clone())).collect();
+            }
+            Step::SyncAll => {
+                spelled.extend(there.iter().cloned().map(Step::Sync));
+                continue;
+            }
+            Step::Change(..) | Step::Sync(_) | Step::Acknowledged(_) => {}
+        }
+        spelled.push(step.clone());
+    }
+    spelled
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_acknowledged_before_the_power_was_lost_is_there() {
     let Some(steps) = record_work().await else { return };
@@ -265,6 +291,7 @@ async fn what_was_acknowledged_before_the_power_was_lost_is_there() {
     );
 
     // And each of these syncs is needed: without it there are losses, and they are found.
+    let steps = spelled_out(&steps);
     let depth = |path: &Path| path.components().count();
     let log = lying(&steps, |path| path.ends_with("framecrew.db-wal"));
     let blobs = lying(&steps, |path| depth(path) == 4);
