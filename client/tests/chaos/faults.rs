@@ -27,7 +27,7 @@ use crate::{
     load::{POISON, SCENE, job_of, submit},
     process::{self, descendants, signal},
     proxy::Weather,
-    world::{Kind, Node, World},
+    world::{Kind, Node, World, last_lines},
 };
 
 /// A node's lease with its margin, after which its work goes to others.
@@ -342,8 +342,14 @@ async fn on_node(world: &Arc<World>, fault: Fault, node: &Arc<Node>, rng: &mut R
                 let process = node.life().server.release();
                 process::terminate(process).await
             };
-            if status.is_none_or(|status| !status.success()) {
-                let name = node.life().name.clone();
+            let (name, said) = {
+                let life = node.life();
+                (life.name.clone(), last_lines(life.server.log()))
+            };
+            // The last frame that it draws may be the poisoned one.
+            let is_well = status
+                .is_some_and(|status| status.success() || world.was_poisoned(&name, status, &said));
+            if !is_well {
                 world.history.finding(format!("{name} did not end well on SIGTERM: {status:?}"));
             }
             sleep(seconds(rng, 0.0, 2.0)).await;

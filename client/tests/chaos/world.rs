@@ -6,7 +6,7 @@ use std::{
     net::SocketAddr,
     os::unix::process::ExitStatusExt as _,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, ExitStatus},
     sync::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -321,15 +321,24 @@ impl World {
         }
     }
 
+    /// Whether a process ended as only the poisoned frame makes it end (a panic ends no process here): counted then.
+    pub(crate) fn was_poisoned(&self, who: &str, status: ExitStatus, said: &str) -> bool {
+        let was = status.signal() == Some(Signal::ABORT.as_raw()) && !said.contains("panicked");
+        if was {
+            self.history.tell("poisoned", &json!(who));
+            self.history.count(POISONED);
+        }
+        was
+    }
+
     fn look(&self, who: &str, may_end: &AtomicBool, server: &mut Server) {
         let Some(status) = server.ended() else { return };
         let said = last_lines(server.log());
         let what = format!("{who} ended by itself ({status}): {said}");
-        // As only the poisoned frame makes it end: a panic ends no process here.
-        if status.signal() == Some(Signal::ABORT.as_raw()) && !said.contains("panicked") {
-            self.history.tell("poisoned", &json!(who));
-            self.history.count(POISONED);
-        } else if may_end.load(Ordering::Relaxed) {
+        if self.was_poisoned(who, status, &said) {
+            return;
+        }
+        if may_end.load(Ordering::Relaxed) {
             self.history.tell("ended", &json!(what));
             self.history.count("processes that ended by themselves on a full disk");
         } else {
@@ -415,7 +424,7 @@ fn clock_file(folder: &Path, name: &str) -> PathBuf {
     path
 }
 
-fn last_lines(log: &Path) -> String {
+pub(crate) fn last_lines(log: &Path) -> String {
     let text = fs::read_to_string(log).unwrap_or_default();
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(LOG_LINES)..].join(" | ")
