@@ -22,9 +22,11 @@ impl Goodbye {
     /// What an earlier life left in the data folder.
     pub(crate) fn read(folder: &Path) -> io::Result<Self> {
         let file = folder.join("goodbye");
-        let owed_by = match fs::read_to_string(&file) {
-            // A torn one is none.
-            Ok(incarnation) => incarnation.trim().parse().ok(),
+        let owed_by = match fs::read(&file) {
+            // A torn one is none, whatever it holds.
+            Ok(bytes) => {
+                String::from_utf8(bytes).ok().and_then(|incarnation| incarnation.parse().ok())
+            }
             Err(error) if error.kind() == ErrorKind::NotFound => None,
             Err(error) => return Err(error),
         };
@@ -44,6 +46,7 @@ impl Goodbye {
         }
     }
 
+    /// It was heard, or there is nobody left to whom it matters.
     pub(crate) fn said(&self) {
         *self.lock() = None;
         match fs::remove_file(&self.file) {
@@ -58,5 +61,26 @@ impl Goodbye {
     fn lock(&self) -> MutexGuard<'_, Option<u64>> {
         // No holder panics, so what it holds is still whole.
         self.owed_by.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_goodbye_is_owed_until_it_is_said_and_a_torn_one_keeps_no_node_from_starting() {
+        let folder = tempfile::tempdir().unwrap();
+        let read = || Goodbye::read(folder.path()).unwrap();
+        assert_eq!(read().owed_by(), None);
+        read().owe(7);
+        assert_eq!(read().owed_by(), Some(7));
+        read().said();
+        assert_eq!(read().owed_by(), None);
+        for torn in [&b""[..], b"\0\0", b"\xff\xfe"] {
+            fs::write(folder.path().join("goodbye"), torn).unwrap();
+            assert_eq!(read().owed_by(), None);
+        }
     }
 }
