@@ -190,15 +190,16 @@ impl Blobs {
             .await
     }
 
-    /// The first of these blobs that is not stored as promised, with its size, and what is wrong with it. The
-    /// others are safe for an hour.
-    pub(crate) async fn first_broken(
+    /// Those of the blobs that are not stored in the size (in bytes) that was promised, and what is wrong with
+    /// each. The others are safe for an hour.
+    pub(crate) async fn broken(
         &self,
-        promised: Vec<(Digest, u64)>,
-    ) -> Result<Option<(Digest, Broken)>, BlobError> {
+        promised: HashSet<(Digest, u64)>,
+    ) -> Result<HashMap<(Digest, u64), Broken>, BlobError> {
         let sizes = self.sizes(promised.iter().map(|(digest, _)| *digest).collect()).await?;
+        let mut broken = HashMap::new();
         for ((digest, promised_bytes), stored) in promised.into_iter().zip(sizes) {
-            let broken = match stored {
+            let what = match stored {
                 Some(stored_bytes) if stored_bytes == promised_bytes => continue,
                 Some(stored_bytes) if self.is_sound(digest).await? => {
                     Broken::Size { stored_bytes, promised_bytes }
@@ -206,9 +207,9 @@ impl Blobs {
                 Some(_) => Broken::Damaged,
                 None => Broken::Missing,
             };
-            return Ok(Some((digest, broken)));
+            broken.insert((digest, promised_bytes), what);
         }
-        Ok(None)
+        Ok(broken)
     }
 
     /// Reads a blob whole: whether its bytes are those that it is named after. One whose are not counts as

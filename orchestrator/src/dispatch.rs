@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use framecrew_blobs::Digest;
 use framecrew_proto::v1::{
     AttachBatchRequest, BatchEvent, CancelBatchRequest, RenderBatchRequest, RenderBatchResponse,
     Slice as WireSlice, render_node_client::RenderNodeClient,
@@ -30,7 +31,7 @@ use crate::{
     convert,
     domain::{
         BatchId, BlenderVersion, Epoch, Failure, FailureReason, Incarnation, JobId, JobSpec,
-        NodeName, Slice,
+        NodeName, Rendered, Slice,
     },
     driver::{BatchNews, DriverHandle},
     store::{Identity, NodeRecord},
@@ -463,7 +464,7 @@ impl Follower {
                     Ok(Some(BatchNews::Log { sequence, .. })) if sequence <= self.logged => {}
                     Ok(Some(news)) => {
                         has_ended = matches!(news, BatchNews::Ended);
-                        report.push(self.verified(news).await);
+                        report.push(news);
                     }
                     Ok(None) => {}
                     Err(error) => {
@@ -478,7 +479,7 @@ impl Follower {
                 }
             }
             if !report.is_empty() {
-                self.driver.report(self.batch, report).await;
+                self.driver.report(self.batch, self.verified(report).await).await;
             }
             if has_ended {
                 return Ok(());
@@ -486,38 +487,57 @@ impl Follower {
         }
     }
 
-    /// A frame is finished only when its outputs are in the store: the node's word is not enough.
-    async fn verified(&self, news: BatchNews) -> BatchNews {
-        let BatchNews::Finished(slice, mut rendered) = news else { return news };
-        let promised = rendered.outputs.iter().map(|output| (output.digest, output.size_bytes));
-        let trouble = match self.blobs.first_broken(promised.collect()).await {
-            Ok(None) => None,
-            // Of its own making: another node may do better.
-            Ok(Some((digest, broken @ Broken::Size { .. }))) => {
-                Some((FailureReason::InvalidOutput, digest, broken.to_string()))
-            }
-            Ok(Some((digest, broken))) => {
-                Some((FailureReason::Infrastructure, digest, broken.to_string()))
-            }
-            Err(error) => {
-                let message = format!("the outputs cannot be checked: {error}");
-                return failed(slice, FailureReason::Infrastructure, message);
-            }
-        };
-        if let Some((reason, digest, trouble)) = trouble {
-            let output = rendered.outputs.iter().find(|output| output.digest == digest);
-            let name = output.map_or("", |output| &output.name);
-            return failed(slice, reason, format!("output {name} {trouble}"));
+    /// A frame is finished only when its outputs are in the store: the node's word is not enough. Frames that
+    /// take no time come by the hundred, and one look at the disk does for all of them.
+    async fn verified(&self, mut report: Vec<BatchNews>) -> Vec<BatchNews> {
+        let finished = report.iter().filter_map(|news| match news {
+            BatchNews::Finished(_, rendered) => Some(rendered),
+            _ => None,
+        });
+        let promised: HashSet<_> = finished.flat_map(Rendered::blobs).collect();
+        if promised.is_empty() {
+            return report;
         }
-        debug_assert!(!rendered.outputs.is_empty(), "the edge refuses a frame without outputs");
+        let broken = self.blobs.broken(promised).await;
+        for news in &mut report {
+            let BatchNews::Finished(slice, rendered) = news else { continue };
+            match &broken {
+                Ok(broken) => match first_broken(rendered, broken) {
+                    Some(failure) => *news = BatchNews::Failed(*slice, failure),
+                    None => self.check_preview(rendered).await,
+                },
+                Err(error) => {
+                    let message = format!("the outputs cannot be checked: {error}");
+                    *news = failed(*slice, FailureReason::Infrastructure, message);
+                }
+            }
+        }
+        report
+    }
+
+    /// A frame is none the worse for a small picture that is not stored.
+    async fn check_preview(&self, rendered: &mut Rendered) {
         if let Some(preview) = &rendered.preview
             && !matches!(self.blobs.contains(preview.digest).await, Ok(true))
         {
             debug!(batch = %self.batch, node = %self.node, "a preview is not in the blob store");
             rendered.preview = None;
         }
-        BatchNews::Finished(slice, rendered)
     }
+}
+
+/// Why a frame does not count, if one of its outputs is not stored as promised.
+fn first_broken(rendered: &Rendered, broken: &HashMap<(Digest, u64), Broken>) -> Option<Failure> {
+    debug_assert!(!rendered.outputs.is_empty(), "the edge refuses a frame without outputs");
+    let mut stored = rendered.outputs.iter().zip(rendered.blobs());
+    let (output, what) = stored.find_map(|(output, blob)| Some((output, broken.get(&blob)?)))?;
+    let reason = match what {
+        // Of its own making: another node may do better.
+        Broken::Size { .. } => FailureReason::InvalidOutput,
+        Broken::Missing | Broken::Damaged => FailureReason::Infrastructure,
+    };
+    let message = format!("output {} {what}", output.name);
+    Some(Failure { reason, message, log_tail: Vec::new() })
 }
 
 fn failed(slice: Slice, reason: FailureReason, message: String) -> BatchNews {

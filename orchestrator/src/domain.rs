@@ -567,6 +567,13 @@ pub struct Rendered {
     pub preview: Option<Preview>,
 }
 
+impl Rendered {
+    /// The blobs that hold its outputs, in order, with their sizes in bytes.
+    pub fn blobs(&self) -> impl Iterator<Item = (Digest, u64)> {
+        self.outputs.iter().map(|output| (output.digest, output.size_bytes))
+    }
+}
+
 /// Why a try failed.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Failure {

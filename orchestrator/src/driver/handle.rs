@@ -313,10 +313,11 @@ impl DriverHandle {
         &self,
         frames: Vec<(JobId, Slice, Rendered)>,
     ) -> Result<Vec<Orphan>, BlobError> {
+        let promised = frames.iter().flat_map(|(_, _, rendered)| rendered.blobs());
+        let broken = self.blobs.broken(promised.collect()).await?;
         let mut orphans = Vec::with_capacity(frames.len());
         for (job, slice, mut rendered) in frames {
-            let promised = rendered.outputs.iter().map(|output| (output.digest, output.size_bytes));
-            let is_stored = self.blobs.first_broken(promised.collect()).await?.is_none();
+            let is_stored = !rendered.blobs().any(|blob| broken.contains_key(&blob));
             // A frame without its small picture is a frame all the same.
             if let Some(preview) = &rendered.preview
                 && !self.blobs.contains(preview.digest).await?
