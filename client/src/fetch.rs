@@ -40,6 +40,8 @@ pub struct FetchProgress {
     pub fetched: u64,
     /// Files that were there already, with the right content.
     pub kept: u64,
+    /// Files brought in the place of others of the same name, which are gone.
+    pub replaced: u64,
     /// Bytes brought.
     pub bytes: u64,
 }
@@ -266,7 +268,7 @@ struct Downloads<P> {
 }
 
 enum Fetched {
-    Brought { bytes: u64 },
+    Brought { bytes: u64, replaced: bool },
     Kept,
 }
 
@@ -362,8 +364,9 @@ impl<P: FnMut(FetchProgress) + Send> Downloads<P> {
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         };
         match fetched {
-            Ok(Fetched::Brought { bytes }) => {
+            Ok(Fetched::Brought { bytes, replaced }) => {
                 self.progress.fetched += 1;
+                self.progress.replaced += u64::from(replaced);
                 self.progress.bytes += bytes;
             }
             Ok(Fetched::Kept) => self.progress.kept += 1,
@@ -437,9 +440,10 @@ async fn bring(
         if is_there(to, digest, output.size_bytes).await {
             return Ok(Fetched::Kept);
         }
+        let replaced = tokio::fs::symlink_metadata(to).await.is_ok();
         match blobs.download_file(digest, output.size_bytes, to, &mut on_bytes).await {
             Ok(()) => {
-                return Ok(Fetched::Brought { bytes: output.size_bytes });
+                return Ok(Fetched::Brought { bytes: output.size_bytes, replaced });
             }
             Err(error) if error.is_transient() && attempt < attempts_max => {
                 attempt += 1;

@@ -88,7 +88,7 @@ async fn sixty_frames_come_through_three_nodes() {
 
     let out = base.path().join("frames");
     let fetched = job.fetch(&out).await.unwrap();
-    assert_eq!((fetched.fetched, fetched.kept), (60, 0));
+    assert_eq!((fetched.fetched, fetched.kept, fetched.replaced), (60, 0, 0));
     let mut files: Vec<_> =
         fs::read_dir(&out).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
@@ -97,10 +97,10 @@ async fn sixty_frames_come_through_three_nodes() {
         assert!(image::open(file).unwrap().width() > 0);
     }
 
-    // A second fetch brings only what is damaged.
+    // A second fetch brings only what is damaged, and tells what it takes the place of.
     fs::write(&files[7], b"damaged").unwrap();
     let fetched = job.fetch(&out).await.unwrap();
-    assert_eq!((fetched.fetched, fetched.kept), (1, 59));
+    assert_eq!((fetched.fetched, fetched.kept, fetched.replaced), (1, 59, 1));
     assert!(image::open(&files[7]).is_ok());
 
     // Who joins when all is over sees the same as who was there.

@@ -11,7 +11,9 @@ use super::{
     Global,
     movie::{MovieFile, ending},
 };
-use crate::console::{Exit, Failure, ProgressLine, again, note, paths, say, say_json};
+use crate::console::{
+    Exit, Failure, ProgressLine, again, note, note_replaced, paths, say, say_json,
+};
 
 /// Bring a job's finished frames into a folder; what is there already is not fetched again
 #[derive(Debug, Args)]
@@ -54,7 +56,8 @@ impl Fetch {
             fetch::fetch(&cluster, self.job_id, &folder, self.frames.as_ref(), |_| {}).await?;
         if global.json {
             let object = serde_json::json!({
-                "folder": path, "fetched": done.fetched, "kept": done.kept, "bytes": done.bytes,
+                "folder": path, "fetched": done.fetched, "kept": done.kept, "replaced": done.replaced,
+                "bytes": done.bytes,
             });
             say_json(&object)?;
         } else {
@@ -66,6 +69,7 @@ impl Fetch {
                 path.display()
             ))?;
         }
+        note_replaced(done);
         let counts = info.counts.unwrap_or_default();
         if counts.open > 0 {
             note(format_args!(

@@ -12,8 +12,8 @@ use futures::{StreamExt as _, stream};
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::{
-    Exit, Failure, Interrupt, Interrupts, Left, ProgressLine, again, can_draw, note, quoted, say,
-    say_json, screen::Screen, wants_color,
+    Exit, Failure, Interrupt, Interrupts, Left, ProgressLine, again, can_draw, note, note_replaced,
+    quoted, say, say_json, screen::Screen, wants_color,
 };
 
 /// Time between two drawings of the panel: fast enough to look alive, cheap enough for any terminal.
@@ -154,6 +154,7 @@ impl Follow<'_> {
         let place =
             self.folder.filter(|_| live.view().counts().finished > 0 && incomplete.is_none());
         display.close(&live, place)?;
+        live.fetch_progress().into_iter().for_each(note_replaced);
         if self.outlives && live.view().state() == JobState::Failed {
             let id = self.job_id;
             note(format_args!(

@@ -18,7 +18,10 @@ use std::{
     path::Path,
 };
 
-use framecrew::{Cluster, view};
+use framecrew::{
+    Cluster, FetchProgress,
+    view::{self, words},
+};
 use serde::Serialize;
 
 /// Where the orchestrator of this machine listens.
@@ -44,6 +47,16 @@ pub(crate) fn say_json(message: &impl Serialize) -> Result<(), Failure> {
 /// Writes a remark to stderr, where it is in nobody's way. A stderr that is gone is no reason to stop.
 pub(crate) fn note(text: impl Display) {
     let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+/// Says it where files of other content stood where outputs went.
+pub(crate) fn note_replaced(progress: FetchProgress) {
+    if progress.replaced > 0 {
+        note(format_args!(
+            "note: {} of the same name, with other content, gave way to these",
+            words::plural(progress.replaced, "file")
+        ));
+    }
 }
 
 /// A command to type next, at the same cluster.

@@ -412,7 +412,7 @@ mod tests {
     #[test]
     fn failures_are_shown_with_their_reasons_the_final_ones_first() {
         let mut live = rendering();
-        live.fetched(FetchProgress { fetched: 2, kept: 117, bytes: 0 });
+        live.fetched(FetchProgress { fetched: 2, kept: 117, replaced: 0, bytes: 0 });
         live.apply(
             SECOND * 9,
             0,
