@@ -150,8 +150,8 @@ pub(crate) async fn fence(node: Arc<Node>) {
 pub(crate) async fn leave(node: &Node, channel: Channel) {
     let had_lease = node.lease.holds();
     node.lease.end();
-    if node.store_id().is_empty() {
-        // Nobody has ever known this life.
+    if !node.announced.load(Ordering::Relaxed) {
+        // Nobody has ever heard of this life.
         return;
     }
     node.goodbye.owe(node.incarnation);
@@ -205,6 +205,8 @@ async fn register(
                 description: Some(node.description()),
                 batch_ids: node.batch_ids(),
             };
+            // Whatever becomes of the answer.
+            node.announced.store(true, Ordering::Relaxed);
             Ok::<_, Status>((sent, in_time(rpc.register_node(request)).await?))
         };
         match joining().await {

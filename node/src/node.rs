@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -52,6 +52,8 @@ pub(crate) struct Node {
     pub(crate) projects: Projects,
     pub(crate) outbox: Outbox,
     pub(crate) goodbye: Goodbye,
+    /// Whether an orchestrator may know this life of it.
+    pub(crate) announced: AtomicBool,
     /// What makes movies, where there is something; unset while the node is still looking what there is.
     ffmpeg: OnceLock<Option<Ffmpeg>>,
     /// Private folders of frames that are being rendered.
@@ -144,6 +146,7 @@ impl Node {
             projects: parts.projects,
             outbox: parts.outbox,
             goodbye: parts.goodbye,
+            announced: AtomicBool::new(false),
             ffmpeg: OnceLock::new(),
             work: parts.work,
             free_bytes_min: parts.free_bytes_min,

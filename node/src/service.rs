@@ -35,13 +35,17 @@ impl Service {
         Self { node }
     }
 
-    /// Tells too which life of the node answers: an earlier one may have known the batch.
+    /// Tells too which life of which node answers: an earlier one may have known the batch, and so may the node
+    /// that had this address before.
     fn unknown(&self, batch_id: u64) -> Status {
-        let incarnation = [("incarnation".to_owned(), self.node.incarnation.to_string())];
+        let who = [
+            ("node".to_owned(), self.node.name.to_string()),
+            ("incarnation".to_owned(), self.node.incarnation.to_string()),
+        ];
         Status::with_error_details(
             Code::NotFound,
             format!("batch {batch_id} is not known on this node"),
-            ErrorDetails::with_error_info("UNKNOWN_BATCH", ERROR_DOMAIN, incarnation),
+            ErrorDetails::with_error_info("UNKNOWN_BATCH", ERROR_DOMAIN, who),
         )
     }
 }
@@ -175,6 +179,23 @@ impl From<Superseded> for Status {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[tokio::test]
+    async fn nobody_is_told_that_a_batch_is_unknown_before_the_goodbye_of_the_life_that_had_it() {
+        let (node, _folder) = crate::node::tests::node(0);
+        let service = Service::new(node.clone());
+        let attach = async || {
+            let request = AttachBatchRequest { batch_id: 7, ..AttachBatchRequest::default() };
+            service.attach_batch(Request::new(request)).await.err().unwrap()
+        };
+        node.goodbye.owe(1);
+        assert_eq!(attach().await.code(), Code::Unavailable);
+        node.goodbye.said();
+        let unknown = attach().await;
+        assert_eq!(unknown.code(), Code::NotFound);
+        let who = unknown.get_details_error_info().unwrap().metadata;
+        assert_eq!((who["node"].as_str(), who["incarnation"].as_str()), ("node", "1"));
+    }
 
     #[test]
     fn every_refusal_has_its_status() {

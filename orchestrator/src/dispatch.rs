@@ -389,6 +389,10 @@ impl Follower {
                         retry = Retry::default();
                     }
                 }
+                // It has the address that ours had: nothing is known of ours.
+                Err(status) if is_of_another_node(&status, &node) => {
+                    debug!(%batch, %node, %status, "another node answers");
+                }
                 Err(status) if status.code() == Code::NotFound => {
                     warn!(%batch, %node, "the node does not know the batch");
                     // What never reached a node was not its death; one that is dead cannot tell.
@@ -561,12 +565,20 @@ fn is_leaving(status: &Status) -> bool {
     status.get_details_error_info().is_some_and(|info| info.reason == "LEAVING")
 }
 
+/// Whether it is another node that says so. Nodes that do not tell their name are believed.
+fn is_of_another_node(status: &Status, meant: &NodeName) -> bool {
+    tells_other(status, "node", meant)
+}
+
 /// Whether it is another life of the node that says so. Nodes that do not tell their life are believed.
 fn is_of_another_life(status: &Status, meant: Incarnation) -> bool {
-    status.get_details_error_info().is_some_and(|info| {
-        let told = info.metadata.get("incarnation");
-        told.is_some_and(|incarnation| *incarnation != meant.0.to_string())
-    })
+    tells_other(status, "incarnation", &meant.0.to_string())
+}
+
+/// Whether a status tells of something, and that it is not what was meant.
+fn tells_other(status: &Status, what: &str, meant: &str) -> bool {
+    let told = status.get_details_error_info();
+    told.and_then(|info| info.metadata.get(what).cloned()).is_some_and(|told| told != *meant)
 }
 
 /// Whether the link said so, and not the node.

@@ -1,5 +1,7 @@
 //! A killed orchestrator goes on where it was.
 
+use std::{sync::atomic::Ordering, time::Duration};
+
 use framecrew_proto::v1::{JobState, WatchJobRequest, watch_job_response::Update};
 use tempfile::tempdir;
 
@@ -74,6 +76,35 @@ async fn only_the_life_of_a_node_that_a_batch_was_sent_to_can_tell_that_it_never
         orchestrator.until(job_id, |job| job.state() == JobState::Finished).await;
         assert_eq!(orchestrator.frames(job_id).await[0].failed_attempts, blamed);
     }
+}
+
+#[tokio::test]
+async fn another_node_at_the_address_of_one_does_not_speak_for_it() {
+    let data = tempdir().unwrap();
+    let orchestrator = Orchestrator::start(data.path()).await;
+    let mut node = ScriptedNode::join(&orchestrator, "a").await;
+    let png = orchestrator.upload(b"1").await;
+    let job_id = orchestrator.submit(orchestrator.spec(1, 1).await).await;
+    let (request, mut batch) = node.batch().await;
+    batch.start(1);
+    orchestrator.kill().await;
+
+    *node.knows_nothing.lock().unwrap() = Some("b 9");
+    let orchestrator = Orchestrator::start(data.path()).await;
+    patience(async {
+        while node.denied.load(Ordering::Relaxed) < 2 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    *node.knows_nothing.lock().unwrap() = None;
+    let Asked::Attach(attach, mut batch) = node.asked().await else { panic!("not an attach") };
+    assert_eq!(attach.batch_id, request.batch_id);
+    batch.start(1);
+    batch.finish(1, png);
+    batch.end();
+    orchestrator.until(job_id, |job| job.state() == JobState::Finished).await;
+    assert_eq!(orchestrator.frames(job_id).await[0].failed_attempts, 0);
 }
 
 #[tokio::test]

@@ -3,7 +3,10 @@
 use std::{
     net::SocketAddr,
     pin::Pin,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
 use framecrew_blobs::Digest;
@@ -126,8 +129,11 @@ pub(crate) struct ScriptedNode {
     pub(crate) address: SocketAddr,
     description: NodeDescription,
     asked: mpsc::UnboundedReceiver<Asked>,
-    /// The life of it that knows no batch to attach to; empty: it does not say which.
+    /// Who answers that it knows no batch to attach to: a life of the node, or another node at its address and
+    /// a life of that, `b 1`; empty: it does not say.
     pub(crate) knows_nothing: Arc<Mutex<Option<&'static str>>>,
+    /// How often that was answered.
+    pub(crate) denied: Arc<AtomicU32>,
     server: JoinHandle<()>,
 }
 
@@ -151,8 +157,13 @@ impl ScriptedNode {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (sender, asked) = mpsc::unbounded_channel();
-        let knows_nothing = Arc::default();
-        let service = Service { asked: sender, knows_nothing: Arc::clone(&knows_nothing) };
+        let (knows_nothing, denied) = (Arc::default(), Arc::default());
+        let service = Service {
+            name: name.to_owned(),
+            asked: sender,
+            knows_nothing: Arc::clone(&knows_nothing),
+            denied: Arc::clone(&denied),
+        };
         let service = RenderNodeServer::new(service);
         let server = tokio::spawn(async move {
             Server::builder()
@@ -162,7 +173,7 @@ impl ScriptedNode {
                 .unwrap();
         });
         let name = name.to_owned();
-        let node = Self { name, address, description, asked, knows_nothing, server };
+        let node = Self { name, address, description, asked, knows_nothing, denied, server };
         orchestrator.client().await.register_node(node.registration(1)).await.unwrap();
         node
     }
@@ -212,8 +223,10 @@ pub(crate) fn description(blender: &str) -> NodeDescription {
 }
 
 struct Service {
+    name: String,
     asked: mpsc::UnboundedSender<Asked>,
     knows_nothing: Arc<Mutex<Option<&'static str>>>,
+    denied: Arc<AtomicU32>,
 }
 
 impl Service {
@@ -255,11 +268,14 @@ impl RenderNode for Service {
         if let Some(life) = *self.knows_nothing.lock().unwrap() {
             let details = match life {
                 "" => ErrorDetails::new(),
-                life => {
-                    let incarnation = [("incarnation".to_owned(), life.to_owned())];
-                    ErrorDetails::with_error_info("UNKNOWN_BATCH", "framecrew", incarnation)
+                who => {
+                    let (node, life) = who.split_once(' ').unwrap_or((&self.name, who));
+                    let who = [("node", node), ("incarnation", life)];
+                    let who = who.map(|(key, value)| (key.to_owned(), value.to_owned()));
+                    ErrorDetails::with_error_info("UNKNOWN_BATCH", "framecrew", who)
                 }
             };
+            self.denied.fetch_add(1, Ordering::Relaxed);
             return Err(Status::with_error_details(Code::NotFound, "it knows nothing", details));
         }
         let stream = self.stream(|batch| Asked::Attach(request, batch));
