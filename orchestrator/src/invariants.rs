@@ -26,6 +26,9 @@ pub struct Invariants {
     /// Whether events arrive late or overtake each other, so that the orchestrator may believe more slices
     /// begun than a node has slots, and blame its loss on all of them.
     pub disorder: bool,
+    /// Whether nodes die untold: the end of one slice may die with its node while the start of the next, in the
+    /// stream of the slot's other batch, was heard. Then each slot may lose two.
+    pub dies_untold: bool,
 }
 
 #[derive(Debug)]
@@ -68,6 +71,8 @@ struct Node {
     slots: u32,
     /// Frames that this life of it was blamed for losing.
     lost: u32,
+    /// Slices of it that are suspected to have been its death.
+    suspects: u32,
 }
 
 #[derive(Debug)]
@@ -98,9 +103,10 @@ impl Invariants {
             // It was silent, and is there again.
             if let Some(node) = self.nodes.get_mut(name) {
                 node.lost = 0;
+                node.suspects = 0;
             }
         } else {
-            self.nodes.insert(name.clone(), Node { incarnation, slots, lost: 0 });
+            self.nodes.insert(name.clone(), Node { incarnation, slots, lost: 0, suspects: 0 });
         }
     }
 
@@ -150,11 +156,16 @@ impl Invariants {
                 self.job_updated(*job, *state, *counts, *revision);
             }
             Action::NodeChanged { .. } => {}
-            Action::NodeGone { node, .. } => {
+            Action::NodeGone { node, said_goodbye } => {
                 let gone = self.nodes.remove(node);
                 let gone = gone.unwrap_or_else(|| panic!("I5: node {node} went twice"));
                 assert!(
-                    gone.lost <= gone.slots || self.disorder,
+                    !said_goodbye || gone.suspects == 0,
+                    "I14: node {node} ended well, and {} slices are suspected to have killed it",
+                    gone.suspects
+                );
+                assert!(
+                    gone.lost <= gone.slots * (1 + u32::from(self.dies_untold)) || self.disorder,
                     "I22: {} slices were lost with the {} slots of {node}",
                     gone.lost,
                     gone.slots
@@ -279,6 +290,9 @@ impl Invariants {
         assert!(!(suspected && batch.has_suspect), "I14: a batch is drawn one slice at a time");
         batch.has_suspect |= suspected;
         let survived = batch.survived_restart;
+        if let (true, Some(node)) = (suspected, self.nodes.get_mut(name)) {
+            node.suspects += 1;
+        }
         let lost = failure.is_some_and(|failure| failure.reason == FailureReason::NodeLost);
         if let (true, false, Some(node)) = (lost, survived, self.nodes.get_mut(name)) {
             node.lost += 1;
