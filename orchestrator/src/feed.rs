@@ -7,7 +7,7 @@
 mod whole;
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -25,6 +25,7 @@ use crate::{
         Frame, Incarnation, JobId, JobSpec, NodeDescription, NodeName, Project, Requirements,
         Revision, Slice,
     },
+    driver::wall_ms,
     previews::{PREVIEWS_BYTES_MAX, Previews},
     store::{Identity, JobRecord, JobStanding, LogRecord, NodeRecord, Store, StoreError},
 };
@@ -48,6 +49,9 @@ const TROUBLED_MAX: u32 = 1_000;
 const CLOSED_JOBS_MAX: usize = 100;
 /// Nodes that are gone stay in view for this long; the protocol says so.
 const GONE_NODES_FOR_MS: i64 = 3_600_000;
+/// How often a watcher of a job is told at least why the job waits, where that has changed: soon enough for a
+/// person, seldom enough for a thousand watchers.
+const WAITING_LOOKED_AT_EVERY: Duration = Duration::from_secs(1);
 /// Pause between two messages of a cluster watch: ten a second, faster than people look.
 const CLUSTER_PAUSE: Duration = Duration::from_millis(100);
 /// Log lines in one message; a line has 2,000 bytes at most.
@@ -94,6 +98,8 @@ pub(crate) struct NodeView {
     pub(crate) unsettled_slices: u32,
     pub(crate) finished_slices: u64,
     pub(crate) seen_at_ms: i64,
+    /// When it was found to be gone; 0: it is not.
+    pub(crate) gone_at_ms: i64,
     /// Why it gets no work; empty: it may.
     pub(crate) state_reason: String,
     /// Until when, as far as that is known; else 0.
@@ -128,6 +134,7 @@ impl NodeView {
             unsettled_slices: 0,
             finished_slices: 0,
             seen_at_ms,
+            gone_at_ms: 0,
             state_reason: String::new(),
             state_until_ms: 0,
         }
@@ -171,6 +178,13 @@ struct JobNow {
     active: HashMap<Slice, (u64, ActiveSlice)>,
     /// Rises with each change of `active`.
     active_version: u64,
+}
+
+impl JobNow {
+    /// Who draws slices of the job, as far as has been heard.
+    fn at_work(&self) -> HashSet<NodeName> {
+        self.active.values().map(|(_, active)| active.node.clone()).collect()
+    }
 }
 
 #[derive(Debug, Default)]
@@ -338,11 +352,16 @@ impl Feed {
                 view.finished_slices = before.finished_slices;
             }
         }
+        let now_ms = wall_ms();
+        if !view.state.is_live() {
+            view.gone_at_ms = now_ms;
+        }
         cluster.version += 1;
         let version = cluster.version;
-        let expired = view.seen_at_ms - GONE_NODES_FOR_MS;
         cluster.nodes.insert(view.name.clone(), (version, view));
-        cluster.nodes.retain(|_, (_, node)| node.state.is_live() || node.seen_at_ms > expired);
+        cluster.nodes.retain(|_, (_, node)| {
+            node.state.is_live() || node.gone_at_ms > now_ms - GONE_NODES_FOR_MS
+        });
         drop(cluster);
         self.cluster_changed.send_replace(());
     }
@@ -368,7 +387,9 @@ impl Feed {
     }
 
     /// Why an open job does not proceed; empty while it does.
-    pub(crate) fn waiting_reason(&self, requirements: &Requirements) -> String {
+    pub(crate) fn waiting_reason(&self, job: JobId, requirements: &Requirements) -> String {
+        let feed = lock(&self.jobs).get(&job).cloned();
+        let at_work = feed.map(|feed| lock(&feed.now).at_work()).unwrap_or_default();
         let cluster = lock(&self.cluster);
         let mut live = cluster.nodes.values().filter(|(_, node)| node.state.is_live()).peekable();
         if live.peek().is_none() {
@@ -381,7 +402,7 @@ impl Feed {
         if could.is_empty() {
             return format!("no registered node has {requirements}");
         }
-        who_rests(&could)
+        who_rests(&could, &at_work)
     }
 
     pub(crate) async fn watch(
@@ -394,6 +415,7 @@ impl Feed {
             return Err(WatchError::OtherStore);
         }
         let (feed, record) = self.find(job).await?;
+        let requirements = record.requirements();
         let current = record.standing.revision;
         if after > current {
             return Err(WatchError::FutureRevision { after, current });
@@ -402,6 +424,8 @@ impl Feed {
         Ok(JobWatch {
             hub: self.clone(),
             job,
+            requirements,
+            waiting_reason: String::new(),
             feed,
             changed,
             revision: after,
@@ -464,6 +488,9 @@ enum Phase {
 pub(crate) struct JobWatch {
     hub: Arc<Feed>,
     job: JobId,
+    requirements: Requirements,
+    /// What the watcher has been told of why the job waits.
+    waiting_reason: String,
     /// `None` for a job that was over when the watch began, and has not been seen to go on since.
     feed: Option<Arc<JobFeed>>,
     changed: Option<watch::Receiver<()>>,
@@ -476,11 +503,17 @@ pub(crate) struct JobWatch {
 impl JobWatch {
     /// The next update and the revision that the watcher is at then; `None` after the last. Waits for it.
     pub(crate) async fn next(&mut self) -> Result<Option<(Revision, Update)>, StoreError> {
-        match self.phase {
-            Phase::Over => Ok(None),
-            Phase::Snapshot => self.snapshot().await.map(Some),
-            Phase::Resume | Phase::Follow => self.changes().await.map(Some),
-        }
+        let next = match self.phase {
+            Phase::Over => return Ok(None),
+            Phase::Snapshot => self.snapshot().await,
+            Phase::Resume | Phase::Follow => self.changes().await,
+        };
+        self.waiting_reason = self.waits_for();
+        next.map(Some)
+    }
+
+    fn waits_for(&self) -> String {
+        self.hub.waiting_reason(self.job, &self.requirements)
     }
 
     async fn snapshot(&mut self) -> Result<(Revision, Update), StoreError> {
@@ -541,16 +574,23 @@ impl JobWatch {
                 _ => standing.revision.max(self.revision),
             };
             let active = self.new_active();
-            if revision > self.revision || !active.is_empty() || self.phase == Phase::Resume {
+            let is_final = standing.state.is_final();
+            let waits_anew = || !is_final && self.waits_for() != self.waiting_reason;
+            if revision > self.revision
+                || !active.is_empty()
+                || self.phase == Phase::Resume
+                || waits_anew()
+            {
                 self.phase = Phase::Follow;
                 self.revision = revision;
                 return Ok((revision, Update::Changes { standing, frames, active }));
             }
-            if standing.state.is_final() {
+            if is_final {
                 self.phase = Phase::Over;
                 return Ok((self.revision, Update::Ended(standing)));
             }
-            self.wait().await;
+            // Nodes come and go without a change of the job.
+            let _ = tokio::time::timeout(WAITING_LOOKED_AT_EVERY, self.wait()).await;
         }
     }
 
@@ -627,10 +667,11 @@ impl JobWatch {
     }
 }
 
-/// Which of these nodes get no work, in a sentence; empty when one of them may be at work.
-fn who_rests(nodes: &[&NodeView]) -> String {
+/// Which of these nodes get no work, in a sentence; empty when one of them may get some, or is among those that
+/// are at work on the job.
+fn who_rests(nodes: &[&NodeView], at_work: &HashSet<NodeName>) -> String {
     let rests = |node: &&NodeView| {
-        let is_at_work = node.unsettled_slices > 0 && node.state != NodeState::Silent;
+        let is_at_work = at_work.contains(&node.name) && node.state != NodeState::Silent;
         let rest = node.state.rest().filter(|_| !is_at_work)?;
         Some(format!("{} is {rest}", node.name))
     };
@@ -778,23 +819,26 @@ mod tests {
     #[test]
     fn those_that_rest_are_named_unless_one_is_at_work() {
         use NodeState::{Draining, Idle, Paused, Quarantined, Silent};
-        let node = |name: &str, state, unsettled_slices| {
+        let node = |name: &str, state| {
             let record = NodeRecord {
                 incarnation: Incarnation(1),
                 address: String::new(),
                 description: NodeDescription::default(),
             };
-            NodeView { unsettled_slices, ..NodeView::new(name.into(), &record, state, 0) }
+            NodeView::new(name.into(), &record, state, 0)
         };
-        let told = |nodes: &[NodeView]| who_rests(&nodes.iter().collect::<Vec<_>>());
-        let (a, b) = (node("a", Quarantined, 0), node("b", Silent, 1));
+        let at_work = HashSet::from(["b".into(), "f".into()]);
+        let told = |nodes: &[NodeView]| who_rests(&nodes.iter().collect::<Vec<_>>(), &at_work);
+        let (a, b) = (node("a", Quarantined), node("b", Silent));
         let none = "no node that could render it takes work now: ";
         assert_eq!(told(&[a.clone(), b.clone()]), format!("{none}a is quarantined, b is silent"));
-        let many = [a.clone(), b, node("c", Paused, 0), node("d", Paused, 0)];
+        let many = [a.clone(), b, node("c", Paused), node("d", Paused)];
         let named = format!("{none}a is quarantined, b is silent, c is paused and 1 more");
         assert_eq!(told(&many), named);
-        for at_work in [node("e", Idle, 0), node("e", Draining, 2)] {
-            assert_eq!(told(&[a.clone(), at_work]), "");
+        for proceeds in [node("e", Idle), node("f", Draining)] {
+            assert_eq!(told(&[a.clone(), proceeds]), "");
         }
+        let other_job = [a, node("g", Draining)];
+        assert_eq!(told(&other_job), format!("{none}a is quarantined, g is draining"));
     }
 }

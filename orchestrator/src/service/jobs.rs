@@ -209,7 +209,7 @@ impl OrchestratorService {
         let waiting_reason = if record.standing.state.is_final() {
             String::new()
         } else {
-            self.feed.waiting_reason(&record.requirements())
+            self.feed.waiting_reason(record.job, &record.requirements())
         };
         convert::job_to_wire(record, detail, waiting_reason)
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use framecrew_orchestrator::Config;
 use framecrew_proto::v1::{
     FailureReason, HeartbeatRequest, JobState, ListNodesRequest, NodeState, UnregisterNodeRequest,
+    WatchJobRequest, watch_job_response::Update,
 };
 use tempfile::tempdir;
 use tonic::Code;
@@ -177,6 +178,22 @@ async fn a_job_tells_which_nodes_it_waits_for_when_all_that_could_render_it_rest
         }
     })
     .await;
+    // Who watches is told as well, though nothing of the job changes.
+    let request = WatchJobRequest { job_id, ..WatchJobRequest::default() };
+    let mut watch = client.watch_job(request).await.unwrap().into_inner();
+    let goodbye = UnregisterNodeRequest { name: "a".to_owned(), incarnation: 1 };
+    let first = patience(watch.message()).await.unwrap().unwrap();
+    client.unregister_node(goodbye).await.unwrap();
+    let told = patience(async {
+        loop {
+            let message = watch.message().await.unwrap().unwrap();
+            if let Some(Update::Changes(changes)) = message.update {
+                break (message.revision, changes.job.unwrap().waiting_reason);
+            }
+        }
+    })
+    .await;
+    assert_eq!(told, (first.revision, "no node is registered".to_owned()));
     let _able = ScriptedNode::join(&orchestrator, "b").await;
     orchestrator.until(job_id, |job| job.waiting_reason.is_empty()).await;
 }
