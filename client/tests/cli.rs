@@ -351,8 +351,11 @@ fn logs_in_a_file_have_no_colours() {
 
 #[test]
 fn a_job_number_that_is_none_is_refused() {
-    let folder = folder();
-    framecrew(folder.path(), &["watch", "seven"]).refuses(2, &["seven", "JOB"]);
+    for command in ["watch", "job", "fetch", "cancel", "retry", "logs"] {
+        for number in ["seven", "0", "1.5", "99999999999999999999"] {
+            framecrew(folder().path(), &[command, number]).refuses(2, &[number, "framecrew jobs"]);
+        }
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@ use crate::console::{Exit, Failure, say, say_json};
 #[derive(Debug, Args)]
 pub(crate) struct Cancel {
     /// Number of the job
-    #[arg(value_name = "JOB")]
+    #[arg(value_name = "JOB", value_parser = super::job_number)]
     job_id: u64,
 }
 

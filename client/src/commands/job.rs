@@ -26,7 +26,7 @@ const RUNS_NAMED_MAX: usize = 20;
 #[derive(Debug, Args)]
 pub(crate) struct Job {
     /// Number of the job
-    #[arg(value_name = "JOB")]
+    #[arg(value_name = "JOB", value_parser = super::job_number)]
     job_id: u64,
     /// Lay the small pictures of its frames out on one sheet, as a PNG [default: the job's name with -sheet.png]
     #[arg(long, env = "FRAMECREW_CONTACT_SHEET", value_name = "FILE")]

@@ -9,7 +9,7 @@ use crate::console::{Exit, Failure, note, say, say_json};
 #[derive(Debug, Args)]
 pub(crate) struct Logs {
     /// Number of the job
-    #[arg(value_name = "JOB")]
+    #[arg(value_name = "JOB", value_parser = super::job_number)]
     job_id: u64,
     /// Only lines of this frame
     #[arg(short, long, env = "FRAMECREW_FRAME", allow_hyphen_values = true, value_name = "FRAME")]

@@ -68,6 +68,12 @@ impl Global {
     }
 }
 
+/// Reads a job's number.
+fn job_number(text: &str) -> Result<u64, &'static str> {
+    let number = text.parse().ok().filter(|number| *number > 0);
+    number.ok_or("a job is named by its number, as `framecrew jobs` lists them")
+}
+
 #[derive(Debug, Subcommand)]
 enum Command {
     Render(Box<render::Render>),

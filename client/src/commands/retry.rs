@@ -13,7 +13,7 @@ Examples:
   framecrew retry 7 --watch         and follow the job until it is over")]
 pub(crate) struct Retry {
     /// Number of the job
-    #[arg(value_name = "JOB")]
+    #[arg(value_name = "JOB", value_parser = super::job_number)]
     job_id: u64,
     /// Only these frames, as far as they failed, like 1-250,300..400x2 [default: all that failed]
     #[arg(

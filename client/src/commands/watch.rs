@@ -12,7 +12,7 @@ use crate::console::{Ending, Exit, Failure, Follow, Interrupts, again, leave, no
 #[derive(Debug, Args)]
 pub(crate) struct Watch {
     /// Number of the job
-    #[arg(value_name = "JOB")]
+    #[arg(value_name = "JOB", value_parser = super::job_number)]
     job_id: u64,
 }
 
