@@ -3,9 +3,12 @@
 use std::{collections::VecDeque, io, sync::Arc, time::Duration};
 
 use framecrew_blobs::{Digest, TransferError};
-use framecrew_proto::v1::{
-    AdoptFramesRequest, Adoption, OrphanedFrame, SliceFinished,
-    orchestrator_client::OrchestratorClient,
+use framecrew_proto::{
+    BatchName,
+    v1::{
+        AdoptFramesRequest, Adoption, OrphanedFrame, SliceFinished,
+        orchestrator_client::OrchestratorClient,
+    },
 };
 use prost::Message as _;
 use tokio::{task, time};
@@ -87,7 +90,7 @@ async fn offer<A: Future<Output = Result<Vec<i32>, Status>>>(
     ask: impl Fn(Vec<OrphanedFrame>) -> A,
 ) -> Result<(), NotHandedIn> {
     if journal.origin().store_id != store_id {
-        info!(batch = journal.origin().batch_id, "deleting frames that were for another store");
+        info!(batch = %BatchName(journal.origin().batch_id), "deleting frames that were for another store");
         outbox.forget(journal);
         return Ok(());
     }

@@ -7,7 +7,10 @@ use std::{
     time::Duration,
 };
 
-use framecrew_proto::v1::{NodeDescription, NodeStatus};
+use framecrew_proto::{
+    BatchName,
+    v1::{NodeDescription, NodeStatus},
+};
 use tokio::{
     sync::{Notify, watch},
     time,
@@ -115,9 +118,9 @@ pub(crate) enum Refusal {
     StaleEpoch { given: u64, seen: u64 },
     #[error("the node is not registered with this orchestrator's store")]
     OtherStore,
-    #[error("batch {0} is over")]
+    #[error("batch {} is over", BatchName(*.0))]
     StaleBatch(u64),
-    #[error("batch {0} is known; attach to it instead")]
+    #[error("batch {} is known; attach to it instead", BatchName(*.0))]
     Known(u64),
     #[error("the node is shutting down")]
     ShuttingDown,
@@ -249,7 +252,7 @@ impl Node {
             batch
         };
         info!(
-            batch = work.origin.batch_id,
+            batch = %BatchName(work.origin.batch_id),
             job = work.origin.job_id,
             slices = work.slices.len(),
             "batch accepted"
@@ -287,7 +290,7 @@ impl Node {
             self.batches().remove(&id);
             self.outbox.abandon(id);
         } else {
-            info!(batch = id, "cancelling batch");
+            info!(batch = %BatchName(id), "cancelling batch");
             batch.cancel();
             batch.ended().await;
         }
@@ -312,7 +315,7 @@ impl Node {
             if batch.abandon() {
                 self.outbox.abandon(id);
             } else {
-                info!(batch = id, "abandoning batch");
+                info!(batch = %BatchName(id), "abandoning batch");
             }
         }
         self.changed();
@@ -323,7 +326,7 @@ impl Node {
         for (id, batch) in self.batches().iter() {
             if !self.lease.holds_for(batch.silence()) && batch.cancel() {
                 warn!(
-                    batch = id,
+                    batch = %BatchName(*id),
                     "ending a batch: nothing was heard of the orchestrator for too long"
                 );
             }

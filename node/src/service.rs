@@ -2,10 +2,13 @@
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
-use framecrew_proto::v1::{
-    AttachBatchRequest, AttachBatchResponse, CancelBatchRequest, CancelBatchResponse,
-    DescribeNodeRequest, DescribeNodeResponse, RenderBatchRequest, RenderBatchResponse,
-    WatchNodeRequest, WatchNodeResponse, render_node_server::RenderNode,
+use framecrew_proto::{
+    BatchName,
+    v1::{
+        AttachBatchRequest, AttachBatchResponse, CancelBatchRequest, CancelBatchResponse,
+        DescribeNodeRequest, DescribeNodeResponse, RenderBatchRequest, RenderBatchResponse,
+        WatchNodeRequest, WatchNodeResponse, render_node_server::RenderNode,
+    },
 };
 use futures::{Stream, StreamExt as _, stream};
 use tokio::time;
@@ -44,7 +47,7 @@ impl Service {
         ];
         Status::with_error_details(
             Code::NotFound,
-            format!("batch {batch_id} is not known on this node"),
+            format!("batch {} is not known on this node", BatchName(batch_id)),
             ErrorDetails::with_error_info("UNKNOWN_BATCH", ERROR_DOMAIN, who),
         )
     }

@@ -40,7 +40,7 @@ impl fmt::Display for JobId {
 
 impl fmt::Display for BatchId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}", self.0 >> 32, self.0 & 0xffff_ffff)
+        framecrew_proto::BatchName(self.0).fmt(f)
     }
 }
 

@@ -9,9 +9,12 @@ use std::{
     time::Duration,
 };
 
-use framecrew_proto::v1::{
-    BatchEnd, Failure, FailureReason, LogLine, Slice, SliceFailed, SliceFinished, SliceStarted,
-    batch_event::Event,
+use framecrew_proto::{
+    BatchName,
+    v1::{
+        BatchEnd, Failure, FailureReason, LogLine, Slice, SliceFailed, SliceFinished, SliceStarted,
+        batch_event::Event,
+    },
 };
 use tokio::{sync::mpsc, time};
 use tracing::{debug, info, warn};
@@ -51,7 +54,7 @@ pub(crate) async fn run(node: Arc<Node>, batch: Arc<Batch>, work: Work) {
     let end =
         if complete && !batch.is_cancelled() { BatchEnd::Complete } else { BatchEnd::Cancelled };
     let Origin { batch_id, job_id, .. } = work.origin;
-    info!(batch = batch_id, job = job_id, end = end.as_str_name(), "batch ended");
+    info!(batch = %BatchName(batch_id), job = job_id, end = end.as_str_name(), "batch ended");
     node.outbox.close(batch_id);
     if batch.end(end) {
         node.outbox.abandon(batch_id);
@@ -136,7 +139,7 @@ async fn render_all(node: &Node, batch: &Batch, work: &Work, slot: &mut Slot, la
             return false;
         }
         batch.push(started(slice));
-        debug!(batch = batch.id(), job = work.origin.job_id, frame = slice.frame, "frame begun");
+        debug!(batch = %BatchName(batch.id()), job = work.origin.job_id, frame = slice.frame, "frame begun");
         let result = try_slice(&course, slot, slice).await.transpose();
         // What is told of later is on its way.
         if result.is_some_and(|result| !tell(node, batch, slice, result)) {
@@ -159,7 +162,7 @@ fn tell(node: &Node, batch: &Batch, slice: &Slice, result: Result<SliceFinished,
         }
         Err(failure) => {
             warn!(
-                batch = batch.id(),
+                batch = %BatchName(batch.id()),
                 frame = slice.frame,
                 reason = failure.reason().as_str_name(),
                 message = failure.message,
@@ -217,7 +220,7 @@ async fn try_slice(
     };
     let kept = node.outbox.keep(&work.origin, &finished, &mut blobs);
     if let Err(error) = kept {
-        debug!(batch = batch.id(), frame = slice.frame, %error, "a frame is not kept");
+        debug!(batch = %BatchName(batch.id()), frame = slice.frame, %error, "a frame is not kept");
         // With nowhere to put it, the next one has to wait.
         let stored = node.outbox.store_at_last(&blobs).await;
         return stored.map(|()| Some(finished)).map_err(|error| infrastructure(error.to_string()));
