@@ -89,7 +89,7 @@ fn is_drawing(event: &Event) -> bool {
     matches!(event, Event::Progress(SliceProgress { samples_total: 1.., .. }))
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn frames_are_drawn_checked_and_stored_and_a_second_batch_finds_blender_warm() {
     for blender in blender::found() {
         let crew = crew(&blender).await;
@@ -123,7 +123,7 @@ async fn frames_are_drawn_checked_and_stored_and_a_second_batch_finds_blender_wa
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn settings_override_those_of_the_file() {
     for blender in blender::found() {
         let crew = crew(&blender).await;
@@ -176,7 +176,7 @@ scene.render.border_min_y, scene.render.border_max_y = 0.21, 0.77
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn what_can_never_succeed_fails_as_permanent_with_words() {
     for blender in blender::found() {
         let crew = crew(&blender).await;
@@ -227,7 +227,7 @@ scene.render.engine = 'FOREIGN'
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_cancel_kills_the_process_group_within_half_a_second() {
     for blender in blender::found() {
         let crew = crew(&blender).await;
@@ -244,7 +244,7 @@ async fn a_cancel_kills_the_process_group_within_half_a_second() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn progress_within_a_frame_comes_every_second_and_resumes_after_a_detour() {
     for blender in blender::found() {
         let crew = crew(&blender).await;
@@ -267,7 +267,7 @@ async fn progress_within_a_frame_comes_every_second_and_resumes_after_a_detour()
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_blender_killed_in_mid_frame_fails_its_frame_and_the_next_one_is_drawn() {
     for blender in blender::found() {
         let crew = crew(&blender).await;
@@ -289,7 +289,7 @@ async fn a_blender_killed_in_mid_frame_fails_its_frame_and_the_next_one_is_drawn
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_file_from_a_newer_blender_is_refused_with_words() {
     let found = blender::found();
     let (Some(newest), Some(oldest)) = (found.first(), found.last()) else {
@@ -316,7 +316,7 @@ async fn a_file_from_a_newer_blender_is_refused_with_words() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_stopped_node_leaves_no_process_and_no_folder() {
     for blender in blender::found() {
         let mut crew = crew(&blender).await;
@@ -331,7 +331,7 @@ async fn a_stopped_node_leaves_no_process_and_no_folder() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_blender_whose_node_was_killed_ends_itself_in_mid_frame() {
     for blender in blender::found() {
         let path = blender.path.to_str().unwrap();
@@ -351,7 +351,7 @@ async fn a_blender_whose_node_was_killed_ends_itself_in_mid_frame() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn the_closest_blender_draws_and_the_job_may_ask_for_another() {
     let found = blender::found();
     let series: BTreeSet<_> = found.iter().map(|b| (b.version.major, b.version.minor)).collect();
@@ -434,7 +434,7 @@ for n, (base, slots, file_format) in enumerate(bases):
     file_output(*place, base, slots, file_format)
 ";
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn what_file_output_nodes_write_becomes_the_frames_and_nothing_is_written_elsewhere() {
     for blender in blender::found() {
         let crew = crew(&blender).await;
@@ -488,7 +488,7 @@ bases = [
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn every_view_of_a_stereo_scene_is_there_in_its_own_size() {
     for blender in blender::found() {
         let crew = crew(&blender).await;
@@ -542,7 +542,7 @@ image.views_format = 'MULTIVIEW'",
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn the_preview_of_an_exr_looks_like_that_of_a_png() {
     for blender in blender::found() {
         let crew = crew(&blender).await;
@@ -582,7 +582,7 @@ scene.render.film_transparent = True
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_missing_or_was_not_run_is_told_and_fails_a_strict_batch_before_it_draws() {
     for blender in blender::found() {
         let crew = crew(&blender).await;
@@ -629,7 +629,7 @@ bpy.context.object.modifiers.new('Cloth', 'CLOTH')
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_view_layer_or_a_colour_depth_that_does_not_exist_is_refused_with_those_that_do() {
     for blender in blender::found() {
         let crew = crew(&blender).await;
@@ -662,7 +662,7 @@ async fn a_view_layer_or_a_colour_depth_that_does_not_exist_is_refused_with_thos
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn every_format_that_is_accepted_decodes_and_has_a_preview() {
     for blender in blender::found() {
         let crew = crew(&blender).await;

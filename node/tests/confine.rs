@@ -72,7 +72,7 @@ fn state(folder: &Path) -> Vec<(std::path::PathBuf, Vec<u8>, u32)> {
     all
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_hostile_script_changes_nothing_outside_its_folder_and_reads_no_secret() {
     for blender in blender::found() {
         let Some(crew) = crew(&blender).await else { return };
@@ -155,7 +155,7 @@ text.use_module = True
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn every_engine_draws_within_the_walls() {
     for blender in blender::found() {
         let Some(crew) = crew(&blender).await else { return };

@@ -123,7 +123,7 @@ async fn crew() -> Crew {
     Crew::start(RendererChoice::Synthetic(Duration::ZERO)).await
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn images_become_a_movie_of_every_format_with_their_length_size_and_colours() {
     if !has_ffmpeg() {
         return;
@@ -165,7 +165,7 @@ async fn images_become_a_movie_of_every_format_with_their_length_size_and_colour
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn frames_of_every_format_that_has_few_bits_have_the_same_colours() {
     if !has_ffmpeg() {
         return;
@@ -190,7 +190,7 @@ async fn frames_of_every_format_that_has_few_bits_have_the_same_colours() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_truncated_image_fails_the_movie_with_the_reason() {
     if !has_ffmpeg() {
         return;
@@ -210,7 +210,7 @@ async fn a_truncated_image_fails_the_movie_with_the_reason() {
     assert_eq!(support::files(&crew.data.path().join("work")), Vec::<std::path::PathBuf>::new());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_cancel_ends_ffmpeg_and_progress_counts_frames() {
     if !has_ffmpeg() {
         return;
@@ -239,7 +239,7 @@ async fn a_cancel_ends_ffmpeg_and_progress_counts_frames() {
     assert_eq!(support::files(&data.join("work")), Vec::<std::path::PathBuf>::new());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_scene_s_sound_and_its_rate_come_into_the_movie() {
     if !has_ffmpeg() {
         return;

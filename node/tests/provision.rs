@@ -10,7 +10,7 @@ use framecrew_node::{Config, RendererChoice};
 use framecrew_proto::v1::{BlenderKind, FailureReason, RenderBatchRequest, RenderSettings};
 use support::{Crew, blender, failures, finished, log, request};
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 #[ignore = "downloads 400 MB"]
 async fn the_blender_that_a_job_asks_for_is_fetched_and_draws() {
     const WANTED: &str = "4.4";

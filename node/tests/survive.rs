@@ -28,7 +28,7 @@ fn file() -> ProjectFile {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn while_the_store_is_away_frames_are_drawn_and_kept_and_told_of_when_it_is_back() {
     let crew = Crew::start(synthetic(20)).await;
     crew.state.lock().unwrap().store_is_away = true;
@@ -58,7 +58,7 @@ async fn while_the_store_is_away_frames_are_drawn_and_kept_and_told_of_when_it_i
     assert_eq!(crew.state.lock().unwrap().offers, 0);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn what_an_abandoned_batch_had_finished_is_handed_in() {
     let crew = Crew::start(synthetic(10)).await;
     let mut events = crew.render(request(1, file(), 1..=1_000)).await.unwrap();
@@ -73,7 +73,7 @@ async fn what_an_abandoned_batch_had_finished_is_handed_in() {
     assert!(frames.starts_with(&[1, 2, 3]), "{frames:?}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn with_another_store_the_former_ones_frames_go_and_so_do_its_epochs() {
     let crew = Crew::start(synthetic(20)).await;
     let former = RenderBatchRequest { epoch: 900, ..request(800, file(), [1]) };
@@ -95,7 +95,7 @@ async fn with_another_store_the_former_ones_frames_go_and_so_do_its_epochs() {
     assert_eq!(crew.attach(801, 0).await.err().unwrap().code(), Code::NotFound);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_batch_whose_job_bears_silence_outlasts_the_lease_and_others_do_not() {
     let renderer = synthetic(200);
     let two = |config| Config { renderer, slots: 2, ..config };
@@ -113,7 +113,7 @@ async fn a_batch_whose_job_bears_silence_outlasts_the_lease_and_others_do_not() 
     assert_eq!((end(&events), finished(&events).len()), (BatchEnd::Complete, 20));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_frame_that_takes_longer_than_its_limit_fails_with_a_sentence_that_names_it() {
     let crew = Crew::start(synthetic(3_600_000)).await;
     let limits = TimeLimits { frame_seconds: Some(1), ..TimeLimits::default() };
@@ -123,7 +123,7 @@ async fn a_frame_that_takes_longer_than_its_limit_fails_with_a_sentence_that_nam
     assert!(failure.message.contains("1 seconds") && failure.message.contains("--frame-limit"));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_node_says_whether_it_confines() {
     let crew = Crew::start_with(synthetic(0), TTL).await;
     let answer = crew.node.clone().describe_node(DescribeNodeRequest {}).await.unwrap();

@@ -21,6 +21,8 @@ pub struct Invariants {
     nodes: BTreeMap<NodeName, Node>,
     batches: BTreeMap<BatchId, Batch>,
     last_batch: Option<BatchId>,
+    /// Whose end one of its slices is suspected to have been, of the nodes whose batches are being lost.
+    suspected: BTreeSet<NodeName>,
     rendering: HashMap<(JobId, Slice), BatchId>,
     renders: HashMap<(JobId, Slice), u32>,
     /// Whether events arrive late or overtake each other, so that the orchestrator may believe more slices
@@ -71,8 +73,6 @@ struct Node {
     slots: u32,
     /// Frames that this life of it was blamed for losing.
     lost: u32,
-    /// Slices of it that are suspected to have been its death.
-    suspects: u32,
 }
 
 #[derive(Debug)]
@@ -103,10 +103,9 @@ impl Invariants {
             // It was silent, and is there again.
             if let Some(node) = self.nodes.get_mut(name) {
                 node.lost = 0;
-                node.suspects = 0;
             }
         } else {
-            self.nodes.insert(name.clone(), Node { incarnation, slots, lost: 0, suspects: 0 });
+            self.nodes.insert(name.clone(), Node { incarnation, slots, lost: 0 });
         }
     }
 
@@ -120,6 +119,16 @@ impl Invariants {
     /// The scheduler decided, and it is durable.
     #[track_caller]
     pub fn acted(&mut self, action: &Action) {
+        // A node that goes loses its batches first, in one go.
+        if !matches!(
+            action,
+            Action::ReopenSlice { .. }
+                | Action::FailSlice { .. }
+                | Action::EndBatch { .. }
+                | Action::NodeGone { .. }
+        ) {
+            self.suspected.clear();
+        }
         match action {
             Action::StartBatch { batch, job, node, incarnation, slices } => {
                 self.batch_started(*batch, *job, node, *incarnation, slices);
@@ -160,9 +169,8 @@ impl Invariants {
                 let gone = self.nodes.remove(node);
                 let gone = gone.unwrap_or_else(|| panic!("I5: node {node} went twice"));
                 assert!(
-                    !said_goodbye || gone.suspects == 0,
-                    "I14: node {node} ended well, and {} slices are suspected to have killed it",
-                    gone.suspects
+                    !(*said_goodbye && self.suspected.contains(node)),
+                    "I14: node {node} ended well, and a slice is suspected to have killed it"
                 );
                 assert!(
                     gone.lost <= gone.slots * (1 + u32::from(self.dies_untold)) || self.disorder,
@@ -290,8 +298,8 @@ impl Invariants {
         assert!(!(suspected && batch.has_suspect), "I14: a batch is drawn one slice at a time");
         batch.has_suspect |= suspected;
         let survived = batch.survived_restart;
-        if let (true, Some(node)) = (suspected, self.nodes.get_mut(name)) {
-            node.suspects += 1;
+        if suspected {
+            self.suspected.insert(name.clone());
         }
         let lost = failure.is_some_and(|failure| failure.reason == FailureReason::NodeLost);
         if let (true, false, Some(node)) = (lost, survived, self.nodes.get_mut(name)) {

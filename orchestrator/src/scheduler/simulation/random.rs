@@ -231,9 +231,10 @@ fn run(seed: u64) {
 #[test]
 fn two_hundred_random_clusters_keep_every_invariant_through_ten_minutes_of_faults() {
     let number = |name: &str| env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
+    let runs = number("FRAMECREW_SIM_RUNS");
     let seeds = match number("FRAMECREW_SIM_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..number("FRAMECREW_SIM_RUNS").unwrap_or(RUNS),
+        Some(seed) => seed..seed + runs.unwrap_or(1),
+        None => 0..runs.unwrap_or(RUNS),
     };
     let next = AtomicU64::new(seeds.start);
     let work = || {
