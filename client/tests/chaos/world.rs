@@ -335,14 +335,13 @@ impl World {
         let Some(status) = server.ended() else { return };
         let said = last_lines(server.log());
         let what = format!("{who} ended by itself ({status}): {said}");
-        if self.was_poisoned(who, status, &said) {
-            return;
-        }
-        if may_end.load(Ordering::Relaxed) {
-            self.history.tell("ended", &json!(what));
-            self.history.count("processes that ended by themselves on a full disk");
-        } else {
-            self.history.finding(what);
+        if !self.was_poisoned(who, status, &said) {
+            if may_end.load(Ordering::Relaxed) {
+                self.history.tell("ended", &json!(what));
+                self.history.count("processes that ended by themselves on a full disk");
+            } else {
+                self.history.finding(what);
+            }
         }
         server.start();
     }
