@@ -261,11 +261,6 @@ impl Job {
         self.returned_len += 1;
     }
 
-    /// Whether the slice waits: the cursor has yet to give it, or it was put back.
-    fn is_waiting(&self, slice: Slice) -> bool {
-        self.is_ahead(slice) || self.returned.values().any(|returned| returned.contains(&slice))
-    }
-
     fn is_ahead(&self, slice: Slice) -> bool {
         slice == Slice::whole(slice.frame)
             && self.cursor.is_before(&self.frames, slice.frame)
@@ -288,17 +283,35 @@ impl Job {
         self.returned_len < before
     }
 
-    /// Opens a slice that was given up again; returns false when it is open, or none of the job's.
-    pub(super) fn reopen(&mut self, slice: Slice, attempts: &Attempts) -> bool {
-        let is_failed =
-            self.counts.failed > 0 && self.frames.contains(slice.frame) && !self.is_waiting(slice);
-        if is_failed {
-            self.attempts.insert(slice, attempts.clone());
-            self.counts.failed -= 1;
-            self.counts.open += 1;
-            self.put_back(slice);
+    /// Opens slices again that were given up, and gives those back; `held` are in batches. Others of them that are
+    /// open, or none of the job's, stay as they are. Costs one look at all frames.
+    pub(super) fn reopen(
+        &mut self,
+        slices: Vec<Slice>,
+        held: &[Slice],
+        attempts: &Attempts,
+    ) -> Vec<Slice> {
+        let mut settled: HashSet<Slice> = self.frames.iter().map(Slice::whole).collect();
+        let mut cursor = self.cursor;
+        while let Some(frame) = cursor.next(&self.frames) {
+            if !self.passed_over.contains(&frame) {
+                settled.remove(&Slice::whole(frame));
+            }
         }
-        is_failed
+        for open in self.returned.values().flatten().chain(held) {
+            settled.remove(open);
+        }
+        let mut reopened = Vec::new();
+        for slice in slices {
+            if self.counts.failed > 0 && settled.remove(&slice) {
+                self.attempts.insert(slice, attempts.clone());
+                self.counts.failed -= 1;
+                self.counts.open += 1;
+                self.put_back(slice);
+                reopened.push(slice);
+            }
+        }
+        reopened
     }
 
     /// Records a failed try and decides. The slice is put back when it is to be tried again.

@@ -61,23 +61,24 @@ impl Scheduler {
             job.batches.extend(of_it.map(|(id, _)| *id));
         }
         let Some(job) = self.jobs.get_mut(&job_id) else { return self.ignore() };
+        let held: Vec<Slice> = {
+            let batches = job.batches.iter().filter_map(|id| self.batches.get(id));
+            batches.flat_map(|batch| batch.open.keys()).copied().collect()
+        };
+        self.queue.remove(&job.place(job_id));
         // No batch that was ever sent holds them any more.
         let latest_batch = Some(BatchId(self.next_batch.0 - 1));
-        let in_batch = |slice: &Slice| {
-            let batches = job.batches.iter().filter_map(|id| self.batches.get(id));
-            batches.into_iter().any(|batch| batch.open.contains_key(slice))
-        };
-        let slices: Vec<Slice> = slices.into_iter().filter(|slice| !in_batch(slice)).collect();
-        self.queue.remove(&job.place(job_id));
-        let failed = job.counts.failed;
-        for slice in slices {
-            let attempts = Attempts { latest_batch, ..Attempts::default() };
-            if job.reopen(slice, &attempts) {
-                let revision = job.next_revision();
-                actions.push(Action::RetrySlice { job: job_id, slice, attempts, revision });
-            }
+        let attempts = Attempts { latest_batch, ..Attempts::default() };
+        let reopened = job.reopen(slices, &held, &attempts);
+        for slice in &reopened {
+            actions.push(Action::RetrySlice {
+                job: job_id,
+                slice: *slice,
+                attempts: attempts.clone(),
+                revision: job.next_revision(),
+            });
         }
-        if job.counts.failed == failed {
+        if reopened.is_empty() {
             if job.state.is_final() {
                 self.jobs.remove(&job_id);
             }
