@@ -264,6 +264,7 @@ async fn heartbeats(
             batch_ids: node.batch_ids(),
             draining: drains,
             store_id: node.store_id(),
+            first_batch_id: node.first_batch(),
         };
         match in_time(rpc.heartbeat(request)).await {
             Ok(answer) => {
@@ -278,7 +279,7 @@ async fn heartbeats(
                 pause = if drains { interval.min(DRAINING_HEARTBEAT) } else { interval };
             }
             Err(status) if status.code() == Code::NotFound => {
-                info!("the orchestrator does not know this node any more: registering again");
+                info!(reason = status.message(), "registering again");
                 return Ok(());
             }
             Err(status) if status.code() == Code::Aborted => {

@@ -72,6 +72,8 @@ pub(crate) struct Node {
     batches: Mutex<BTreeMap<u64, Arc<Batch>>>,
     /// Batches that were called unknown: whoever heard that has given them to others.
     disowned: Mutex<BTreeSet<u64>>,
+    /// Batches that the orchestrator has no use for, until their renderers are dead.
+    dying: Mutex<BTreeMap<u64, Arc<Batch>>>,
     changed: watch::Sender<()>,
     /// Told when the description has changed since the node registered.
     pub(crate) equipped: Notify,
@@ -118,6 +120,10 @@ pub(crate) enum Refusal {
     StaleEpoch { given: u64, seen: u64 },
     #[error("the node is not registered with this orchestrator's store")]
     OtherStore,
+    #[error(
+        "this is node {me}, not {meant}; that one has to register again, with the address that it has now"
+    )]
+    OtherNode { meant: String, me: String },
     #[error("batch {} is over", BatchName(*.0))]
     StaleBatch(u64),
     #[error("batch {} is known; attach to it instead", BatchName(*.0))]
@@ -158,6 +164,7 @@ impl Node {
             allegiance: Mutex::default(),
             batches: Mutex::default(),
             disowned: Mutex::default(),
+            dying: Mutex::default(),
             changed: watch::Sender::new(()),
             equipped: Notify::new(),
             running: TaskTracker::new(),
@@ -276,9 +283,11 @@ impl Node {
         batch
     }
 
-    /// Every batch that is known, ended ones included.
+    /// Every batch that is known, ended ones included, and those whose renderers are yet to die.
     pub(crate) fn batch_ids(&self) -> Vec<u64> {
-        self.batches().keys().copied().collect()
+        let mut dying = self.dying();
+        dying.retain(|_, batch| !batch.is_ended());
+        self.batches().keys().chain(dying.keys()).copied().collect()
     }
 
     /// Ends a batch and returns when its renderer is dead; forgets one that had ended. False: not known.
@@ -304,8 +313,9 @@ impl Node {
         }
         let abandoned = {
             let mut batches = self.batches();
-            ids.iter().filter_map(|id| batches.remove_entry(id)).collect()
+            ids.iter().filter_map(|id| batches.remove_entry(id)).collect::<BTreeMap<_, _>>()
         };
+        self.dying().extend(abandoned.clone());
         self.let_go(abandoned);
     }
 
@@ -436,6 +446,7 @@ impl Node {
             *allegiance = Allegiance { store_id, epoch, first_batch };
             self.outbox.forget_stored();
             self.disowned().clear();
+            self.dying().clear();
             std::mem::take(&mut *batches)
         };
         warn!(
@@ -443,6 +454,11 @@ impl Node {
             "the orchestrator has another store: its former one's batches go"
         );
         self.let_go(former);
+    }
+
+    /// Batches below are never rendered, other than those that it holds.
+    pub(crate) fn first_batch(&self) -> u64 {
+        self.allegiance().first_batch
     }
 
     /// Store of the orchestrator that it is registered with.
@@ -498,6 +514,10 @@ impl Node {
     /// Locked while `batches` is, never the other way round.
     fn disowned(&self) -> MutexGuard<'_, BTreeSet<u64>> {
         self.disowned.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn dying(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Batch>>> {
+        self.dying.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn batches(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Batch>>> {

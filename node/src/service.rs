@@ -66,6 +66,10 @@ impl RenderNode for Service {
         request: Request<RenderBatchRequest>,
     ) -> Result<Response<Self::RenderBatchStream>, Status> {
         let request = request.into_inner();
+        if !request.node.is_empty() && request.node != self.node.name {
+            let (meant, me) = (request.node, self.node.name.to_string());
+            return Err(Refusal::OtherNode { meant, me }.into());
+        }
         let epoch = request.epoch;
         let settled = request.settled_batch_ids.clone();
         let work = request::parse(request).map_err(|status| *status)?;
@@ -158,6 +162,11 @@ impl From<Refusal> for Status {
         match refusal {
             Refusal::StaleEpoch { .. } | Refusal::StaleBatch(_) => Status::aborted(message),
             Refusal::Known(_) => Status::already_exists(message),
+            Refusal::OtherNode { me, .. } => {
+                let node = [("node".to_owned(), me)];
+                let details = ErrorDetails::with_error_info("OTHER_NODE", ERROR_DOMAIN, node);
+                Status::with_error_details(Code::FailedPrecondition, message, details)
+            }
             Refusal::ShuttingDown | Refusal::Draining => {
                 let details = ErrorDetails::with_error_info("LEAVING", ERROR_DOMAIN, []);
                 Status::with_error_details(Code::Unavailable, message, details)
@@ -200,12 +209,24 @@ mod tests {
         assert_eq!((who["node"].as_str(), who["incarnation"].as_str()), ("node", "1"));
     }
 
+    #[tokio::test]
+    async fn a_batch_that_is_meant_for_another_node_is_refused_by_name() {
+        let (node, _folder) = crate::node::tests::node(0);
+        let service = Service::new(node);
+        let request = RenderBatchRequest { node: "other".to_owned(), ..Default::default() };
+        let refused = service.render_batch(Request::new(request)).await.err().unwrap();
+        assert_eq!(refused.code(), Code::FailedPrecondition);
+        assert_eq!(refused.get_details_error_info().unwrap().metadata["node"], "node");
+    }
+
     #[test]
     fn every_refusal_has_its_status() {
         let low = Refusal::DiskLow { free_bytes: 1 };
+        let other = Refusal::OtherNode { meant: "a".to_owned(), me: "b".to_owned() };
         for (refusal, code, reason) in [
             (Refusal::StaleEpoch { given: 1, seen: 2 }, Code::Aborted, None),
             (Refusal::Known(1), Code::AlreadyExists, None),
+            (other, Code::FailedPrecondition, Some("OTHER_NODE")),
             (Refusal::ShuttingDown, Code::Unavailable, Some("LEAVING")),
             (Refusal::NoLease, Code::Unavailable, None),
             (Refusal::OtherStore, Code::Unavailable, None),

@@ -16,7 +16,7 @@ use framecrew_proto::v1::{
     Slice as WireSlice, render_node_client::RenderNodeClient,
 };
 use prost::Message as _;
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::Instant};
 use tokio_stream::StreamExt as _;
 use tokio_util::sync::CancellationToken;
 use tonic::{
@@ -54,6 +54,8 @@ pub(crate) const LINK_BYTES_A_SECOND: u64 = 128 << 10;
 const RETRY_MIN: Duration = Duration::from_millis(100);
 /// Longest such pause.
 const RETRY_MAX: Duration = Duration::from_secs(2);
+/// How often it is told that a batch is still out of reach; what breaks for less heals by itself.
+const OUT_OF_REACH_TOLD_EVERY: Duration = Duration::from_secs(30);
 /// Ended batches remembered for one node until its next batch tells it; a heartbeat tells it of the others.
 const SETTLED_MAX: usize = 1_024;
 /// A message of a node: 512 events with their outputs and log tails.
@@ -169,6 +171,7 @@ impl Dispatch {
             encoding: convert::encoding_to_wire(&spec),
             limits: Some(convert::limits_to_wire(spec.limits)),
             store_id: self.store_id.to_string(),
+            node: node.to_string(),
         };
         self.spawn(batch, node, incarnation, client, Errand::Send(Box::new(request), turn));
     }
@@ -195,7 +198,7 @@ impl Dispatch {
             };
             (link.client.clone(), ended.clone())
         };
-        let this = self.clone();
+        let (this, node) = (self.clone(), node.clone());
         tokio::spawn(async move {
             let mut retry = Retry::default();
             let cancel = async {
@@ -205,7 +208,12 @@ impl Dispatch {
                     let mut client = client.clone();
                     match within(ANSWER_TIMEOUT, client.cancel_batch(request)).await {
                         Ok(_) => return,
-                        Err(status) if status.code() == Code::NotFound => return,
+                        Err(status)
+                            if status.code() == Code::NotFound
+                                && !is_of_another_node(&status, &node) =>
+                        {
+                            return;
+                        }
                         Err(status) => debug!(%batch, %status, "cancel not confirmed"),
                     }
                     retry.pause().await;
@@ -324,6 +332,9 @@ impl Follower {
     async fn follow(mut self, errand: Errand) {
         let (batch, node) = (self.batch, self.node.clone());
         let mut retry = Retry::default();
+        // Since when no call has got through.
+        let mut lost = Instant::now();
+        let mut told = Duration::ZERO;
         // Whether the node has taken it on in this life of ours.
         let mut arrived = false;
         if let Errand::Send(request, turn) = errand {
@@ -335,6 +346,7 @@ impl Follower {
                     if self.forward(events, |message| message.events).await.is_ok() {
                         return;
                     }
+                    lost = Instant::now();
                 }
                 // An earlier try got through after all.
                 Err(status) if status.code() == Code::AlreadyExists => arrived = true,
@@ -345,7 +357,12 @@ impl Follower {
                         "the node is registered but cannot be reached: is it started with a --listen \
                          or --advertise that other machines reach, and does no firewall stand between?"
                     );
-                    return self.driver.report(batch, vec![BatchNews::Refused]).await;
+                    return self.driver.report(batch, not_sent()).await;
+                }
+                // Ours has another address by now.
+                Err(status) if is_of_another_node(&status, &node) => {
+                    warn!(%batch, %node, message = status.message(), "another node answers");
+                    return self.driver.report(batch, not_sent()).await;
                 }
                 // The link broke: whether the batch arrived is found out by attaching to it.
                 Err(status) if is_of_the_link(&status) => {
@@ -385,6 +402,7 @@ impl Follower {
                         Ok(()) => return,
                         Err(status) => debug!(%batch, %node, ?status, "stream broke"),
                     }
+                    (lost, told) = (Instant::now(), Duration::ZERO);
                     if self.sequence > before {
                         retry = Retry::default();
                     }
@@ -402,6 +420,12 @@ impl Follower {
                     return self.driver.report(batch, vec![news]).await;
                 }
                 Err(status) => debug!(%batch, %node, %status, "cannot attach"),
+            }
+            let lasts = lost.elapsed();
+            if lasts >= told + OUT_OF_REACH_TOLD_EVERY {
+                warn!(%batch, %node, seconds = lasts.as_secs(), "the batch is out of reach");
+                told = lasts;
+                self.driver.report(batch, vec![BatchNews::Unreachable(lasts)]).await;
             }
             retry.pause().await;
         }
@@ -542,6 +566,11 @@ fn first_broken(rendered: &Rendered, broken: &HashMap<(Digest, u64), Broken>) ->
     };
     let message = format!("output {} {what}", output.name);
     Some(Failure { reason, message, log_tail: Vec::new() })
+}
+
+/// A batch was not sent, as its node is not where it was.
+fn not_sent() -> Vec<BatchNews> {
+    vec![BatchNews::Unreachable(Duration::ZERO), BatchNews::Refused]
 }
 
 fn failed(slice: Slice, reason: FailureReason, message: String) -> BatchNews {

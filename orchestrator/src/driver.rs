@@ -429,23 +429,35 @@ impl Driver {
 
     /// Answers a heartbeat between two turns, when all that was decided is durable.
     fn answer(&mut self, heartbeat: Heartbeat) {
-        let Heartbeat { node, incarnation, batches, draining, reply } = heartbeat;
+        let Heartbeat { node, incarnation, batches, first_batch, draining, reply } = heartbeat;
         let answer = match self.scheduler.incarnation(&node) {
             Some(known)
                 if known == incarnation && self.scheduler.is_listened_to(&node, incarnation) =>
             {
                 self.feed.note_seen(&node, wall_ms());
-                let mut ended = self.scheduler.abandoned(&node);
+                let mut ended = self.scheduler.abandoned(&node, first_batch);
                 ended.retain(|batch| !batches.contains(batch));
                 let abandoned = self.abandoned(&node, batches);
                 self.note_renewal(node, incarnation, draining).ended.extend(ended);
                 Ok(abandoned)
             }
             Some(known) if known > incarnation => Err(MembershipError::NewerIncarnation(node)),
+            Some(known) if known == incarnation => Err(self.why_unheard(node)),
             _ => Err(MembershipError::NotRegistered(node)),
         };
         // The caller may have gone; its lease is renewed all the same.
         let _ = reply.send(answer);
+    }
+
+    /// Why the lease of a live node is not renewed.
+    fn why_unheard(&self, node: NodeName) -> MembershipError {
+        let standing = self.scheduler.load(&node).map(|load| load.standing);
+        match (standing, self.nodes.get(&node)) {
+            (Some(Standing::Unreachable), Some(record)) => {
+                MembershipError::Unreachable { node, address: record.address.clone() }
+            }
+            _ => MembershipError::NotRegistered(node),
+        }
     }
 
     /// Answers a heartbeat while a commit is under way: what was decided is not durable, so it is only told that
@@ -693,6 +705,7 @@ impl Driver {
                 Event::SliceFailed { batch, slice, failure }
             }
             BatchNews::Refused => Event::BatchRefused { batch },
+            BatchNews::Unreachable(lasts) => Event::BatchUnreachable { batch, lasts },
             BatchNews::Unknown => Event::BatchLost { batch },
             BatchNews::Ended => Event::BatchEnded { batch },
         };
@@ -1055,7 +1068,8 @@ fn standing_of(load: &NodeLoad) -> (NodeState, String, Option<Now>) {
     match load.standing {
         Standing::Ready => (at_work, String::new(), None),
         Standing::Paused { until } => {
-            let reason = "it refused work, or could not get or store files; it is tried again soon";
+            let reason = "it refused work, could not be reached, or could not get or store files; it is tried \
+                 again soon";
             (NodeState::Paused, reason.to_owned(), Some(until))
         }
         Standing::Quarantined { until, tries } => {
@@ -1069,6 +1083,12 @@ fn standing_of(load: &NodeLoad) -> (NodeState, String, Option<Now>) {
             let reason = "it has not been heard of for longer than its lease; unless it comes back, its frames \
                  are given to others";
             (NodeState::Silent, reason.to_owned(), Some(until))
+        }
+        Standing::Unreachable => {
+            let reason = "it is heard of, but cannot be reached at its address; it is asked to register again: is \
+                 it started with a --listen or --advertise that other machines reach, and does no firewall \
+                 stand between?";
+            (NodeState::Paused, reason.to_owned(), None)
         }
         Standing::Draining => {
             let reason = "it is about to leave: it finishes what it has and gets nothing new";

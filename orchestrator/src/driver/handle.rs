@@ -45,6 +45,8 @@ pub(crate) enum BatchNews {
     Warning(Warning),
     /// The node would not take it, or never had it.
     Refused,
+    /// No call for it has got through for so long.
+    Unreachable(Duration),
     /// The node had it and does not know it any more: that life of the node is over.
     Unknown,
     Ended,
@@ -105,10 +107,16 @@ pub(crate) struct Welcome {
 pub(crate) enum MembershipError {
     #[error("node {0} is not registered here; register again")]
     NotRegistered(NodeName),
+    #[error(
+        "node {node} is heard of, but cannot be reached at {address}; register again, from an address (--listen, \
+         --advertise) that other machines reach"
+    )]
+    Unreachable { node: NodeName, address: String },
     #[error("a newer incarnation of node {0} is registered")]
     NewerIncarnation(NodeName),
     #[error(
-        "a live node at {address} has the name {node}; choose another with --name, or wait until its lease ends"
+        "a node at {address} has the name {node}, and it is not certain yet that it has ended: `framecrew nodes` tells \
+         until when; wait, or choose another name with --name"
     )]
     NameTaken { node: NodeName, address: String },
     #[error(transparent)]
@@ -163,6 +171,8 @@ pub(super) struct Heartbeat {
     pub(super) node: NodeName,
     pub(super) incarnation: Incarnation,
     pub(super) batches: Vec<BatchId>,
+    /// Of those below it will render none that it does not hold now.
+    pub(super) first_batch: BatchId,
     pub(super) draining: bool,
     pub(super) reply: oneshot::Sender<Result<Vec<BatchId>, MembershipError>>,
 }
@@ -271,17 +281,18 @@ impl DriverHandle {
         answer?
     }
 
-    /// Answers with those of the node's batches that it is to abandon; also while a commit is held. `draining`:
-    /// the node is about to leave, and gets nothing new.
+    /// Answers with those of the node's batches that it is to abandon; also while a commit is held. Of those below
+    /// `first_batch` it will render none but these. `draining`: the node is about to leave, and gets nothing new.
     pub(crate) async fn heartbeat(
         &self,
         node: NodeName,
         incarnation: Incarnation,
         batches: Vec<BatchId>,
+        first_batch: BatchId,
         draining: bool,
     ) -> Result<Vec<BatchId>, MembershipError> {
         let (reply, answer) = oneshot::channel();
-        let heartbeat = Heartbeat { node, incarnation, batches, draining, reply };
+        let heartbeat = Heartbeat { node, incarnation, batches, first_batch, draining, reply };
         in_time(&self.heartbeats, heartbeat, answer).await?
     }
 

@@ -548,7 +548,7 @@ async fn a_node_keeps_its_lease_while_a_commit_is_held() {
     let (fixture, batch) = Fixture::with_a_held_commit().await;
     // Answered although nothing can be written; only the node that is known here is told so.
     let beat = |node: &str, life| {
-        fixture.driver.heartbeat(node.into(), Incarnation(life), vec![batch], false)
+        fixture.driver.heartbeat(node.into(), Incarnation(life), vec![batch], BatchId(0), false)
     };
     assert_eq!(beat("a", 1).await.unwrap(), []);
     let unknown = beat("b", 1);
@@ -591,7 +591,8 @@ async fn after_a_gap_nodes_are_answered_although_the_commit_is_still_held() {
     tokio::time::pause();
     tokio::time::advance(STALL * 2).await;
     tokio::time::resume();
-    let answer = fixture.driver.heartbeat("a".into(), Incarnation(1), vec![batch], false).await;
+    let answer =
+        fixture.driver.heartbeat("a".into(), Incarnation(1), vec![batch], BatchId(0), false).await;
     assert_eq!(answer.unwrap(), []);
     assert!(fixture.store.is_full.load(Ordering::SeqCst));
 }
@@ -602,7 +603,8 @@ async fn nodes_that_wait_for_a_held_commit_keep_nobody_else_waiting() {
     let beat = |node: &str| {
         let driver = fixture.driver.clone();
         let node = node.into();
-        async move { driver.heartbeat(node, Incarnation(1), Vec::new(), false).await }.boxed()
+        async move { driver.heartbeat(node, Incarnation(1), Vec::new(), BatchId(0), false).await }
+            .boxed()
     };
     let mut strangers = Vec::new();
     for number in 0..=PUT_OFF_MAX {

@@ -47,6 +47,9 @@ impl Scheduler {
         } else {
             self.roomy.remove(name);
         }
+        if !free_slot && !node.takes_ahead() {
+            return None;
+        }
         let in_doubt = node.trust.is_limited();
         // One in doubt is first given what it has not failed: a job may be at fault, and others need not wait.
         let passes: &[bool] = if in_doubt { &[false, true] } else { &[false] };

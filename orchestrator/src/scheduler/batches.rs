@@ -88,11 +88,11 @@ impl Scheduler {
     ) -> BTreeSet<NodeName> {
         let Some(batch) = self.batches.get(&id) else { return self.ignore() };
         let name = batch.node.clone();
-        if let Some(node) = self.nodes.get_mut(&name) {
-            node.silent = true;
-        }
+        let Some(node) = self.nodes.get_mut(&name) else { return self.ignore() };
+        node.silent = true;
+        let loss = node.end();
         self.roomy.remove(&name);
-        self.lose_batch(id, Loss::Died, actions);
+        self.lose_batch(id, loss, actions);
         self.roomy.clone()
     }
 

@@ -92,6 +92,13 @@ pub enum Event {
         /// The batch.
         batch: BatchId,
     },
+    /// No call for a batch gets through to its node, which may be heard of all the same.
+    BatchUnreachable {
+        /// The batch.
+        batch: BatchId,
+        /// For how long.
+        lasts: Duration,
+    },
     /// A node that had a batch does not know it any more: that life of the node is over.
     BatchLost {
         /// The batch.

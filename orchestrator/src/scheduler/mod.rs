@@ -82,6 +82,8 @@ pub enum Standing {
         /// When the next of its batches is given away, or it is given up.
         until: Now,
     },
+    /// It is heard of, and cannot be reached.
+    Unreachable,
     /// It is about to leave.
     Draining,
     /// It did not end a batch that it was told to end. It is not listened to until it is certain that it has
@@ -113,7 +115,7 @@ struct Batch {
     order: Vec<Slice>,
     /// How long after hearing from the node they may be given away.
     patience: Duration,
-    /// Whether the node was told to end it; nothing is open then.
+    /// Whether the node was told to end it.
     cancelled: bool,
 }
 
@@ -196,15 +198,22 @@ impl Scheduler {
                 self.leave(now, &node, incarnation, &mut actions)
             }
             Event::BatchRefused { batch } => {
-                let Some(holder) = self.batches.get(&batch).map(|b| b.node.clone()) else {
+                let held = self.batches.get(&batch).map(|b| (b.node.clone(), b.cancelled));
+                let Some((holder, cancelled)) = held else {
                     self.ignored_events += 1;
                     return actions;
                 };
-                self.pause(now, &holder);
-                self.note_trouble(batch);
+                // Whoever was told to end it need not have it.
+                if !cancelled {
+                    self.pause(now, &holder);
+                    self.note_trouble(batch);
+                }
                 let mut looked_at = self.end_batch(batch, &mut actions);
                 looked_at.extend(self.roomy.iter().cloned());
                 looked_at
+            }
+            Event::BatchUnreachable { batch, lasts } => {
+                self.cannot_reach(now, batch, lasts, &mut actions)
             }
             Event::BatchLost { batch } => self.miss_batch(batch, &mut actions),
             Event::SliceStarted { batch, slice } => {
@@ -252,13 +261,13 @@ impl Scheduler {
         self.nodes.get(node).map(|node| node.incarnation)
     }
 
-    /// Whether a heartbeat renews the lease of this life of a node. One that was silent must register again, so
-    /// that calls which are still on their way to it are void; one that was evicted is not listened to.
+    /// Whether a heartbeat renews the lease of this life of a node. One that was silent, or that cannot be reached,
+    /// must register again, so that calls which are still on their way to it are void; one that was evicted is not
+    /// listened to.
     #[must_use]
     pub fn is_listened_to(&self, node: &str, incarnation: Incarnation) -> bool {
-        self.nodes
-            .get(node)
-            .is_some_and(|node| node.incarnation == incarnation && !node.silent && !node.evicted)
+        let known = self.nodes.get(node);
+        known.is_some_and(|node| node.incarnation == incarnation && node.is_listened_to())
     }
 
     /// Whether this life of a node may not register: it was evicted, and has yet to stop.
@@ -281,11 +290,18 @@ impl Scheduler {
         })
     }
 
-    /// Batches that a node is still thought to have, although they are cancelled or their jobs over.
+    /// Batches that a node is still thought to have, although they are cancelled or their jobs over: if it does not
+    /// hold one of them now, that one has ended. `first_batch`: of those below it renders none later. One that is
+    /// yet to arrive would be told to end as soon as it is heard of; but what is open in it must not go to others
+    /// before.
     #[must_use]
-    pub fn abandoned(&self, node: &str) -> Vec<BatchId> {
+    pub fn abandoned(&self, node: &str, first_batch: BatchId) -> Vec<BatchId> {
         let Some(known) = self.nodes.get(node) else { return Vec::new() };
-        known.batches.iter().filter(|id| !self.holds(node, **id)).copied().collect()
+        let is_certain = |id: &BatchId| {
+            *id < first_batch || self.batches.get(id).is_some_and(|batch| batch.open.is_empty())
+        };
+        let abandoned = known.batches.iter().filter(|id| !self.holds(node, **id));
+        abandoned.copied().filter(is_certain).collect()
     }
 
     /// The job and node of a slice that is open in a live batch.
@@ -324,6 +340,7 @@ impl Scheduler {
             };
         }
         match (quarantined, node.paused_until) {
+            _ if node.unreachable => Standing::Unreachable,
             _ if node.draining => Standing::Draining,
             (Some(until), _) => Standing::Quarantined { until, tries: node.trust.failed_tries() },
             (None, Some(until)) => Standing::Paused { until },

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use super::trust::Trust;
+use super::{Loss, trust::Trust};
 use crate::domain::{BatchId, Incarnation, JobId, NodeDescription, Now};
 
 /// First pause of a node whose tries fail for reasons around the renderer; doubles with each further one.
@@ -20,6 +20,9 @@ pub(super) struct Node {
     pub(super) heard: Now,
     /// Whether its lease has ended. It has batches then whose jobs bear more, or it would be lost.
     pub(super) silent: bool,
+    /// Whether batches do not get through to it although it is heard of: it gets nothing until it has registered
+    /// again, perhaps from another address.
+    pub(super) unreachable: bool,
     /// Whether it is not listened to any more, until it is certain that it has stopped.
     pub(super) evicted: bool,
     pub(super) draining: bool,
@@ -48,6 +51,7 @@ impl Node {
             description,
             heard,
             silent: false,
+            unreachable: false,
             evicted: false,
             draining: false,
             paused_until: None,
@@ -68,13 +72,7 @@ impl Node {
     }
 
     fn may_be_sent_more(&self) -> bool {
-        !self.silent
-            && !self.evicted
-            && !self.draining
-            && self.paused_until.is_none()
-            && !self.alone
-            && self.trust.quarantined_until().is_none()
-            && (!self.trust.is_limited() || self.batches.is_empty())
+        self.is_available() && !self.alone && (!self.trust.is_limited() || self.batches.is_empty())
     }
 
     /// Whether it is about to be empty for a slice of this job, and nothing keeps it from taking it then.
@@ -85,10 +83,22 @@ impl Node {
     /// Whether it counts as one that could render what others cannot.
     pub(super) fn is_available(&self) -> bool {
         !self.silent
+            && !self.unreachable
             && !self.evicted
             && !self.draining
             && self.paused_until.is_none()
             && self.trust.quarantined_until().is_none()
+    }
+
+    /// Whether a word of it renews its lease. Without that it must register again, so that calls which are still
+    /// on their way to it are void.
+    pub(super) fn is_listened_to(&self) -> bool {
+        !self.silent && !self.unreachable && !self.evicted
+    }
+
+    /// What became of its batches, now that it is gone.
+    pub(super) fn end(&self) -> Loss {
+        if self.evicted { Loss::Evicted } else { Loss::Died }
     }
 
     /// Whether a slot is free.
@@ -96,14 +106,18 @@ impl Node {
         self.may_be_sent_more() && self.batches.len() < self.slots()
     }
 
-    /// Whether it may be sent a batch ahead of time, so that it does not run dry while the next one travels:
-    /// its slots are on their last slices, or will be within a moment.
+    /// Whether it may be sent a batch ahead of time.
+    pub(super) fn takes_ahead(&self) -> bool {
+        self.may_be_sent_more() && self.batches.len() < 2 * self.slots()
+    }
+
+    /// Whether it should be sent one, so that it does not run dry while that travels: its slots are on their last
+    /// slices, or will be within a moment.
     pub(super) fn runs_dry_soon(&self, seconds_a_slice: f64) -> bool {
         // A dispatch takes milliseconds; this leaves room for a busy orchestrator.
         const AHEAD_SECONDS: f64 = 0.5;
         let slots = self.slots();
-        self.may_be_sent_more()
-            && self.batches.len() < 2 * slots
+        self.takes_ahead()
             && (self.unsettled <= slots
                 || self.unsettled as f64 * seconds_a_slice / slots as f64 <= AHEAD_SECONDS)
     }
@@ -113,6 +127,11 @@ impl Node {
         let pause = PAUSE_MIN.saturating_mul(1 << self.troubles_in_a_row.min(16)).min(PAUSE_MAX);
         self.troubles_in_a_row += 1;
         self.paused_until = Some(now + pause);
+    }
+
+    /// Pauses it for as long as that goes: what it is given now would be out of reach too.
+    pub(super) fn pause_out_of_reach(&mut self, now: Now) {
+        self.paused_until = Some(now + PAUSE_MAX);
     }
 
     pub(super) fn did_well(&mut self) {

@@ -13,6 +13,9 @@ use crate::domain::{BatchId, Incarnation, NodeDescription, NodeName, Now};
 /// How long a node that is heard of may take to say that a batch has ended which it was told to end: a
 /// renderer dies within seconds, and a link that broke is back within a lease.
 const CANCEL_PATIENCE: Duration = Duration::from_secs(60);
+/// How long a batch may be out of reach on a node that is heard of, at least: what stands between them seldom
+/// lasts, and meanwhile the node draws on. A job that bears more silence than that bears it here too.
+const OUT_OF_REACH_PATIENCE: Duration = Duration::from_secs(60);
 
 impl Scheduler {
     pub(super) fn insert_node(&mut self, name: NodeName, node: Node) {
@@ -35,10 +38,10 @@ impl Scheduler {
         description: NodeDescription,
         actions: &mut Vec<Action>,
     ) -> BTreeSet<NodeName> {
-        match self.nodes.get(&name).map(|node| (node.incarnation, node.evicted)) {
+        match self.nodes.get(&name).map(|node| (node.incarnation, node.end())) {
             Some((known, _)) if known > incarnation => return self.ignore(),
-            Some((known, true)) if known == incarnation => return self.ignore(),
-            Some((known, false)) if known == incarnation => {
+            Some((known, Loss::Evicted)) if known == incarnation => return self.ignore(),
+            Some((known, _)) if known == incarnation => {
                 if let Some(node) = self.nodes.get_mut(&name) {
                     // It may have found Blenders since.
                     self.slots -= node.slots();
@@ -50,7 +53,8 @@ impl Scheduler {
                 looked_at.insert(name);
                 return looked_at;
             }
-            Some(_) => self.remove_node(now, &name, Loss::Died, actions),
+            // People end one that was evicted, or its supervisor does.
+            Some((_, loss)) => self.remove_node(now, &name, loss, actions),
             None => {}
         }
         let mut looked_at = self.roomy.clone();
@@ -62,7 +66,7 @@ impl Scheduler {
 
     pub(super) fn renew(&mut self, now: Now, name: &NodeName, incarnation: Incarnation) {
         match self.nodes.get_mut(name) {
-            Some(node) if node.incarnation == incarnation && !node.silent && !node.evicted => {
+            Some(node) if node.incarnation == incarnation && node.is_listened_to() => {
                 node.heard = node.heard.max(now);
                 self.watch(name);
             }
@@ -70,16 +74,41 @@ impl Scheduler {
         }
     }
 
-    /// A node that may have been silent is there.
+    /// A node that may have been silent, or out of reach, is there.
     fn hear(&mut self, now: Now, name: &NodeName, actions: &mut Vec<Action>) {
         let Some(node) = self.nodes.get_mut(name) else { return };
         node.heard = now;
-        if std::mem::take(&mut node.silent) {
+        let was_unreachable = std::mem::take(&mut node.unreachable);
+        if std::mem::take(&mut node.silent) || was_unreachable {
             // It could not be told meanwhile.
             node.cancels.values_mut().for_each(|until| *until = now + CANCEL_PATIENCE);
             actions.push(Action::NodeChanged { node: name.clone() });
         }
         self.watch(name);
+    }
+
+    /// No call for a batch gets through to its node. That registers again, perhaps from another address; what does
+    /// not help is given up in time: then the node hears by the answers to its own calls that it is to end the batch,
+    /// and hands in what it has finished.
+    pub(super) fn cannot_reach(
+        &mut self,
+        now: Now,
+        id: BatchId,
+        lasts: Duration,
+        actions: &mut Vec<Action>,
+    ) -> BTreeSet<NodeName> {
+        let Some(batch) = self.batches.get(&id) else { return self.ignore() };
+        let (name, patience) = (batch.node.clone(), batch.patience);
+        let Some(node) = self.nodes.get_mut(&name) else { return self.ignore() };
+        if !std::mem::replace(&mut node.unreachable, true) {
+            actions.push(Action::NodeChanged { node: name.clone() });
+        }
+        if lasts >= OUT_OF_REACH_PATIENCE.max(patience) {
+            node.pause_out_of_reach(now);
+            self.cancel_batch(now, id, actions);
+        }
+        self.watch(&name);
+        self.others_of(&name)
     }
 
     /// Nobody could be heard until now: no silence before proves anything.
@@ -244,7 +273,7 @@ impl Scheduler {
     /// Takes from a silent node what bears its silence no longer, and gives it up when nothing is left.
     fn lose_by_silence(&mut self, now: Now, name: &NodeName, actions: &mut Vec<Action>) {
         let Some(node) = self.nodes.get(name).filter(|node| node.silent) else { return };
-        let loss = if node.evicted { Loss::Evicted } else { Loss::Died };
+        let loss = node.end();
         let is_over = |id: &&BatchId| {
             self.batches
                 .get(id)

@@ -33,6 +33,7 @@ const TTL: Duration = Duration::from_secs(15);
 /// What the orchestrator waits from the moment it received the heartbeat.
 const LEASE: Duration = Duration::from_secs(17);
 const HEARTBEAT: Duration = Duration::from_secs(5);
+const OUT_OF_REACH_TOLD_EVERY: Duration = Duration::from_secs(30);
 
 /// What is to happen.
 #[derive(Debug, Clone)]
@@ -55,6 +56,8 @@ enum Happening {
     Call(usize, Call),
     Timer(usize, Incarnation, Timer),
     Fault(usize, Fault),
+    /// Those that follow a machine's batches look since when they cannot reach it.
+    CannotReach(usize),
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -65,6 +68,8 @@ enum Fault {
     Mute(Duration),
     /// Nothing sent to it arrives.
     Deaf(Duration),
+    /// No call to it gets through, nor does a stream from it; its own calls are answered.
+    Unreachable(Duration),
     /// It says goodbye, and starts again after a while.
     Leave(Duration),
     /// It hands back what has not begun, finishes the rest, and leaves.
@@ -89,6 +94,7 @@ impl Happening {
                 | Self::RetryJob(_)
                 | Self::Wake
                 | Self::ToOrchestrator(_)
+                | Self::CannotReach(_)
         )
     }
 }
@@ -107,6 +113,7 @@ enum Message {
         incarnation: Incarnation,
         sent: Now,
         holds: Vec<BatchId>,
+        void_below: BatchId,
         draining: bool,
     },
     Adopt {
@@ -290,6 +297,7 @@ impl World {
                 }
             }
             Happening::Fault(machine, fault) => self.fault(machine, fault),
+            Happening::CannotReach(machine) => self.cannot_reach(machine),
         }
     }
 
@@ -357,6 +365,7 @@ impl World {
         let Some(scheduler) = &mut self.scheduler else { return };
         let stale = match &event {
             Event::BatchRefused { batch }
+            | Event::BatchUnreachable { batch, .. }
             | Event::BatchLost { batch }
             | Event::SliceStarted { batch, .. }
             | Event::SliceFinished { batch, .. }
@@ -486,9 +495,14 @@ impl World {
                 self.decide(Event::NodeRegistered { node: node.clone(), incarnation, description });
                 self.reply(machine, incarnation, sent, true, holds, void_below);
             }
-            Message::Heartbeat { machine, incarnation, sent, holds, draining } => {
+            Message::Heartbeat { machine, incarnation, sent, holds, void_below, draining } => {
                 let node = self.machines[machine].name.clone();
                 if scheduler.is_listened_to(&node, incarnation) {
+                    let mut ended = scheduler.abandoned(&node, void_below);
+                    ended.retain(|batch| !holds.contains(batch));
+                    for batch in ended {
+                        self.decide(Event::BatchEnded { batch });
+                    }
                     if draining {
                         let node = node.clone();
                         self.decide(Event::NodeDraining { node, incarnation });
@@ -567,8 +581,27 @@ impl World {
     /// Calls a node. A call does not arrive before the node hears again.
     fn send(&mut self, machine: usize, after: Duration, call: Call) {
         let delay = self.delay();
-        let heard = self.machines[machine].deaf_until.max(self.now + after) + delay;
+        let to = &self.machines[machine];
+        let heard = to.deaf_until.max(to.reached_again).max(self.now + after) + delay;
         self.plan_at(heard, Happening::Call(machine, call));
+    }
+
+    /// What follows a machine's batches tells that it cannot reach them, again and again until it can.
+    fn cannot_reach(&mut self, i: usize) {
+        let machine = &self.machines[i];
+        if self.now >= machine.reached_again {
+            return;
+        }
+        if let Some(scheduler) = &self.scheduler {
+            let lasts = self.now - machine.out_of_reach.max(self.started);
+            let of_it = scheduler.batches.iter().filter(|(_, batch)| batch.node == machine.name);
+            let mut batches: Vec<BatchId> = of_it.map(|(id, _)| *id).collect();
+            batches.sort_unstable();
+            for batch in batches {
+                self.decide(Event::BatchUnreachable { batch, lasts });
+            }
+        }
+        self.plan(OUT_OF_REACH_TOLD_EVERY, Happening::CannotReach(i));
     }
 }
 

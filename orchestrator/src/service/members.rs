@@ -83,6 +83,7 @@ impl OrchestratorService {
                 request.name.into(),
                 Incarnation(request.incarnation),
                 batches,
+                BatchId(request.first_batch_id),
                 request.draining,
             )
             .await?;
@@ -135,7 +136,9 @@ impl From<MembershipError> for Status {
     fn from(error: MembershipError) -> Self {
         let message = error.to_string();
         match error {
-            MembershipError::NotRegistered(_) => Self::not_found(message),
+            MembershipError::NotRegistered(_) | MembershipError::Unreachable { .. } => {
+                Self::not_found(message)
+            }
             MembershipError::NewerIncarnation(_) => Self::aborted(message),
             MembershipError::NameTaken { .. } => Self::already_exists(message),
             MembershipError::NoAnswer(error) => error.into(),

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use framecrew_orchestrator::Config;
 use framecrew_proto::v1::{
-    FailureReason, HeartbeatRequest, JobState, ListNodesRequest, NodeState, UnregisterNodeRequest,
-    WatchJobRequest, watch_job_response::Update,
+    FailureReason, HeartbeatRequest, JobState, ListNodesRequest, NodeState, RegisterNodeRequest,
+    UnregisterNodeRequest, WatchJobRequest, watch_job_response::Update,
 };
 use tempfile::tempdir;
 use tonic::Code;
@@ -329,4 +329,38 @@ async fn an_event_that_makes_no_sense_wedges_nothing() {
     batch.end();
     orchestrator.until(job_id, |job| job.state() == JobState::Finished).await;
     assert_eq!(orchestrator.frames(job_id).await[0].render_seconds, 0.0);
+}
+
+#[tokio::test]
+async fn a_node_that_is_heard_of_and_cannot_be_reached_is_asked_to_register_again() {
+    let data = tempdir().unwrap();
+    let orchestrator = Orchestrator::start(data.path()).await;
+    let mut node = ScriptedNode::join(&orchestrator, "a").await;
+    let mut client = orchestrator.client().await;
+    // Nobody listens on port 1 here.
+    let address = "http://127.0.0.1:1".to_owned();
+    let elsewhere = RegisterNodeRequest { address, ..node.registration(1) };
+    client.register_node(elsewhere).await.unwrap();
+    let png = orchestrator.upload(b"1").await;
+    let job_id = orchestrator.submit(orchestrator.spec(1, 1).await).await;
+    let said = patience(async {
+        loop {
+            match client.heartbeat(heartbeat(&node, 1, vec![])).await {
+                Ok(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+                Err(status) => break status,
+            }
+        }
+    })
+    .await;
+    assert_eq!(said.code(), Code::NotFound);
+    assert!(said.message().contains("cannot be reached at http://127.0.0.1:1"), "{said:?}");
+    client.register_node(node.registration(1)).await.unwrap();
+    client.heartbeat(heartbeat(&node, 1, vec![])).await.unwrap();
+    let (request, mut batch) = node.batch().await;
+    assert_eq!(request.node, "a");
+    batch.start(1);
+    batch.finish(1, png);
+    batch.end();
+    orchestrator.until(job_id, |job| job.state() == JobState::Finished).await;
+    assert_eq!(orchestrator.frames(job_id).await[0].failed_attempts, 0);
 }

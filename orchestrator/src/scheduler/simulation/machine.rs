@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Fault, HEARTBEAT, Happening, Message, TTL, World};
+use super::{Fault, HEARTBEAT, Happening, Message, OUT_OF_REACH_TOLD_EVERY, TTL, World};
 use crate::domain::{
     BatchId, Epoch, Failure, FailureReason, Incarnation, JobId, NodeDescription, NodeName, Now,
     Slice,
@@ -24,6 +24,9 @@ pub(super) struct Machine {
     pub(super) description: NodeDescription,
     pub(super) deaf_until: Now,
     mute_until: Now,
+    /// From when until when it cannot be called.
+    pub(super) out_of_reach: Now,
+    pub(super) reached_again: Now,
     incarnation: Incarnation,
     up: bool,
     registered: bool,
@@ -138,6 +141,8 @@ impl Machine {
             description,
             deaf_until: Now::ZERO,
             mute_until: Now::ZERO,
+            out_of_reach: Now::ZERO,
+            reached_again: Now::ZERO,
             incarnation: Incarnation(0),
             up: false,
             registered: false,
@@ -163,7 +168,7 @@ impl Machine {
 
     /// Nothing is wrong with it any more.
     pub(super) fn mend(&mut self) {
-        (self.deaf_until, self.mute_until) = (Now::ZERO, Now::ZERO);
+        (self.deaf_until, self.mute_until, self.reached_again) = (Now::ZERO, Now::ZERO, Now::ZERO);
         (self.broken, self.is_stubborn) = (None, false);
     }
 
@@ -200,6 +205,8 @@ impl World {
                     up: true,
                     deaf_until: machine.deaf_until,
                     mute_until: machine.mute_until,
+                    out_of_reach: machine.out_of_reach,
+                    reached_again: machine.reached_again,
                     rate: machine.rate,
                     broken: machine.broken,
                     is_stubborn: machine.is_stubborn,
@@ -245,6 +252,11 @@ impl World {
             Fault::Mend => machine.mend(),
             Fault::Mute(time) => machine.mute_until = now + time,
             Fault::Deaf(time) => machine.deaf_until = now + time,
+            Fault::Unreachable(time) => {
+                machine.out_of_reach = now;
+                machine.reached_again = now + time;
+                self.plan(OUT_OF_REACH_TOLD_EVERY, Happening::CannotReach(i));
+            }
         }
     }
 
@@ -279,9 +291,15 @@ impl World {
                 self.offer(i);
                 if registered {
                     let holds = self.machines[i].held.keys().copied().collect();
-                    let sent = now;
-                    let beat =
-                        Message::Heartbeat { machine: i, incarnation, sent, holds, draining };
+                    let (sent, void_below) = (now, self.machines[i].void_below);
+                    let beat = Message::Heartbeat {
+                        machine: i,
+                        incarnation,
+                        sent,
+                        holds,
+                        void_below,
+                        draining,
+                    };
                     self.tell(i, beat);
                 } else {
                     self.register(i);
@@ -581,7 +599,7 @@ impl World {
 
     /// Sends the events of a batch from a certain one on, in order unless the dice will have it otherwise.
     fn replay(&mut self, i: usize, batch: BatchId, from: usize) {
-        let mute_until = self.machines[i].mute_until;
+        let mute_until = self.machines[i].mute_until.max(self.machines[i].reached_again);
         let events = self.machines[i].held[&batch].events[from..].to_vec();
         for event in events {
             let sent_at = mute_until.max(self.now) + self.delay();

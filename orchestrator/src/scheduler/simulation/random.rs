@@ -102,7 +102,8 @@ impl World {
                 FailureReason::Infrastructure,
             ]);
             let mended = at + self.between(Duration::from_secs(5), Duration::from_secs(120));
-            let happening = match self.dice.u8(0..20) {
+            let minutes = self.between(Duration::from_secs(30), Duration::from_secs(180));
+            let happening = match self.dice.u8(0..21) {
                 0 | 1 => fault(Fault::Crash(Some(short))),
                 2 => fault(Fault::Crash(Some(long))),
                 3 => fault(Fault::Crash(None)),
@@ -129,6 +130,7 @@ impl World {
                     self.plan(mended, fault(Fault::Mend));
                     fault(Fault::Stubborn)
                 }
+                19 => fault(Fault::Unreachable(minutes)),
                 _ => Happening::CrashOrchestrator(long),
             };
             self.plan(at, happening);

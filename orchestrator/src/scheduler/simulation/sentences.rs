@@ -901,6 +901,53 @@ fn an_orchestrator_evicts_a_node_that_never_ends_what_it_was_told_to_end() {
     assert!(cluster.standing("a").is_some(), "it may come back");
 }
 
+#[test]
+fn the_end_of_a_node_that_was_evicted_is_no_frames_doing() {
+    let cluster = Cluster::new().slots(2).node("a").seconds(500.0).job(1..=1).job(2..=2);
+    let cluster = cluster.passes(1.0).fault("a", Fault::Stubborn).cancel(1).passes(61.0);
+    assert!(matches!(cluster.standing("a"), Some(Standing::Evicted { .. })));
+    let cluster = cluster.fault("a", Fault::Crash(Some(Duration::from_secs(1)))).passes(5.0);
+    assert_eq!(cluster.rendering("a"), [2]);
+    let attempts = cluster.attempts(2);
+    assert_eq!(attempts.total() + attempts.suspicions, 0);
+}
+
+#[test]
+fn who_does_not_have_what_it_is_told_to_end_is_not_in_trouble() {
+    let mut cluster = Cluster::new().node("a").seconds(50.0).job(1..=1).passes(1.0).cancel(1);
+    let batch = cluster.world.history.iter().find_map(|action| match action {
+        Action::StartBatch { batch, .. } => Some(*batch),
+        _ => None,
+    });
+    cluster.world.decide(Event::BatchRefused { batch: batch.unwrap() });
+    assert_eq!(cluster.standing("a"), Some(Standing::Ready));
+}
+
+// Out of reach.
+
+#[test]
+fn what_is_out_of_reach_on_a_node_that_is_heard_of_goes_to_others_after_a_minute() {
+    let minutes = Duration::from_secs(600);
+    let cluster = Cluster::new().node("a").seconds(100.0).job(1..=1).passes(1.0).node("b");
+    let cluster = cluster.fault("a", Fault::Unreachable(minutes)).passes(30.5);
+    assert_eq!(cluster.standing("a"), Some(Standing::Unreachable));
+    let cluster = cluster.passes(10.0);
+    assert_eq!(cluster.standing("a"), Some(Standing::Ready), "it has registered again");
+    assert_eq!(cluster.rendering("a"), [1]);
+    let cluster = cluster.passes(35.0);
+    assert_eq!(cluster.rendering("a"), [0; 0]);
+    assert_eq!(cluster.rendering("b"), [1]);
+    assert_eq!(cluster.attempts(1).total(), 0, "the frame is not to blame");
+    cluster.assert_finished();
+}
+
+#[test]
+fn a_job_that_bears_more_silence_lets_its_frame_be_drawn_to_the_end_out_of_reach() {
+    let cluster = Cluster::new().node_silence(300).seconds(100.0).node("a").job(1..=1).passes(1.0);
+    let cluster = cluster.node("b").fault("a", Fault::Unreachable(Duration::from_secs(150)));
+    assert_eq!(cluster.assert_finished().renders(1, 1..=1), [1]);
+}
+
 // Adoption.
 
 #[test]
@@ -940,7 +987,7 @@ fn a_finished_frame_is_adopted_once_wherever_it_waits() {
     let actions = adopt(&mut scheduler, 1);
     assert_eq!(finishes(&actions), 1);
     assert!(actions.contains(&Action::CancelBatch { batch, node: node.clone() }), "{actions:?}");
-    assert!(!scheduler.holds(&node, batch) && scheduler.abandoned(&node) == [batch]);
+    assert!(!scheduler.holds(&node, batch) && scheduler.abandoned(&node, batch) == [batch]);
     // Returned.
     let again = scheduler.handle(now, Event::BatchEnded { batch });
     let (batch, _) = started(&again).unwrap();
