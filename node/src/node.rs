@@ -712,6 +712,21 @@ pub(crate) mod tests {
     }
 
     #[tokio::test]
+    async fn a_batch_that_is_abandoned_is_held_until_its_renderer_is_dead() {
+        let (node, _folder) = node(0);
+        node.lease.renew(platform::uptime(), Duration::from_secs(3_600));
+        let batch = node.accept(work(1), 1, &[]).unwrap();
+        while node.slots.busy() == 0 {
+            time::sleep(Duration::from_millis(10)).await;
+        }
+        node.abandon(&[1]);
+        assert_eq!(node.batch_ids(), [1]);
+        assert_eq!(told(&batch).await.0, BatchEnd::Cancelled);
+        assert!(node.batch_ids().is_empty());
+        node.stop().await;
+    }
+
+    #[tokio::test]
     async fn a_node_whose_outbox_is_full_takes_no_work() {
         let (node, _folder) = node_with(0, 0);
         node.lease.renew(platform::uptime(), Duration::from_secs(60));
