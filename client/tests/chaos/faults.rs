@@ -57,6 +57,7 @@ pub(crate) enum Fault {
     NodeStopped,
     NodePaused,
     NodeDeaf,
+    NodeUnreachable,
     Partition,
     PartitionOneWay,
     LinkCut,
@@ -86,7 +87,7 @@ pub(crate) enum Fault {
 use Fault::*;
 
 /// Each with its number, its name, how often it comes among the others, and whether it is over within seconds.
-const FAULTS: [(Fault, &str, &str, u32, bool); 32] = [
+const FAULTS: [(Fault, &str, &str, u32, bool); 33] = [
     (NodeKilled, "F1", "node killed", 12, true),
     (NodeGone, "F2", "node gone for good", 1, false),
     (NodeDrained, "F1", "node terminated", 3, true),
@@ -95,6 +96,7 @@ const FAULTS: [(Fault, &str, &str, u32, bool); 32] = [
     (NodeStopped, "F5", "node stopped beyond its lease", 2, false),
     (NodePaused, "F9", "node stopped within its lease", 4, true),
     (NodeDeaf, "F6", "node hears nothing while its work is cancelled", 1, false),
+    (NodeUnreachable, "F7", "node calls and cannot be called", 1, false),
     (Partition, "F7", "partition", 2, false),
     (PartitionOneWay, "F7", "partition one way", 2, false),
     (LinkCut, "F8", "links of a node cut", 6, true),
@@ -393,6 +395,12 @@ async fn on_node(world: &Arc<World>, fault: Fault, node: &Arc<Node>, rng: &mut R
                 crate::load::cancel(world.clone(), *job, rng.usize(..), Duration::ZERO).await;
             }
             sleep(seconds(rng, 30.0, 70.0)).await;
+            node.heal();
+        }
+        NodeUnreachable => {
+            let down = if rng.bool() { Weather::silent() } else { Weather::cut() };
+            node.set(Weather::default(), down);
+            sleep(seconds(rng, 45.0, 120.0)).await;
             node.heal();
         }
         Partition => {
