@@ -22,7 +22,7 @@ use tracing::{debug, info, warn};
 use super::{Batch, Work, encode};
 use crate::{
     node::Node,
-    outbox::Origin,
+    outbox::{self, Origin},
     output::{self, Blob, CheckedFrame},
     project::Layout,
     renderer::{Drawn, Observation, RenderError, Scene, Slot},
@@ -229,7 +229,9 @@ async fn try_slice(
     if late.waiting.load(Ordering::Acquire) == 0 {
         match node.outbox.store(&blobs).await {
             Ok(()) => return Ok(Some(finished)),
-            Err(error) if !error.is_transient() => return Err(infrastructure(error.to_string())),
+            Err(error) if !outbox::is_the_stores(&error) => {
+                return Err(infrastructure(error.to_string()));
+            }
             Err(_) => {}
         }
     }

@@ -50,6 +50,8 @@ pub struct State {
     pub draining: u64,
     /// Whether uploads fail.
     pub store_is_away: bool,
+    /// What they are answered with otherwise.
+    pub store_refuses: Option<Status>,
     /// Frames that were handed in, and adopted as soon as their blobs were there.
     pub adopted: Vec<SliceFinished>,
     /// How often frames were handed in.
@@ -197,6 +199,9 @@ impl BlobStore for Fake {
         use upload_request::Part;
         if self.0.lock().unwrap().store_is_away {
             return Err(Status::unavailable("the store is away"));
+        }
+        if let Some(status) = self.0.lock().unwrap().store_refuses.clone() {
+            return Err(status);
         }
         let mut parts = request.into_inner();
         let (mut digest, mut content) = (String::new(), Vec::new());
