@@ -64,6 +64,9 @@ const KILL_CHECK_INTERVAL: Duration = Duration::from_millis(2);
 /// Last lines that a failure carries.
 const LOG_TAIL_LINES: usize = 20;
 
+/// Lines that are read of what a dead Blender has left in its pipe: as many as fit into one, if they are not very short.
+const LAST_LINES_MAX: usize = 4_096;
+
 /// Scenes of a file whose engines are remembered as missing; a film in one file has dozens.
 const SCENES_MAX: usize = 1_000;
 
@@ -718,6 +721,7 @@ impl Worker {
     ) -> Result<Answer, RenderError> {
         let mut estimate = Estimate::default();
         let mut last_line = Instant::now();
+        let mut is_dead = false;
         let mut tick = time::interval_at(last_line + PROGRESS_INTERVAL, PROGRESS_INTERVAL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -734,6 +738,11 @@ impl Worker {
                     }
                 },
                 now = tick.tick() => {
+                    // What it has started may hold its pipes open. What it wrote itself has been read since.
+                    if is_dead {
+                        return Err(self.died().await);
+                    }
+                    is_dead = self.has_died();
                     if let Some(leader) = self.group {
                         let peak_bytes = platform::peak_memory(leader);
                         self.peak_bytes = self.peak_bytes.max(peak_bytes);
@@ -797,16 +806,20 @@ impl Worker {
         RenderError::new(FailureReason::Renderer, format!("Blender {what}"))
     }
 
-    /// Its output has ended: says why.
+    /// Its output has ended, or it has died: says why.
     async fn died(&mut self) -> RenderError {
         let loading = self.phase == Phase::Loading;
         self.phase = Phase::Broken;
         // It has closed its output; what it does after that is of no interest.
         let status = time::timeout(KILL_TIMEOUT, self.child.wait()).await;
-        while let Ok(Some(line)) = time::timeout(KILL_CHECK_INTERVAL, self.errors.next()).await {
-            self.remember(line);
-        }
+        // First: what it has started could write for ever.
         self.kill().await;
+        for _ in 0..LAST_LINES_MAX {
+            match time::timeout(KILL_CHECK_INTERVAL, self.errors.next()).await {
+                Ok(Some(line)) => self.remember(line),
+                Ok(None) | Err(_) => break,
+            }
+        }
         let Ok(Ok(status)) = status else {
             return RenderError::new(FailureReason::Renderer, "Blender closed its output");
         };
@@ -921,6 +934,21 @@ pub(super) mod tests {
         let error = drawn.unwrap_err();
         assert_eq!(error.reason, FailureReason::Permanent, "{error:?}");
         assert_eq!(error.message, "0".repeat(2_000));
+    }
+
+    #[tokio::test]
+    async fn a_renderer_that_died_is_noticed_though_what_it_started_holds_its_pipes() {
+        for started in ["sleep 1000 &", "while :; do echo noise >&2; sleep 0.01; done &"] {
+            let folder = tempfile::tempdir().unwrap();
+            let blender =
+                impostor(folder.path(), &format!("read request\n{started}\nkill -SEGV $$"));
+            let place = workplace(folder.path());
+            let mut worker = Worker::start(blender, &place, &scene(), &mut |_| ()).await.unwrap();
+            let drawn = worker.draw(&scene(), 1, folder.path(), |_| ()).await;
+            let error = drawn.unwrap_err();
+            assert_eq!(error.reason, FailureReason::Renderer, "{error:?}");
+            assert!(error.message.contains("segmentation fault"), "{error:?}");
+        }
     }
 
     #[tokio::test]
