@@ -551,13 +551,14 @@ impl Worker {
                     return Err(RenderError::new(reason.into(), message));
                 }
                 Answer::Done { name, seconds, peak_memory_bytes, memory_bytes } => {
-                    self.phase = Phase::Waiting;
                     self.memory_bytes = memory_bytes;
-                    self.idle_since = Instant::now();
                     promise.name = name;
+                    // Where that fails, it is not fit for another frame: this one's folder is in the way.
                     fs::remove_dir(folder)
                         .and_then(|()| fs::rename(&drawn, folder))
                         .map_err(|error| infrastructure(&error))?;
+                    self.phase = Phase::Waiting;
+                    self.idle_since = Instant::now();
                     if loads {
                         self.keep_shaders().await;
                     }
@@ -630,11 +631,12 @@ impl Worker {
                 }
                 Answer::Soundtrack { fps, fps_base, sound, delay_frames } => {
                     self.loaded = Some(load);
-                    self.phase = Phase::Waiting;
-                    self.idle_since = Instant::now();
+                    // As after a frame.
                     fs::remove_dir(folder)
                         .and_then(|()| fs::rename(&mixed, folder))
                         .map_err(|error| infrastructure(&error))?;
+                    self.phase = Phase::Waiting;
+                    self.idle_since = Instant::now();
                     let file = folder.join(FILE);
                     return Ok(Soundtrack {
                         rate: Rate::new(fps, fps_base),
@@ -934,6 +936,28 @@ pub(super) mod tests {
         let error = drawn.unwrap_err();
         assert_eq!(error.reason, FailureReason::Permanent, "{error:?}");
         assert_eq!(error.message, "0".repeat(2_000));
+    }
+
+    #[tokio::test]
+    async fn a_renderer_whose_frame_or_sound_cannot_be_taken_from_it_gets_no_other() {
+        let done = r#"{"done":{"name":"a","seconds":1,"peak_memory_bytes":7,"memory_bytes":7}}"#;
+        let sound = r#"{"soundtrack":{"fps":24,"fps_base":1,"sound":false,"delay_frames":0}}"#;
+        for answer in [done, sound] {
+            let folder = tempfile::tempdir().unwrap();
+            let then =
+                format!("read request\nprintf '\\n@%s %s\\n' \"$token\" '{answer}'\nread more");
+            let blender = impostor(folder.path(), &then);
+            let place = workplace(folder.path());
+            let mut worker = Worker::start(blender, &place, &scene(), &mut |_| ()).await.unwrap();
+            let absent = folder.path().join("absent");
+            let error = if answer == done {
+                worker.draw(&scene(), 1, &absent, |_| ()).await.unwrap_err()
+            } else {
+                worker.soundtrack(&scene(), None, &absent, |_| ()).await.unwrap_err()
+            };
+            assert_eq!(error.reason, FailureReason::Infrastructure, "{error:?}");
+            assert_eq!(worker.renewal(u64::MAX), Renewal::Due);
+        }
     }
 
     #[tokio::test]
