@@ -3,7 +3,7 @@
 use std::{
     fs, future, io,
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -146,14 +146,12 @@ pub async fn serve_until<F: Future<Output = Result<Vec<FoundBlender>, String>> +
     let root = fs::canonicalize(&config.data).map_err(data)?;
     let work = root.join("work");
     // What an earlier life left half-drawn, and who draws it. Only with the lock is it nobody's.
-    let left = platform::kill_all_in(&work);
+    let left = platform::end_all_in(&work).await;
     if left > 0 {
         warn!(left, "ended processes that an earlier life of this node had left behind");
     }
-    match fs::remove_dir_all(&work) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(data(error)),
-        _ => fs::create_dir_all(&work).map_err(data)?,
-    }
+    // Once more: what one of them was still writing may have come in between.
+    clear(&work).or_else(|_| clear(&work)).map_err(data)?;
 
     let confined = check_walls(&config)?;
     let workplace = Workplace { work: work.clone(), layouts: root.join(LAYOUTS), confined };
@@ -380,6 +378,14 @@ fn lock(config: &Config) -> Result<fs::File, ServeError> {
             Err(ServeError::DataInUse { path: config.data.clone() })
         }
         Err(fs::TryLockError::Error(error)) => Err(data(error)),
+    }
+}
+
+/// Makes a folder anew.
+fn clear(folder: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => fs::create_dir_all(folder),
     }
 }
 

@@ -39,7 +39,7 @@ use crate::{
     confine::{self, Workplace},
     movie::{Rate, Sound, Soundtrack},
     output::{self, Blob, Place, Promise, PromisedImage},
-    platform::{self, KillOnDrop},
+    platform::{self, KILL_CHECK_INTERVAL, KILL_TIMEOUT, KillOnDrop},
 };
 
 /// Folder of a Blender's own for what drivers compile.
@@ -56,10 +56,6 @@ const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
 
 /// How long a Blender without work is kept, with its scene in memory.
 const IDLE_MAX: Duration = Duration::from_secs(600);
-
-/// How long to wait for the kernel to clear a killed group away, and how often to look.
-const KILL_TIMEOUT: Duration = Duration::from_secs(5);
-const KILL_CHECK_INTERVAL: Duration = Duration::from_millis(2);
 
 /// Last lines that a failure carries.
 const LOG_TAIL_LINES: usize = 20;
@@ -702,7 +698,6 @@ impl Worker {
                 time::sleep(KILL_CHECK_INTERVAL).await;
             }
         };
-        // Only a process that hangs in the kernel outlives this, and no one can end that.
         let _ = time::timeout(KILL_TIMEOUT, gone).await;
     }
 
