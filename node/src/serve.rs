@@ -1,7 +1,8 @@
 //! Puts a node together and runs it until it is told to stop.
 
 use std::{
-    fs, future, io,
+    fs, future,
+    io::{self, Write as _},
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
@@ -161,7 +162,7 @@ pub async fn serve_until<F: Future<Output = Result<Vec<FoundBlender>, String>> +
     let found = find(asked.clone());
     let slots = Slots::new(config.renderer, config.faults, fetcher, config.slots, workplace);
     let blobs = BlobClient::new(channel.clone());
-    let incarnation = incarnation();
+    let incarnation = incarnation(&root, SystemTime::now());
     let goodbye = Goodbye::read(&root).map_err(data)?;
     let outbox = root.join("outbox");
     let outbox = Outbox::open(outbox, blobs.clone(), incarnation, config.outbox_bytes);
@@ -389,10 +390,28 @@ fn clear(folder: &Path) -> io::Result<()> {
     }
 }
 
-/// Rises with every life of the node, as long as the machine's clock does.
-fn incarnation() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    u64::try_from(since.unwrap_or_default().as_micros()).unwrap_or(u64::MAX)
+/// Rises with every life of the node, also where the machine's clock was set back: the last one is kept in the data
+/// folder, as far as it can be read.
+fn incarnation(folder: &Path, now: SystemTime) -> u64 {
+    let path = folder.join("incarnation");
+    let last = fs::read_to_string(&path).ok().and_then(|last| last.parse().ok());
+    let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now = u64::try_from(since.as_micros()).unwrap_or(u64::MAX);
+    let next = last.map_or(now, |last: u64| now.max(last.saturating_add(1)));
+    // Durable before anyone hears of it, and never half of it.
+    let keep = || {
+        let part = path.with_extension("part");
+        let mut file = fs::File::create(&part)?;
+        file.write_all(next.to_string().as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&part, &path)?;
+        if cfg!(unix) { fs::File::open(folder)?.sync_all() } else { Ok(()) }
+    };
+    // A disk that is full keeps no node from handing in what fills it.
+    if let Err(error) = keep() {
+        warn!(%error, "cannot keep this life's number: the next one needs a clock that is right");
+    }
+    next
 }
 
 /// Whether renderers are confined; says so.
@@ -458,5 +477,27 @@ struct AbortOnDrop(AbortHandle);
 impl Drop for AbortOnDrop {
     fn drop(&mut self) {
         self.0.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn each_life_is_newer_than_the_last_though_the_clock_is_set_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let life = |seconds| {
+            let now = UNIX_EPOCH + Duration::from_secs(seconds);
+            incarnation(folder.path(), now)
+        };
+        assert_eq!(life(1_000), 1_000_000_000);
+        assert_eq!([life(0), life(1_000), life(1)], [1, 2, 3].map(|n| 1_000_000_000 + n));
+        assert_eq!(life(2_000), 2_000_000_000);
+        for torn in [&b""[..], b"\0\0", b"\xff\xfe", b"99999999999999999999"] {
+            fs::write(folder.path().join("incarnation"), torn).unwrap();
+            assert_eq!(life(3), 3_000_000);
+        }
     }
 }
