@@ -62,6 +62,42 @@ async fn a_goodbye_that_nobody_heard_is_said_by_the_next_life_before_it_register
 }
 
 #[tokio::test]
+async fn a_goodbye_is_said_again_when_it_was_not_heard_and_kept_for_the_cluster_that_it_is_owed_to()
+{
+    let mut crew = Crew::spawn(&SYNTHETIC, Duration::from_secs(15)).await;
+    let goodbye = crew.data.path().join("goodbye");
+    crew.state.lock().unwrap().deaf = 2;
+    crew.signal(Signal::TERM);
+    assert_eq!(crew.code().await, Some(0));
+    assert_eq!(crew.state.lock().unwrap().left.len(), 1);
+    assert!(!goodbye.exists());
+
+    crew.again().await;
+    crew.state.lock().unwrap().refuse = Some(tonic::Status::unavailable("away"));
+    crew.signal(Signal::TERM);
+    assert_eq!(crew.code().await, Some(0));
+    assert!(goodbye.exists());
+    let owed = {
+        let mut state = crew.state.lock().unwrap();
+        state.refuse = None;
+        state.store_id = "another".into();
+        state.registered.last().unwrap().incarnation
+    };
+    crew.again().await;
+    crew.signal(Signal::TERM);
+    assert_eq!(crew.code().await, Some(0));
+    assert!(goodbye.exists(), "its own cluster has not heard it");
+    {
+        let mut state = crew.state.lock().unwrap();
+        state.left.clear();
+        state.store_id = "store".into();
+    }
+    crew.again().await;
+    assert_eq!(crew.state.lock().unwrap().left[0].incarnation, owed);
+    eventually("that it is forgotten", async || !goodbye.exists()).await;
+}
+
+#[tokio::test]
 async fn a_signal_ends_the_node_well() {
     for signal in [Signal::TERM, Signal::INT] {
         let mut crew = Crew::spawn(&SYNTHETIC, Duration::from_secs(15)).await;

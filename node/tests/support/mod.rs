@@ -37,6 +37,8 @@ pub struct State {
     pub registered: Vec<RegisterNodeRequest>,
     pub heartbeats: u64,
     pub left: Vec<UnregisterNodeRequest>,
+    /// Goodbyes that are refused before one is heard.
+    pub deaf: u32,
     /// Registrations before each of them.
     pub left_after: Vec<usize>,
     pub blobs: HashMap<String, Vec<u8>>,
@@ -114,6 +116,10 @@ impl Orchestrator for Fake {
         let mut state = self.0.lock().unwrap();
         if let Some(status) = &state.refuse {
             return Err(status.clone());
+        }
+        if state.deaf > 0 {
+            state.deaf -= 1;
+            return Err(Status::unavailable("not yet"));
         }
         state.left.push(request.into_inner());
         let registered = state.registered.len();
