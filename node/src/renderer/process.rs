@@ -699,6 +699,10 @@ impl Worker {
             }
         };
         let _ = time::timeout(KILL_TIMEOUT, gone).await;
+        if self.runs_scripts {
+            // What a file's own Python has started may have left the group.
+            platform::end_all_in(self.folder.path()).await;
+        }
     }
 
     async fn begin(&mut self, request: &str, phase: Phase) -> Result<(), RenderError> {
@@ -871,6 +875,9 @@ fn tells_of_no_memory(line: &str) -> bool {
 impl Drop for Worker {
     fn drop(&mut self) {
         drop(KillOnDrop { leader: self.group });
+        if self.runs_scripts {
+            platform::kill_all_in(self.folder.path());
+        }
     }
 }
 
@@ -953,6 +960,25 @@ pub(super) mod tests {
             assert_eq!(error.reason, FailureReason::Infrastructure, "{error:?}");
             assert_eq!(worker.renewal(u64::MAX), Renewal::Due);
         }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn what_scripts_have_started_ends_with_their_blender_also_in_a_session_of_its_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = fs::canonicalize(folder.path()).unwrap();
+        let escape =
+            "setsid sh -c 'echo $$ > new; mv new ../escaped; exec sleep 1000' >/dev/null 2>&1 &
+            until test -e ../escaped; do sleep 0.01; done";
+        let blender = impostor(&home, &format!("{escape}\nread request\nexit 3"));
+        let mut scene = scene();
+        scene.settings.run_scripts = true;
+        let mut worker =
+            Worker::start(blender, &workplace(&home), &scene, &mut |_| ()).await.unwrap();
+        worker.draw(&scene, 1, &home, |_| ()).await.unwrap_err();
+        let escaped = fs::read_to_string(home.join("escaped")).unwrap();
+        let place = fs::read_link(format!("/proc/{}/cwd", escaped.trim()));
+        assert!(place.is_err(), "{place:?}");
     }
 
     #[tokio::test]
