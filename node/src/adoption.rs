@@ -151,10 +151,20 @@ async fn offer_all<A: Future<Output = Result<Vec<i32>, Status>>>(
             }
         }
         open = Vec::new();
+        let mut unreadable = None;
         for frame in missing {
-            if upload(outbox, &frame).await? { open.push(frame) } else { lost += 1 }
+            match upload(outbox, &frame).await {
+                Ok(true) => open.push(frame),
+                Ok(false) => lost += 1,
+                // One bad sector is no reason to hold back the others.
+                Err(NotHandedIn::Disk(error)) => unreadable = Some(error),
+                Err(error) => return Err(error),
+            }
         }
         if open.is_empty() {
+            if let Some(error) = unreadable {
+                return Err(NotHandedIn::Disk(error));
+            }
             if lost > 0 {
                 warn!(batch, lost, "files of finished frames are damaged or gone");
             }
@@ -170,27 +180,29 @@ fn is_final(status: &Status) -> bool {
     matches!(status.code(), Code::InvalidArgument | Code::Unimplemented)
 }
 
-/// Stores a frame's blobs. False: they are not what they were, or not there.
+/// Stores a frame's blobs. False: they are not what they were, or not there. Any other trouble, of a disk's or of the
+/// store's, can be mended, and must not cost the frame.
 async fn upload(outbox: &Outbox, frame: &SliceFinished) -> Result<bool, NotHandedIn> {
     let blobs: Vec<_> = blobs_of(frame).collect();
     let files: Vec<_> =
         blobs.iter().map(|(digest, bytes)| (outbox.place(*digest), *digest, *bytes)).collect();
     let whole = task::spawn_blocking(move || {
-        let mut files = files.into_iter();
-        files.all(|(path, digest, bytes)| {
-            Digest::of_file(&path).is_ok_and(|found| found == (digest, bytes))
-        })
+        for (path, digest, bytes) in files {
+            match Digest::of_file(&path) {
+                Ok(found) if found == (digest, bytes) => {}
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                Ok(_) | Err(_) => return Ok(false),
+            }
+        }
+        Ok(true)
     });
-    if !whole.await.unwrap_or(false) {
+    if !whole.await.map_err(io::Error::other).flatten().map_err(NotHandedIn::Disk)? {
         return Ok(false);
     }
     match outbox.store_kept(blobs).await {
         Ok(()) => Ok(true),
-        Err(error) if error.is_transient() => Err(NotHandedIn::Store(error)),
-        Err(error) => {
-            warn!(%error, "a finished frame cannot be stored");
-            Ok(false)
-        }
+        Err(TransferError::Changed { .. }) => Ok(false),
+        Err(error) => Err(NotHandedIn::Store(error)),
     }
 }
 
@@ -338,6 +350,25 @@ mod tests {
         std::fs::write(outbox.place(Digest::of(b"1")), "2").unwrap();
         offer_to(&outbox, |_| Ok(Adoption::BlobsMissing)).await.unwrap();
         assert_eq!(outbox.kept().frames, 0);
+    }
+
+    #[tokio::test]
+    async fn frames_whose_files_cannot_be_read_stay_on_the_disk_and_hold_no_others_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let outbox = open(folder.path());
+        abandoned(&outbox, 2);
+        // It is there, and nothing can be read of it.
+        let (first, second) = (outbox.place(Digest::of(b"1")), outbox.place(Digest::of(b"2")));
+        std::fs::remove_file(&first).unwrap();
+        std::fs::create_dir(&first).unwrap();
+        let missing = |_: &OrphanedFrame| Ok(Adoption::BlobsMissing);
+        // The other one is read: what it lacks is the store.
+        let error = offer_to(&outbox, missing).await.unwrap_err();
+        assert!(matches!(error, NotHandedIn::Store(_)), "{error}");
+        std::fs::remove_file(second).unwrap();
+        let error = offer_to(&outbox, missing).await.unwrap_err();
+        assert!(matches!(error, NotHandedIn::Disk(_)), "{error}");
+        assert_eq!(outbox.kept().frames, 2);
     }
 
     #[tokio::test]

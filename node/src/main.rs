@@ -9,7 +9,7 @@ use framecrew_node::{
     blender::{self, FoundBlender, Teller},
 };
 use framecrew_proto::v1::{DescribeNodeRequest, render_node_client::RenderNodeClient};
-use tokio::{net::TcpListener, signal, task};
+use tokio::{net::TcpListener, runtime::Runtime, signal, task};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
@@ -94,8 +94,7 @@ struct Args {
     health: bool,
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     let filter =
         EnvFilter::try_from_env("FRAMECREW_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt()
@@ -104,16 +103,31 @@ async fn main() -> ExitCode {
         .with_ansi(std::io::stderr().is_terminal())
         .init();
     let args = Args::parse();
-    if args.health {
-        return if is_leased(args.listen).await { ExitCode::SUCCESS } else { ExitCode::FAILURE };
-    }
-    match run(args).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("framecrew-node: {error:#}");
-            ExitCode::from(2)
+    let runtime = match Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&format!("cannot start the async runtime: {error}")),
+    };
+    let exit = runtime.block_on(async {
+        if args.health {
+            return if is_leased(args.listen).await {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            };
         }
-    }
+        match run(args).await {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => failed(&format!("{error:#}")),
+        }
+    });
+    // What still blocks a thread, like installing a Blender, must not keep the node from ending.
+    runtime.shutdown_background();
+    exit
+}
+
+fn failed(why: &str) -> ExitCode {
+    eprintln!("framecrew-node: {why}");
+    ExitCode::from(2)
 }
 
 async fn run(args: Args) -> anyhow::Result<()> {

@@ -154,34 +154,39 @@ pub(crate) async fn leave(node: &Node, channel: Channel) {
         // Nobody has ever heard of this life.
         return;
     }
-    node.goodbye.owe(node.incarnation);
+    node.goodbye.owe(node.name.clone(), node.incarnation, node.store_id());
     if !had_lease {
         return;
     }
     let mut rpc = OrchestratorClient::new(channel);
-    match time::timeout(GOODBYE_TIMEOUT, say_goodbye(node, &mut rpc, node.incarnation)).await {
-        Ok(Ok(())) => info!("left the cluster"),
-        Ok(Err(status)) => warn!(%status, "could not say goodbye; the next start does"),
-        Err(_) => {
-            warn!("the orchestrator did not answer our goodbye; the next start says it again")
+    let mut why = "it did not answer".to_owned();
+    // Trying on: it may be about to come back.
+    let saying = async {
+        while let Err(status) = say_goodbye(&mut rpc, &node.name, node.incarnation).await {
+            why = reason(&status);
+            time::sleep(jittered(RETRY_MIN)).await;
         }
+    };
+    if time::timeout(GOODBYE_TIMEOUT, saying).await.is_ok() {
+        node.goodbye.said(node.incarnation);
+        info!("left the cluster");
+    } else {
+        warn!(reason = why, "could not say goodbye; the next start does");
     }
 }
 
-/// Tells the orchestrator that a life of this node has ended well: nothing that it had begun was its death.
+/// Tells the orchestrator that a life of a node has ended well: nothing that it had begun was its death.
 async fn say_goodbye(
-    node: &Node,
     rpc: &mut OrchestratorClient<Channel>,
+    name: &str,
     incarnation: u64,
 ) -> Result<(), Status> {
-    let request = UnregisterNodeRequest { name: node.name.clone(), incarnation };
+    let request = UnregisterNodeRequest { name: name.to_owned(), incarnation };
     match in_time(rpc.unregister_node(request)).await {
         // That life is not registered any more.
-        Err(status) if matches!(status.code(), Code::NotFound | Code::Aborted) => {}
-        answer => drop(answer?),
+        Err(status) if matches!(status.code(), Code::NotFound | Code::Aborted) => Ok(()),
+        answer => answer.map(drop),
     }
-    node.goodbye.said();
-    Ok(())
 }
 
 async fn register(
@@ -193,8 +198,8 @@ async fn register(
     let mut said = None;
     loop {
         let mut joining = async || {
-            if let Some(incarnation) = node.goodbye.owed_by() {
-                say_goodbye(node, rpc, incarnation).await?;
+            for owed in node.goodbye.owed() {
+                say_goodbye(rpc, &owed.name, owed.incarnation).await?;
             }
             let sent = platform::uptime();
             let request = RegisterNodeRequest {
@@ -212,6 +217,7 @@ async fn register(
         match joining().await {
             Ok((sent, answer)) => {
                 let ttl = Duration::from_millis(answer.lease_ttl_ms);
+                node.goodbye.heard_by(&answer.store_id);
                 // First: who holds a lease knows whose frames it has.
                 node.meet_store(answer.store_id, answer.epoch, answer.first_batch_id);
                 node.renew_lease(sent, ttl);

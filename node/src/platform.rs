@@ -6,7 +6,12 @@ use std::{
     time::Duration,
 };
 
-use tokio::process::Command;
+use tokio::{process::Command, time};
+
+/// How long to wait for the kernel to clear away what was killed, and how often to look. Only a process that hangs in
+/// the kernel outlives this, and no one can end that.
+pub(crate) const KILL_TIMEOUT: Duration = Duration::from_secs(5);
+pub(crate) const KILL_CHECK_INTERVAL: Duration = Duration::from_millis(2);
 
 /// Makes the command's process the leader of its own group, so that it can be ended with all it starts.
 pub(crate) fn lead_a_group(command: &mut Command) {
@@ -117,6 +122,18 @@ pub(crate) fn kill_all_in(folder: &Path) -> usize {
     killed
 }
 
+/// The same, until there is none left or `KILL_TIMEOUT` has passed.
+pub(crate) async fn end_all_in(folder: &Path) -> usize {
+    let ended = kill_all_in(folder);
+    let gone = async {
+        while kill_all_in(folder) > 0 {
+            time::sleep(KILL_CHECK_INTERVAL).await;
+        }
+    };
+    let _ = time::timeout(KILL_TIMEOUT, gone).await;
+    ended
+}
+
 /// Makes the kernel count a process's peak memory from now on, where it can. The process itself cannot where there
 /// are walls around it.
 pub(crate) fn forget_peak_memory(process: u32) {
@@ -189,4 +206,27 @@ pub(crate) fn is_root() -> bool {
     return rustix::process::geteuid().is_root();
     #[cfg(not(unix))]
     false
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[tokio::test]
+    async fn what_works_in_a_folder_is_gone_when_it_was_ended() {
+        let folder = tempfile::tempdir().unwrap();
+        let below = fs::canonicalize(folder.path()).unwrap().join("a/b");
+        fs::create_dir_all(&below).unwrap();
+        let mut sleep = std::process::Command::new("sleep");
+        sleep.arg("1000").current_dir(&below);
+        let sleepers = [(); 3].map(|()| sleep.spawn().unwrap());
+        assert_eq!(end_all_in(below.parent().unwrap()).await, 3);
+        for mut sleeper in sleepers {
+            let place = fs::read_link(format!("/proc/{}/cwd", sleeper.id()));
+            assert!(place.is_err(), "{place:?}");
+            assert!(!sleeper.wait().unwrap().success());
+        }
+        assert_eq!(end_all_in(&below).await, 0);
+    }
 }

@@ -1,9 +1,10 @@
 //! Puts a node together and runs it until it is told to stop.
 
 use std::{
-    fs, future, io,
+    fs, future,
+    io::{self, Write as _},
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -146,14 +147,12 @@ pub async fn serve_until<F: Future<Output = Result<Vec<FoundBlender>, String>> +
     let root = fs::canonicalize(&config.data).map_err(data)?;
     let work = root.join("work");
     // What an earlier life left half-drawn, and who draws it. Only with the lock is it nobody's.
-    let left = platform::kill_all_in(&work);
+    let left = platform::end_all_in(&work).await;
     if left > 0 {
         warn!(left, "ended processes that an earlier life of this node had left behind");
     }
-    match fs::remove_dir_all(&work) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(data(error)),
-        _ => fs::create_dir_all(&work).map_err(data)?,
-    }
+    // Once more: what one of them was still writing may have come in between.
+    clear(&work).or_else(|_| clear(&work)).map_err(data)?;
 
     let confined = check_walls(&config)?;
     let workplace = Workplace { work: work.clone(), layouts: root.join(LAYOUTS), confined };
@@ -163,7 +162,7 @@ pub async fn serve_until<F: Future<Output = Result<Vec<FoundBlender>, String>> +
     let found = find(asked.clone());
     let slots = Slots::new(config.renderer, config.faults, fetcher, config.slots, workplace);
     let blobs = BlobClient::new(channel.clone());
-    let incarnation = incarnation();
+    let incarnation = incarnation(&root, SystemTime::now());
     let goodbye = Goodbye::read(&root).map_err(data)?;
     let outbox = root.join("outbox");
     let outbox = Outbox::open(outbox, blobs.clone(), incarnation, config.outbox_bytes);
@@ -383,10 +382,36 @@ fn lock(config: &Config) -> Result<fs::File, ServeError> {
     }
 }
 
-/// Rises with every life of the node, as long as the machine's clock does.
-fn incarnation() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    u64::try_from(since.unwrap_or_default().as_micros()).unwrap_or(u64::MAX)
+/// Makes a folder anew.
+fn clear(folder: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => fs::create_dir_all(folder),
+    }
+}
+
+/// Rises with every life of the node, also where the machine's clock was set back: the last one is kept in the data
+/// folder, as far as it can be read.
+fn incarnation(folder: &Path, now: SystemTime) -> u64 {
+    let path = folder.join("incarnation");
+    let last = fs::read_to_string(&path).ok().and_then(|last| last.parse().ok());
+    let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now = u64::try_from(since.as_micros()).unwrap_or(u64::MAX);
+    let next = last.map_or(now, |last: u64| now.max(last.saturating_add(1)));
+    // Durable before anyone hears of it, and never half of it.
+    let keep = || {
+        let part = path.with_extension("part");
+        let mut file = fs::File::create(&part)?;
+        file.write_all(next.to_string().as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&part, &path)?;
+        if cfg!(unix) { fs::File::open(folder)?.sync_all() } else { Ok(()) }
+    };
+    // A disk that is full keeps no node from handing in what fills it.
+    if let Err(error) = keep() {
+        warn!(%error, "cannot keep this life's number: the next one needs a clock that is right");
+    }
+    next
 }
 
 /// Whether renderers are confined; says so.
@@ -452,5 +477,27 @@ struct AbortOnDrop(AbortHandle);
 impl Drop for AbortOnDrop {
     fn drop(&mut self) {
         self.0.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn each_life_is_newer_than_the_last_though_the_clock_is_set_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let life = |seconds| {
+            let now = UNIX_EPOCH + Duration::from_secs(seconds);
+            incarnation(folder.path(), now)
+        };
+        assert_eq!(life(1_000), 1_000_000_000);
+        assert_eq!([life(0), life(1_000), life(1)], [1, 2, 3].map(|n| 1_000_000_000 + n));
+        assert_eq!(life(2_000), 2_000_000_000);
+        for torn in [&b""[..], b"\0\0", b"\xff\xfe", b"99999999999999999999"] {
+            fs::write(folder.path().join("incarnation"), torn).unwrap();
+            assert_eq!(life(3), 3_000_000);
+        }
     }
 }

@@ -200,9 +200,9 @@ mod tests {
             let request = AttachBatchRequest { batch_id: 7, ..AttachBatchRequest::default() };
             service.attach_batch(Request::new(request)).await.err().unwrap()
         };
-        node.goodbye.owe(1);
+        node.goodbye.owe("node".into(), 1, "store".into());
         assert_eq!(attach().await.code(), Code::Unavailable);
-        node.goodbye.said();
+        node.goodbye.said(1);
         let unknown = attach().await;
         assert_eq!(unknown.code(), Code::NotFound);
         let who = unknown.get_details_error_info().unwrap().metadata;

@@ -7,7 +7,7 @@ mod support;
 use std::{process::Command, time::Duration};
 
 use framecrew_proto::v1::{BatchEnd, ProjectFile, batch_event::Event};
-use rustix::process::Signal;
+use rustix::process::{self, Pid, Signal};
 use support::{Crew, end, eventually, finished, request};
 
 const SYNTHETIC: [&str; 4] = ["--renderer", "synthetic:1s", "--name", "alone"];
@@ -62,6 +62,42 @@ async fn a_goodbye_that_nobody_heard_is_said_by_the_next_life_before_it_register
 }
 
 #[tokio::test]
+async fn a_goodbye_is_said_again_when_it_was_not_heard_and_kept_for_the_cluster_that_it_is_owed_to()
+{
+    let mut crew = Crew::spawn(&SYNTHETIC, Duration::from_secs(15)).await;
+    let goodbye = crew.data.path().join("goodbye");
+    crew.state.lock().unwrap().deaf = 2;
+    crew.signal(Signal::TERM);
+    assert_eq!(crew.code().await, Some(0));
+    assert_eq!(crew.state.lock().unwrap().left.len(), 1);
+    assert!(!goodbye.exists());
+
+    crew.again().await;
+    crew.state.lock().unwrap().refuse = Some(tonic::Status::unavailable("away"));
+    crew.signal(Signal::TERM);
+    assert_eq!(crew.code().await, Some(0));
+    assert!(goodbye.exists());
+    let owed = {
+        let mut state = crew.state.lock().unwrap();
+        state.refuse = None;
+        state.store_id = "another".into();
+        state.registered.last().unwrap().incarnation
+    };
+    crew.again().await;
+    crew.signal(Signal::TERM);
+    assert_eq!(crew.code().await, Some(0));
+    assert!(goodbye.exists(), "its own cluster has not heard it");
+    {
+        let mut state = crew.state.lock().unwrap();
+        state.left.clear();
+        state.store_id = "store".into();
+    }
+    crew.again().await;
+    assert_eq!(crew.state.lock().unwrap().left[0].incarnation, owed);
+    eventually("that it is forgotten", async || !goodbye.exists()).await;
+}
+
+#[tokio::test]
 async fn a_signal_ends_the_node_well() {
     for signal in [Signal::TERM, Signal::INT] {
         let mut crew = Crew::spawn(&SYNTHETIC, Duration::from_secs(15)).await;
@@ -78,6 +114,38 @@ async fn a_signal_ends_the_node_well() {
         assert_eq!(state.left[0].name, "alone");
         assert!(state.draining > 0);
     }
+}
+
+#[tokio::test]
+async fn a_signal_ends_a_node_that_is_still_asking_what_it_draws_with() {
+    let (state, orchestrator, _fake) = support::orchestrate(Duration::from_secs(15)).await;
+    let folder = tempfile::tempdir().unwrap();
+    let (blender, asked) = (folder.path().join("blender"), folder.path().join("asked"));
+    // Written by another process, so that none of ours can hold it open while it is run.
+    let script =
+        format!("#!/bin/sh\necho $$ > {0}.part; mv {0}.part {0}; exec sleep 3600", asked.display());
+    let made = Command::new("sh")
+        .args(["-c", r#"printf %s "$1" > "$0" && chmod 755 "$0""#])
+        .args([blender.as_os_str(), script.as_ref()])
+        .status();
+    assert!(made.unwrap().success());
+    let mut process = Command::new(env!("CARGO_BIN_EXE_framecrew-node"))
+        .args(["--orchestrator", &orchestrator, "--listen", "127.0.0.1:0", "--name", "alone"])
+        .args([std::ffi::OsStr::new("--data"), folder.path().as_ref()])
+        .args([std::ffi::OsStr::new("--blender"), blender.as_ref()])
+        .spawn()
+        .unwrap();
+    let node = Pid::from_child(&process);
+    let waits = async || asked.exists() && state.lock().unwrap().heartbeats > 0;
+    eventually("a node that asks and has a lease", waits).await;
+    process::kill_process(node, Signal::TERM).unwrap();
+    let ending = tokio::task::spawn_blocking(move || process.wait().unwrap());
+    let ended = tokio::time::timeout(support::PATIENCE, ending).await.unwrap().unwrap();
+    assert_eq!(ended.code(), Some(0));
+    assert_eq!(state.lock().unwrap().left.len(), 1, "and it has said goodbye");
+    let asked = std::fs::read_to_string(asked).unwrap().trim().parse().unwrap();
+    let asked = Pid::from_raw(asked).unwrap();
+    assert!(process::kill_process(asked, Signal::KILL).is_ok(), "nobody waited for the answer");
 }
 
 #[tokio::test]

@@ -59,6 +59,30 @@ async fn while_the_store_is_away_frames_are_drawn_and_kept_and_told_of_when_it_i
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_store_whose_disk_fails_costs_no_frame() {
+    let crew = Crew::start(synthetic(20)).await;
+    let fails = || Some(Status::internal("the blob store failed; its log says why"));
+    crew.state.lock().unwrap().store_refuses = fails();
+    let events = crew.render(request(1, file(), 1..=3)).await.unwrap();
+    eventually("all frames", async || crew.status().await.kept_frames == 3).await;
+    crew.state.lock().unwrap().store_refuses = None;
+    assert_eq!(finished(&events.all().await).len(), 3, "told of when it is mended");
+
+    // Nor where nobody asks for them any more.
+    crew.state.lock().unwrap().store_refuses = fails();
+    let _events = crew.render(request(2, file(), 4..=6)).await.unwrap();
+    eventually("all frames", async || crew.status().await.kept_frames == 6).await;
+    crew.state.lock().unwrap().abandon = vec![1, 2];
+    let offers = || crew.state.lock().unwrap().offers;
+    // Those of the first batch are there; the second one's are offered again and again.
+    eventually("offers", async || offers() >= 4).await;
+    assert_eq!(crew.status().await.kept_frames, 3);
+    crew.state.lock().unwrap().store_refuses = None;
+    eventually("an empty outbox", async || crew.status().await.kept_frames == 0).await;
+    assert_eq!(crew.state.lock().unwrap().adopted.len(), 6);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_an_abandoned_batch_had_finished_is_handed_in() {
     let crew = Crew::start(synthetic(10)).await;
     let mut events = crew.render(request(1, file(), 1..=1_000)).await.unwrap();

@@ -22,7 +22,7 @@ use tracing::{debug, info, warn};
 use super::{Batch, Work, encode};
 use crate::{
     node::Node,
-    outbox::Origin,
+    outbox::{self, Origin},
     output::{self, Blob, CheckedFrame},
     project::Layout,
     renderer::{Drawn, Observation, RenderError, Scene, Slot},
@@ -80,9 +80,17 @@ async fn draw(node: &Node, batch: &Batch, work: &Work, mut slot: Slot, late: Lat
     let rendering = render_all(node, batch, work, &mut slot, &late);
     let complete = batch.cancelled.run_until_cancelled(rendering).await == Some(true);
     if !complete || batch.is_cancelled() {
-        slot.kill().await;
+        end(node, &mut slot).await;
     }
     complete
+}
+
+/// Ends what draws, or makes a movie, and returns when that is gone.
+async fn end(node: &Node, slot: &mut Slot) {
+    slot.kill().await;
+    if let Some(ffmpeg) = node.ffmpeg() {
+        ffmpeg.settle().await;
+    }
 }
 
 /// Stores the frames that could not be stored at once, and tells of them. False: the lease has run out.
@@ -208,7 +216,7 @@ async fn try_slice(
         Some(limit) => match time::timeout(limit, drawing).await {
             Ok(drawn) => drawn,
             Err(_) => {
-                slot.kill().await;
+                end(node, slot).await;
                 Err(failure(too_long(limit), slot))
             }
         },
@@ -229,7 +237,9 @@ async fn try_slice(
     if late.waiting.load(Ordering::Acquire) == 0 {
         match node.outbox.store(&blobs).await {
             Ok(()) => return Ok(Some(finished)),
-            Err(error) if !error.is_transient() => return Err(infrastructure(error.to_string())),
+            Err(error) if !outbox::is_the_stores(&error) => {
+                return Err(infrastructure(error.to_string()));
+            }
             Err(_) => {}
         }
     }

@@ -5,7 +5,7 @@ use std::{
     env, fs, io,
     path::{Path, PathBuf},
     process::Stdio,
-    sync::OnceLock,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -21,7 +21,7 @@ use super::MovieError;
 use crate::{
     blender::answer,
     confine::{self, Walls},
-    platform::{self, KillOnDrop},
+    platform::{self, KILL_CHECK_INTERVAL, KILL_TIMEOUT},
     renderer::{Lines, RenderError, shorten},
 };
 
@@ -49,6 +49,29 @@ pub(crate) struct Ffmpeg {
     version: String,
     /// Whether there are walls around what is run.
     confined: bool,
+    dying: Dying,
+}
+
+/// Process groups that were killed and may not be gone yet, by their leaders.
+#[derive(Debug, Clone, Default)]
+struct Dying(Arc<Mutex<Vec<u32>>>);
+
+impl Dying {
+    fn add(&self, leader: u32) {
+        // Forgets those that are gone.
+        self.are_left();
+        self.lock().push(leader);
+    }
+
+    fn are_left(&self) -> bool {
+        let mut leaders = self.lock();
+        leaders.retain(|leader| platform::group_exists(*leader));
+        !leaders.is_empty()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<u32>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Why there is no ffmpeg that can be used.
@@ -105,7 +128,7 @@ impl Ffmpeg {
                 .get_or_init(|| Self::ask(on_the_path("ffmpeg").ok_or(NoFfmpeg::NotFound)?))
                 .clone(),
         };
-        found.map(|ffmpeg| Self { confined, ..ffmpeg })
+        found.map(|ffmpeg| Self { confined, dying: Dying::default(), ..ffmpeg })
     }
 
     fn ask(encoder: PathBuf) -> Result<Self, NoFfmpeg> {
@@ -129,11 +152,42 @@ impl Ffmpeg {
         if !lacks.is_empty() {
             return Err(NoFfmpeg::Lacks(encoder, lacks));
         }
-        Ok(Self { encoder, prober, version, confined: false })
+        Ok(Self { encoder, prober, version, confined: false, dying: Dying::default() })
     }
 
     pub(crate) fn version(&self) -> &str {
         &self.version
+    }
+
+    /// Returns when whatever it had begun and nobody waits for any more is gone.
+    pub(crate) async fn settle(&self) {
+        let gone = async {
+            while self.dying.are_left() {
+                time::sleep(KILL_CHECK_INTERVAL).await;
+            }
+        };
+        let _ = time::timeout(KILL_TIMEOUT, gone).await;
+    }
+
+    /// Starts one of both programs.
+    async fn start(
+        &self,
+        program: &Path,
+        arguments: &[String],
+        written: &Path,
+        read: &Path,
+    ) -> Result<Running, MovieError> {
+        let mut command = Command::new(program);
+        command
+            .args(arguments)
+            .current_dir(written)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        platform::lead_a_group(&mut command);
+        let walls = self.walls(written, read);
+        let child = confine::spawn(command, walls).await.map_err(infrastructure)?;
+        Ok(Running { child, dying: self.dying.clone() })
     }
 
     /// Nothing but `written` is written to, and of what is no program only `read` is read.
@@ -157,8 +211,7 @@ impl Ffmpeg {
         mut observe: impl FnMut(u32, Option<String>),
     ) -> Result<(), MovieError> {
         let oom_kills = platform::out_of_memory_kills();
-        let mut running =
-            Running::start(&self.encoder, arguments, written, self.walls(written, read)).await?;
+        let mut running = self.start(&self.encoder, arguments, written, read).await?;
         let mut tail = VecDeque::new();
         let (mut output, mut errors) = running.lines()?;
         let (mut done, mut advanced) = (0, Instant::now());
@@ -229,8 +282,7 @@ impl Ffmpeg {
             .chain(["-count_frames", "-show_entries", entries, "-of", "json", "-i", &movie])
             .map(str::to_owned)
             .collect::<Vec<_>>();
-        let mut running =
-            Running::start(&self.prober, &arguments, written, self.walls(written, read)).await?;
+        let mut running = self.start(&self.prober, &arguments, written, read).await?;
         let (Some(output), Some(errors)) =
             (running.child.stdout.take(), running.child.stderr.take())
         else {
@@ -274,29 +326,21 @@ fn parse(said: &[u8]) -> Option<Found> {
 /// A program with its process group, which dies with this.
 #[derive(Debug)]
 struct Running {
-    _group: KillOnDrop,
     child: Child,
+    dying: Dying,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // None: it has ended, and was waited for.
+        if let Some(leader) = self.child.id() {
+            platform::kill_group(leader);
+            self.dying.add(leader);
+        }
+    }
 }
 
 impl Running {
-    async fn start(
-        program: &Path,
-        arguments: &[String],
-        folder: &Path,
-        walls: Option<Walls>,
-    ) -> Result<Self, MovieError> {
-        let mut command = Command::new(program);
-        command
-            .args(arguments)
-            .current_dir(folder)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        platform::lead_a_group(&mut command);
-        let child = confine::spawn(command, walls).await.map_err(infrastructure)?;
-        Ok(Self { _group: KillOnDrop { leader: child.id() }, child })
-    }
-
     fn lines(
         &mut self,
     ) -> Result<(Lines<tokio::process::ChildStdout>, Lines<tokio::process::ChildStderr>), MovieError>
@@ -325,6 +369,7 @@ fn on_the_path(name: &str) -> Option<PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]
@@ -338,6 +383,27 @@ mod tests {
         for none in ["", "{}", r#"{"streams": [{"codec_type": "audio"}]}"#] {
             assert_eq!(parse(none.as_bytes()), None);
         }
+    }
+
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn what_nobody_waits_for_any_more_is_killed_and_gone_when_it_is_asked_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let ffmpeg = Ffmpeg {
+            encoder: "sh".into(),
+            prober: "sh".into(),
+            version: String::new(),
+            confined: false,
+            dying: Dying::default(),
+        };
+        let arguments = ["-c".to_owned(), "exec sleep 1000".to_owned()];
+        let (program, place) = (&ffmpeg.encoder, folder.path());
+        let running = ffmpeg.start(program, &arguments, place, place).await.unwrap();
+        let leader = running.child.id().unwrap();
+        assert!(platform::group_exists(leader));
+        drop(running);
+        ffmpeg.settle().await;
+        assert!(!platform::group_exists(leader));
     }
 
     #[cfg(unix)]

@@ -25,6 +25,7 @@ use tokio::{
     sync::Notify,
     time::{self, Instant},
 };
+use tonic::{Code, Status};
 use tracing::{info, warn};
 
 pub(crate) use self::journal::Origin;
@@ -324,7 +325,7 @@ impl Outbox {
         }
         let sent = self.client.upload_all(missing.iter().map(|blob| blob.source())).await;
         match &sent {
-            Err(error) if error.is_transient() => {
+            Err(error) if is_the_stores(error) => {
                 if !self.is_away.swap(true, Ordering::Relaxed) {
                     warn!(%error, "finished frames cannot be stored; keeping them and trying on");
                 }
@@ -349,7 +350,7 @@ impl Outbox {
         let mut pause = UPLOAD_PAUSE;
         loop {
             match self.store(blobs).await {
-                Err(error) if error.is_transient() => {}
+                Err(error) if is_the_stores(&error) => {}
                 done => return done,
             }
             time::sleep(jittered(pause)).await;
@@ -566,6 +567,13 @@ impl Journal {
             }
         }
     }
+}
+
+/// Whether waiting helps: the store is away, busy, or in trouble of its own, of which it says no more than that its log
+/// tells it. Whoever runs it can mend that, and the frame is worth more than the time.
+pub(crate) fn is_the_stores(error: &TransferError) -> bool {
+    let is_broken = |status: &Status| status.code() == Code::Internal;
+    error.is_transient() || error.status().is_some_and(is_broken)
 }
 
 fn remove(path: &Path) {

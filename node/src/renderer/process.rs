@@ -39,7 +39,7 @@ use crate::{
     confine::{self, Workplace},
     movie::{Rate, Sound, Soundtrack},
     output::{self, Blob, Place, Promise, PromisedImage},
-    platform::{self, KillOnDrop},
+    platform::{self, KILL_CHECK_INTERVAL, KILL_TIMEOUT, KillOnDrop},
 };
 
 /// Folder of a Blender's own for what drivers compile.
@@ -57,12 +57,11 @@ const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
 /// How long a Blender without work is kept, with its scene in memory.
 const IDLE_MAX: Duration = Duration::from_secs(600);
 
-/// How long to wait for the kernel to clear a killed group away, and how often to look.
-const KILL_TIMEOUT: Duration = Duration::from_secs(5);
-const KILL_CHECK_INTERVAL: Duration = Duration::from_millis(2);
-
 /// Last lines that a failure carries.
 const LOG_TAIL_LINES: usize = 20;
+
+/// Lines that are read of what a dead Blender has left in its pipe: as many as fit into one, if they are not very short.
+const LAST_LINES_MAX: usize = 4_096;
 
 /// Scenes of a file whose engines are remembered as missing; a film in one file has dozens.
 const SCENES_MAX: usize = 1_000;
@@ -548,13 +547,14 @@ impl Worker {
                     return Err(RenderError::new(reason.into(), message));
                 }
                 Answer::Done { name, seconds, peak_memory_bytes, memory_bytes } => {
-                    self.phase = Phase::Waiting;
                     self.memory_bytes = memory_bytes;
-                    self.idle_since = Instant::now();
                     promise.name = name;
+                    // Where that fails, it is not fit for another frame: this one's folder is in the way.
                     fs::remove_dir(folder)
                         .and_then(|()| fs::rename(&drawn, folder))
                         .map_err(|error| infrastructure(&error))?;
+                    self.phase = Phase::Waiting;
+                    self.idle_since = Instant::now();
                     if loads {
                         self.keep_shaders().await;
                     }
@@ -627,11 +627,12 @@ impl Worker {
                 }
                 Answer::Soundtrack { fps, fps_base, sound, delay_frames } => {
                     self.loaded = Some(load);
-                    self.phase = Phase::Waiting;
-                    self.idle_since = Instant::now();
+                    // As after a frame.
                     fs::remove_dir(folder)
                         .and_then(|()| fs::rename(&mixed, folder))
                         .map_err(|error| infrastructure(&error))?;
+                    self.phase = Phase::Waiting;
+                    self.idle_since = Instant::now();
                     let file = folder.join(FILE);
                     return Ok(Soundtrack {
                         rate: Rate::new(fps, fps_base),
@@ -697,8 +698,11 @@ impl Worker {
                 time::sleep(KILL_CHECK_INTERVAL).await;
             }
         };
-        // Only a process that hangs in the kernel outlives this, and no one can end that.
         let _ = time::timeout(KILL_TIMEOUT, gone).await;
+        if self.runs_scripts {
+            // What a file's own Python has started may have left the group.
+            platform::end_all_in(self.folder.path()).await;
+        }
     }
 
     async fn begin(&mut self, request: &str, phase: Phase) -> Result<(), RenderError> {
@@ -718,6 +722,7 @@ impl Worker {
     ) -> Result<Answer, RenderError> {
         let mut estimate = Estimate::default();
         let mut last_line = Instant::now();
+        let mut is_dead = false;
         let mut tick = time::interval_at(last_line + PROGRESS_INTERVAL, PROGRESS_INTERVAL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -734,6 +739,11 @@ impl Worker {
                     }
                 },
                 now = tick.tick() => {
+                    // What it has started may hold its pipes open. What it wrote itself has been read since.
+                    if is_dead {
+                        return Err(self.died().await);
+                    }
+                    is_dead = self.has_died();
                     if let Some(leader) = self.group {
                         let peak_bytes = platform::peak_memory(leader);
                         self.peak_bytes = self.peak_bytes.max(peak_bytes);
@@ -797,16 +807,20 @@ impl Worker {
         RenderError::new(FailureReason::Renderer, format!("Blender {what}"))
     }
 
-    /// Its output has ended: says why.
+    /// Its output has ended, or it has died: says why.
     async fn died(&mut self) -> RenderError {
         let loading = self.phase == Phase::Loading;
         self.phase = Phase::Broken;
         // It has closed its output; what it does after that is of no interest.
         let status = time::timeout(KILL_TIMEOUT, self.child.wait()).await;
-        while let Ok(Some(line)) = time::timeout(KILL_CHECK_INTERVAL, self.errors.next()).await {
-            self.remember(line);
-        }
+        // First: what it has started could write for ever.
         self.kill().await;
+        for _ in 0..LAST_LINES_MAX {
+            match time::timeout(KILL_CHECK_INTERVAL, self.errors.next()).await {
+                Ok(Some(line)) => self.remember(line),
+                Ok(None) | Err(_) => break,
+            }
+        }
         let Ok(Ok(status)) = status else {
             return RenderError::new(FailureReason::Renderer, "Blender closed its output");
         };
@@ -861,6 +875,9 @@ fn tells_of_no_memory(line: &str) -> bool {
 impl Drop for Worker {
     fn drop(&mut self) {
         drop(KillOnDrop { leader: self.group });
+        if self.runs_scripts {
+            platform::kill_all_in(self.folder.path());
+        }
     }
 }
 
@@ -921,6 +938,62 @@ pub(super) mod tests {
         let error = drawn.unwrap_err();
         assert_eq!(error.reason, FailureReason::Permanent, "{error:?}");
         assert_eq!(error.message, "0".repeat(2_000));
+    }
+
+    #[tokio::test]
+    async fn a_renderer_whose_frame_or_sound_cannot_be_taken_from_it_gets_no_other() {
+        let done = r#"{"done":{"name":"a","seconds":1,"peak_memory_bytes":7,"memory_bytes":7}}"#;
+        let sound = r#"{"soundtrack":{"fps":24,"fps_base":1,"sound":false,"delay_frames":0}}"#;
+        for answer in [done, sound] {
+            let folder = tempfile::tempdir().unwrap();
+            let then =
+                format!("read request\nprintf '\\n@%s %s\\n' \"$token\" '{answer}'\nread more");
+            let blender = impostor(folder.path(), &then);
+            let place = workplace(folder.path());
+            let mut worker = Worker::start(blender, &place, &scene(), &mut |_| ()).await.unwrap();
+            let absent = folder.path().join("absent");
+            let error = if answer == done {
+                worker.draw(&scene(), 1, &absent, |_| ()).await.unwrap_err()
+            } else {
+                worker.soundtrack(&scene(), None, &absent, |_| ()).await.unwrap_err()
+            };
+            assert_eq!(error.reason, FailureReason::Infrastructure, "{error:?}");
+            assert_eq!(worker.renewal(u64::MAX), Renewal::Due);
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn what_scripts_have_started_ends_with_their_blender_also_in_a_session_of_its_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = fs::canonicalize(folder.path()).unwrap();
+        let escape =
+            "setsid sh -c 'echo $$ > new; mv new ../escaped; exec sleep 1000' >/dev/null 2>&1 &
+            until test -e ../escaped; do sleep 0.01; done";
+        let blender = impostor(&home, &format!("{escape}\nread request\nexit 3"));
+        let mut scene = scene();
+        scene.settings.run_scripts = true;
+        let mut worker =
+            Worker::start(blender, &workplace(&home), &scene, &mut |_| ()).await.unwrap();
+        worker.draw(&scene, 1, &home, |_| ()).await.unwrap_err();
+        let escaped = fs::read_to_string(home.join("escaped")).unwrap();
+        let place = fs::read_link(format!("/proc/{}/cwd", escaped.trim()));
+        assert!(place.is_err(), "{place:?}");
+    }
+
+    #[tokio::test]
+    async fn a_renderer_that_died_is_noticed_though_what_it_started_holds_its_pipes() {
+        for started in ["sleep 1000 &", "while :; do echo noise >&2; sleep 0.01; done &"] {
+            let folder = tempfile::tempdir().unwrap();
+            let blender =
+                impostor(folder.path(), &format!("read request\n{started}\nkill -SEGV $$"));
+            let place = workplace(folder.path());
+            let mut worker = Worker::start(blender, &place, &scene(), &mut |_| ()).await.unwrap();
+            let drawn = worker.draw(&scene(), 1, folder.path(), |_| ()).await;
+            let error = drawn.unwrap_err();
+            assert_eq!(error.reason, FailureReason::Renderer, "{error:?}");
+            assert!(error.message.contains("segmentation fault"), "{error:?}");
+        }
     }
 
     #[tokio::test]

@@ -37,6 +37,8 @@ pub struct State {
     pub registered: Vec<RegisterNodeRequest>,
     pub heartbeats: u64,
     pub left: Vec<UnregisterNodeRequest>,
+    /// Goodbyes that are refused before one is heard.
+    pub deaf: u32,
     /// Registrations before each of them.
     pub left_after: Vec<usize>,
     pub blobs: HashMap<String, Vec<u8>>,
@@ -50,6 +52,8 @@ pub struct State {
     pub draining: u64,
     /// Whether uploads fail.
     pub store_is_away: bool,
+    /// What they are answered with otherwise.
+    pub store_refuses: Option<Status>,
     /// Frames that were handed in, and adopted as soon as their blobs were there.
     pub adopted: Vec<SliceFinished>,
     /// How often frames were handed in.
@@ -112,6 +116,10 @@ impl Orchestrator for Fake {
         let mut state = self.0.lock().unwrap();
         if let Some(status) = &state.refuse {
             return Err(status.clone());
+        }
+        if state.deaf > 0 {
+            state.deaf -= 1;
+            return Err(Status::unavailable("not yet"));
         }
         state.left.push(request.into_inner());
         let registered = state.registered.len();
@@ -197,6 +205,9 @@ impl BlobStore for Fake {
         use upload_request::Part;
         if self.0.lock().unwrap().store_is_away {
             return Err(Status::unavailable("the store is away"));
+        }
+        if let Some(status) = self.0.lock().unwrap().store_refuses.clone() {
+            return Err(status);
         }
         let mut parts = request.into_inner();
         let (mut digest, mut content) = (String::new(), Vec::new());
