@@ -143,6 +143,12 @@ pub async fn serve(
         Err(TryLockError::WouldBlock) => return Err(ServeError::InUse(data)),
         Err(TryLockError::Error(source)) => return Err(data_error(source)),
     }
+    if store::check::has_lost_its_database(&data) {
+        return Err(ServeError::Store {
+            path: data,
+            reason: store::check::LOST_DATABASE.to_owned(),
+        });
+    }
     let (store, identity) =
         SqliteStore::open(&data.join("framecrew.db")).await.map_err(store_error)?;
     let store = match disk_reserve_bytes {

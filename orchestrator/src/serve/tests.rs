@@ -159,6 +159,26 @@ async fn a_torn_database_is_refused_with_the_way_out_and_check_tells_of_it() {
     assert!(error.contains("damaged") && error.contains("backup"), "{error}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_gone_or_empty_beside_its_blobs_is_no_new_store() {
+    let dir = tempfile::tempdir().unwrap();
+    fill_with_blobs(dir.path(), 20).await;
+    let database = dir.path().join("framecrew.db");
+    std::fs::write(&database, b"").unwrap();
+    for gone in [false, true] {
+        if gone {
+            std::fs::remove_file(&database).unwrap();
+        }
+        let checked = crate::check(dir.path(), false).await.unwrap();
+        assert!(checked.faults[0].contains("gone, or empty"), "{:?}", checked.faults);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let config = Config::new(dir.path().into());
+        let error = serve(listener, config, std::future::pending()).await.unwrap_err().to_string();
+        assert!(error.contains("gone, or empty") && error.contains("backup"), "{error}");
+        assert_eq!(database.exists(), !gone, "nothing was changed");
+    }
+}
+
 #[tokio::test]
 async fn check_tells_of_counts_that_are_wrong_and_of_blobs_that_are_missing_or_other() {
     let dir = tempfile::tempdir().unwrap();

@@ -23,6 +23,10 @@ use crate::{
 /// Faults that are told one by one; the rest are counted. More than a screen of them help nobody.
 const FAULTS_MAX: usize = 100;
 
+/// What is said where blobs are there and the database that tells of their jobs is not.
+pub(crate) const LOST_DATABASE: &str = "the database is gone, or empty, and the blobs are there: put framecrew.db back, \
+     go on from a copy made by `framecrew-orchestrator backup`, or begin anew with another folder; nothing was changed";
+
 /// What a check found.
 #[derive(Debug, Default)]
 pub struct Checked {
@@ -72,16 +76,33 @@ pub enum NoStore {
     OtherVersion(PathBuf),
 }
 
+/// Whether the database in a data folder is gone, or empty, although there are blobs: only an orchestrator with a
+/// database stores any.
+pub(crate) fn has_lost_its_database(data: &Path) -> bool {
+    let bytes = fs::metadata(data.join("framecrew.db")).map_or(0, |file| file.len());
+    bytes == 0 && has_blobs(&data.join("blobs"))
+}
+
+fn has_blobs(folder: &Path) -> bool {
+    let entries = |folder: &Path| fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut shards = entries(folder).filter(|shard| shard.file_name().len() == 2);
+    shards.any(|shard| entries(&shard.path()).next().is_some())
+}
+
 /// Checks the store in a data folder; `hash_blobs` reads every blob, too.
 ///
 /// # Errors
 /// When there is nothing to check. What is wrong with what is there is in the answer.
 pub async fn check(data: &Path, hash_blobs: bool) -> Result<Checked, NoStore> {
     let path = data.join("framecrew.db");
+    let mut checked = Checked::default();
+    if has_lost_its_database(data) {
+        checked.fault(LOST_DATABASE.to_owned());
+        return Ok(checked);
+    }
     if !path.is_file() {
         return Err(NoStore::Missing(data.to_owned()));
     }
-    let mut checked = Checked::default();
     let mut pins = HashMap::new();
     match check_database(&path, &mut checked, &mut pins).await {
         Ok(()) => {}
