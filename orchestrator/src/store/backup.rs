@@ -57,7 +57,13 @@ pub enum BackupError {
         /// Why.
         source: io::Error,
     },
-    /// The database cannot be read, or is damaged.
+    /// The database is damaged.
+    #[error(
+        "the database is damaged ({0}), and was not copied; `framecrew-orchestrator check` tells where. Earlier copies \
+         are as they were"
+    )]
+    Damaged(String),
+    /// The database cannot be read.
     #[error("cannot copy the database: {0}")]
     Database(String),
 }
@@ -86,7 +92,16 @@ pub async fn backup(data: &Path, to: &Path) -> Result<Backup, BackupError> {
         Err(StoreError::Database(error)) if is_of_other_tables(&error) => {
             return Err(NoStore::OtherVersion(data.to_owned()).into());
         }
-        Err(error) => return Err(BackupError::Database(error.to_string())),
+        Err(error) => {
+            // What there is of it is of no use to anyone.
+            let _ = remove_database(&part);
+            return Err(match error {
+                // Nothing is written but the copy.
+                StoreError::Full => failed(io::ErrorKind::StorageFull.into()),
+                StoreError::Corrupt(said) => BackupError::Damaged(said),
+                error => BackupError::Database(error.to_string()),
+            });
+        }
     };
     let (from_blobs, to_blobs) = (data.join("blobs"), to.join("blobs"));
     let copied = tokio::task::spawn_blocking(move || copy_blobs(&from_blobs, &to_blobs, pins));
