@@ -138,8 +138,10 @@ pub(crate) enum Refusal {
     Unequipped,
     #[error("every slot has a batch waiting")]
     SlotsFull,
-    #[error("only {free_bytes} bytes are free on the node's disk")]
-    DiskLow { free_bytes: u64 },
+    #[error(
+        "{free_bytes} bytes are free on the node's disk, and it takes on work with {needed_bytes}"
+    )]
+    DiskLow { free_bytes: u64, needed_bytes: u64 },
     #[error("{bytes} bytes of finished frames wait on the node to be handed in")]
     OutboxFull { bytes: u64 },
 }
@@ -241,7 +243,8 @@ impl Node {
                 return Err(Refusal::SlotsFull);
             }
             if let Some(free_bytes) = low_disk {
-                return Err(Refusal::DiskLow { free_bytes });
+                let needed_bytes = self.free_bytes_min;
+                return Err(Refusal::DiskLow { free_bytes, needed_bytes });
             }
             let kept = self.outbox.kept();
             if kept.is_nearly_full {

@@ -221,7 +221,7 @@ mod tests {
 
     #[test]
     fn every_refusal_has_its_status() {
-        let low = Refusal::DiskLow { free_bytes: 1 };
+        let low = Refusal::DiskLow { free_bytes: 1, needed_bytes: 2 };
         let other = Refusal::OtherNode { meant: "a".to_owned(), me: "b".to_owned() };
         for (refusal, code, reason) in [
             (Refusal::StaleEpoch { given: 1, seen: 2 }, Code::Aborted, None),

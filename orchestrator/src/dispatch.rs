@@ -272,7 +272,7 @@ impl Dispatch {
     /// Reports that a batch was not sent.
     pub(crate) fn refuse(&self, batch: BatchId) {
         let driver = self.driver.clone();
-        tokio::spawn(async move { driver.report(batch, vec![BatchNews::Refused]).await });
+        tokio::spawn(async move { driver.report(batch, vec![BatchNews::Refused(None)]).await });
     }
 
     fn spawn(
@@ -379,7 +379,8 @@ impl Follower {
                 }
                 Err(status) => {
                     warn!(%batch, %node, code = ?status.code(), message = status.message(), "batch refused");
-                    return self.driver.report(batch, vec![BatchNews::Refused]).await;
+                    let why = Some(status.message().to_owned());
+                    return self.driver.report(batch, vec![BatchNews::Refused(why)]).await;
                 }
             }
         }
@@ -416,7 +417,7 @@ impl Follower {
                     // What never reached a node was not its death; one that is dead cannot tell.
                     let is_dead = is_of_another_life(&status, self.incarnation);
                     let had_it = arrived || self.sequence > 0 || is_dead;
-                    let news = if had_it { BatchNews::Unknown } else { BatchNews::Refused };
+                    let news = if had_it { BatchNews::Unknown } else { BatchNews::Refused(None) };
                     return self.driver.report(batch, vec![news]).await;
                 }
                 Err(status) => debug!(%batch, %node, %status, "cannot attach"),
@@ -570,7 +571,8 @@ fn first_broken(rendered: &Rendered, broken: &HashMap<(Digest, u64), Broken>) ->
 
 /// A batch was not sent, as its node is not where it was.
 fn not_sent() -> Vec<BatchNews> {
-    vec![BatchNews::Unreachable(Duration::ZERO), BatchNews::Refused]
+    let why = "it could not be reached at its address".to_owned();
+    vec![BatchNews::Unreachable(Duration::ZERO), BatchNews::Refused(Some(why))]
 }
 
 fn failed(slice: Slice, reason: FailureReason, message: String) -> BatchNews {

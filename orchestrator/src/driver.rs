@@ -28,8 +28,8 @@ use self::handle::{Command, Heartbeat, SubmitReply};
 use crate::{
     dispatch::{Assignment, Dispatch},
     domain::{
-        Attempts, BatchId, Frame, FrameState, Incarnation, JobId, JobState, NodeName, Now,
-        Rendered, Revision, Slice, Warning,
+        Attempts, BatchId, FailureReason, Frame, FrameState, Incarnation, JobId, JobState,
+        NodeName, Now, Rendered, Revision, Slice, Warning,
     },
     feed::{ActiveSlice, Feed, JobNews, NodeState, NodeView, Progress},
     history::History,
@@ -193,6 +193,8 @@ pub(crate) struct Driver {
     put_off: Vec<Heartbeat>,
     /// Batches that time took from their nodes in the turn at hand.
     given_away: HashSet<BatchId>,
+    /// What live nodes were paused for last.
+    troubles: HashMap<NodeName, String>,
     history: History,
 }
 
@@ -275,6 +277,7 @@ impl Driver {
             renewals: BTreeMap::new(),
             put_off: Vec::new(),
             given_away: HashSet::new(),
+            troubles: HashMap::new(),
             history,
         };
         let mut turn = Turn::default();
@@ -701,15 +704,30 @@ impl Driver {
             BatchNews::Warning(warning) => return self.keep_warning(batch, warning, turn),
             BatchNews::Finished(slice, rendered) => Event::SliceFinished { batch, slice, rendered },
             BatchNews::Failed(slice, failure) => {
+                if failure.reason == FailureReason::Infrastructure {
+                    self.note_trouble(batch, failure.message.clone());
+                }
                 debug!(%batch, frame = slice.frame, reason = ?failure.reason, message = failure.message, "try failed");
                 Event::SliceFailed { batch, slice, failure }
             }
-            BatchNews::Refused => Event::BatchRefused { batch },
+            BatchNews::Refused(why) => {
+                if let Some(why) = why {
+                    self.note_trouble(batch, why);
+                }
+                Event::BatchRefused { batch }
+            }
             BatchNews::Unreachable(lasts) => Event::BatchUnreachable { batch, lasts },
             BatchNews::Unknown => Event::BatchLost { batch },
             BatchNews::Ended => Event::BatchEnded { batch },
         };
         self.decide(event, turn);
+    }
+
+    /// Remembers what a node is paused for.
+    fn note_trouble(&mut self, batch: BatchId, what: String) {
+        if let Some((_, node)) = self.scheduler.batch(batch) {
+            self.troubles.insert(node, what);
+        }
     }
 
     fn keep_log(
@@ -922,6 +940,7 @@ impl Driver {
                 // Replaced by a later life of itself, which is live and has its place already.
                 Action::NodeGone { node, .. } if self.scheduler.incarnation(&node).is_some() => {}
                 Action::NodeGone { node, said_goodbye } => {
+                    self.troubles.remove(&node);
                     if let Some(record) = self.nodes.remove(&node) {
                         info!(%node, said_goodbye, "node gone");
                         let state = if said_goodbye { NodeState::Left } else { NodeState::Lost };
@@ -969,7 +988,8 @@ impl Driver {
         for name in nodes {
             if let (Some(record), Some(load)) = (self.nodes.get(&name), self.scheduler.load(&name))
             {
-                let (state, reason, until) = standing_of(&load);
+                let trouble = self.troubles.get(&name).map_or("", String::as_str);
+                let (state, reason, until) = standing_of(&load, trouble);
                 let mut view = NodeView::new(name, record, state, wall_ms());
                 view.state_reason = reason;
                 view.state_until_ms = until.map_or(0, |until| {
@@ -1062,15 +1082,17 @@ fn changed(slice: Slice, state: FrameState, attempts: Attempts, revision: Revisi
     Frame { frame, state, revision, attempts, rendered: None, failure: None, node: None }
 }
 
-/// How a live node stands, why in a sentence, and until when.
-fn standing_of(load: &NodeLoad) -> (NodeState, String, Option<Now>) {
+/// How a live node stands, why in a sentence, and until when. `trouble`: what it was paused for last.
+fn standing_of(load: &NodeLoad, trouble: &str) -> (NodeState, String, Option<Now>) {
     let at_work = if load.has_work { NodeState::Rendering } else { NodeState::Idle };
     match load.standing {
         Standing::Ready => (at_work, String::new(), None),
         Standing::Paused { until } => {
-            let reason = "it refused work, could not be reached, or could not get or store files; it is tried \
-                 again soon";
-            (NodeState::Paused, reason.to_owned(), Some(until))
+            let reason = match trouble {
+                "" => "it could not take on its work; it is tried again soon".to_owned(),
+                trouble => format!("it is tried again soon, after this: {trouble}"),
+            };
+            (NodeState::Paused, reason, Some(until))
         }
         Standing::Quarantined { until, tries } => {
             let reason = format!(

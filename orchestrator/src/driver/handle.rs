@@ -29,6 +29,9 @@ const HEARTBEATS_MAX: usize = 1_024;
 /// How long a caller waits for the driver: while the store fails, nobody is left hanging.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 
+/// How long a person waits for something that cannot be written now.
+const HELD_FOR: Duration = Duration::from_secs(5);
+
 /// Something that a node said of a batch.
 #[derive(Debug)]
 pub(crate) enum BatchNews {
@@ -43,8 +46,8 @@ pub(crate) enum BatchNews {
         dropped: u64,
     },
     Warning(Warning),
-    /// The node would not take it, or never had it.
-    Refused,
+    /// The node would not take it, and why; or it never had it.
+    Refused(Option<String>),
     /// No call for it has got through for so long.
     Unreachable(Duration),
     /// The node had it and does not know it any more: that life of the node is over.
@@ -79,8 +82,13 @@ pub(crate) enum NoAnswer {
     #[error("the orchestrator is shutting down; try again when it is back")]
     ShuttingDown,
     /// It may still do what was asked.
-    #[error("the orchestrator has no answer yet, perhaps because its disk is full; ask again")]
+    #[error("the orchestrator has no answer yet; ask again")]
     Late,
+    #[error(
+        "the orchestrator cannot write to its store now, perhaps because its disk is full (its log tells): what was \
+         asked for waits until it can, and may still be done"
+    )]
+    Held,
 }
 
 /// A node that wants to join.
@@ -269,7 +277,7 @@ impl DriverHandle {
 
     /// Answers when the job, if it was open, is durably cancelled.
     pub(crate) async fn cancel(&self, job: JobId) -> Result<(), NoAnswer> {
-        self.ask(|reply| Command::Cancel(job, reply)).await
+        self.unless_held(self.ask(|reply| Command::Cancel(job, reply))).await
     }
 
     /// Answers when the node is known durably.
@@ -303,7 +311,7 @@ impl DriverHandle {
         job: JobId,
         frames: Option<FrameSet>,
     ) -> Result<(JobRecord, u64), RetryError> {
-        self.ask(|reply| Command::Retry(job, frames, reply)).await?
+        self.unless_held(self.ask(|reply| Command::Retry(job, frames, reply))).await?
     }
 
     /// Takes in frames that a node finished in batches that are not its own any more. Answers, in their order,
@@ -353,6 +361,23 @@ impl DriverHandle {
     pub(crate) async fn report(&self, batch: BatchId, news: Vec<BatchNews>) {
         // Fails only when the driver has stopped, and with it everyone who could care.
         let _ = self.commands.send(Command::Batch(batch, news)).await;
+    }
+
+    /// Waits for an answer while the store takes writes.
+    async fn unless_held<T>(
+        &self,
+        answer: impl Future<Output = Result<T, NoAnswer>>,
+    ) -> Result<T, NoAnswer> {
+        tokio::pin!(answer);
+        loop {
+            match tokio::time::timeout(HELD_FOR, &mut answer).await {
+                Ok(answer) => return answer,
+                Err(_) if self.store_health.fails.load(Ordering::Relaxed) => {
+                    return Err(NoAnswer::Held);
+                }
+                Err(_) => {}
+            }
+        }
     }
 
     async fn ask<T>(

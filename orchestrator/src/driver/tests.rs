@@ -355,6 +355,34 @@ async fn nobody_waits_for_ever_while_the_store_fails() {
     assert!(matches!(error, NoAnswer::Late), "{error}");
 }
 
+#[tokio::test(start_paused = true)]
+async fn who_wants_something_that_cannot_be_written_hears_so_and_not_that_nobody_answers() {
+    let dir = tempfile::tempdir().unwrap();
+    let (driver, mailbox) = mailbox(Blobs::open(dir.path(), None).unwrap());
+    mailbox.store_health.failed();
+    let error = driver.cancel(JobId(1)).await.unwrap_err();
+    assert!(matches!(error, NoAnswer::Held), "{error}");
+    assert_eq!(tonic::Status::from(error).code(), tonic::Code::ResourceExhausted);
+}
+
+#[tokio::test]
+async fn a_node_that_is_paused_tells_what_for() {
+    let fixture = Fixture::new().await;
+    let (record, _) = fixture.driver.submit(fixture.job("r")).await.unwrap();
+    fixture.node().await;
+    let batch = fixture.batch(record.job).await;
+    let why = "1 byte is free on the node's disk".to_owned();
+    fixture.driver.report(batch, vec![BatchNews::Refused(Some(why.clone()))]).await;
+    let said = loop {
+        let nodes = fixture.feed.nodes();
+        match nodes.iter().find(|node| node.state == NodeState::Paused) {
+            Some(node) => break node.state_reason.clone(),
+            None => tokio::time::sleep(Duration::from_millis(5)).await,
+        }
+    };
+    assert!(said.contains(&why), "{said}");
+}
+
 fn warning(text: &str) -> BatchNews {
     BatchNews::Warning(Warning { kind: 1, text: text.to_owned() })
 }

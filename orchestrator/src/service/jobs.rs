@@ -601,6 +601,7 @@ impl From<NoAnswer> for Status {
         match error {
             NoAnswer::ShuttingDown => unavailable(message),
             NoAnswer::Late => Self::deadline_exceeded(message),
+            NoAnswer::Held => exhausted("STORE", &message),
         }
     }
 }
