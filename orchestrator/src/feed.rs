@@ -541,7 +541,7 @@ impl JobWatch {
         self.revision = snapshot.job.standing.revision;
         // A commit is readable a moment before it is published. What nodes were doing before it must not be
         // shown after it.
-        self.published(self.revision).await;
+        self.published(self.revision).await?;
         let active = self.new_active();
         self.phase = Phase::Follow;
         Ok((self.revision, Update::Snapshot { snapshot, active }))
@@ -557,7 +557,7 @@ impl JobWatch {
 
     async fn changes(&mut self) -> Result<(Revision, Update), StoreError> {
         if self.phase == Phase::Resume {
-            self.published(self.revision).await;
+            self.published(self.revision).await?;
         }
         loop {
             if let Some(changed) = &mut self.changed {
@@ -599,14 +599,8 @@ impl JobWatch {
         let limit = FRAMES_IN_MESSAGE + 1;
         let mut over = None;
         if self.feed.is_none() {
-            let (feed, record) = self.hub.find(self.job).await.map_err(|error| match error {
-                WatchError::Store(error) => error,
-                _ => vanished(),
-            })?;
-            // It was over, and goes on because frames of it are tried again.
-            self.changed = feed.as_ref().map(|feed| feed.changed.subscribe());
-            self.feed = feed;
-            over = Some(record.standing);
+            // It was over, and goes on if frames of it are tried again.
+            over = Some(self.find_feed().await?);
         }
         let standing = match (&self.feed, over) {
             (Some(feed), _) => {
@@ -649,14 +643,36 @@ impl JobWatch {
             .collect()
     }
 
+    /// Goes on with the feed that the job has now; how the job stands.
+    async fn find_feed(&mut self) -> Result<JobStanding, StoreError> {
+        let (feed, record) = self.hub.find(self.job).await.map_err(|error| match error {
+            WatchError::Store(error) => error,
+            _ => vanished(),
+        })?;
+        self.changed = feed.as_ref().map(|feed| feed.changed.subscribe());
+        self.feed = feed;
+        self.active_version = 0;
+        Ok(record.standing)
+    }
+
     /// Waits until the driver has published at least `revision`.
-    async fn published(&mut self, revision: Revision) {
+    async fn published(&mut self, revision: Revision) -> Result<(), StoreError> {
         while let Some(feed) = &self.feed {
-            if lock(&feed.now).standing.revision >= revision {
-                return;
+            let (published, is_final) = {
+                let standing = &lock(&feed.now).standing;
+                (standing.revision, standing.state.is_final())
+            };
+            if published >= revision {
+                break;
             }
-            self.wait().await;
+            if is_final {
+                // Nothing follows here: frames were tried again since, and the job has another feed.
+                self.find_feed().await?;
+            } else {
+                self.wait().await;
+            }
         }
+        Ok(())
     }
 
     async fn wait(&mut self) {
@@ -814,7 +830,90 @@ impl LogReader {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::{
+        domain::{FrameSet, JobState, RenderSettings, TimeLimits},
+        store::{Group, Request, sqlite::SqliteStore},
+    };
+
+    /// Job 1, of one frame, in a store of its own, as the driver would commit and publish it.
+    struct Fixture {
+        _dir: tempfile::TempDir,
+        store: Arc<SqliteStore>,
+        feed: Arc<Feed>,
+        record: JobRecord,
+    }
+
+    impl Fixture {
+        async fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let (store, identity) = SqliteStore::open(&dir.path().join("db")).await.unwrap();
+            let store = Arc::new(store);
+            let spec = JobSpec {
+                name: "shot".to_owned(),
+                project: Project { blend_path: String::new(), files: Vec::new() },
+                frames: FrameSet::one(1),
+                settings: RenderSettings::default(),
+                priority: 0,
+                tags: Vec::new(),
+                strict: false,
+                movie: None,
+                movie_of: None,
+                limits: TimeLimits::default(),
+            };
+            let version = "3.4".parse().unwrap();
+            let record = JobRecord::submitted(JobId(1), Arc::new(spec), version, 0);
+            let request = Request { request_id: "r".to_owned(), fingerprint: "f".to_owned() };
+            let new_jobs = vec![(request, record.clone())];
+            store.commit(&Group { new_jobs, ..Group::default() }).await.unwrap();
+            let feed = Arc::new(Feed::new(store.clone(), identity));
+            feed.open_job(&record);
+            Self { _dir: dir, store, feed, record }
+        }
+
+        /// What the driver commits next, before it is published.
+        async fn commit(&mut self, state: JobState) -> JobNews {
+            let standing = &mut self.record.standing;
+            standing.state = state;
+            standing.revision += 1;
+            let jobs = [(JobId(1), standing.clone())].into();
+            self.store.commit(&Group { jobs, ..Group::default() }).await.unwrap();
+            let standing = self.record.standing.clone();
+            JobNews { standing, frames: Vec::new(), previews: Vec::new(), active: Vec::new() }
+        }
+    }
+
+    #[tokio::test]
+    async fn who_waited_while_a_job_failed_and_was_tried_again_goes_on_with_it() {
+        let mut fixture = Fixture::new().await;
+        let mut joins = fixture.feed.watch(JobId(1), 0, "").await.unwrap();
+        let mut resumes = fixture.feed.watch(JobId(1), 1, "").await.unwrap();
+        let news = fixture.commit(JobState::Failed).await;
+        fixture.feed.publish_job(&fixture.record, news);
+        fixture.commit(JobState::Queued).await;
+        fixture.feed.open_job(&fixture.record);
+        let over = fixture.commit(JobState::Failed).await;
+        // Readable, and yet to be published.
+        let joins = tokio::spawn(async move {
+            let first = joins.next().await.unwrap().unwrap();
+            (first.0, joins.next().await.unwrap().unwrap().0)
+        });
+        // It has got as far as to wait for the new feed.
+        let waits = || lock(&fixture.feed.jobs)[&JobId(1)].changed.receiver_count() > 0;
+        let waiting = async {
+            while !waits() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), waiting).await.unwrap();
+        assert!(!joins.is_finished());
+        fixture.feed.publish_job(&fixture.record, over);
+        assert_eq!(joins.await.unwrap(), (4, 4));
+        // Of the first feed it is told the end alone.
+        let (revision, update) = resumes.next().await.unwrap().unwrap();
+        assert!(matches!(update, Update::Changes { .. }) && revision == 2);
+    }
 
     #[test]
     fn those_that_rest_are_named_unless_one_is_at_work() {
