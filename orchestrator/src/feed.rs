@@ -30,9 +30,11 @@ use crate::{
     store::{Identity, JobRecord, JobStanding, LogRecord, NodeRecord, Store, StoreError},
 };
 
-/// Changes kept of one job for watchers that keep up: some tens of milliseconds at the highest rate, and
-/// about a megabyte. Others read the store.
+/// Changes kept of one job for watchers that keep up: some tens of milliseconds at the highest rate. Others
+/// read the store.
 const RECENT_MAX: usize = 4_096;
+/// Bytes of these changes, about: as many frames that are drawn, fewer that failed and tell of it at length.
+const RECENT_BYTES: usize = 2 << 20;
 /// Nodes that are named where a job waits because all that could render it rest.
 const RESTING_NAMED_MAX: usize = 3;
 /// Frames in one message of changes.
@@ -173,6 +175,8 @@ struct JobFeed {
 struct JobNow {
     standing: JobStanding,
     recent: VecDeque<Arc<Frame>>,
+    /// Of the frames in `recent`, about.
+    recent_bytes: usize,
     /// Every change of a frame above this revision is in `recent`.
     recent_above: Revision,
     active: HashMap<Slice, (u64, ActiveSlice)>,
@@ -181,6 +185,18 @@ struct JobNow {
 }
 
 impl JobNow {
+    /// Keeps a change for a while.
+    fn keep(&mut self, frame: Arc<Frame>) {
+        self.recent_bytes += bytes_of(&frame);
+        self.recent.push_back(frame);
+        while (self.recent.len() > RECENT_MAX || self.recent_bytes > RECENT_BYTES)
+            && let Some(oldest) = self.recent.pop_front()
+        {
+            self.recent_bytes -= bytes_of(&oldest);
+            self.recent_above = oldest.revision;
+        }
+    }
+
     /// Who draws slices of the job, as far as has been heard.
     fn at_work(&self) -> HashSet<NodeName> {
         self.active.values().map(|(_, active)| active.node.clone()).collect()
@@ -256,6 +272,7 @@ impl Feed {
         let now = JobNow {
             standing: record.standing.clone(),
             recent: VecDeque::new(),
+            recent_bytes: 0,
             recent_above: record.standing.revision,
             active: HashMap::new(),
             active_version: 0,
@@ -289,12 +306,7 @@ impl Feed {
             now.standing = news.standing.clone();
             for frame in news.frames {
                 now.active.remove(&Slice::whole(frame.frame));
-                now.recent.push_back(frame);
-            }
-            while now.recent.len() > RECENT_MAX {
-                if let Some(frame) = now.recent.pop_front() {
-                    now.recent_above = frame.revision;
-                }
+                now.keep(frame);
             }
             for active in news.active {
                 now.active_version += 1;
@@ -833,7 +845,10 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::{
-        domain::{FrameSet, JobState, RenderSettings, TimeLimits},
+        domain::{
+            Attempts, Failure, FailureReason, FrameSet, FrameState, JobState, RenderSettings,
+            TimeLimits,
+        },
         store::{Group, Request, sqlite::SqliteStore},
     };
 
@@ -882,6 +897,34 @@ mod tests {
             let standing = self.record.standing.clone();
             JobNews { standing, frames: Vec::new(), previews: Vec::new(), active: Vec::new() }
         }
+    }
+
+    #[tokio::test]
+    async fn frames_that_fail_at_length_are_kept_for_watchers_by_their_bytes() {
+        let fixture = Fixture::new().await;
+        let failure = Failure {
+            reason: FailureReason::Renderer,
+            message: "Blender crashed".to_owned(),
+            log_tail: vec!["x".repeat(2_000); 20],
+        };
+        let failed = |revision| {
+            Arc::new(Frame {
+                frame: 1,
+                state: FrameState::Open,
+                revision,
+                attempts: Attempts::default(),
+                rendered: None,
+                failure: Some(failure.clone()),
+                node: None,
+            })
+        };
+        let feed = lock(&fixture.feed.jobs)[&JobId(1)].clone();
+        let mut now = lock(&feed.now);
+        (2..1_000).for_each(|revision| now.keep(failed(revision)));
+        let frame_bytes = bytes_of(&now.recent[0]);
+        assert_eq!(now.recent.len(), RECENT_BYTES / frame_bytes);
+        assert_eq!(now.recent_bytes, now.recent.len() * frame_bytes);
+        assert_eq!(now.recent_above + 1, now.recent[0].revision, "others are read from the store");
     }
 
     #[tokio::test]
