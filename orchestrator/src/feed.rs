@@ -58,6 +58,9 @@ const WAITING_LOOKED_AT_EVERY: Duration = Duration::from_secs(1);
 const CLUSTER_PAUSE: Duration = Duration::from_millis(100);
 /// Log lines in one message; a line has 2,000 bytes at most.
 const LINES_IN_MESSAGE: u32 = 500;
+/// Pause before a follower of a log that has all of it looks again: a job changes hundreds of times a second, and
+/// people read ten times a second at most.
+const LOG_PAUSE: Duration = Duration::from_millis(100);
 
 /// What a node is doing to a slice. Not durable.
 #[derive(Debug, Clone)]
@@ -822,18 +825,26 @@ impl LogReader {
             // Asked before reading: lines of a job that is over by now are all there.
             let is_over =
                 self.feed.as_ref().is_none_or(|feed| lock(&feed.now).standing.state.is_final());
-            let lines = self.store.log(self.job, self.frame, self.next, LINES_IN_MESSAGE).await?;
+            // A follower is given the lines of all frames, to go on after those that it does not want, too:
+            // the others would be looked through again each time.
+            let asked = self.frame.filter(|_| self.feed.is_none());
+            let mut lines = self.store.log(self.job, asked, self.next, LINES_IN_MESSAGE).await?;
             if let (Some(first), Some(last)) = (lines.first(), lines.last()) {
                 // Numbers rise by one, so a gap is what was lost. One frame's lines always have gaps.
                 let spread = last.line - first.line + 1 - lines.len() as u64;
                 let lost = if self.frame.is_none() { first.line - self.next + spread } else { 0 };
                 self.next = last.line + 1;
+                lines.retain(|line| self.frame.is_none() || line.frame == self.frame);
+                if lines.is_empty() {
+                    continue;
+                }
                 return Ok(Some((lines, lost)));
             }
             if is_over {
                 return Ok(None);
             }
             if let Some(changed) = &mut self.changed {
+                tokio::time::sleep(LOG_PAUSE).await;
                 let _ = changed.changed().await;
             }
         }
@@ -925,6 +936,31 @@ mod tests {
         assert_eq!(now.recent.len(), RECENT_BYTES / frame_bytes);
         assert_eq!(now.recent_bytes, now.recent.len() * frame_bytes);
         assert_eq!(now.recent_above + 1, now.recent[0].revision, "others are read from the store");
+    }
+
+    #[tokio::test]
+    async fn who_follows_one_frame_s_log_looks_at_each_line_of_others_once() {
+        let mut fixture = Fixture::new().await;
+        let mut reader = fixture.feed.read_log(JobId(1), Some(1), true).await.unwrap();
+        let line = |line: u64, frame| LogRecord {
+            line,
+            frame: Some(frame),
+            node: "a".into(),
+            at_ms: 0,
+            text: "Saved".to_owned(),
+        };
+        let others = u64::from(2 * LINES_IN_MESSAGE);
+        let mut lines: Vec<_> = (1..=others).map(|number| line(number, 2)).collect();
+        lines.push(line(others + 1, 1));
+        lines.push(line(others + 2, 2));
+        let log = [(JobId(1), lines)].into();
+        fixture.store.commit(&Group { log, ..Group::default() }).await.unwrap();
+        let (lines, lost) = reader.next().await.unwrap().unwrap();
+        assert_eq!((lines.len(), lines[0].line, lost), (1, others + 1, 0));
+        assert_eq!(reader.next, others + 3, "the last one is of no interest");
+        let news = fixture.commit(JobState::Finished).await;
+        fixture.feed.publish_job(&fixture.record, news);
+        assert!(reader.next().await.unwrap().is_none());
     }
 
     #[tokio::test]
