@@ -21,13 +21,12 @@ use tokio::sync::{Mutex as AsyncMutex, watch};
 
 pub(crate) use self::whole::{Whole, shown};
 use crate::{
-    domain::{
-        Frame, Incarnation, JobId, JobSpec, NodeDescription, NodeName, Project, Requirements,
-        Revision, Slice,
-    },
+    domain::{Frame, Incarnation, JobId, NodeDescription, NodeName, Requirements, Revision, Slice},
     driver::wall_ms,
     previews::{PREVIEWS_BYTES_MAX, Previews},
-    store::{Identity, JobRecord, JobStanding, LogRecord, NodeRecord, Store, StoreError},
+    store::{
+        Identity, JobRecord, JobStanding, LogRecord, NodeRecord, Store, StoreError, without_project,
+    },
 };
 
 /// Changes kept of one job for watchers that keep up: some tens of milliseconds at the highest rate. Others
@@ -747,34 +746,6 @@ pub(crate) fn bytes_of(frame: &Frame) -> usize {
     FRAME_BYTES + failure + outputs
 }
 
-fn without_project(spec: &JobSpec) -> JobSpec {
-    // Field by field: a project is what must not be copied here.
-    let JobSpec {
-        name,
-        project: _,
-        frames,
-        settings,
-        priority,
-        tags,
-        strict,
-        movie,
-        movie_of,
-        limits,
-    } = spec;
-    JobSpec {
-        name: name.clone(),
-        project: Project { blend_path: String::new(), files: Vec::new() },
-        frames: frames.clone(),
-        settings: settings.clone(),
-        priority: *priority,
-        tags: tags.clone(),
-        strict: *strict,
-        movie: *movie,
-        movie_of: movie_of.clone(),
-        limits: *limits,
-    }
-}
-
 /// One watcher of the cluster.
 #[derive(Debug)]
 pub(crate) struct ClusterWatch {
@@ -857,8 +828,8 @@ mod tests {
     use super::*;
     use crate::{
         domain::{
-            Attempts, Failure, FailureReason, FrameSet, FrameState, JobState, RenderSettings,
-            TimeLimits,
+            Attempts, Failure, FailureReason, FrameSet, FrameState, JobSpec, JobState, Project,
+            RenderSettings, TimeLimits,
         },
         store::{Group, Request, sqlite::SqliteStore},
     };

@@ -63,7 +63,7 @@ impl OrchestratorService {
             if known.fingerprint != fingerprint {
                 return Err(SubmitError::RequestIdTaken(job).into());
             }
-            let record = self.store.job(job).await?.ok_or_else(unknown_job)?;
+            let record = self.store.job_without_project(job).await?.ok_or_else(unknown_job)?;
             let job = Some(self.job_to_wire(&record, SpecDetail::WithoutProject));
             return Ok(SubmitJobResponse { job, existed: true });
         }
@@ -246,7 +246,7 @@ impl OrchestratorService {
             "" => i64::from(i32::MIN) - 1,
             token => i64::from(token.parse::<i32>().map_err(|_| bad_token())?),
         };
-        let record = self.store.job(job).await?.ok_or_else(unknown_job)?;
+        let record = self.store.job_without_project(job).await?.ok_or_else(unknown_job)?;
         let mut numbers = record.spec.frames.above(after, size as usize + 1);
         let is_more = numbers.len() > size as usize;
         numbers.truncate(size as usize);
@@ -281,7 +281,7 @@ impl OrchestratorService {
         request: RetryFramesRequest,
     ) -> Result<RetryFramesResponse, Status> {
         let job = parse_job_id(request.job_id)?;
-        let record = self.store.job(job).await?.ok_or_else(unknown_job)?;
+        let record = self.store.job_without_project(job).await?.ok_or_else(unknown_job)?;
         let mut faults = Faults::default();
         let frames = convert::frames_to_retry(&request.frames, &record.spec.frames, &mut faults);
         faults.check()?;
@@ -421,7 +421,8 @@ impl OutputLookup for OrchestratorService {
     ) -> Result<Digest, LookupError> {
         let failed = |error: StoreError| LookupError::Failed(error.to_string());
         let job = JobId(job_id);
-        let record = self.store.job(job).await.map_err(failed)?.ok_or(LookupError::UnknownJob)?;
+        let record = self.store.job_without_project(job).await.map_err(failed)?;
+        let record = record.ok_or(LookupError::UnknownJob)?;
         if !record.spec.frames.contains(frame) {
             return Err(LookupError::UnknownFrame);
         }
