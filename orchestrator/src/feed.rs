@@ -164,6 +164,8 @@ impl NodeState {
 
 #[derive(Debug)]
 struct JobFeed {
+    /// As it was when the feed was opened; `now` has how it stands.
+    record: JobRecord,
     now: Mutex<JobNow>,
     changed: watch::Sender<()>,
     /// How often the whole state has been asked of the store.
@@ -184,6 +186,12 @@ struct JobNow {
     active: HashMap<Slice, (u64, ActiveSlice)>,
     /// Rises with each change of `active`.
     active_version: u64,
+}
+
+impl JobFeed {
+    fn record(&self) -> JobRecord {
+        JobRecord { standing: lock(&self.now).standing.clone(), ..self.record.clone() }
+    }
 }
 
 impl JobNow {
@@ -280,6 +288,7 @@ impl Feed {
             active_version: 0,
         };
         let feed = JobFeed {
+            record: record.clone(),
             now: Mutex::new(now),
             changed: watch::Sender::new(()),
             reads: AtomicU64::new(0),
@@ -429,16 +438,20 @@ impl Feed {
             return Err(WatchError::OtherStore);
         }
         let (feed, record) = self.find(job).await?;
-        let requirements = record.requirements();
-        let current = record.standing.revision;
+        let mut current = record.standing.revision;
+        if after > current {
+            // A commit is readable, and told to those who ask for the job, a moment before it is published.
+            let stored = self.store.job_without_project(job).await?;
+            current = stored.map_or(current, |record| record.standing.revision);
+        }
         if after > current {
             return Err(WatchError::FutureRevision { after, current });
         }
         let changed = feed.as_ref().map(|feed| feed.changed.subscribe());
         Ok(JobWatch {
             hub: self.clone(),
-            job,
-            requirements,
+            requirements: record.requirements(),
+            record,
             waiting_reason: String::new(),
             feed,
             changed,
@@ -448,23 +461,24 @@ impl Feed {
         })
     }
 
-    /// A job and, while it is open, its feed.
+    /// A job and, while it is open, its feed: then nothing is read, and a crowd of watchers costs the store
+    /// nothing. What was read is without its project.
     async fn find(&self, job: JobId) -> Result<(Option<Arc<JobFeed>>, JobRecord), WatchError> {
         loop {
             // The feed is looked up first: a job that ends in between is then seen to end through it.
             let feed = lock(&self.jobs).get(&job).cloned();
-            let record = self.store.job(job).await?.ok_or(WatchError::UnknownJob)?;
-            if feed.is_some() || record.standing.state.is_final() {
-                return Ok((feed, record));
+            if let Some(feed) = feed {
+                let record = feed.record();
+                return Ok((Some(feed), record));
+            }
+            let stored = self.store.job_without_project(job).await?;
+            let record = stored.ok_or(WatchError::UnknownJob)?;
+            if record.standing.state.is_final() {
+                return Ok((None, record));
             }
             // Committed this very moment: the driver is about to open its feed.
             tokio::time::sleep(FEED_OPENS).await;
         }
-    }
-
-    /// A job as it is in memory, its project left out when it is over.
-    pub(crate) fn record(&self, job: JobId) -> Option<JobRecord> {
-        lock(&self.cluster).jobs.get(&job).map(|(_, record)| record.clone())
     }
 
     pub(crate) fn watch_cluster(self: &Arc<Self>) -> ClusterWatch {
@@ -501,7 +515,8 @@ enum Phase {
 #[derive(Debug)]
 pub(crate) struct JobWatch {
     hub: Arc<Feed>,
-    job: JobId,
+    /// As it was when the watch began.
+    record: JobRecord,
     requirements: Requirements,
     /// What the watcher has been told of why the job waits.
     waiting_reason: String,
@@ -515,6 +530,11 @@ pub(crate) struct JobWatch {
 }
 
 impl JobWatch {
+    /// The job as it was when the watch began; its project may be left out.
+    pub(crate) fn record(&self) -> &JobRecord {
+        &self.record
+    }
+
     /// The next update and the revision that the watcher is at then; `None` after the last. Waits for it.
     pub(crate) async fn next(&mut self) -> Result<Option<(Revision, Update)>, StoreError> {
         let next = match self.phase {
@@ -527,7 +547,7 @@ impl JobWatch {
     }
 
     fn waits_for(&self) -> String {
-        self.hub.waiting_reason(self.job, &self.requirements)
+        self.hub.waiting_reason(self.record.job, &self.requirements)
     }
 
     async fn snapshot(&mut self) -> Result<(Revision, Update), StoreError> {
@@ -562,7 +582,7 @@ impl JobWatch {
     }
 
     async fn read_whole(&self) -> Result<Arc<Whole>, StoreError> {
-        let read = self.hub.store.snapshot(self.job, TROUBLED_MAX).await?;
+        let read = self.hub.store.snapshot(self.record.job, TROUBLED_MAX).await?;
         let mut snapshot = read.ok_or_else(vanished)?;
         let fit = fitting(snapshot.troubled.iter().map(bytes_of), TROUBLED_BYTES);
         snapshot.troubled.truncate(fit);
@@ -629,7 +649,8 @@ impl JobWatch {
             (None, Some(over)) => over,
             (None, None) => return Err(vanished()),
         };
-        let frames = self.hub.store.frames_changed(self.job, self.revision, limit as u32).await?;
+        let frames =
+            self.hub.store.frames_changed(self.record.job, self.revision, limit as u32).await?;
         Ok((standing, frames.into_iter().map(Arc::new).collect()))
     }
 
@@ -659,7 +680,7 @@ impl JobWatch {
 
     /// Goes on with the feed that the job has now; how the job stands.
     async fn find_feed(&mut self) -> Result<JobStanding, StoreError> {
-        let (feed, record) = self.hub.find(self.job).await.map_err(|error| match error {
+        let (feed, record) = self.hub.find(self.record.job).await.map_err(|error| match error {
             WatchError::Store(error) => error,
             _ => vanished(),
         })?;
@@ -932,6 +953,23 @@ mod tests {
         let news = fixture.commit(JobState::Finished).await;
         fixture.feed.publish_job(&fixture.record, news);
         assert!(reader.next().await.unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn who_watches_an_open_job_asks_the_store_for_no_job() {
+        let mut fixture = Fixture::new().await;
+        let all = fixture.store.take_readers().await;
+        let watch = fixture.feed.watch(JobId(1), 1, "").await.unwrap();
+        assert!(Arc::ptr_eq(&watch.record().spec, &fixture.record.spec));
+        fixture.feed.read_log(JobId(1), None, true).await.unwrap();
+        drop(all);
+        // Whoever was told of a revision that is yet to be published may watch from there.
+        let news = fixture.commit(JobState::Rendering).await;
+        let mut watch = fixture.feed.watch(JobId(1), 2, "").await.unwrap();
+        fixture.feed.publish_job(&fixture.record, news);
+        assert_eq!(watch.next().await.unwrap().unwrap().0, 2);
+        let error = fixture.feed.watch(JobId(1), 3, "").await.unwrap_err();
+        assert!(matches!(error, WatchError::FutureRevision { after: 3, current: 2 }), "{error}");
     }
 
     #[tokio::test]

@@ -297,10 +297,7 @@ impl OrchestratorService {
     ) -> Result<Answers<WatchJobResponse>, Status> {
         let job = parse_job_id(request.job_id)?;
         let watch = self.feed.watch(job, request.after_revision, &request.store_id).await?;
-        let record = match self.feed.record(job) {
-            Some(record) => record,
-            None => self.store.job(job).await?.ok_or_else(unknown_job)?,
-        };
+        let record = watch.record().clone();
         let this = self.clone();
         let sent = request.after_revision;
         Ok(Box::pin(stream::unfold(Some((watch, sent)), move |watch| {
