@@ -173,13 +173,15 @@ impl Blobs {
     /// The sizes of blobs in bytes, in the order asked for; `None` for one that is not stored, or damaged. The
     /// others are safe for an hour. Some ten microseconds each.
     pub(crate) async fn sizes(&self, digests: Vec<Digest>) -> Result<Vec<Option<u64>>, BlobError> {
+        Ok(self.look(digests).await?.into_iter().collect::<Result<_, _>>()?)
+    }
+
+    /// As [`Self::sizes`]; what is wrong with one blob says nothing about the others.
+    async fn look(&self, digests: Vec<Digest>) -> Result<Vec<io::Result<Option<u64>>>, BlobError> {
         let now = SystemTime::now();
         self.blocking(move |shared| {
             let _names = shared.names.read().unwrap_or_else(PoisonError::into_inner);
-            Ok(digests
-                .iter()
-                .map(|digest| shared.use_blob(*digest, now))
-                .collect::<Result<_, _>>()?)
+            Ok(digests.iter().map(|digest| shared.use_blob(*digest, now)).collect())
         })
         .await
     }
@@ -196,16 +198,18 @@ impl Blobs {
         &self,
         promised: HashSet<(Digest, u64)>,
     ) -> Result<HashMap<(Digest, u64), Broken>, BlobError> {
-        let sizes = self.sizes(promised.iter().map(|(digest, _)| *digest).collect()).await?;
+        let found = self.look(promised.iter().map(|(digest, _)| *digest).collect()).await?;
         let mut broken = HashMap::new();
-        for ((digest, promised_bytes), stored) in promised.into_iter().zip(sizes) {
+        for ((digest, promised_bytes), stored) in promised.into_iter().zip(found) {
             let what = match stored {
-                Some(stored_bytes) if stored_bytes == promised_bytes => continue,
-                Some(stored_bytes) if self.is_sound(digest).await? => {
-                    Broken::Size { stored_bytes, promised_bytes }
-                }
-                Some(_) => Broken::Damaged,
-                None => Broken::Missing,
+                Ok(Some(stored_bytes)) if stored_bytes == promised_bytes => continue,
+                Ok(Some(stored_bytes)) => match self.is_sound(digest).await {
+                    Ok(true) => Broken::Size { stored_bytes, promised_bytes },
+                    Ok(false) => Broken::Damaged,
+                    Err(error) => Broken::Unreadable(error.to_string()),
+                },
+                Ok(None) => Broken::Missing,
+                Err(error) => Broken::Unreadable(BlobError::from(error).to_string()),
             };
             broken.insert((digest, promised_bytes), what);
         }
@@ -269,7 +273,7 @@ impl fmt::Debug for Blobs {
 }
 
 /// What is wrong with a blob that somebody promised.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Broken {
     #[error("is not in the blob store")]
     Missing,
@@ -279,6 +283,8 @@ pub(crate) enum Broken {
         "has {stored_bytes} bytes in the blob store, not the {promised_bytes} that were promised"
     )]
     Size { stored_bytes: u64, promised_bytes: u64 },
+    #[error("cannot be looked at: {0}")]
+    Unreadable(String),
 }
 
 impl Shared {

@@ -188,6 +188,23 @@ async fn a_blob_that_the_disk_cut_short_is_broken_and_is_welcome_again() {
     assert_eq!(broken(&blobs, &[(digest, 5), (other, 5)]).await, missing);
 }
 
+#[tokio::test]
+async fn a_blob_that_cannot_be_looked_at_is_broken_and_no_other_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let blobs = Blobs::open(dir.path(), None).unwrap();
+    let (good, bad) = (store(&blobs, b"good").await, store(&blobs, b"bad").await);
+    // No folder, so that not even the owner of all gets in.
+    let shard = dir.path().join(&bad.to_string()[..2]);
+    fs::remove_dir_all(&shard).unwrap();
+    fs::write(&shard, b"").unwrap();
+    let broken = broken(&blobs, &[(good, 4), (bad, 3)]).await;
+    assert!(
+        matches!(&broken[..], [(digest, Broken::Unreadable(_))] if *digest == bad),
+        "{broken:?}"
+    );
+    assert!(blobs.sizes(vec![good, bad]).await.is_err(), "whoever cannot tell them apart is told");
+}
+
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn uploads_are_refused_before_the_disk_is_full_and_what_is_there_is_served() {
