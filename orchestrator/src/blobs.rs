@@ -33,8 +33,8 @@ use self::{
 /// all. More than the files and frames of the jobs that are live at once.
 const KNOWN_PER_GENERATION: usize = 64 * 1024;
 
-/// Blobs remembered as damaged. A disk with more of them than this needs a person, not memory.
-const DAMAGED_MAX: usize = 1_024;
+/// Blobs remembered as not to be believed. A disk with more of them than this needs a person, not memory.
+const DOUBTED_MAX: usize = 1_024;
 
 /// What uploads leave free on the disk: the database, which has to go on, and frames that are being written.
 const RESERVE_BYTES: u64 = 1 << 30;
@@ -308,7 +308,7 @@ impl Shared {
 
     fn damaged(&self, digest: Digest) {
         tracing::error!(%digest, "stored bytes do not match their digest; check the disk");
-        self.with_memory(|memory| memory.damaged(digest));
+        self.with_memory(|memory| memory.doubt(digest));
     }
 
     fn with_memory<T>(&self, f: impl FnOnce(&mut Memory) -> T) -> T {
@@ -317,7 +317,7 @@ impl Shared {
 
     /// The size of a sound blob, in bytes, with a note that it is in use. Whoever calls holds the lock on names.
     fn use_blob(&self, digest: Digest, now: SystemTime) -> io::Result<Option<u64>> {
-        if self.with_memory(|memory| memory.damaged.contains(&digest)) {
+        if self.with_memory(|memory| memory.doubted.contains(&digest)) {
             return Ok(None);
         }
         let Some(entry) = self.folder.find(digest)? else {
@@ -338,10 +338,19 @@ impl Shared {
     fn store(&self, blobs: &mut [Staged]) -> io::Result<()> {
         self.folder.sync(blobs)?;
         let _names = self.names.write().unwrap_or_else(PoisonError::into_inner);
-        self.folder.name(blobs)?;
+        let named = self.folder.name(blobs);
         let now = SystemTime::now();
-        self.with_memory(|memory| blobs.iter().for_each(|blob| memory.stored(blob.digest, now)));
-        Ok(())
+        self.with_memory(|memory| {
+            for blob in blobs.iter().filter(|blob| blob.is_kept) {
+                match named {
+                    Ok(()) => memory.stored(blob.digest, now),
+                    // It is there, but its name may not last. It is not removed: the name may have been that of
+                    // the same blob before, which somebody was told of.
+                    Err(_) => memory.doubt(blob.digest),
+                }
+            }
+        });
+        named
     }
 
     /// Whether an upload of a blob can be ignored. While names change it is not: storing a blob twice does no
@@ -366,13 +375,15 @@ struct Memory {
     /// When the disk was last told that the blob is in use.
     newer: HashMap<Digest, SystemTime>,
     older: HashMap<Digest, SystemTime>,
-    damaged: HashSet<Digest>,
+    /// There, but damaged, or under a name that may not be durable: until they are stored again they count as
+    /// missing.
+    doubted: HashSet<Digest>,
 }
 
 impl Memory {
     /// Whether the blob is there; `None`: ask the disk.
     fn recall(&mut self, digest: Digest, now: SystemTime) -> Option<bool> {
-        if self.damaged.contains(&digest) {
+        if self.doubted.contains(&digest) {
             return Some(false);
         }
         let known = self.newer.get(&digest).copied();
@@ -396,14 +407,14 @@ impl Memory {
         self.older.remove(&digest);
     }
 
-    fn damaged(&mut self, digest: Digest) {
-        if self.damaged.len() < DAMAGED_MAX {
-            self.damaged.insert(digest);
+    fn doubt(&mut self, digest: Digest) {
+        if self.doubted.len() < DOUBTED_MAX {
+            self.doubted.insert(digest);
         }
     }
 
     fn stored(&mut self, digest: Digest, now: SystemTime) {
-        self.damaged.remove(&digest);
+        self.doubted.remove(&digest);
         self.present(digest, now);
     }
 }
