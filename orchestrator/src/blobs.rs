@@ -33,8 +33,8 @@ use self::{
 /// all. More than the files and frames of the jobs that are live at once.
 const KNOWN_PER_GENERATION: usize = 64 * 1024;
 
-/// Blobs remembered as damaged. A disk with more of them than this needs a person, not memory.
-const DAMAGED_MAX: usize = 1_024;
+/// Blobs remembered as not to be believed. A disk with more of them than this needs a person, not memory.
+const DOUBTED_MAX: usize = 1_024;
 
 /// What uploads leave free on the disk: the database, which has to go on, and frames that are being written.
 const RESERVE_BYTES: u64 = 1 << 30;
@@ -173,13 +173,15 @@ impl Blobs {
     /// The sizes of blobs in bytes, in the order asked for; `None` for one that is not stored, or damaged. The
     /// others are safe for an hour. Some ten microseconds each.
     pub(crate) async fn sizes(&self, digests: Vec<Digest>) -> Result<Vec<Option<u64>>, BlobError> {
+        Ok(self.look(digests).await?.into_iter().collect::<Result<_, _>>()?)
+    }
+
+    /// As [`Self::sizes`]; what is wrong with one blob says nothing about the others.
+    async fn look(&self, digests: Vec<Digest>) -> Result<Vec<io::Result<Option<u64>>>, BlobError> {
         let now = SystemTime::now();
         self.blocking(move |shared| {
             let _names = shared.names.read().unwrap_or_else(PoisonError::into_inner);
-            Ok(digests
-                .iter()
-                .map(|digest| shared.use_blob(*digest, now))
-                .collect::<Result<_, _>>()?)
+            Ok(digests.iter().map(|digest| shared.use_blob(*digest, now)).collect())
         })
         .await
     }
@@ -196,16 +198,18 @@ impl Blobs {
         &self,
         promised: HashSet<(Digest, u64)>,
     ) -> Result<HashMap<(Digest, u64), Broken>, BlobError> {
-        let sizes = self.sizes(promised.iter().map(|(digest, _)| *digest).collect()).await?;
+        let found = self.look(promised.iter().map(|(digest, _)| *digest).collect()).await?;
         let mut broken = HashMap::new();
-        for ((digest, promised_bytes), stored) in promised.into_iter().zip(sizes) {
+        for ((digest, promised_bytes), stored) in promised.into_iter().zip(found) {
             let what = match stored {
-                Some(stored_bytes) if stored_bytes == promised_bytes => continue,
-                Some(stored_bytes) if self.is_sound(digest).await? => {
-                    Broken::Size { stored_bytes, promised_bytes }
-                }
-                Some(_) => Broken::Damaged,
-                None => Broken::Missing,
+                Ok(Some(stored_bytes)) if stored_bytes == promised_bytes => continue,
+                Ok(Some(stored_bytes)) => match self.is_sound(digest).await {
+                    Ok(true) => Broken::Size { stored_bytes, promised_bytes },
+                    Ok(false) => Broken::Damaged,
+                    Err(error) => Broken::Unreadable(error.to_string()),
+                },
+                Ok(None) => Broken::Missing,
+                Err(error) => Broken::Unreadable(BlobError::from(error).to_string()),
             };
             broken.insert((digest, promised_bytes), what);
         }
@@ -269,7 +273,7 @@ impl fmt::Debug for Blobs {
 }
 
 /// What is wrong with a blob that somebody promised.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Broken {
     #[error("is not in the blob store")]
     Missing,
@@ -279,6 +283,8 @@ pub(crate) enum Broken {
         "has {stored_bytes} bytes in the blob store, not the {promised_bytes} that were promised"
     )]
     Size { stored_bytes: u64, promised_bytes: u64 },
+    #[error("cannot be looked at: {0}")]
+    Unreadable(String),
 }
 
 impl Shared {
@@ -302,7 +308,7 @@ impl Shared {
 
     fn damaged(&self, digest: Digest) {
         tracing::error!(%digest, "stored bytes do not match their digest; check the disk");
-        self.with_memory(|memory| memory.damaged(digest));
+        self.with_memory(|memory| memory.doubt(digest));
     }
 
     fn with_memory<T>(&self, f: impl FnOnce(&mut Memory) -> T) -> T {
@@ -311,7 +317,7 @@ impl Shared {
 
     /// The size of a sound blob, in bytes, with a note that it is in use. Whoever calls holds the lock on names.
     fn use_blob(&self, digest: Digest, now: SystemTime) -> io::Result<Option<u64>> {
-        if self.with_memory(|memory| memory.damaged.contains(&digest)) {
+        if self.with_memory(|memory| memory.doubted.contains(&digest)) {
             return Ok(None);
         }
         let Some(entry) = self.folder.find(digest)? else {
@@ -332,10 +338,19 @@ impl Shared {
     fn store(&self, blobs: &mut [Staged]) -> io::Result<()> {
         self.folder.sync(blobs)?;
         let _names = self.names.write().unwrap_or_else(PoisonError::into_inner);
-        self.folder.name(blobs)?;
+        let named = self.folder.name(blobs);
         let now = SystemTime::now();
-        self.with_memory(|memory| blobs.iter().for_each(|blob| memory.stored(blob.digest, now)));
-        Ok(())
+        self.with_memory(|memory| {
+            for blob in blobs.iter().filter(|blob| blob.is_kept) {
+                match named {
+                    Ok(()) => memory.stored(blob.digest, now),
+                    // It is there, but its name may not last. It is not removed: the name may have been that of
+                    // the same blob before, which somebody was told of.
+                    Err(_) => memory.doubt(blob.digest),
+                }
+            }
+        });
+        named
     }
 
     /// Whether an upload of a blob can be ignored. While names change it is not: storing a blob twice does no
@@ -360,13 +375,15 @@ struct Memory {
     /// When the disk was last told that the blob is in use.
     newer: HashMap<Digest, SystemTime>,
     older: HashMap<Digest, SystemTime>,
-    damaged: HashSet<Digest>,
+    /// There, but damaged, or under a name that may not be durable: until they are stored again they count as
+    /// missing.
+    doubted: HashSet<Digest>,
 }
 
 impl Memory {
     /// Whether the blob is there; `None`: ask the disk.
     fn recall(&mut self, digest: Digest, now: SystemTime) -> Option<bool> {
-        if self.damaged.contains(&digest) {
+        if self.doubted.contains(&digest) {
             return Some(false);
         }
         let known = self.newer.get(&digest).copied();
@@ -390,14 +407,14 @@ impl Memory {
         self.older.remove(&digest);
     }
 
-    fn damaged(&mut self, digest: Digest) {
-        if self.damaged.len() < DAMAGED_MAX {
-            self.damaged.insert(digest);
+    fn doubt(&mut self, digest: Digest) {
+        if self.doubted.len() < DOUBTED_MAX {
+            self.doubted.insert(digest);
         }
     }
 
     fn stored(&mut self, digest: Digest, now: SystemTime) {
-        self.damaged.remove(&digest);
+        self.doubted.remove(&digest);
         self.present(digest, now);
     }
 }

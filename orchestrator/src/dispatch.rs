@@ -517,13 +517,14 @@ impl Follower {
     }
 
     /// A frame is finished only when its outputs are in the store: the node's word is not enough. Frames that
-    /// take no time come by the hundred, and one look at the disk does for all of them.
+    /// take no time come by the hundred, and one look at the disk does for all of them and their previews.
     async fn verified(&self, mut report: Vec<BatchNews>) -> Vec<BatchNews> {
         let finished = report.iter().filter_map(|news| match news {
             BatchNews::Finished(_, rendered) => Some(rendered),
             _ => None,
         });
-        let promised: HashSet<_> = finished.flat_map(Rendered::blobs).collect();
+        let promised: HashSet<_> =
+            finished.flat_map(|rendered| rendered.blobs().chain(preview_blob(rendered))).collect();
         if promised.is_empty() {
             return report;
         }
@@ -533,7 +534,7 @@ impl Follower {
             match &broken {
                 Ok(broken) => match first_broken(rendered, broken) {
                     Some(failure) => *news = BatchNews::Failed(*slice, failure),
-                    None => self.check_preview(rendered).await,
+                    None => self.check_preview(rendered, broken),
                 },
                 Err(error) => {
                     let message = format!("the outputs cannot be checked: {error}");
@@ -545,14 +546,17 @@ impl Follower {
     }
 
     /// A frame is none the worse for a small picture that is not stored.
-    async fn check_preview(&self, rendered: &mut Rendered) {
-        if let Some(preview) = &rendered.preview
-            && !matches!(self.blobs.contains(preview.digest).await, Ok(true))
-        {
+    fn check_preview(&self, rendered: &mut Rendered, broken: &HashMap<(Digest, u64), Broken>) {
+        if preview_blob(rendered).is_some_and(|blob| broken.contains_key(&blob)) {
             debug!(batch = %self.batch, node = %self.node, "a preview is not in the blob store");
             rendered.preview = None;
         }
     }
+}
+
+/// The blob that holds a frame's small picture, with its size in bytes.
+fn preview_blob(rendered: &Rendered) -> Option<(Digest, u64)> {
+    rendered.preview.as_ref().map(|preview| (preview.digest, preview.size_bytes))
 }
 
 /// Why a frame does not count, if one of its outputs is not stored as promised.
@@ -563,7 +567,7 @@ fn first_broken(rendered: &Rendered, broken: &HashMap<(Digest, u64), Broken>) ->
     let reason = match what {
         // Of its own making: another node may do better.
         Broken::Size { .. } => FailureReason::InvalidOutput,
-        Broken::Missing | Broken::Damaged => FailureReason::Infrastructure,
+        Broken::Missing | Broken::Damaged | Broken::Unreadable(_) => FailureReason::Infrastructure,
     };
     let message = format!("output {} {what}", output.name);
     Some(Failure { reason, message, log_tail: Vec::new() })

@@ -21,18 +21,19 @@ use tokio::sync::{Mutex as AsyncMutex, watch};
 
 pub(crate) use self::whole::{Whole, shown};
 use crate::{
-    domain::{
-        Frame, Incarnation, JobId, JobSpec, NodeDescription, NodeName, Project, Requirements,
-        Revision, Slice,
-    },
+    domain::{Frame, Incarnation, JobId, NodeDescription, NodeName, Requirements, Revision, Slice},
     driver::wall_ms,
     previews::{PREVIEWS_BYTES_MAX, Previews},
-    store::{Identity, JobRecord, JobStanding, LogRecord, NodeRecord, Store, StoreError},
+    store::{
+        Identity, JobRecord, JobStanding, LogRecord, NodeRecord, Store, StoreError, without_project,
+    },
 };
 
-/// Changes kept of one job for watchers that keep up: some tens of milliseconds at the highest rate, and
-/// about a megabyte. Others read the store.
+/// Changes kept of one job for watchers that keep up: some tens of milliseconds at the highest rate. Others
+/// read the store.
 const RECENT_MAX: usize = 4_096;
+/// Bytes of these changes, about: as many frames that are drawn, fewer that failed and tell of it at length.
+const RECENT_BYTES: usize = 2 << 20;
 /// Nodes that are named where a job waits because all that could render it rest.
 const RESTING_NAMED_MAX: usize = 3;
 /// Frames in one message of changes.
@@ -56,6 +57,9 @@ const WAITING_LOOKED_AT_EVERY: Duration = Duration::from_secs(1);
 const CLUSTER_PAUSE: Duration = Duration::from_millis(100);
 /// Log lines in one message; a line has 2,000 bytes at most.
 const LINES_IN_MESSAGE: u32 = 500;
+/// Pause before a follower of a log that has all of it looks again: a job changes hundreds of times a second, and
+/// people read ten times a second at most.
+const LOG_PAUSE: Duration = Duration::from_millis(100);
 
 /// What a node is doing to a slice. Not durable.
 #[derive(Debug, Clone)]
@@ -160,6 +164,8 @@ impl NodeState {
 
 #[derive(Debug)]
 struct JobFeed {
+    /// As it was when the feed was opened; `now` has how it stands.
+    record: JobRecord,
     now: Mutex<JobNow>,
     changed: watch::Sender<()>,
     /// How often the whole state has been asked of the store.
@@ -173,6 +179,8 @@ struct JobFeed {
 struct JobNow {
     standing: JobStanding,
     recent: VecDeque<Arc<Frame>>,
+    /// Of the frames in `recent`, about.
+    recent_bytes: usize,
     /// Every change of a frame above this revision is in `recent`.
     recent_above: Revision,
     active: HashMap<Slice, (u64, ActiveSlice)>,
@@ -180,7 +188,25 @@ struct JobNow {
     active_version: u64,
 }
 
+impl JobFeed {
+    fn record(&self) -> JobRecord {
+        JobRecord { standing: lock(&self.now).standing.clone(), ..self.record.clone() }
+    }
+}
+
 impl JobNow {
+    /// Keeps a change for a while.
+    fn keep(&mut self, frame: Arc<Frame>) {
+        self.recent_bytes += bytes_of(&frame);
+        self.recent.push_back(frame);
+        while (self.recent.len() > RECENT_MAX || self.recent_bytes > RECENT_BYTES)
+            && let Some(oldest) = self.recent.pop_front()
+        {
+            self.recent_bytes -= bytes_of(&oldest);
+            self.recent_above = oldest.revision;
+        }
+    }
+
     /// Who draws slices of the job, as far as has been heard.
     fn at_work(&self) -> HashSet<NodeName> {
         self.active.values().map(|(_, active)| active.node.clone()).collect()
@@ -256,11 +282,13 @@ impl Feed {
         let now = JobNow {
             standing: record.standing.clone(),
             recent: VecDeque::new(),
+            recent_bytes: 0,
             recent_above: record.standing.revision,
             active: HashMap::new(),
             active_version: 0,
         };
         let feed = JobFeed {
+            record: record.clone(),
             now: Mutex::new(now),
             changed: watch::Sender::new(()),
             reads: AtomicU64::new(0),
@@ -289,12 +317,7 @@ impl Feed {
             now.standing = news.standing.clone();
             for frame in news.frames {
                 now.active.remove(&Slice::whole(frame.frame));
-                now.recent.push_back(frame);
-            }
-            while now.recent.len() > RECENT_MAX {
-                if let Some(frame) = now.recent.pop_front() {
-                    now.recent_above = frame.revision;
-                }
+                now.keep(frame);
             }
             for active in news.active {
                 now.active_version += 1;
@@ -415,16 +438,20 @@ impl Feed {
             return Err(WatchError::OtherStore);
         }
         let (feed, record) = self.find(job).await?;
-        let requirements = record.requirements();
-        let current = record.standing.revision;
+        let mut current = record.standing.revision;
+        if after > current {
+            // A commit is readable, and told to those who ask for the job, a moment before it is published.
+            let stored = self.store.job_without_project(job).await?;
+            current = stored.map_or(current, |record| record.standing.revision);
+        }
         if after > current {
             return Err(WatchError::FutureRevision { after, current });
         }
         let changed = feed.as_ref().map(|feed| feed.changed.subscribe());
         Ok(JobWatch {
             hub: self.clone(),
-            job,
-            requirements,
+            requirements: record.requirements(),
+            record,
             waiting_reason: String::new(),
             feed,
             changed,
@@ -434,23 +461,24 @@ impl Feed {
         })
     }
 
-    /// A job and, while it is open, its feed.
+    /// A job and, while it is open, its feed: then nothing is read, and a crowd of watchers costs the store
+    /// nothing. What was read is without its project.
     async fn find(&self, job: JobId) -> Result<(Option<Arc<JobFeed>>, JobRecord), WatchError> {
         loop {
             // The feed is looked up first: a job that ends in between is then seen to end through it.
             let feed = lock(&self.jobs).get(&job).cloned();
-            let record = self.store.job(job).await?.ok_or(WatchError::UnknownJob)?;
-            if feed.is_some() || record.standing.state.is_final() {
-                return Ok((feed, record));
+            if let Some(feed) = feed {
+                let record = feed.record();
+                return Ok((Some(feed), record));
+            }
+            let stored = self.store.job_without_project(job).await?;
+            let record = stored.ok_or(WatchError::UnknownJob)?;
+            if record.standing.state.is_final() {
+                return Ok((None, record));
             }
             // Committed this very moment: the driver is about to open its feed.
             tokio::time::sleep(FEED_OPENS).await;
         }
-    }
-
-    /// A job as it is in memory, its project left out when it is over.
-    pub(crate) fn record(&self, job: JobId) -> Option<JobRecord> {
-        lock(&self.cluster).jobs.get(&job).map(|(_, record)| record.clone())
     }
 
     pub(crate) fn watch_cluster(self: &Arc<Self>) -> ClusterWatch {
@@ -487,7 +515,8 @@ enum Phase {
 #[derive(Debug)]
 pub(crate) struct JobWatch {
     hub: Arc<Feed>,
-    job: JobId,
+    /// As it was when the watch began.
+    record: JobRecord,
     requirements: Requirements,
     /// What the watcher has been told of why the job waits.
     waiting_reason: String,
@@ -501,6 +530,11 @@ pub(crate) struct JobWatch {
 }
 
 impl JobWatch {
+    /// The job as it was when the watch began; its project may be left out.
+    pub(crate) fn record(&self) -> &JobRecord {
+        &self.record
+    }
+
     /// The next update and the revision that the watcher is at then; `None` after the last. Waits for it.
     pub(crate) async fn next(&mut self) -> Result<Option<(Revision, Update)>, StoreError> {
         let next = match self.phase {
@@ -513,7 +547,7 @@ impl JobWatch {
     }
 
     fn waits_for(&self) -> String {
-        self.hub.waiting_reason(self.job, &self.requirements)
+        self.hub.waiting_reason(self.record.job, &self.requirements)
     }
 
     async fn snapshot(&mut self) -> Result<(Revision, Update), StoreError> {
@@ -541,14 +575,14 @@ impl JobWatch {
         self.revision = snapshot.job.standing.revision;
         // A commit is readable a moment before it is published. What nodes were doing before it must not be
         // shown after it.
-        self.published(self.revision).await;
+        self.published(self.revision).await?;
         let active = self.new_active();
         self.phase = Phase::Follow;
         Ok((self.revision, Update::Snapshot { snapshot, active }))
     }
 
     async fn read_whole(&self) -> Result<Arc<Whole>, StoreError> {
-        let read = self.hub.store.snapshot(self.job, TROUBLED_MAX).await?;
+        let read = self.hub.store.snapshot(self.record.job, TROUBLED_MAX).await?;
         let mut snapshot = read.ok_or_else(vanished)?;
         let fit = fitting(snapshot.troubled.iter().map(bytes_of), TROUBLED_BYTES);
         snapshot.troubled.truncate(fit);
@@ -557,7 +591,7 @@ impl JobWatch {
 
     async fn changes(&mut self) -> Result<(Revision, Update), StoreError> {
         if self.phase == Phase::Resume {
-            self.published(self.revision).await;
+            self.published(self.revision).await?;
         }
         loop {
             if let Some(changed) = &mut self.changed {
@@ -599,14 +633,8 @@ impl JobWatch {
         let limit = FRAMES_IN_MESSAGE + 1;
         let mut over = None;
         if self.feed.is_none() {
-            let (feed, record) = self.hub.find(self.job).await.map_err(|error| match error {
-                WatchError::Store(error) => error,
-                _ => vanished(),
-            })?;
-            // It was over, and goes on because frames of it are tried again.
-            self.changed = feed.as_ref().map(|feed| feed.changed.subscribe());
-            self.feed = feed;
-            over = Some(record.standing);
+            // It was over, and goes on if frames of it are tried again.
+            over = Some(self.find_feed().await?);
         }
         let standing = match (&self.feed, over) {
             (Some(feed), _) => {
@@ -621,7 +649,8 @@ impl JobWatch {
             (None, Some(over)) => over,
             (None, None) => return Err(vanished()),
         };
-        let frames = self.hub.store.frames_changed(self.job, self.revision, limit as u32).await?;
+        let frames =
+            self.hub.store.frames_changed(self.record.job, self.revision, limit as u32).await?;
         Ok((standing, frames.into_iter().map(Arc::new).collect()))
     }
 
@@ -649,14 +678,36 @@ impl JobWatch {
             .collect()
     }
 
+    /// Goes on with the feed that the job has now; how the job stands.
+    async fn find_feed(&mut self) -> Result<JobStanding, StoreError> {
+        let (feed, record) = self.hub.find(self.record.job).await.map_err(|error| match error {
+            WatchError::Store(error) => error,
+            _ => vanished(),
+        })?;
+        self.changed = feed.as_ref().map(|feed| feed.changed.subscribe());
+        self.feed = feed;
+        self.active_version = 0;
+        Ok(record.standing)
+    }
+
     /// Waits until the driver has published at least `revision`.
-    async fn published(&mut self, revision: Revision) {
+    async fn published(&mut self, revision: Revision) -> Result<(), StoreError> {
         while let Some(feed) = &self.feed {
-            if lock(&feed.now).standing.revision >= revision {
-                return;
+            let (published, is_final) = {
+                let standing = &lock(&feed.now).standing;
+                (standing.revision, standing.state.is_final())
+            };
+            if published >= revision {
+                break;
             }
-            self.wait().await;
+            if is_final {
+                // Nothing follows here: frames were tried again since, and the job has another feed.
+                self.find_feed().await?;
+            } else {
+                self.wait().await;
+            }
         }
+        Ok(())
     }
 
     async fn wait(&mut self) {
@@ -716,34 +767,6 @@ pub(crate) fn bytes_of(frame: &Frame) -> usize {
     FRAME_BYTES + failure + outputs
 }
 
-fn without_project(spec: &JobSpec) -> JobSpec {
-    // Field by field: a project is what must not be copied here.
-    let JobSpec {
-        name,
-        project: _,
-        frames,
-        settings,
-        priority,
-        tags,
-        strict,
-        movie,
-        movie_of,
-        limits,
-    } = spec;
-    JobSpec {
-        name: name.clone(),
-        project: Project { blend_path: String::new(), files: Vec::new() },
-        frames: frames.clone(),
-        settings: settings.clone(),
-        priority: *priority,
-        tags: tags.clone(),
-        strict: *strict,
-        movie: *movie,
-        movie_of: movie_of.clone(),
-        limits: *limits,
-    }
-}
-
 /// One watcher of the cluster.
 #[derive(Debug)]
 pub(crate) struct ClusterWatch {
@@ -794,18 +817,26 @@ impl LogReader {
             // Asked before reading: lines of a job that is over by now are all there.
             let is_over =
                 self.feed.as_ref().is_none_or(|feed| lock(&feed.now).standing.state.is_final());
-            let lines = self.store.log(self.job, self.frame, self.next, LINES_IN_MESSAGE).await?;
+            // A follower is given the lines of all frames, to go on after those that it does not want, too:
+            // the others would be looked through again each time.
+            let asked = self.frame.filter(|_| self.feed.is_none());
+            let mut lines = self.store.log(self.job, asked, self.next, LINES_IN_MESSAGE).await?;
             if let (Some(first), Some(last)) = (lines.first(), lines.last()) {
                 // Numbers rise by one, so a gap is what was lost. One frame's lines always have gaps.
                 let spread = last.line - first.line + 1 - lines.len() as u64;
                 let lost = if self.frame.is_none() { first.line - self.next + spread } else { 0 };
                 self.next = last.line + 1;
+                lines.retain(|line| self.frame.is_none() || line.frame == self.frame);
+                if lines.is_empty() {
+                    continue;
+                }
                 return Ok(Some((lines, lost)));
             }
             if is_over {
                 return Ok(None);
             }
             if let Some(changed) = &mut self.changed {
+                tokio::time::sleep(LOG_PAUSE).await;
                 let _ = changed.changed().await;
             }
         }
@@ -814,7 +845,163 @@ impl LogReader {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::{
+        domain::{
+            Attempts, Failure, FailureReason, FrameSet, FrameState, JobSpec, JobState, Project,
+            RenderSettings, TimeLimits,
+        },
+        store::{Group, Request, sqlite::SqliteStore},
+    };
+
+    /// Job 1, of one frame, in a store of its own, as the driver would commit and publish it.
+    struct Fixture {
+        _dir: tempfile::TempDir,
+        store: Arc<SqliteStore>,
+        feed: Arc<Feed>,
+        record: JobRecord,
+    }
+
+    impl Fixture {
+        async fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let (store, identity) = SqliteStore::open(&dir.path().join("db")).await.unwrap();
+            let store = Arc::new(store);
+            let spec = JobSpec {
+                name: "shot".to_owned(),
+                project: Project { blend_path: String::new(), files: Vec::new() },
+                frames: FrameSet::one(1),
+                settings: RenderSettings::default(),
+                priority: 0,
+                tags: Vec::new(),
+                strict: false,
+                movie: None,
+                movie_of: None,
+                limits: TimeLimits::default(),
+            };
+            let version = "3.4".parse().unwrap();
+            let record = JobRecord::submitted(JobId(1), Arc::new(spec), version, 0);
+            let request = Request { request_id: "r".to_owned(), fingerprint: "f".to_owned() };
+            let new_jobs = vec![(request, record.clone())];
+            store.commit(&Group { new_jobs, ..Group::default() }).await.unwrap();
+            let feed = Arc::new(Feed::new(store.clone(), identity));
+            feed.open_job(&record);
+            Self { _dir: dir, store, feed, record }
+        }
+
+        /// What the driver commits next, before it is published.
+        async fn commit(&mut self, state: JobState) -> JobNews {
+            let standing = &mut self.record.standing;
+            standing.state = state;
+            standing.revision += 1;
+            let jobs = [(JobId(1), standing.clone())].into();
+            self.store.commit(&Group { jobs, ..Group::default() }).await.unwrap();
+            let standing = self.record.standing.clone();
+            JobNews { standing, frames: Vec::new(), previews: Vec::new(), active: Vec::new() }
+        }
+    }
+
+    #[tokio::test]
+    async fn frames_that_fail_at_length_are_kept_for_watchers_by_their_bytes() {
+        let fixture = Fixture::new().await;
+        let failure = Failure {
+            reason: FailureReason::Renderer,
+            message: "Blender crashed".to_owned(),
+            log_tail: vec!["x".repeat(2_000); 20],
+        };
+        let failed = |revision| {
+            Arc::new(Frame {
+                frame: 1,
+                state: FrameState::Open,
+                revision,
+                attempts: Attempts::default(),
+                rendered: None,
+                failure: Some(failure.clone()),
+                node: None,
+            })
+        };
+        let feed = lock(&fixture.feed.jobs)[&JobId(1)].clone();
+        let mut now = lock(&feed.now);
+        (2..1_000).for_each(|revision| now.keep(failed(revision)));
+        let frame_bytes = bytes_of(&now.recent[0]);
+        assert_eq!(now.recent.len(), RECENT_BYTES / frame_bytes);
+        assert_eq!(now.recent_bytes, now.recent.len() * frame_bytes);
+        assert_eq!(now.recent_above + 1, now.recent[0].revision, "others are read from the store");
+    }
+
+    #[tokio::test]
+    async fn who_follows_one_frame_s_log_looks_at_each_line_of_others_once() {
+        let mut fixture = Fixture::new().await;
+        let mut reader = fixture.feed.read_log(JobId(1), Some(1), true).await.unwrap();
+        let line = |line: u64, frame| LogRecord {
+            line,
+            frame: Some(frame),
+            node: "a".into(),
+            at_ms: 0,
+            text: "Saved".to_owned(),
+        };
+        let others = u64::from(2 * LINES_IN_MESSAGE);
+        let mut lines: Vec<_> = (1..=others).map(|number| line(number, 2)).collect();
+        lines.push(line(others + 1, 1));
+        lines.push(line(others + 2, 2));
+        let log = [(JobId(1), lines)].into();
+        fixture.store.commit(&Group { log, ..Group::default() }).await.unwrap();
+        let (lines, lost) = reader.next().await.unwrap().unwrap();
+        assert_eq!((lines.len(), lines[0].line, lost), (1, others + 1, 0));
+        assert_eq!(reader.next, others + 3, "the last one is of no interest");
+        let news = fixture.commit(JobState::Finished).await;
+        fixture.feed.publish_job(&fixture.record, news);
+        assert!(reader.next().await.unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn who_watches_an_open_job_asks_the_store_for_no_job() {
+        let mut fixture = Fixture::new().await;
+        let all = fixture.store.take_readers().await;
+        let watch = fixture.feed.watch(JobId(1), 1, "").await.unwrap();
+        assert!(Arc::ptr_eq(&watch.record().spec, &fixture.record.spec));
+        fixture.feed.read_log(JobId(1), None, true).await.unwrap();
+        drop(all);
+        // Whoever was told of a revision that is yet to be published may watch from there.
+        let news = fixture.commit(JobState::Rendering).await;
+        let mut watch = fixture.feed.watch(JobId(1), 2, "").await.unwrap();
+        fixture.feed.publish_job(&fixture.record, news);
+        assert_eq!(watch.next().await.unwrap().unwrap().0, 2);
+        let error = fixture.feed.watch(JobId(1), 3, "").await.unwrap_err();
+        assert!(matches!(error, WatchError::FutureRevision { after: 3, current: 2 }), "{error}");
+    }
+
+    #[tokio::test]
+    async fn who_waited_while_a_job_failed_and_was_tried_again_goes_on_with_it() {
+        let mut fixture = Fixture::new().await;
+        let mut joins = fixture.feed.watch(JobId(1), 0, "").await.unwrap();
+        let mut resumes = fixture.feed.watch(JobId(1), 1, "").await.unwrap();
+        let news = fixture.commit(JobState::Failed).await;
+        fixture.feed.publish_job(&fixture.record, news);
+        fixture.commit(JobState::Queued).await;
+        fixture.feed.open_job(&fixture.record);
+        let over = fixture.commit(JobState::Failed).await;
+        // Readable, and yet to be published.
+        let joins = tokio::spawn(async move {
+            let first = joins.next().await.unwrap().unwrap();
+            (first.0, joins.next().await.unwrap().unwrap().0)
+        });
+        // It has got as far as to wait for the new feed.
+        let waits = || lock(&fixture.feed.jobs)[&JobId(1)].changed.receiver_count() > 0;
+        let waiting = async {
+            while !waits() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), waiting).await.unwrap();
+        assert!(!joins.is_finished());
+        fixture.feed.publish_job(&fixture.record, over);
+        assert_eq!(joins.await.unwrap(), (4, 4));
+        // Of the first feed it is told the end alone.
+        let (revision, update) = resumes.next().await.unwrap().unwrap();
+        assert!(matches!(update, Update::Changes { .. }) && revision == 2);
+    }
 
     #[test]
     fn those_that_rest_are_named_unless_one_is_at_work() {

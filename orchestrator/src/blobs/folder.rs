@@ -39,7 +39,8 @@ pub(super) struct Staged {
     /// Open while it is written: hundreds may wait to be made durable.
     file: Option<fs::File>,
     path: PathBuf,
-    is_kept: bool,
+    /// Whether it has its name.
+    pub(super) is_kept: bool,
 }
 
 impl Drop for Staged {
@@ -91,12 +92,13 @@ pub(super) struct Room {
 
 impl Folder {
     /// Opens the directory, made if need be with all shards at once, so that no upload depends on a folder that
-    /// is not yet durable. Removes what uploads left there when the last process was killed.
+    /// is not yet durable. Removes what uploads left there when the last process was killed, and makes durable
+    /// the names that it had given by then: from now on they are believed.
     pub(super) fn open(dir: &Path) -> io::Result<Self> {
         fs::create_dir_all(dir)?;
         let mut removed = 0;
-        for shard in 0..=u8::MAX {
-            let shard = dir.join(format!("{shard:02x}"));
+        for shard in shards() {
+            let shard = dir.join(shard);
             fs::create_dir_all(&shard)?;
             for entry in fs::read_dir(&shard)? {
                 let entry = entry?;
@@ -113,14 +115,18 @@ impl Folder {
         if let Some(parent) = dir.canonicalize()?.parent() {
             sync_folder(parent)?;
         }
-        Ok(Self {
+        let folder = Self {
             #[cfg(target_os = "linux")]
             handle: fs::File::open(dir)?,
             dir: dir.to_owned(),
             staged: AtomicU64::new(0),
             #[cfg(target_os = "linux")]
             has_lost: std::sync::atomic::AtomicBool::new(false),
-        })
+        };
+        if !folder.sync_all()? {
+            shards().try_for_each(|shard| sync_folder(&dir.join(shard)))?;
+        }
+        Ok(folder)
     }
 
     pub(super) fn stage(&self, digest: Digest) -> io::Result<Staged> {
@@ -141,7 +147,7 @@ impl Folder {
     }
 
     /// Gives `blobs`, which are durable, their names, and makes those durable too. After an error some may
-    /// have theirs.
+    /// have theirs, and lose it with the power.
     pub(super) fn name(&self, blobs: &mut [Staged]) -> io::Result<()> {
         let mut shards = Vec::new();
         for blob in &mut *blobs {
@@ -228,8 +234,7 @@ impl Folder {
 
     /// Every blob, shard by shard.
     pub(super) fn for_each(&self, mut each: impl FnMut(Entry)) -> io::Result<()> {
-        for shard in 0..=u8::MAX {
-            let shard = format!("{shard:02x}");
+        for shard in shards() {
             for entry in fs::read_dir(self.dir.join(&shard))? {
                 let name = entry?.file_name();
                 let digest = name.to_str().and_then(|rest| format!("{shard}{rest}").parse().ok());
@@ -246,6 +251,11 @@ impl Folder {
     fn path(&self, digest: Digest) -> PathBuf {
         blob_path(&self.dir, digest)
     }
+}
+
+/// The names of the folders that blobs lie in.
+fn shards() -> impl Iterator<Item = String> {
+    (0..=u8::MAX).map(|shard| format!("{shard:02x}"))
 }
 
 /// Where a blob lies in a folder of blobs.

@@ -161,6 +161,23 @@ async fn a_damaged_blob_counts_as_missing_until_it_is_stored_again() {
     assert!(blobs.contains(digest).await.unwrap());
 }
 
+#[tokio::test]
+async fn a_blob_whose_name_may_not_last_is_not_there_until_it_is_stored_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let blobs = Blobs::open(dir.path(), None).unwrap();
+    let known = store(&blobs, b"known").await;
+    let digests = [known, Digest::of(b"new"), Digest::of(b"no name")];
+    let mut group = digests.map(|digest| blobs.shared.folder.stage(digest).unwrap());
+    // A folder has the name of the last: naming the group fails before the names are made durable.
+    fs::create_dir_all(blob_path(dir.path(), digests[2]).join("in the way")).unwrap();
+    blobs.shared.store(&mut group).unwrap_err();
+    drop(group);
+    assert_eq!(files(dir.path()).len(), 3, "what may have been there before is not removed");
+    assert_eq!(blobs.missing(digests[..2].to_vec()).await.unwrap(), digests[..2]);
+    assert_eq!(store(&blobs, b"known").await, known);
+    assert_eq!(blobs.missing(digests[..2].to_vec()).await.unwrap(), digests[1..2]);
+}
+
 async fn broken(blobs: &Blobs, promised: &[(Digest, u64)]) -> Vec<(Digest, Broken)> {
     let broken = blobs.broken(promised.iter().copied().collect()).await.unwrap();
     broken.into_iter().map(|((digest, _), what)| (digest, what)).collect()
@@ -186,6 +203,23 @@ async fn a_blob_that_the_disk_cut_short_is_broken_and_is_welcome_again() {
     let other = Digest::of(b"other");
     let missing = [(other, Broken::Missing)];
     assert_eq!(broken(&blobs, &[(digest, 5), (other, 5)]).await, missing);
+}
+
+#[tokio::test]
+async fn a_blob_that_cannot_be_looked_at_is_broken_and_no_other_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let blobs = Blobs::open(dir.path(), None).unwrap();
+    let (good, bad) = (store(&blobs, b"good").await, store(&blobs, b"bad").await);
+    // No folder, so that not even the owner of all gets in.
+    let shard = dir.path().join(&bad.to_string()[..2]);
+    fs::remove_dir_all(&shard).unwrap();
+    fs::write(&shard, b"").unwrap();
+    let broken = broken(&blobs, &[(good, 4), (bad, 3)]).await;
+    assert!(
+        matches!(&broken[..], [(digest, Broken::Unreadable(_))] if *digest == bad),
+        "{broken:?}"
+    );
+    assert!(blobs.sizes(vec![good, bad]).await.is_err(), "whoever cannot tell them apart is told");
 }
 
 #[cfg(target_os = "linux")]

@@ -35,8 +35,10 @@ use crate::{
 const PAGE_DEFAULT: u32 = 100;
 /// Items on a page.
 const PAGE_MAX: u32 = 1_000;
-/// Bytes of frames on a page, about: half of what grpcurl takes by default.
+/// Bytes of jobs or frames on a page, about: half of what grpcurl takes by default.
 const PAGE_BYTES: usize = 2 << 20;
+/// Jobs read at a time: those of a page, or as many of the longest as take some tens of megabytes.
+const JOBS_READ_MAX: usize = PAGE_DEFAULT as usize + 1;
 /// Files named of those that are not uploaded; FindMissing tells all.
 const MISSING_TOLD_MAX: usize = 20;
 /// Bytes at the end of a .blend among which its last block begins.
@@ -63,7 +65,7 @@ impl OrchestratorService {
             if known.fingerprint != fingerprint {
                 return Err(SubmitError::RequestIdTaken(job).into());
             }
-            let record = self.store.job(job).await?.ok_or_else(unknown_job)?;
+            let record = self.store.job_without_project(job).await?.ok_or_else(unknown_job)?;
             let job = Some(self.job_to_wire(&record, SpecDetail::WithoutProject));
             return Ok(SubmitJobResponse { job, existed: true });
         }
@@ -218,22 +220,32 @@ impl OrchestratorService {
         &self,
         request: ListJobsRequest,
     ) -> Result<ListJobsResponse, Status> {
-        let size = page_size(request.page_size)?;
-        let before = match &*request.page_token {
+        let size = page_size(request.page_size)? as usize;
+        let mut before = match &*request.page_token {
             "" => JobId(u64::MAX),
             token => JobId(token.parse().map_err(|_| bad_token())?),
         };
-        let mut records = self.store.jobs_before(before, size + 1).await?;
-        let is_more = records.len() > size as usize;
-        records.truncate(size as usize);
-        let next = records.last().filter(|_| is_more).map(|record| record.job.to_string());
-        Ok(ListJobsResponse {
-            jobs: records
-                .iter()
-                .map(|record| self.job_to_wire(record, SpecDetail::WithoutProject))
-                .collect(),
-            next_page_token: next.unwrap_or_default(),
-        })
+        let (mut jobs, mut bytes) = (Vec::new(), 0);
+        let is_more = 'page: loop {
+            // One more than fits tells whether there are more.
+            let limit = JOBS_READ_MAX.min(size + 1 - jobs.len());
+            let records = self.store.jobs_before(before, limit as u32).await?;
+            for record in &records {
+                // Jobs of many ranges, or with many warnings, make a shorter page.
+                if jobs.len() == size || bytes > PAGE_BYTES {
+                    break 'page true;
+                }
+                let job = self.job_to_wire(record, SpecDetail::WithoutProject);
+                bytes += job.encoded_len();
+                jobs.push(job);
+            }
+            match records.last() {
+                Some(last) => before = last.job,
+                None => break false,
+            }
+        };
+        let next = jobs.last().filter(|_| is_more).map(|job| job.job_id.to_string());
+        Ok(ListJobsResponse { jobs, next_page_token: next.unwrap_or_default() })
     }
 
     pub(super) async fn page_of_frames(
@@ -246,7 +258,7 @@ impl OrchestratorService {
             "" => i64::from(i32::MIN) - 1,
             token => i64::from(token.parse::<i32>().map_err(|_| bad_token())?),
         };
-        let record = self.store.job(job).await?.ok_or_else(unknown_job)?;
+        let record = self.store.job_without_project(job).await?.ok_or_else(unknown_job)?;
         let mut numbers = record.spec.frames.above(after, size as usize + 1);
         let is_more = numbers.len() > size as usize;
         numbers.truncate(size as usize);
@@ -281,7 +293,7 @@ impl OrchestratorService {
         request: RetryFramesRequest,
     ) -> Result<RetryFramesResponse, Status> {
         let job = parse_job_id(request.job_id)?;
-        let record = self.store.job(job).await?.ok_or_else(unknown_job)?;
+        let record = self.store.job_without_project(job).await?.ok_or_else(unknown_job)?;
         let mut faults = Faults::default();
         let frames = convert::frames_to_retry(&request.frames, &record.spec.frames, &mut faults);
         faults.check()?;
@@ -297,10 +309,7 @@ impl OrchestratorService {
     ) -> Result<Answers<WatchJobResponse>, Status> {
         let job = parse_job_id(request.job_id)?;
         let watch = self.feed.watch(job, request.after_revision, &request.store_id).await?;
-        let record = match self.feed.record(job) {
-            Some(record) => record,
-            None => self.store.job(job).await?.ok_or_else(unknown_job)?,
-        };
+        let record = watch.record().clone();
         let this = self.clone();
         let sent = request.after_revision;
         Ok(Box::pin(stream::unfold(Some((watch, sent)), move |watch| {
@@ -359,24 +368,38 @@ impl OrchestratorService {
 
     pub(super) fn watch_all(&self) -> Answers<WatchClusterResponse> {
         let this = self.clone();
-        Box::pin(stream::unfold(Some(self.feed.watch_cluster()), move |watch| {
+        let begun = (self.feed.watch_cluster(), Vec::new().into_iter(), Vec::new().into_iter());
+        Box::pin(stream::unfold(Some(begun), move |watch| {
             let this = this.clone();
             async move {
-                let mut watch = watch?;
-                let (jobs, nodes) = tokio::select! {
-                    next = watch.next() => next,
-                    () = this.shutdown.cancelled() => {
-                        return Some((Err(shutting_down("watch again")), None));
-                    }
-                };
-                let message = WatchClusterResponse {
-                    jobs: jobs
-                        .iter()
-                        .map(|job| this.job_to_wire(job, SpecDetail::WithoutProject))
-                        .collect(),
-                    nodes: nodes.iter().map(convert::node_to_wire).collect(),
-                };
-                Some((Ok(message), Some(watch)))
+                let (mut watch, mut jobs, mut nodes) = watch?;
+                if jobs.len() + nodes.len() == 0 {
+                    let changed = tokio::select! {
+                        next = watch.next() => next,
+                        () = this.shutdown.cancelled() => {
+                            return Some((Err(shutting_down("watch again")), None));
+                        }
+                    };
+                    (jobs, nodes) = (changed.0.into_iter(), changed.1.into_iter());
+                }
+                // What takes more than a page comes in several messages.
+                let mut message = WatchClusterResponse::default();
+                let mut bytes = 0;
+                while bytes <= PAGE_BYTES
+                    && let Some(node) = nodes.next()
+                {
+                    let node = convert::node_to_wire(&node);
+                    bytes += node.encoded_len();
+                    message.nodes.push(node);
+                }
+                while bytes <= PAGE_BYTES
+                    && let Some(job) = jobs.next()
+                {
+                    let job = this.job_to_wire(&job, SpecDetail::WithoutProject);
+                    bytes += job.encoded_len();
+                    message.jobs.push(job);
+                }
+                Some((Ok(message), Some((watch, jobs, nodes))))
             }
         }))
     }
@@ -421,7 +444,8 @@ impl OutputLookup for OrchestratorService {
     ) -> Result<Digest, LookupError> {
         let failed = |error: StoreError| LookupError::Failed(error.to_string());
         let job = JobId(job_id);
-        let record = self.store.job(job).await.map_err(failed)?.ok_or(LookupError::UnknownJob)?;
+        let record = self.store.job_without_project(job).await.map_err(failed)?;
+        let record = record.ok_or(LookupError::UnknownJob)?;
         if !record.spec.frames.contains(frame) {
             return Err(LookupError::UnknownFrame);
         }

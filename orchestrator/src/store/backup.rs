@@ -20,7 +20,7 @@ use super::{
     StoreError,
     check::{NoStore, is_of_other_tables},
     make_folder,
-    sqlite::{self, FRAME, JOB},
+    sqlite::{self, FRAME, WHOLE_JOB},
     sync_folder,
 };
 use crate::blobs::blob_path;
@@ -164,9 +164,9 @@ async fn copy_database(from: &Path, part: &Path) -> Result<HashSet<Digest>, Stor
     }
     let mut pins = HashSet::new();
     {
-        let mut jobs = sqlx::query(JOB).fetch(&mut copy);
+        let mut jobs = sqlx::query(WHOLE_JOB).fetch(&mut copy);
         while let Some(row) = jobs.try_next().await? {
-            let record = sqlite::job_of(&row)?;
+            let record = sqlite::whole_job_of(&row)?;
             for file in &record.spec.project.files {
                 pins.extend(file.blobs().map(|(digest, _)| digest));
             }

@@ -13,7 +13,7 @@ use sqlx::{Connection as _, Row as _, SqliteConnection, sqlite::SqliteConnectOpt
 
 use super::{
     JobRecord, StoreError,
-    sqlite::{self, FRAME, JOB},
+    sqlite::{self, FRAME, WHOLE_JOB},
 };
 use crate::{
     blobs::blob_path,
@@ -141,7 +141,12 @@ async fn check_database(
     drop(findings);
     check_jobs(&mut tx, checked, pins).await?;
     check_batches(&mut tx, checked).await?;
-    for (table, what) in [("slice", "frames"), ("warning", "warnings"), ("log_line", "log lines")] {
+    for (table, what) in [
+        ("project", "projects"),
+        ("slice", "frames"),
+        ("warning", "warnings"),
+        ("log_line", "log lines"),
+    ] {
         let orphans: i64 = sqlx::query_scalar(sqlx::AssertSqlSafe(format!(
             "SELECT COUNT(*) FROM {table} WHERE job_id NOT IN (SELECT job_id FROM job)"
         )))
@@ -165,13 +170,13 @@ async fn check_jobs(
     loop {
         // One at a time: a job's frames may be a million.
         let row = sqlx::query(sqlx::AssertSqlSafe(format!(
-            "{JOB} WHERE job_id > $1 ORDER BY job_id LIMIT 1"
+            "{WHOLE_JOB} WHERE job_id > $1 ORDER BY job_id LIMIT 1"
         )))
         .bind(after)
         .fetch_optional(&mut *tx)
         .await?;
         let Some(row) = row else { return Ok(()) };
-        let record = sqlite::job_of(&row)?;
+        let record = sqlite::whole_job_of(&row)?;
         after = record.job.0 as i64;
         checked.jobs += 1;
         for file in &record.spec.project.files {

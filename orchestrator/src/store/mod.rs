@@ -14,11 +14,11 @@ use std::{
 };
 
 use framecrew_blobs::Digest;
-use futures::future::BoxFuture;
+use futures::{FutureExt as _, future::BoxFuture};
 
 use crate::domain::{
     Attempts, BatchId, BlenderVersion, Frame, FrameCounts, FrameState, Incarnation, JobId, JobSpec,
-    JobState, NodeDescription, NodeName, Requirements, Revision, Slice, Warning,
+    JobState, NodeDescription, NodeName, Project, Requirements, Revision, Slice, Warning,
 };
 
 /// Log lines kept of one job; older ones are dropped, and a reader is told how many.
@@ -79,6 +79,35 @@ impl JobRecord {
             ffmpeg: self.spec.movie_of.is_some(),
             run_scripts: self.spec.settings.run_scripts,
         }
+    }
+}
+
+/// A spec without its project, which may be large.
+pub(crate) fn without_project(spec: &JobSpec) -> JobSpec {
+    // Field by field: a project is what must not be copied here.
+    let JobSpec {
+        name,
+        project: _,
+        frames,
+        settings,
+        priority,
+        tags,
+        strict,
+        movie,
+        movie_of,
+        limits,
+    } = spec;
+    JobSpec {
+        name: name.clone(),
+        project: Project { blend_path: String::new(), files: Vec::new() },
+        frames: frames.clone(),
+        settings: settings.clone(),
+        priority: *priority,
+        tags: tags.clone(),
+        strict: *strict,
+        movie: *movie,
+        movie_of: movie_of.clone(),
+        limits: *limits,
     }
 }
 
@@ -239,7 +268,20 @@ pub(crate) trait Store: Debug + Send + Sync + 'static {
     /// A job.
     fn job(&self, job: JobId) -> BoxFuture<'_, Result<Option<JobRecord>, StoreError>>;
 
-    /// Jobs below a number, highest first, at most `limit`.
+    /// A job without its project, which may be long.
+    fn job_without_project(
+        &self,
+        job: JobId,
+    ) -> BoxFuture<'_, Result<Option<JobRecord>, StoreError>> {
+        let below = JobId(job.0.saturating_add(1));
+        async move {
+            let found = self.jobs_before(below, 1).await?.pop();
+            Ok(found.filter(|record| record.job == job))
+        }
+        .boxed()
+    }
+
+    /// Jobs below a number, without their projects, highest first, at most `limit`.
     fn jobs_before(
         &self,
         before: JobId,
@@ -262,7 +304,7 @@ pub(crate) trait Store: Debug + Send + Sync + 'static {
         limit: u32,
     ) -> BoxFuture<'_, Result<Vec<Frame>, StoreError>>;
 
-    /// A job, with the state of each of its frames that has a row and the latest `troubled_max` frames with
+    /// A job without its project, with the state of each of its frames that has a row and the latest `troubled_max` frames with
     /// failed tries, all of the same moment.
     fn snapshot(
         &self,

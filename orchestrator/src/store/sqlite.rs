@@ -21,7 +21,7 @@ use sqlx::{
 
 use super::{
     BatchRecord, Group, Identity, JobRecord, JobStanding, LOG_LINES_MAX, LogRecord, NodeRecord,
-    Remains, Remembered, Request, Snapshot, Store, StoreError,
+    Remains, Remembered, Request, Snapshot, Store, StoreError, without_project,
 };
 use crate::domain::{
     Attempts, BatchId, Epoch, Frame, FrameCounts, FrameState, Incarnation, JobId, NodeName, Output,
@@ -242,7 +242,7 @@ async fn write_in(
             .bind(record.job.0 as i64)
             .bind(&request.request_id)
             .bind(&request.fingerprint)
-            .bind(to_json(&*record.spec))
+            .bind(to_json(&without_project(&record.spec)))
             .bind(record.file_version.to_string())
             .bind(to_word(state))
             .bind(counts.open as i64)
@@ -253,6 +253,11 @@ async fn write_in(
             .bind(record.submitted_at_ms)
             .bind(started_at_ms)
             .bind(ended_at_ms)
+            .execute(&mut *tx)
+            .await?;
+        sqlx::query("INSERT INTO project (job_id, project) VALUES ($1,$2)")
+            .bind(record.job.0 as i64)
+            .bind(to_json(&record.spec.project))
             .execute(&mut *tx)
             .await?;
     }
@@ -394,7 +399,20 @@ pub(super) const JOB: &str = "SELECT job_id, spec, file_version, state, open_fra
      failed_frames, cancelled_frames, revision, submitted_at_ms, started_at_ms, ended_at_ms, \
      movie_job_id FROM job ";
 
-/// A job without its warnings, which lie in another table.
+/// With its project, which lies in a table of its own: it may be large.
+pub(super) const WHOLE_JOB: &str =
+    "SELECT job.*, project FROM job LEFT JOIN project USING (job_id) ";
+
+/// A job with its project, but without its warnings.
+pub(super) fn whole_job_of(row: &SqliteRow) -> Result<JobRecord, StoreError> {
+    let mut record = job_of(row)?;
+    // Nobody shares it yet, so nothing is copied.
+    let spec = Arc::make_mut(&mut record.spec);
+    spec.project = from_json("a job's project", row.try_get("project")?)?;
+    Ok(record)
+}
+
+/// A job without its project and its warnings, which lie in other tables.
 pub(super) fn job_of(row: &SqliteRow) -> Result<JobRecord, StoreError> {
     let count = |column| row.try_get::<i64, _>(column).map(|n| n as u64);
     let version: String = row.try_get("file_version")?;
@@ -497,12 +515,7 @@ fn line_of(row: &SqliteRow) -> Result<LogRecord, StoreError> {
     })
 }
 
-/// What of a job's spec names blobs.
-#[derive(Deserialize)]
-struct PinningSpec {
-    project: PinningProject,
-}
-
+/// What of a project names blobs.
 #[derive(Deserialize)]
 struct PinningProject {
     files: Vec<Pin>,
@@ -544,11 +557,11 @@ impl Store for SqliteStore {
         async move {
             let mut remembered = Remembered::default();
             let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
-                "{JOB} WHERE state IN ('Queued', 'Rendering') ORDER BY job_id"
+                "{WHOLE_JOB} WHERE state IN ('Queued', 'Rendering') ORDER BY job_id"
             )))
             .fetch_all(&self.readers)
             .await?;
-            let records = rows.iter().map(job_of).collect::<Result<_, _>>()?;
+            let records = rows.iter().map(whole_job_of).collect::<Result<_, _>>()?;
             let mut reader = self.readers.acquire().await?;
             let records = with_warnings(&mut reader, records).await?;
             drop(reader);
@@ -614,11 +627,11 @@ impl Store for SqliteStore {
     fn job(&self, job: JobId) -> BoxFuture<'_, Result<Option<JobRecord>, StoreError>> {
         async move {
             let mut tx = self.readers.begin().await?;
-            let row = sqlx::query(sqlx::AssertSqlSafe(format!("{JOB} WHERE job_id = $1")))
+            let row = sqlx::query(sqlx::AssertSqlSafe(format!("{WHOLE_JOB} WHERE job_id = $1")))
                 .bind(job.0 as i64)
                 .fetch_optional(&mut *tx)
                 .await?;
-            let record = row.as_ref().map(job_of).transpose()?;
+            let record = row.as_ref().map(whole_job_of).transpose()?;
             Ok(with_warnings(&mut tx, record.into_iter().collect()).await?.pop())
         }
         .boxed()
@@ -761,15 +774,16 @@ impl Store for SqliteStore {
         each: &'a mut (dyn FnMut(Digest) + Send),
     ) -> BoxFuture<'a, Result<(), StoreError>> {
         async move {
-            let mut jobs = sqlx::query("SELECT spec FROM job").fetch(&self.readers);
-            while let Some(row) = jobs.try_next().await? {
-                let spec: PinningSpec = from_json("a job", row.try_get("spec")?)?;
-                for file in &spec.project.files {
+            let mut projects = sqlx::query("SELECT project FROM project").fetch(&self.readers);
+            while let Some(row) = projects.try_next().await? {
+                let project: PinningProject =
+                    from_json("a job's project", row.try_get("project")?)?;
+                for file in &project.files {
                     each(file.digest);
                     file.chunks.iter().for_each(|chunk| each(chunk.digest));
                 }
             }
-            drop(jobs);
+            drop(projects);
             let mut frames = sqlx::query("SELECT outputs, preview FROM slice").fetch(&self.readers);
             while let Some(row) = frames.try_next().await? {
                 let outputs: Vec<Pin> = from_json("a frame's outputs", row.try_get("outputs")?)?;
@@ -820,5 +834,78 @@ impl Store for SqliteStore {
             Ok(Remains { finished, tried, next_log_line: last.unwrap_or(0) as u64 + 1 })
         }
         .boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::domain::{FrameSet, JobSpec, Project, ProjectFile, RenderSettings, TimeLimits};
+
+    /// A store with job 1, which has a project.
+    async fn store_with_a_project(path: &Path) -> (SqliteStore, JobRecord) {
+        let (store, _) = SqliteStore::open(path).await.unwrap();
+        let blend = ProjectFile {
+            path: "\"shot\" é\n.blend".to_owned(),
+            digest: Digest::of(b"blend"),
+            size_bytes: 5,
+            chunks: Vec::new(),
+        };
+        let spec = JobSpec {
+            name: "shot".to_owned(),
+            project: Project { blend_path: blend.path.clone(), files: vec![blend] },
+            frames: FrameSet::one(1),
+            settings: RenderSettings::default(),
+            priority: 0,
+            tags: Vec::new(),
+            strict: false,
+            movie: None,
+            movie_of: None,
+            limits: TimeLimits::default(),
+        };
+        let record = JobRecord::submitted(JobId(1), Arc::new(spec), "3.4".parse().unwrap(), 0);
+        let request = Request { request_id: "r".to_owned(), fingerprint: "f".to_owned() };
+        let new_jobs = vec![(request, record.clone())];
+        store.commit(&Group { new_jobs, ..Group::default() }).await.unwrap();
+        (store, record)
+    }
+
+    #[tokio::test]
+    async fn jobs_are_listed_without_their_projects_and_shown_with_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, record) = store_with_a_project(&dir.path().join("db")).await;
+        let listed = store.jobs_before(JobId(u64::MAX), 9).await.unwrap();
+        assert_eq!(*listed[0].spec, without_project(&record.spec));
+        let brief = store.job_without_project(JobId(1)).await.unwrap().unwrap();
+        assert_eq!(*brief.spec, without_project(&record.spec));
+        assert_eq!(store.job(JobId(1)).await.unwrap().unwrap().spec, record.spec);
+        for unknown in [JobId(0), JobId(2), JobId(i64::MAX as u64)] {
+            assert!(store.job_without_project(unknown).await.unwrap().is_none());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_store_of_a_former_version_keeps_the_projects_of_its_jobs() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("db");
+        let (store, record) = store_with_a_project(&path).await;
+        let as_it_was = "UPDATE job SET spec = json_set(spec, '$.project', json((SELECT project \
+             FROM project WHERE project.job_id = job.job_id))); DROP TABLE project; \
+             DELETE FROM _sqlx_migrations WHERE version = 4";
+        sqlx::raw_sql(as_it_was).execute(&store.writer).await.unwrap();
+        let spec: String =
+            sqlx::query_scalar("SELECT spec FROM job").fetch_one(&store.writer).await.unwrap();
+        assert_eq!(spec, to_json(&*record.spec), "as former versions wrote it");
+        store.close().await;
+
+        let (store, _) = SqliteStore::open(&path).await.unwrap();
+        assert_eq!(store.job(JobId(1)).await.unwrap().unwrap().spec, record.spec);
+        let listed = store.jobs_before(JobId(u64::MAX), 9).await.unwrap();
+        assert_eq!(*listed[0].spec, without_project(&record.spec));
+        assert_eq!(store.remember().await.unwrap().open_jobs[0].0.spec, record.spec);
+        let mut pins = Vec::new();
+        store.pins(&mut |digest| pins.push(digest)).await.unwrap();
+        assert_eq!(pins, [Digest::of(b"blend")]);
     }
 }

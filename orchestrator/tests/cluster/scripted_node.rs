@@ -45,10 +45,17 @@ pub(crate) struct Batch {
 
 impl Batch {
     pub(crate) fn say(&mut self, event: Event) {
-        self.sequence += 1;
-        let event = BatchEvent { sequence: self.sequence, event: Some(event) };
+        self.say_at_once([event]);
+    }
+
+    /// In one message.
+    pub(crate) fn say_at_once(&mut self, events: impl IntoIterator<Item = Event>) {
+        let numbered = events.into_iter().map(|event| {
+            self.sequence += 1;
+            BatchEvent { sequence: self.sequence, event: Some(event) }
+        });
         // The orchestrator may have hung up.
-        let _ = self.events.send(Ok(vec![event]));
+        let _ = self.events.send(Ok(numbered.collect()));
     }
 
     /// Goes on numbering after the events of a former stream.

@@ -2,13 +2,16 @@
 
 use framecrew_proto::v1::{
     CancelJobRequest, FrameRange, GetJobRequest, ImageFormat, JobSpec, JobState, ListJobsRequest,
-    Movie, MovieFormat, ProjectFile, RenderSettings, SubmitJobRequest,
+    Movie, MovieFormat, ProjectFile, RenderSettings, SubmitJobRequest, WatchClusterRequest,
 };
 use tempfile::tempdir;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
-use crate::{harness::Orchestrator, scripted_node::ScriptedNode};
+use crate::{
+    harness::{Orchestrator, patience},
+    scripted_node::ScriptedNode,
+};
 
 async fn refusal(orchestrator: &Orchestrator, spec: JobSpec) -> Status {
     let request = SubmitJobRequest { request_id: "r".to_owned(), spec: Some(spec) };
@@ -318,4 +321,43 @@ async fn jobs_are_listed_newest_first_a_page_at_a_time() {
         }
     }
     assert_eq!(listed, [5, 4, 3, 2, 1]);
+}
+
+#[tokio::test]
+async fn jobs_of_many_ranges_come_in_pages_and_messages_that_clients_take() {
+    let data = tempdir().unwrap();
+    let orchestrator = Orchestrator::start(data.path()).await;
+    let mut spec = orchestrator.spec(1, 1).await;
+    // More than a hundred kilobytes.
+    let every_other = (0..10_000).map(|n| FrameRange { first: 2 * n, last: 2 * n, step: 1 });
+    spec.frames = every_other.collect();
+    let mut submitted = Vec::new();
+    for _ in 0..25 {
+        submitted.push(orchestrator.submit(spec.clone()).await);
+    }
+    let mut client = orchestrator.client().await;
+    let (mut listed, mut pages, mut page_token) = (Vec::new(), 0, String::new());
+    loop {
+        let request = ListJobsRequest { page_size: 1_000, page_token };
+        let page = client.list_jobs(request).await.unwrap().into_inner();
+        assert!(page.jobs.iter().all(|job| job.spec.as_ref().unwrap().frames == spec.frames));
+        listed.extend(page.jobs.iter().map(|job| job.job_id));
+        pages += 1;
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(pages, 2);
+    listed.reverse();
+    assert_eq!(listed, submitted);
+
+    let mut stream = client.watch_cluster(WatchClusterRequest {}).await.unwrap().into_inner();
+    let (mut watched, mut messages) = (Vec::new(), 0);
+    while watched.len() < submitted.len() {
+        let message = patience(stream.message()).await.unwrap().unwrap();
+        watched.extend(message.jobs.iter().map(|job| job.job_id));
+        messages += 1;
+    }
+    assert_eq!((watched, messages), (submitted, 2));
 }

@@ -1,5 +1,6 @@
 //! Watchers get everything, then what changed, and resume where they were.
 
+use framecrew_blobs::Digest;
 use framecrew_proto::v1::{
     FailureReason, Frame, FrameState, JobState, ListJobsRequest, Output, Preview, ReadLogRequest,
     SliceFinished, Warning, WatchClusterRequest, WatchJobRequest, WatchJobResponse,
@@ -299,7 +300,7 @@ async fn a_warning_is_a_change_of_the_job_told_once_and_never_lost() {
 
 fn preview(data: &'static [u8]) -> Preview {
     Preview {
-        digest: framecrew_blobs::Digest::of(data).to_string(),
+        digest: Digest::of(data).to_string(),
         size_bytes: data.len() as u64,
         width: 256,
         height: 144,
@@ -374,4 +375,45 @@ async fn outputs_that_would_leave_their_folder_fail_the_frame_with_the_reason() 
     let failure = frame.failure.unwrap();
     assert_eq!(failure.reason(), FailureReason::InvalidOutput);
     assert!(failure.message.contains("../../up.png"), "{}", failure.message);
+}
+
+#[tokio::test]
+async fn an_output_that_cannot_be_looked_at_fails_its_own_frame_alone() {
+    let data = tempdir().unwrap();
+    let orchestrator = Orchestrator::start(data.path()).await;
+    let mut node = ScriptedNode::join(&orchestrator, "a").await;
+    let png = orchestrator.upload(b"1").await;
+    let spec = orchestrator.spec(1, 100).await;
+    let job_id = orchestrator.submit(spec).await;
+    // Frames that take no time come many at once.
+    let mut before = 0;
+    let (frames, mut batch) = loop {
+        let (request, mut batch) = node.batch().await;
+        let frames: Vec<i32> = request.slices.iter().map(|slice| slice.frame).collect();
+        if frames.len() > 1 {
+            break (frames, batch);
+        }
+        batch.start(frames[0]);
+        batch.finish_in(frames[0], png, 0.001);
+        batch.end();
+        before += 1;
+    };
+    let unreadable = Digest::of(b"out of reach");
+    let shard = data.path().join("blobs").join(&unreadable.to_string()[..2]);
+    std::fs::remove_dir(&shard).unwrap();
+    std::fs::write(&shard, b"").unwrap();
+    let outputs = std::iter::once(unreadable).chain(std::iter::repeat(png));
+    let done = frames.iter().zip(outputs).map(|(frame, output)| finished(*frame, output));
+    batch.say_at_once(done.map(Event::Finished));
+    batch.end();
+    let good = before + frames.len() as u64 - 1;
+    orchestrator.until(job_id, |job| job.counts.unwrap().finished == good).await;
+    let told = orchestrator.frames(job_id).await;
+    let of = |frame: i32| told.iter().find(|told| told.frame == frame).unwrap();
+    let failure = of(frames[0]).failure.as_ref().unwrap();
+    assert_eq!(failure.reason(), FailureReason::Infrastructure);
+    assert!(failure.message.contains("cannot be looked at"), "{}", failure.message);
+    for other in &frames[1..] {
+        assert_eq!(of(*other).state(), FrameState::Finished);
+    }
 }
