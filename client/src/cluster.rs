@@ -23,7 +23,7 @@ use crate::{
     frames::FrameSet,
     project::{Content, Project},
     spec::JobSpec,
-    watch::{Resume, Watch, pause},
+    watch::{Resume, Watch, check_same, pause},
 };
 
 /// How long a connection may take to come about: far longer than any network of one's own needs.
@@ -217,6 +217,16 @@ impl Cluster {
         let answer = within(CALL_DEADLINE, rpc.get_job(GetJobRequest { job_id })).await;
         let info = answer.map_err(|status| self.job_error(job_id, &status))?.into_inner().job;
         Ok(Job { cluster: self.clone(), info: info.unwrap_or_default() })
+    }
+
+    /// A job that was seen before, as it is now.
+    ///
+    /// # Errors
+    /// [`Error::JobLost`] when its number is that of another one by now, and as [`job`](Self::job).
+    pub async fn job_again(&self, known: &proto::Job) -> Result<Job, Error> {
+        let job = self.job(known.job_id).await?;
+        check_same(&self.url, known, &job.info)?;
+        Ok(job)
     }
 
     /// The latest jobs, newest first, `max` at most.

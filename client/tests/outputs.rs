@@ -16,12 +16,15 @@ use std::{
 };
 
 use assert_cmd::Command;
-use framecrew::proto::{
-    blob_store_server::{BlobStore, BlobStoreServer},
-    download_request::Source,
-    orchestrator_server::{Orchestrator, OrchestratorServer},
-    watch_job_response::Update,
-    *,
+use framecrew::{
+    Cluster, Error, OutputFolder, fetch,
+    proto::{
+        blob_store_server::{BlobStore, BlobStoreServer},
+        download_request::Source,
+        orchestrator_server::{Orchestrator, OrchestratorServer},
+        watch_job_response::Update,
+        *,
+    },
 };
 use framecrew_blobs::Digest;
 use futures::{StreamExt as _, stream, stream::BoxStream};
@@ -86,6 +89,17 @@ impl Script {
         self.jobs.insert(8, job);
         let output = self.store("sunrise.mp4", content);
         self.frames.insert(8, vec![frame(1, FrameState::Finished, vec![output])]);
+        self
+    }
+
+    /// Whoever watches job 7 sees one that was submitted at another time than the one there is, which has a frame.
+    fn watched_before_another(mut self) -> Self {
+        let watched =
+            Job { state: JobState::Rendering.into(), submitted_at_ms: 5, ..self.job(7).clone() };
+        let snapshot = JobSnapshot { job: Some(watched), ..JobSnapshot::default() };
+        self.updates = vec![Update::Snapshot(snapshot)];
+        let output = self.store("0001.png", b"another");
+        self.frames.insert(7, vec![frame(1, FrameState::Finished, vec![output])]);
         self
     }
 
@@ -432,6 +446,48 @@ async fn warnings_are_told_once_as_they_come_and_counted_in_the_end() {
     let (_, stdout, _) = framecrew(&["job", "7", "--json"], &url, base.path()).await;
     let json: Job = serde_json::from_str(&stdout).unwrap();
     assert_eq!(json.warnings.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listing_of_another_job_of_the_same_number_brings_nothing() {
+    let base = tempfile::tempdir().unwrap();
+    let script = Script::new().watched_before_another();
+    let cluster = Cluster::connect(script.play().await).await.unwrap();
+    let folder = OutputFolder::open(base.path()).unwrap();
+    let fetched = fetch::follow(&cluster, 7, &folder, |_| {}).await;
+    assert!(matches!(fetched, Err(Error::JobLost { job_id: 7, .. })), "{fetched:?}");
+    assert_eq!(fs::read_dir(base.path()).unwrap().count(), 0);
+}
+
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_ctrl_c_cancels_no_other_job_of_the_same_number() {
+    use rustix::process::{Pid, Signal, kill_process};
+    use tokio::io::{AsyncBufReadExt as _, BufReader};
+
+    let url = Script::new().watched_before_another().play().await;
+    let mut watch = tokio::process::Command::new(env!("CARGO_BIN_EXE_framecrew"))
+        .args(["watch", "7", "--cluster", &url])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let pid = Pid::from_raw(watch.id().unwrap().try_into().unwrap()).unwrap();
+    let mut said = BufReader::new(watch.stdout.take().unwrap()).lines();
+    let mut noted = BufReader::new(watch.stderr.take().unwrap()).lines();
+    let pressing = async {
+        said.next_line().await.unwrap();
+        let mut last = String::new();
+        for _ in 0..2 {
+            kill_process(pid, Signal::INT).unwrap();
+            last = noted.next_line().await.unwrap().unwrap();
+        }
+        (watch.wait().await.unwrap().code(), last)
+    };
+    let (code, last) = tokio::time::timeout(PATIENCE, pressing).await.unwrap();
+    assert_eq!(code, Some(1), "{last}");
+    assert!(last.contains("is another one now (sunrise)"), "{last}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -52,7 +52,10 @@ impl From<Error> for Failure {
         let exit = match &error {
             Error::Unreachable { .. } | Error::Busy { .. } => Exit::Unreachable,
             Error::NotAllowed { .. } => Exit::NotAllowed,
-            Error::Failed { .. } | Error::Incomplete { .. } | Error::Transfer(_) => Exit::JobFailed,
+            Error::Failed { .. }
+            | Error::JobLost { .. }
+            | Error::Incomplete { .. }
+            | Error::Transfer(_) => Exit::JobFailed,
             _ => Exit::Usage,
         };
         Self { exit, text: error.to_string() }

@@ -77,7 +77,7 @@ impl Follow<'_> {
         if view.state() == JobState::Finished {
             tokio::select! {
                 brought = making.bring_movie(path) => brought?,
-                by = interrupts.next() => return Ok(Ending::Interrupted(making.left(by, true))),
+                by = interrupts.next() => return Ok(Ending::Interrupted(making.left(by, &view))),
             }
         }
         Ok(Ending::Over(view))
@@ -147,7 +147,7 @@ impl Follow<'_> {
                 _ = ticks.tick() => display.redraw(&live, began.elapsed())?,
                 by = interrupts.next() => {
                     display.close(&live, None)?;
-                    return Ok(Ending::Interrupted(self.left(by, is_over(live.view()))));
+                    return Ok(Ending::Interrupted(self.left(by, live.view())));
                 }
             }
         }
@@ -193,7 +193,7 @@ impl Follow<'_> {
         }
     }
 
-    fn left(&self, by: Interrupt, is_over: bool) -> Left {
+    fn left(&self, by: Interrupt, view: &JobView) -> Left {
         let id = self.job_id;
         let fetch =
             |what: String| format!("`{}`", again(self.cluster, &format!("fetch {id} {what}")));
@@ -207,13 +207,15 @@ impl Follow<'_> {
             (None, Some(movie)) => Some(format!("get the movie with {movie}")),
             (None, None) => None,
         };
-        Left { job_id: id, by, is_over, rest }
+        let known = Some(view.job()).filter(|job| job.job_id > 0).cloned().map(Box::new);
+        Left { job_id: id, known, by, is_over: is_over(view), rest }
     }
 
-    /// The job does not suffer from what is wrong here.
+    /// The job does not suffer from what is wrong here, if it is still there.
     fn unfetched(&self, error: Error, view: &JobView) -> Failure {
+        let is_lost = matches!(error, Error::JobLost { .. });
         let mut failure = Failure::from(error);
-        if self.outlives {
+        if self.outlives && !is_lost {
             let id = self.job_id;
             let fetch = again(self.cluster, &format!("fetch {id} -o DIR"));
             let renders_on = if is_over(view) { "" } else { " renders on" };

@@ -1,6 +1,6 @@
 use std::{io, time::Duration};
 
-use framecrew::Cluster;
+use framecrew::{Cluster, proto};
 
 use super::{Exit, Failure, again, note};
 
@@ -64,6 +64,8 @@ impl Interrupts {
 #[derive(Debug)]
 pub(crate) struct Left {
     pub(crate) job_id: u64,
+    /// As it was when it was seen last, if ever.
+    pub(crate) known: Option<Box<proto::Job>>,
     pub(crate) by: Interrupt,
     /// Whether only what it made was still coming.
     pub(crate) is_over: bool,
@@ -77,7 +79,7 @@ pub(crate) async fn leave(
     left: Left,
     interrupts: &mut Interrupts,
 ) -> Result<Exit, Failure> {
-    let Left { job_id, by, is_over, rest } = left;
+    let Left { job_id, known, by, is_over, rest } = left;
     if is_over {
         let rest = rest.map_or_else(String::new, |rest| format!("; {rest}"));
         note(format_args!("job {job_id} is over{rest}"));
@@ -94,6 +96,10 @@ pub(crate) async fn leave(
     match tokio::time::timeout(SECOND_WITHIN, interrupts.next()).await {
         Ok(Interrupt::CtrlC) => {}
         _ => return Ok(Exit::Interrupted),
+    }
+    // Whoever stopped it did not mean another one, whose number it may be by now.
+    if let Some(known) = known {
+        cluster.job_again(&known).await?;
     }
     cluster.cancel(job_id).await?;
     note(format_args!("job {job_id} is cancelled"));
