@@ -269,3 +269,13 @@ async fn another_job_of_the_same_number_is_neither_followed_nor_fetched() {
     assert!(matches!(again, Err(Error::JobLost { job_id: 1, other: Some(_), .. })), "{again:?}");
     orchestrator.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_is_gone_with_its_store_is_no_mistake_of_whoever_follows_it() {
+    let base = tempfile::tempdir().unwrap();
+    let empty = base.path().join("empty");
+    let (code, stderr) = render_while_store_is_replaced(base.path(), &empty).await;
+    assert_eq!(code, 1, "{stderr}");
+    assert!(stderr.contains("is not there any more") && stderr.contains("its store"), "{stderr}");
+    assert!(!stderr.contains("renders on") && !stderr.contains("fetch"), "{stderr}");
+}

@@ -62,6 +62,14 @@ impl From<Error> for Failure {
     }
 }
 
+/// What an error means of a job that was there before: if it is not any more, nothing that was typed is wrong.
+pub(crate) fn of_known_job(error: Error) -> Error {
+    match error {
+        Error::NoSuchJob { job_id, url } => Error::JobLost { job_id, url, other: None },
+        error => error,
+    }
+}
+
 impl From<SheetError> for Failure {
     fn from(error: SheetError) -> Self {
         match error {

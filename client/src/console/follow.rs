@@ -13,7 +13,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::{
     Exit, Failure, Interrupt, Interrupts, Left, ProgressLine, again, can_draw, note, note_replaced,
-    quoted, say, say_json, screen::Screen, wants_color,
+    of_known_job, quoted, say, say_json, screen::Screen, wants_color,
 };
 
 /// Time between two drawings of the panel: fast enough to look alive, cheap enough for any terminal.
@@ -115,7 +115,7 @@ impl Follow<'_> {
             tokio::select! {
                 event = watch.next(), if !job_over => match event {
                     None => job_over = true,
-                    Some(event) => match event? {
+                    Some(event) => match event.map_err(of_known_job)? {
                         WatchEvent::Update(update) => {
                             live.apply(began.elapsed(), unix_ms(), &update);
                             display.update(&live, began.elapsed(), &update)?;
@@ -135,7 +135,12 @@ impl Follow<'_> {
                         Ok(()) => {}
                         // All is fetched that can be.
                         Err(error @ Error::Incomplete { .. }) => incomplete = Some(error),
-                        Err(error) => return Err(self.unfetched(error, live.view())),
+                        Err(error) => {
+                            let fetch = again(self.cluster, &format!("fetch {} -o DIR", self.job_id));
+                            let is = if is_over(live.view()) { "is over" } else { "renders on" };
+                            let how = format!("{is}: get its frames with `{fetch}`");
+                            return Err(self.unfetched(error, how));
+                        }
                     }
                     all_fetched = true;
                 }
@@ -176,13 +181,8 @@ impl Follow<'_> {
         let brought = fetch::fetch_movie(self.cluster, self.job_id, path, on_bytes).await;
         line.clear();
         let size_bytes = brought.map_err(|error| {
-            let mut failure = Failure::from(error);
-            if self.outlives {
-                let fetch = again(self.cluster, &format!("fetch {} --movie FILE", self.job_id));
-                failure.text +=
-                    &format!("\njob {} is finished: get the movie with `{fetch}`", self.job_id);
-            }
-            failure
+            let fetch = again(self.cluster, &format!("fetch {} --movie FILE", self.job_id));
+            self.unfetched(error, format!("is finished: get the movie with `{fetch}`"))
         })?;
         if self.json {
             return Ok(());
@@ -211,15 +211,13 @@ impl Follow<'_> {
         Left { job_id: id, known, by, is_over: is_over(view), rest }
     }
 
-    /// The job does not suffer from what is wrong here, if it is still there.
-    fn unfetched(&self, error: Error, view: &JobView) -> Failure {
-        let is_lost = matches!(error, Error::JobLost { .. });
+    /// The job does not suffer from what is wrong here, if it is still there; `how` says how it stands and what to do.
+    fn unfetched(&self, error: Error, how: String) -> Failure {
+        let error = of_known_job(error);
+        let is_there = !matches!(error, Error::JobLost { .. });
         let mut failure = Failure::from(error);
-        if self.outlives && !is_lost {
-            let id = self.job_id;
-            let fetch = again(self.cluster, &format!("fetch {id} -o DIR"));
-            let renders_on = if is_over(view) { "" } else { " renders on" };
-            failure.text += &format!("\njob {id}{renders_on}: get its frames with `{fetch}`");
+        if self.outlives && is_there {
+            failure.text += &format!("\njob {} {how}", self.job_id);
         }
         failure
     }

@@ -2,7 +2,7 @@ use std::{io, time::Duration};
 
 use framecrew::{Cluster, proto};
 
-use super::{Exit, Failure, again, note};
+use super::{Exit, Failure, again, note, of_known_job};
 
 /// How long a second Ctrl-C cancels the job instead of only leaving it.
 const SECOND_WITHIN: Duration = Duration::from_secs(2);
@@ -99,9 +99,9 @@ pub(crate) async fn leave(
     }
     // Whoever stopped it did not mean another one, whose number it may be by now.
     if let Some(known) = known {
-        cluster.job_again(&known).await?;
+        cluster.job_again(&known).await.map_err(of_known_job)?;
     }
-    cluster.cancel(job_id).await?;
+    cluster.cancel(job_id).await.map_err(of_known_job)?;
     note(format_args!("job {job_id} is cancelled"));
     Ok(Exit::Cancelled)
 }
