@@ -377,6 +377,22 @@ async fn outputs_in_folders_come_into_theirs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_gave_way_is_told_where_other_outputs_do_not_come_too() {
+    let base = tempfile::tempdir().unwrap();
+    let mut script = Script::new();
+    let outputs = vec![script.store("0001.png", b"new"), script.store("0002.png", b"lost")];
+    script.blobs.remove(&outputs[1].digest);
+    script.frames.insert(7, vec![frame(1, FrameState::Finished, outputs)]);
+    let url = script.play().await;
+    fs::create_dir(base.path().join("out")).unwrap();
+    fs::write(base.path().join("out/0001.png"), "the person's own").unwrap();
+    let (code, stdout, stderr) = framecrew(&["fetch", "7", "-o", "out"], &url, base.path()).await;
+    assert_eq!(code, 1, "{stdout}{stderr}");
+    assert!(stderr.contains("note: 1 file of the same name"), "{stderr}");
+    assert!(stderr.contains("frame 1 (0002.png)"), "{stderr}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn no_output_of_a_hostile_orchestrator_lands_outside_of_the_folder() {
     let base = tempfile::tempdir().unwrap();
     let out = base.path().join("user/out");

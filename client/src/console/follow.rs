@@ -9,7 +9,10 @@ use framecrew::{
     view::{self, Lines, Warned, words},
 };
 use futures::{StreamExt as _, stream};
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::{
+    sync::watch,
+    time::{Instant, MissedTickBehavior},
+};
 
 use super::{
     Exit, Failure, Interrupt, Interrupts, Left, ProgressLine, again, can_draw, note, note_replaced,
@@ -84,11 +87,23 @@ impl Follow<'_> {
     }
 
     async fn follow(&self, interrupts: &mut Interrupts) -> Result<Ending, Failure> {
+        let (on_fetched, fetched) = watch::channel(FetchProgress::default());
+        let ending = self.show(interrupts, on_fetched, fetched.clone()).await;
+        // However it ended, and of the last file too, which may have come in the very moment.
+        note_replaced(*fetched.borrow());
+        ending
+    }
+
+    async fn show(
+        &self,
+        interrupts: &mut Interrupts,
+        on_fetched: watch::Sender<FetchProgress>,
+        mut fetched: watch::Receiver<FetchProgress>,
+    ) -> Result<Ending, Failure> {
         let began = Instant::now();
         let mut live = Live::default();
         let mut display = Display::new(self.json, self.folder.is_some() || self.movie.is_some());
         let mut watch = self.cluster.watch(self.job_id);
-        let (on_fetched, mut fetched) = tokio::sync::watch::channel(FetchProgress::default());
         let fetching = async {
             match self.folder {
                 Some(folder) => {
@@ -159,7 +174,6 @@ impl Follow<'_> {
         let place =
             self.folder.filter(|_| live.view().counts().finished > 0 && incomplete.is_none());
         display.close(&live, place)?;
-        live.fetch_progress().into_iter().for_each(note_replaced);
         if self.outlives && live.view().state() == JobState::Failed {
             let id = self.job_id;
             note(format_args!(
