@@ -12,7 +12,7 @@ use framecrew_proto::v1::{
 use futures::{Stream, StreamExt as _, stream};
 use tokio::time::Instant;
 use tonic::{
-    Response, Status,
+    Response, Status, Streaming,
     transport::{Channel, Endpoint},
 };
 use tonic_types::StatusExt as _;
@@ -21,6 +21,7 @@ use crate::{
     error::{Error, root_cause},
     fetch::{self, FetchProgress, OutputFolder},
     frames::FrameSet,
+    log::{self, LogEvent},
     project::{Content, Project},
     spec::JobSpec,
     watch::{Resume, Watch, check_same, pause},
@@ -360,23 +361,47 @@ impl Cluster {
         Ok(answer.map_err(|status| self.job_error(job_id, &status))?.into_inner())
     }
 
-    /// What the renderers of a job wrote, oldest first: of one frame or of all, and with `follow` what they
-    /// go on to write until the job is over.
+    /// What the renderers of a job have written so far, oldest first: of one frame or of all. Never reconnects.
     ///
     /// # Errors
     /// [`Error::NoSuchJob`] when there is none, or the orchestrator cannot be reached.
-    pub async fn logs(
+    pub async fn log(
+        &self,
+        job_id: u64,
+        frame: Option<i32>,
+    ) -> Result<impl Stream<Item = Result<LogEvent, Error>> + Send + use<>, Error> {
+        let messages = self.read_log(job_id, frame, false).await?;
+        let url = self.url.clone();
+        Ok(messages.map(move |message| match message {
+            Ok(ReadLogResponse { lines, dropped }) => Ok(LogEvent::Lines { lines, dropped }),
+            Err(status) => Err(Error::from_status(&url, &status)),
+        }))
+    }
+
+    /// The same, and then what they go on to write until the job is over. Reconnects by itself for as long as it is
+    /// polled, and tells no line twice; drop it to stop.
+    ///
+    /// # Errors
+    /// As [`log`](Self::log), and in the stream [`Error::JobLost`] when another job bears the number by then.
+    pub async fn follow_log(
+        &self,
+        job_id: u64,
+        frame: Option<i32>,
+    ) -> Result<impl Stream<Item = Result<LogEvent, Error>> + Send + use<>, Error> {
+        let job = self.job(job_id).await?;
+        Ok(log::follow(self.clone(), job.info, frame))
+    }
+
+    pub(crate) async fn read_log(
         &self,
         job_id: u64,
         frame: Option<i32>,
         follow: bool,
-    ) -> Result<impl Stream<Item = Result<ReadLogResponse, Error>> + Send + use<>, Error> {
+    ) -> Result<Streaming<ReadLogResponse>, Error> {
         let request = ReadLogRequest { job_id, frame, follow };
         let mut rpc = self.rpc.clone();
         let answer = within(CALL_DEADLINE, rpc.read_log(request)).await;
-        let lines = answer.map_err(|status| self.job_error(job_id, &status))?.into_inner();
-        let url = self.url.clone();
-        Ok(lines.map(move |lines| lines.map_err(|status| Error::from_status(&url, &status))))
+        Ok(answer.map_err(|status| self.job_error(job_id, &status))?.into_inner())
     }
 
     fn job_error(&self, job_id: u64, status: &Status) -> Error {

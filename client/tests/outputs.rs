@@ -8,7 +8,7 @@
 mod proxy;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     fs, io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
@@ -38,6 +38,8 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// Bytes of a blob in one message.
 const CHUNK_BYTES: usize = 16 * 1024;
 
+type LogAnswer = Result<ReadLogResponse, Status>;
+
 /// What the orchestrator knows and stores.
 #[derive(Debug, Clone, Default)]
 struct Script {
@@ -45,6 +47,8 @@ struct Script {
     frames: BTreeMap<u64, Vec<Frame>>,
     updates: Vec<Update>,
     blobs: BTreeMap<String, Vec<u8>>,
+    /// What each reader of a log is told, one after the other; further ones are refused.
+    logs: Arc<Mutex<VecDeque<Vec<LogAnswer>>>>,
     /// From where downloads were asked for.
     offsets: Arc<Mutex<Vec<u64>>>,
 }
@@ -237,7 +241,8 @@ impl Orchestrator for Script {
         &self,
         _: Request<ReadLogRequest>,
     ) -> Result<Response<Self::ReadLogStream>, Status> {
-        off_script()
+        let log = self.logs.lock().unwrap().pop_front();
+        log.map_or_else(off_script, |log| Ok(Response::new(stream::iter(log).boxed())))
     }
 
     async fn register_node(
@@ -504,6 +509,44 @@ async fn a_second_ctrl_c_cancels_no_other_job_of_the_same_number() {
     let (code, last) = tokio::time::timeout(PATIENCE, pressing).await.unwrap();
     assert_eq!(code, Some(1), "{last}");
     assert!(last.contains("is another one now (sunrise)"), "{last}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_goes_on_where_it_was_when_the_orchestrator_is_back() {
+    let base = tempfile::tempdir().unwrap();
+    let lines = |dropped, frames: &[i32]| {
+        let line = |frame: &i32| LogLine {
+            frame: Some(*frame),
+            node: "a".into(),
+            text: format!("draws {frame}"),
+            ..LogLine::default()
+        };
+        Ok(ReadLogResponse { lines: frames.iter().map(line).collect(), dropped })
+    };
+    let restarts = || Err(Status::unavailable("restarts"));
+    let streams = || {
+        [
+            vec![lines(2, &[3, 4]), lines(0, &[5]), restarts()],
+            vec![restarts()],
+            vec![lines(3, &[4, 5, 4]), lines(0, &[6])],
+        ]
+    };
+    let shown = |frames: &[i32]| -> String {
+        frames.iter().map(|frame| format!("a {frame:>5}  draws {frame}\n")).collect()
+    };
+    for (args, expected) in
+        [(&[][..], shown(&[3, 4, 5, 4, 6])), (&["--frame", "4"], shown(&[4, 4]))]
+    {
+        let script = Script::new();
+        script.logs.lock().unwrap().extend(streams());
+        let url = script.play().await;
+        let args = [&["logs", "7", "--follow"], args].concat();
+        let (code, stdout, stderr) = framecrew(&args, &url, base.path()).await;
+        assert_eq!((code, stdout), (0, expected), "{stderr}");
+        let lost = if args.len() == 3 { "… 2 lines lost to a bound\n" } else { "" };
+        let again = "reconnecting … (restarts)\n";
+        assert_eq!(stderr, format!("{lost}{again}"));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
