@@ -12,7 +12,7 @@ use framecrew_proto::v1::{
 use futures::{Stream, StreamExt as _, stream};
 use tokio::time::Instant;
 use tonic::{
-    Response, Status,
+    Response, Status, Streaming,
     transport::{Channel, Endpoint},
 };
 use tonic_types::StatusExt as _;
@@ -21,9 +21,10 @@ use crate::{
     error::{Error, root_cause},
     fetch::{self, FetchProgress, OutputFolder},
     frames::FrameSet,
+    log::{self, LogEvent},
     project::{Content, Project},
     spec::JobSpec,
-    watch::{Resume, Watch, pause},
+    watch::{Resume, Watch, check_same, pause},
 };
 
 /// How long a connection may take to come about: far longer than any network of one's own needs.
@@ -37,7 +38,8 @@ const SUBMIT_DEADLINE: Duration = Duration::from_secs(120);
 /// 15 s that the other side is gone without a word.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long the orchestrator may be away before a submission is given up: far longer than it takes to restart.
+/// How long the orchestrator may be away before a submission is given up, each time anew: far longer than it takes to
+/// restart.
 const SUBMIT_PATIENCE: Duration = Duration::from_secs(60);
 /// Items in one page of a listing; the most the orchestrator gives.
 const PAGE_SIZE: u32 = 1_000;
@@ -167,18 +169,18 @@ impl Cluster {
         let spec = proto::JobSpec { project: Some(content.project()), ..project.spec().clone() };
         let request =
             SubmitJobRequest { request_id: uuid::Uuid::new_v4().to_string(), spec: Some(spec) };
-        let mut attempt = 0;
-        let mut give_up_at = None;
+        let mut patience = Patience::default();
         loop {
-            match self.try_submit(&content, &request, &mut on_progress).await {
+            let mut on_try = |progress| {
+                patience.heard(progress);
+                on_progress(progress);
+            };
+            match self.try_submit(&content, &request, &mut on_try).await {
                 Err(error) if error.is_transient() => {
-                    attempt += 1;
-                    let pause = pause(attempt, error.retry_after());
-                    let at = Instant::now() + pause;
-                    if at > *give_up_at.get_or_insert(at + SUBMIT_PATIENCE) {
+                    let Some(at) = patience.again(Instant::now(), error.retry_after()) else {
                         return Err(error);
-                    }
-                    on_progress(SubmitProgress::Waiting { attempt });
+                    };
+                    on_progress(SubmitProgress::Waiting { attempt: patience.attempt });
                     tokio::time::sleep_until(at).await;
                 }
                 result => return result,
@@ -217,6 +219,16 @@ impl Cluster {
         let answer = within(CALL_DEADLINE, rpc.get_job(GetJobRequest { job_id })).await;
         let info = answer.map_err(|status| self.job_error(job_id, &status))?.into_inner().job;
         Ok(Job { cluster: self.clone(), info: info.unwrap_or_default() })
+    }
+
+    /// A job that was seen before, as it is now.
+    ///
+    /// # Errors
+    /// [`Error::JobLost`] when its number is that of another one by now, and as [`job`](Self::job).
+    pub async fn job_again(&self, known: &proto::Job) -> Result<Job, Error> {
+        let job = self.job(known.job_id).await?;
+        check_same(&self.url, known, &job.info)?;
+        Ok(job)
     }
 
     /// The latest jobs, newest first, `max` at most.
@@ -349,23 +361,47 @@ impl Cluster {
         Ok(answer.map_err(|status| self.job_error(job_id, &status))?.into_inner())
     }
 
-    /// What the renderers of a job wrote, oldest first: of one frame or of all, and with `follow` what they
-    /// go on to write until the job is over.
+    /// What the renderers of a job have written so far, oldest first: of one frame or of all. Never reconnects.
     ///
     /// # Errors
     /// [`Error::NoSuchJob`] when there is none, or the orchestrator cannot be reached.
-    pub async fn logs(
+    pub async fn log(
+        &self,
+        job_id: u64,
+        frame: Option<i32>,
+    ) -> Result<impl Stream<Item = Result<LogEvent, Error>> + Send + use<>, Error> {
+        let messages = self.read_log(job_id, frame, false).await?;
+        let url = self.url.clone();
+        Ok(messages.map(move |message| match message {
+            Ok(ReadLogResponse { lines, dropped }) => Ok(LogEvent::Lines { lines, dropped }),
+            Err(status) => Err(Error::from_status(&url, &status)),
+        }))
+    }
+
+    /// The same, and then what they go on to write until the job is over. Reconnects by itself for as long as it is
+    /// polled, and tells no line twice; drop it to stop.
+    ///
+    /// # Errors
+    /// As [`log`](Self::log), and in the stream [`Error::JobLost`] when another job bears the number by then.
+    pub async fn follow_log(
+        &self,
+        job_id: u64,
+        frame: Option<i32>,
+    ) -> Result<impl Stream<Item = Result<LogEvent, Error>> + Send + use<>, Error> {
+        let job = self.job(job_id).await?;
+        Ok(log::follow(self.clone(), job.info, frame))
+    }
+
+    pub(crate) async fn read_log(
         &self,
         job_id: u64,
         frame: Option<i32>,
         follow: bool,
-    ) -> Result<impl Stream<Item = Result<ReadLogResponse, Error>> + Send + use<>, Error> {
+    ) -> Result<Streaming<ReadLogResponse>, Error> {
         let request = ReadLogRequest { job_id, frame, follow };
         let mut rpc = self.rpc.clone();
         let answer = within(CALL_DEADLINE, rpc.read_log(request)).await;
-        let lines = answer.map_err(|status| self.job_error(job_id, &status))?.into_inner();
-        let url = self.url.clone();
-        Ok(lines.map(move |lines| lines.map_err(|status| Error::from_status(&url, &status))))
+        Ok(answer.map_err(|status| self.job_error(job_id, &status))?.into_inner())
     }
 
     fn job_error(&self, job_id: u64, status: &Status) -> Error {
@@ -431,6 +467,34 @@ impl Job {
     }
 }
 
+/// How long a submission is tried: through any number of outages, as long as it gets further in between.
+#[derive(Debug, Default)]
+struct Patience {
+    /// In this outage.
+    attempt: u32,
+    give_up_at: Option<Instant>,
+    /// Bytes left to send when it was furthest. What is cut off again and again at the same point gets no further.
+    least_left: Option<u64>,
+}
+
+impl Patience {
+    /// Takes in how far the submission is.
+    fn heard(&mut self, progress: SubmitProgress) {
+        let SubmitProgress::Uploading { sent_bytes, total_bytes } = progress else { return };
+        let left = total_bytes.saturating_sub(sent_bytes);
+        if self.least_left.is_none_or(|least| left < least) {
+            *self = Self { least_left: Some(left), ..Self::default() };
+        }
+    }
+
+    /// When to try once more after a try that failed `now`; `None` when this outage has lasted long enough.
+    fn again(&mut self, now: Instant, retry_after: Option<Duration>) -> Option<Instant> {
+        self.attempt += 1;
+        let at = now + pause(self.attempt, retry_after);
+        (at <= *self.give_up_at.get_or_insert(at + SUBMIT_PATIENCE)).then_some(at)
+    }
+}
+
 /// What comes of a call, or that nothing did by the deadline. tonic's own timeout would say CANCELLED.
 async fn within<T>(
     deadline: Duration,
@@ -474,6 +538,28 @@ mod tests {
             let error = Cluster::connect(url).await.unwrap_err();
             assert!(matches!(error, Error::InvalidUrl { .. }), "{url}: {error}");
         }
+    }
+
+    #[test]
+    fn a_submission_that_gets_further_has_patience_for_the_next_outage() {
+        let begin = Instant::now();
+        let fails_at =
+            |patience: &mut Patience, s| patience.again(begin + Duration::from_secs(s), None);
+        let sent =
+            |sent_bytes| SubmitProgress::Uploading { sent_bytes, total_bytes: 1_000_000_000 };
+        let mut patience = Patience::default();
+        assert!(fails_at(&mut patience, 0).is_some());
+        assert!(fails_at(&mut patience, 50).is_some());
+        patience.heard(sent(1_000));
+        assert!(fails_at(&mut patience, 600).is_some(), "another outage");
+        assert_eq!(patience.attempt, 1);
+        for progress in [sent(0), sent(1_000), SubmitProgress::Waiting { attempt: 1 }] {
+            patience.heard(progress);
+        }
+        assert!(fails_at(&mut patience, 650).is_some());
+        assert!(fails_at(&mut patience, 670).is_none(), "it gets no further");
+        patience.heard(sent(1_001));
+        assert!(fails_at(&mut patience, 670).is_some());
     }
 
     #[tokio::test(start_paused = true)]

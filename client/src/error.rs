@@ -63,6 +63,20 @@ pub enum Error {
         /// Where it was looked for.
         url: String,
     },
+    /// The orchestrator answers from another store than before, or an older state of it, in which the job is not.
+    #[error(
+        "job {job_id} at {url} {}: the orchestrator has lost or replaced its store; start it with the one that has \
+         the job, or render it again",
+        Instead(.other.as_deref())
+    )]
+    JobLost {
+        /// Its number.
+        job_id: u64,
+        /// Where it was.
+        url: String,
+        /// Name of the job that bears its number now, if one does.
+        other: Option<String>,
+    },
     /// What was asked for does not exist.
     #[error("{message}")]
     NotFound {
@@ -146,6 +160,18 @@ pub struct Violation {
     pub subject: String,
     /// What is wrong.
     pub description: String,
+}
+
+/// What is where a job was, by name.
+struct Instead<'a>(Option<&'a str>);
+
+impl fmt::Display for Instead<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(other) => write!(f, "is another one now ({})", words::printable(other)),
+            None => f.write_str("is not there any more"),
+        }
+    }
 }
 
 /// Each missing output on its own line.

@@ -9,7 +9,7 @@ use std::{
 };
 
 use framecrew_blobs::{BlobClient, Digest, ProjectPath, TransferError};
-use framecrew_proto::v1::{Frame, FrameState, Output, watch_job_response::Update};
+use framecrew_proto::v1::{Frame, FrameState, Job, Output, watch_job_response::Update};
 use futures::StreamExt as _;
 use tokio::task::JoinSet;
 
@@ -157,14 +157,14 @@ pub async fn fetch(
     on_progress: impl FnMut(FetchProgress) + Send,
 ) -> Result<FetchProgress, Error> {
     let mut downloads = Downloads::new(cluster, folder, ATTEMPTS_MAX, on_progress);
-    downloads.add_finished(cluster, job_id, frames).await?;
+    downloads.add_finished(cluster, job_id, None, frames).await?;
     downloads.finish().await
 }
 
 /// Brings each frame of the job as it finishes, until the job is over. `on_progress` is told after each file.
 ///
 /// # Errors
-/// As [`fetch`].
+/// As [`fetch`], and [`Error::JobLost`] when another job bears the number by then, of which nothing is brought.
 pub async fn follow(
     cluster: &Cluster,
     job_id: u64,
@@ -187,7 +187,9 @@ pub async fn follow(
         };
         match update.update {
             // A snapshot tells of finished frames only that they are.
-            Some(Update::Snapshot(_)) => downloads.add_finished(cluster, job_id, None).await?,
+            Some(Update::Snapshot(snapshot)) => {
+                downloads.add_finished(cluster, job_id, snapshot.job.as_ref(), None).await?;
+            }
             Some(Update::Changes(changes)) => {
                 for frame in changes.frames {
                     downloads.add_frame(frame).await?;
@@ -291,11 +293,13 @@ impl<P: FnMut(FetchProgress) + Send> Downloads<P> {
         }
     }
 
-    /// Adds what the job has finished so far. Begins again when the link breaks: what is there is kept.
+    /// Adds what the job has finished so far, as long as it is the one that is `known`. Begins again when the link
+    /// breaks: what is there is kept.
     async fn add_finished(
         &mut self,
         cluster: &Cluster,
         job_id: u64,
+        known: Option<&Job>,
         wanted: Option<&FrameSet>,
     ) -> Result<(), Error> {
         let is_wanted = |frame: &Frame| wanted.is_none_or(|set| set.contains(frame.frame));
@@ -304,13 +308,21 @@ impl<P: FnMut(FetchProgress) + Send> Downloads<P> {
             let mut broken = None;
             let mut pages = std::pin::pin!(cluster.frames(job_id));
             while let Some(page) = pages.next().await {
+                // A page does not say whose frames it has, and the one before may be hours of downloads ago.
+                let page = match (page, known) {
+                    (Ok(frames), Some(known)) => cluster.job_again(known).await.map(|_| frames),
+                    (page, _) => page,
+                };
                 match page {
                     Ok(frames) => {
                         for frame in frames.into_iter().filter(is_wanted) {
                             self.add_frame(frame).await?;
                         }
                     }
-                    Err(error) => broken = Some(error),
+                    Err(error) => {
+                        broken = Some(error);
+                        break;
+                    }
                 }
             }
             match broken {

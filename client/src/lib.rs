@@ -28,6 +28,7 @@ mod inspect;
 mod live;
 #[cfg(feature = "local")]
 pub mod local;
+mod log;
 mod project;
 mod spec;
 mod state;
@@ -45,6 +46,7 @@ pub use inspect::{Inspection, Problem, ReferenceFacts, SceneFacts, ViewLayerFact
 pub use live::{Lane, Link, Live, Pace, Rest};
 #[cfg(feature = "local")]
 pub use local::{LocalCluster, LocalConfig};
+pub use log::LogEvent;
 pub use project::Project;
 pub use spec::JobSpec;
 pub use state::{JobView, TROUBLED_MAX};

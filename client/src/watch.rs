@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use framecrew_proto::v1::{WatchJobResponse, watch_job_response::Update};
+use framecrew_proto::v1::{Job, WatchJobResponse, watch_job_response::Update};
 use futures::{Stream, StreamExt as _, stream};
 use tonic::{Code, Status};
 
@@ -25,7 +25,8 @@ pub enum WatchEvent {
     /// The job's whole state (first), then what changes, then its end.
     Update(Box<WatchJobResponse>),
     /// The store at the other end is not the one that was watched, or an older state of it, as after a restore
-    /// from a backup. The job's whole state comes next, and replaces all that was told before.
+    /// from a backup. The job's whole state comes next, and replaces all that was told before; unless another job
+    /// bears its number there, which ends the watch with [`Error::JobLost`].
     StartingOver {
         /// What the orchestrator said.
         reason: String,
@@ -81,6 +82,7 @@ impl Watch {
             open,
             updates: None,
             resume: Resume::default(),
+            known: None,
             attempt: 0,
             delay: Duration::ZERO,
             over: false,
@@ -99,6 +101,8 @@ struct Watcher<O, S> {
     open: O,
     updates: Option<S>,
     resume: Resume,
+    /// The job as the first snapshot told of it.
+    known: Option<Job>,
     attempt: u32,
     delay: Duration,
     over: bool,
@@ -115,15 +119,21 @@ where
             return None;
         }
         Some(match self.receive().await {
-            Ok(update) => {
-                self.attempt = 0;
-                self.resume =
-                    Resume { after_revision: update.revision, store_id: update.store_id.clone() };
-                self.over = matches!(update.update, Some(Update::Ended(_)));
-                Ok(WatchEvent::Update(Box::new(update)))
-            }
+            Ok(update) => self.told(update),
             Err(status) => self.broken(&status),
         })
+    }
+
+    fn told(&mut self, update: WatchJobResponse) -> Result<WatchEvent, Error> {
+        if let Some(Update::Snapshot(snapshot)) = &update.update {
+            let job = snapshot.job.clone().unwrap_or_default();
+            let known = self.known.get_or_insert_with(|| job.clone());
+            check_same(&self.url, known, &job).inspect_err(|_| self.over = true)?;
+        }
+        self.attempt = 0;
+        self.resume = Resume { after_revision: update.revision, store_id: update.store_id.clone() };
+        self.over = matches!(update.update, Some(Update::Ended(_)));
+        Ok(WatchEvent::Update(Box::new(update)))
     }
 
     async fn receive(&mut self) -> Result<WatchJobResponse, Status> {
@@ -161,6 +171,16 @@ where
     }
 }
 
+/// Makes sure that `now` is the job that was `known`, and not one that bears its number in another store. Backups keep
+/// what it is told by.
+pub(crate) fn check_same(url: &str, known: &Job, now: &Job) -> Result<(), Error> {
+    let name = |job: &Job| job.spec.as_ref().map_or_else(String::new, |spec| spec.name.clone());
+    if (now.submitted_at_ms, name(now)) == (known.submitted_at_ms, name(known)) {
+        return Ok(());
+    }
+    Err(Error::JobLost { job_id: known.job_id, url: url.into(), other: Some(name(now)) })
+}
+
 /// Whether the orchestrator itself says no. A broken link has a source and may bear any code.
 fn is_final(status: &Status) -> bool {
     std::error::Error::source(status).is_none()
@@ -196,7 +216,7 @@ mod tests {
 
     use std::{collections::VecDeque, sync::Mutex};
 
-    use framecrew_proto::v1::{JobChanges, JobEnded, JobSnapshot};
+    use framecrew_proto::v1::{JobChanges, JobEnded, JobSnapshot, JobSpec};
     use tonic_types::StatusExt as _;
 
     use super::*;
@@ -285,6 +305,25 @@ mod tests {
         .await;
         assert_eq!((seen, asked), (vec![9, -1, STARTING_OVER, 1, 2], vec![0, 9, 0]));
         assert!(error.is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn another_job_of_the_same_number_is_not_followed() {
+        let submitted = |submitted_at_ms, name: &str| {
+            let spec = Some(JobSpec { name: name.into(), ..JobSpec::default() });
+            let job = Some(Job { job_id: 9, spec, submitted_at_ms, ..Job::default() });
+            message(1, Update::Snapshot(JobSnapshot { job, ..JobSnapshot::default() }))
+        };
+        for other in [submitted(6, "sunrise"), submitted(5, "sunset")] {
+            let (seen, error, asked) = play(vec![
+                Ok(vec![submitted(5, "sunrise"), changes(2)]),
+                Err(Status::failed_precondition("another store")),
+                Ok(vec![other, changes(2), ended(3)]),
+            ])
+            .await;
+            assert_eq!((seen, asked), (vec![1, 2, -1, STARTING_OVER], vec![0, 2, 0]));
+            assert!(matches!(error, Some(Error::JobLost { job_id: 9, other: Some(_), .. })));
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -229,6 +229,21 @@ async fn who_leaves_a_render_is_told_how_to_get_the_rest_and_sigterm_never_cance
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_last_file_that_gives_way_is_told_of_too() {
+    let base = tempfile::tempdir().unwrap();
+    let local = cluster(&base.path().join("data"), 1, Duration::from_millis(10)).await;
+    let out = base.path().join("out");
+    fs::create_dir(&out).unwrap();
+    fs::write(out.join("0001.png"), "the person's own").unwrap();
+    let args = ["render", DEMO, "-f", "1", "-o", "out", "--cluster", local.url()];
+    let (code, stdout, stderr) = framecrew(&args, base.path()).await;
+    assert_eq!(code, 0, "{stdout}{stderr}");
+    assert!(stderr.contains("note: 1 file of the same name"), "{stderr}");
+    assert_eq!(fs::read_dir(&out).unwrap().count(), 1);
+    local.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_command_renders_and_leaves_nothing_but_frames() {
     let base = tempfile::tempdir().unwrap();
     let local = cluster(&base.path().join("data"), 2, Duration::from_millis(10)).await;

@@ -8,15 +8,21 @@
 #[path = "chaos/proxy.rs"]
 mod proxy;
 
-use std::{fs, net::SocketAddr, path::Path, time::Duration};
+use std::{fs, net::SocketAddr, path::Path, process::Stdio, time::Duration};
 
 use framecrew::{
-    Cluster, Job, JobSpec, JobView, OutputFolder, WatchEvent, fetch,
+    Cluster, Error, Job, JobSpec, JobView, OutputFolder, WatchEvent, fetch,
     proto::{FrameState, JobState},
 };
 use framecrew_node::RendererChoice;
 use futures::StreamExt as _;
-use tokio::{net::TcpListener, task::JoinHandle, time::timeout};
+use tokio::{
+    io::{AsyncBufReadExt as _, BufReader},
+    net::TcpListener,
+    process::Command,
+    task::JoinHandle,
+    time::timeout,
+};
 use tokio_util::sync::CancellationToken;
 
 use proxy::{Proxy, Weather, free_address};
@@ -71,6 +77,40 @@ async fn connect(url: &str) -> Cluster {
         }
     };
     timeout(PATIENCE, connecting).await.unwrap()
+}
+
+/// Runs `framecrew render` for 30 frames, puts the store `next` in the place of the one it renders in once some of them
+/// are there, and gives its exit code and what it said on stderr.
+async fn render_while_store_is_replaced(base: &Path, next: &Path) -> (i32, String) {
+    let address = free_address();
+    let orchestrator = Part::orchestrator(address, &base.join("o")).await;
+    let node = Part::node(address, &base.join("n"), Duration::from_millis(200)).await;
+    let url = format!("http://{address}");
+    let mut render = Command::new(env!("CARGO_BIN_EXE_framecrew"))
+        .args(["render", DEMO, "-f", "1-30", "-o", "frames", "--cluster", &url])
+        .current_dir(base)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut said = BufReader::new(render.stdout.take().unwrap()).lines();
+    let mut finished = 0;
+    while finished < 3 {
+        let line = timeout(PATIENCE, said.next_line()).await.unwrap().unwrap().unwrap();
+        finished += usize::from(line.contains("finished"));
+    }
+    node.stop().await;
+    orchestrator.stop().await;
+    let orchestrator = Part::orchestrator(address, next).await;
+    let hearing = async { while said.next_line().await.unwrap().is_some() {} };
+    let (output, ()) =
+        timeout(PATIENCE, async { tokio::join!(render.wait_with_output(), hearing) })
+            .await
+            .unwrap();
+    orchestrator.stop().await;
+    let output = output.unwrap();
+    (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
 }
 
 /// What a watcher saw.
@@ -201,4 +241,41 @@ async fn a_store_that_was_set_back_is_watched_from_the_beginning() {
     assert_eq!(seen.view, watch(&job, |_| {}).await.view);
     node.stop().await;
     orchestrator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_job_of_the_same_number_is_neither_followed_nor_fetched() {
+    let base = tempfile::tempdir().unwrap();
+    let (address, other) = (free_address(), base.path().join("other"));
+    let orchestrator = Part::orchestrator(address, &other).await;
+    let node = Part::node(address, &base.path().join("m"), Duration::ZERO).await;
+    let cluster = connect(&format!("http://{address}")).await;
+    let job = cluster.submit(JobSpec::animation(DEMO).frames(1..=30)).await.unwrap();
+    assert_eq!(watch(&job, |_| {}).await.view.state(), JobState::Finished);
+    assert_eq!(cluster.job_again(job.info()).await.unwrap().id(), job.id());
+    node.stop().await;
+    orchestrator.stop().await;
+
+    let (code, stderr) = render_while_store_is_replaced(base.path(), &other).await;
+    assert_eq!(code, 1, "{stderr}");
+    assert!(stderr.contains("is another one now (demo)"), "{stderr}");
+    assert!(!stderr.contains("renders on"), "{stderr}");
+    let frames = fs::read_dir(base.path().join("frames")).unwrap().count();
+    assert!(frames < 30, "nothing of the other job is fetched");
+
+    // Nor would it be cancelled.
+    let orchestrator = Part::orchestrator(address, &base.path().join("o")).await;
+    let again = connect(&format!("http://{address}")).await.job_again(job.info()).await;
+    assert!(matches!(again, Err(Error::JobLost { job_id: 1, other: Some(_), .. })), "{again:?}");
+    orchestrator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_is_gone_with_its_store_is_no_mistake_of_whoever_follows_it() {
+    let base = tempfile::tempdir().unwrap();
+    let empty = base.path().join("empty");
+    let (code, stderr) = render_while_store_is_replaced(base.path(), &empty).await;
+    assert_eq!(code, 1, "{stderr}");
+    assert!(stderr.contains("is not there any more") && stderr.contains("its store"), "{stderr}");
+    assert!(!stderr.contains("renders on") && !stderr.contains("fetch"), "{stderr}");
 }

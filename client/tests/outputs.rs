@@ -8,7 +8,7 @@
 mod proxy;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     fs, io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
@@ -16,12 +16,15 @@ use std::{
 };
 
 use assert_cmd::Command;
-use framecrew::proto::{
-    blob_store_server::{BlobStore, BlobStoreServer},
-    download_request::Source,
-    orchestrator_server::{Orchestrator, OrchestratorServer},
-    watch_job_response::Update,
-    *,
+use framecrew::{
+    Cluster, Error, OutputFolder, fetch,
+    proto::{
+        blob_store_server::{BlobStore, BlobStoreServer},
+        download_request::Source,
+        orchestrator_server::{Orchestrator, OrchestratorServer},
+        watch_job_response::Update,
+        *,
+    },
 };
 use framecrew_blobs::Digest;
 use futures::{StreamExt as _, stream, stream::BoxStream};
@@ -35,6 +38,8 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// Bytes of a blob in one message.
 const CHUNK_BYTES: usize = 16 * 1024;
 
+type LogAnswer = Result<ReadLogResponse, Status>;
+
 /// What the orchestrator knows and stores.
 #[derive(Debug, Clone, Default)]
 struct Script {
@@ -42,6 +47,8 @@ struct Script {
     frames: BTreeMap<u64, Vec<Frame>>,
     updates: Vec<Update>,
     blobs: BTreeMap<String, Vec<u8>>,
+    /// What each reader of a log is told, one after the other; further ones are refused.
+    logs: Arc<Mutex<VecDeque<Vec<LogAnswer>>>>,
     /// From where downloads were asked for.
     offsets: Arc<Mutex<Vec<u64>>>,
 }
@@ -86,6 +93,17 @@ impl Script {
         self.jobs.insert(8, job);
         let output = self.store("sunrise.mp4", content);
         self.frames.insert(8, vec![frame(1, FrameState::Finished, vec![output])]);
+        self
+    }
+
+    /// Whoever watches job 7 sees one that was submitted at another time than the one there is, which has a frame.
+    fn watched_before_another(mut self) -> Self {
+        let watched =
+            Job { state: JobState::Rendering.into(), submitted_at_ms: 5, ..self.job(7).clone() };
+        let snapshot = JobSnapshot { job: Some(watched), ..JobSnapshot::default() };
+        self.updates = vec![Update::Snapshot(snapshot)];
+        let output = self.store("0001.png", b"another");
+        self.frames.insert(7, vec![frame(1, FrameState::Finished, vec![output])]);
         self
     }
 
@@ -223,7 +241,8 @@ impl Orchestrator for Script {
         &self,
         _: Request<ReadLogRequest>,
     ) -> Result<Response<Self::ReadLogStream>, Status> {
-        off_script()
+        let log = self.logs.lock().unwrap().pop_front();
+        log.map_or_else(off_script, |log| Ok(Response::new(stream::iter(log).boxed())))
     }
 
     async fn register_node(
@@ -363,6 +382,22 @@ async fn outputs_in_folders_come_into_theirs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_gave_way_is_told_where_other_outputs_do_not_come_too() {
+    let base = tempfile::tempdir().unwrap();
+    let mut script = Script::new();
+    let outputs = vec![script.store("0001.png", b"new"), script.store("0002.png", b"lost")];
+    script.blobs.remove(&outputs[1].digest);
+    script.frames.insert(7, vec![frame(1, FrameState::Finished, outputs)]);
+    let url = script.play().await;
+    fs::create_dir(base.path().join("out")).unwrap();
+    fs::write(base.path().join("out/0001.png"), "the person's own").unwrap();
+    let (code, stdout, stderr) = framecrew(&["fetch", "7", "-o", "out"], &url, base.path()).await;
+    assert_eq!(code, 1, "{stdout}{stderr}");
+    assert!(stderr.contains("note: 1 file of the same name"), "{stderr}");
+    assert!(stderr.contains("frame 1 (0002.png)"), "{stderr}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn no_output_of_a_hostile_orchestrator_lands_outside_of_the_folder() {
     let base = tempfile::tempdir().unwrap();
     let out = base.path().join("user/out");
@@ -432,6 +467,86 @@ async fn warnings_are_told_once_as_they_come_and_counted_in_the_end() {
     let (_, stdout, _) = framecrew(&["job", "7", "--json"], &url, base.path()).await;
     let json: Job = serde_json::from_str(&stdout).unwrap();
     assert_eq!(json.warnings.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listing_of_another_job_of_the_same_number_brings_nothing() {
+    let base = tempfile::tempdir().unwrap();
+    let script = Script::new().watched_before_another();
+    let cluster = Cluster::connect(script.play().await).await.unwrap();
+    let folder = OutputFolder::open(base.path()).unwrap();
+    let fetched = fetch::follow(&cluster, 7, &folder, |_| {}).await;
+    assert!(matches!(fetched, Err(Error::JobLost { job_id: 7, .. })), "{fetched:?}");
+    assert_eq!(fs::read_dir(base.path()).unwrap().count(), 0);
+}
+
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_ctrl_c_cancels_no_other_job_of_the_same_number() {
+    use rustix::process::{Pid, Signal, kill_process};
+    use tokio::io::{AsyncBufReadExt as _, BufReader};
+
+    let url = Script::new().watched_before_another().play().await;
+    let mut watch = tokio::process::Command::new(env!("CARGO_BIN_EXE_framecrew"))
+        .args(["watch", "7", "--cluster", &url])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let pid = Pid::from_raw(watch.id().unwrap().try_into().unwrap()).unwrap();
+    let mut said = BufReader::new(watch.stdout.take().unwrap()).lines();
+    let mut noted = BufReader::new(watch.stderr.take().unwrap()).lines();
+    let pressing = async {
+        said.next_line().await.unwrap();
+        let mut last = String::new();
+        for _ in 0..2 {
+            kill_process(pid, Signal::INT).unwrap();
+            last = noted.next_line().await.unwrap().unwrap();
+        }
+        (watch.wait().await.unwrap().code(), last)
+    };
+    let (code, last) = tokio::time::timeout(PATIENCE, pressing).await.unwrap();
+    assert_eq!(code, Some(1), "{last}");
+    assert!(last.contains("is another one now (sunrise)"), "{last}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_goes_on_where_it_was_when_the_orchestrator_is_back() {
+    let base = tempfile::tempdir().unwrap();
+    let lines = |dropped, frames: &[i32]| {
+        let line = |frame: &i32| LogLine {
+            frame: Some(*frame),
+            node: "a".into(),
+            text: format!("draws {frame}"),
+            ..LogLine::default()
+        };
+        Ok(ReadLogResponse { lines: frames.iter().map(line).collect(), dropped })
+    };
+    let restarts = || Err(Status::unavailable("restarts"));
+    let streams = || {
+        [
+            vec![lines(2, &[3, 4]), lines(0, &[5]), restarts()],
+            vec![restarts()],
+            vec![lines(3, &[4, 5, 4]), lines(0, &[6])],
+        ]
+    };
+    let shown = |frames: &[i32]| -> String {
+        frames.iter().map(|frame| format!("a {frame:>5}  draws {frame}\n")).collect()
+    };
+    for (args, expected) in
+        [(&[][..], shown(&[3, 4, 5, 4, 6])), (&["--frame", "4"], shown(&[4, 4]))]
+    {
+        let script = Script::new();
+        script.logs.lock().unwrap().extend(streams());
+        let url = script.play().await;
+        let args = [&["logs", "7", "--follow"], args].concat();
+        let (code, stdout, stderr) = framecrew(&args, &url, base.path()).await;
+        assert_eq!((code, stdout), (0, expected), "{stderr}");
+        let lost = if args.len() == 3 { "… 2 lines lost to a bound\n" } else { "" };
+        let again = "reconnecting … (restarts)\n";
+        assert_eq!(stderr, format!("{lost}{again}"));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

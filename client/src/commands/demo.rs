@@ -9,7 +9,8 @@ use framecrew::{JobSpec, JobView, OutputFolder, Project, contact_sheet, proto::J
 
 use super::{
     Global,
-    renderer::{Here, Plan, Renderer, scratch},
+    renderer::{Here, Plan, Renderer},
+    scratch::Scratch,
 };
 use crate::console::{Exit, Failure, Interrupts, note, say, say_json};
 
@@ -42,7 +43,7 @@ pub(crate) struct Demo {
 impl Demo {
     pub(crate) async fn run(self, global: &Global) -> Result<Exit, Failure> {
         let folder = OutputFolder::open(&self.output)?;
-        let scratch = scratch()?;
+        let scratch = Scratch::new()?;
         let scene = scratch.path().join("demo.blend");
         std::fs::write(&scene, SCENE).map_err(|error| unwritable(&scene, &error))?;
         let project = Project::open(JobSpec::animation(&scene)).await?;

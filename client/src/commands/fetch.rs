@@ -2,7 +2,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use framecrew::{
-    Cluster, FrameRange, FrameSet, OutputFolder, fetch,
+    Cluster, FetchProgress, FrameRange, FrameSet, OutputFolder, fetch,
     proto::{self, JobState},
     view::words,
 };
@@ -52,8 +52,11 @@ impl Fetch {
         }
         let path = self.output.unwrap_or_else(|| paths::frames_of(name));
         let folder = OutputFolder::open(&path)?;
-        let done =
-            fetch::fetch(&cluster, self.job_id, &folder, self.frames.as_ref(), |_| {}).await?;
+        let mut so_far = FetchProgress::default();
+        let on_progress = |progress| so_far = progress;
+        let frames = self.frames.as_ref();
+        let done = fetch::fetch(&cluster, self.job_id, &folder, frames, on_progress).await;
+        let done = done.inspect_err(|_| note_replaced(so_far))?;
         if global.json {
             let object = serde_json::json!({
                 "folder": path, "fetched": done.fetched, "kept": done.kept, "replaced": done.replaced,

@@ -15,6 +15,8 @@ mod render;
 #[cfg(feature = "local")]
 mod renderer;
 mod retry;
+#[cfg(feature = "local")]
+mod scratch;
 mod time;
 #[cfg(feature = "local")]
 mod up;

@@ -6,9 +6,12 @@ use framecrew::{
     SubmitProgress, view::words,
 };
 
-#[cfg(feature = "local")]
-use super::renderer::{Here, Plan, Renderer, scratch};
 use super::{Global, movie::MovieFile, time::time};
+#[cfg(feature = "local")]
+use super::{
+    renderer::{Here, Plan, Renderer},
+    scratch::Scratch,
+};
 use crate::console::{
     Ending, Exit, Failure, Follow, Interrupts, ProgressLine, again, leave, note, paths, quoted,
     say, say_json,
@@ -273,7 +276,7 @@ impl Render {
         }
         let places = self.open_places(project)?;
         let mut interrupts = Interrupts::listen()?;
-        let scratch = scratch()?;
+        let scratch = Scratch::new()?;
         let plan = Plan {
             nodes,
             renderer: &self.local.renderer,

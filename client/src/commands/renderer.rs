@@ -15,7 +15,6 @@ use framecrew_node::{
     RendererChoice,
     blender::{self, FoundBlender, ProvisionProgress},
 };
-use tempfile::TempDir;
 
 use super::render::submit;
 use crate::console::{Ending, Exit, Failure, Follow, Interrupts, ProgressLine, note};
@@ -152,21 +151,6 @@ impl From<LocalError> for Failure {
         };
         Self { exit, text: error.to_string() }
     }
-}
-
-/// A folder for a cluster that lives no longer than this command. In the cache, as `/tmp` may be memory.
-pub(crate) fn scratch() -> Result<TempDir, Failure> {
-    let cache = blender::default_cache();
-    let make = || {
-        std::fs::create_dir_all(&cache)?;
-        tempfile::Builder::new().prefix("local-").tempdir_in(&cache)
-    };
-    make().map_err(|error| {
-        Failure::usage(format!(
-            "cannot write to {}: {error}; set XDG_CACHE_HOME to a folder with space",
-            cache.display()
-        ))
-    })
 }
 
 /// The Blenders of this machine, one of which can open what `needs` saved; where there is none, gets one.

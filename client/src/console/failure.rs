@@ -52,10 +52,21 @@ impl From<Error> for Failure {
         let exit = match &error {
             Error::Unreachable { .. } | Error::Busy { .. } => Exit::Unreachable,
             Error::NotAllowed { .. } => Exit::NotAllowed,
-            Error::Failed { .. } | Error::Incomplete { .. } | Error::Transfer(_) => Exit::JobFailed,
+            Error::Failed { .. }
+            | Error::JobLost { .. }
+            | Error::Incomplete { .. }
+            | Error::Transfer(_) => Exit::JobFailed,
             _ => Exit::Usage,
         };
         Self { exit, text: error.to_string() }
+    }
+}
+
+/// What an error means of a job that was there before: if it is not any more, nothing that was typed is wrong.
+pub(crate) fn of_known_job(error: Error) -> Error {
+    match error {
+        Error::NoSuchJob { job_id, url } => Error::JobLost { job_id, url, other: None },
+        error => error,
     }
 }
 

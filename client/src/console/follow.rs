@@ -9,11 +9,14 @@ use framecrew::{
     view::{self, Lines, Warned, words},
 };
 use futures::{StreamExt as _, stream};
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::{
+    sync::watch,
+    time::{Instant, MissedTickBehavior},
+};
 
 use super::{
     Exit, Failure, Interrupt, Interrupts, Left, ProgressLine, again, can_draw, note, note_replaced,
-    quoted, say, say_json, screen::Screen, wants_color,
+    of_known_job, quoted, say, say_json, screen::Screen, wants_color,
 };
 
 /// Time between two drawings of the panel: fast enough to look alive, cheap enough for any terminal.
@@ -77,18 +80,30 @@ impl Follow<'_> {
         if view.state() == JobState::Finished {
             tokio::select! {
                 brought = making.bring_movie(path) => brought?,
-                by = interrupts.next() => return Ok(Ending::Interrupted(making.left(by, true))),
+                by = interrupts.next() => return Ok(Ending::Interrupted(making.left(by, &view))),
             }
         }
         Ok(Ending::Over(view))
     }
 
     async fn follow(&self, interrupts: &mut Interrupts) -> Result<Ending, Failure> {
+        let (on_fetched, fetched) = watch::channel(FetchProgress::default());
+        let ending = self.show(interrupts, on_fetched, fetched.clone()).await;
+        // However it ended, and of the last file too, which may have come in the very moment.
+        note_replaced(*fetched.borrow());
+        ending
+    }
+
+    async fn show(
+        &self,
+        interrupts: &mut Interrupts,
+        on_fetched: watch::Sender<FetchProgress>,
+        mut fetched: watch::Receiver<FetchProgress>,
+    ) -> Result<Ending, Failure> {
         let began = Instant::now();
         let mut live = Live::default();
         let mut display = Display::new(self.json, self.folder.is_some() || self.movie.is_some());
         let mut watch = self.cluster.watch(self.job_id);
-        let (on_fetched, mut fetched) = tokio::sync::watch::channel(FetchProgress::default());
         let fetching = async {
             match self.folder {
                 Some(folder) => {
@@ -115,7 +130,7 @@ impl Follow<'_> {
             tokio::select! {
                 event = watch.next(), if !job_over => match event {
                     None => job_over = true,
-                    Some(event) => match event? {
+                    Some(event) => match event.map_err(of_known_job)? {
                         WatchEvent::Update(update) => {
                             live.apply(began.elapsed(), unix_ms(), &update);
                             display.update(&live, began.elapsed(), &update)?;
@@ -135,7 +150,12 @@ impl Follow<'_> {
                         Ok(()) => {}
                         // All is fetched that can be.
                         Err(error @ Error::Incomplete { .. }) => incomplete = Some(error),
-                        Err(error) => return Err(self.unfetched(error, live.view())),
+                        Err(error) => {
+                            let fetch = again(self.cluster, &format!("fetch {} -o DIR", self.job_id));
+                            let is = if is_over(live.view()) { "is over" } else { "renders on" };
+                            let how = format!("{is}: get its frames with `{fetch}`");
+                            return Err(self.unfetched(error, how));
+                        }
                     }
                     all_fetched = true;
                 }
@@ -147,14 +167,13 @@ impl Follow<'_> {
                 _ = ticks.tick() => display.redraw(&live, began.elapsed())?,
                 by = interrupts.next() => {
                     display.close(&live, None)?;
-                    return Ok(Ending::Interrupted(self.left(by, is_over(live.view()))));
+                    return Ok(Ending::Interrupted(self.left(by, live.view())));
                 }
             }
         }
         let place =
             self.folder.filter(|_| live.view().counts().finished > 0 && incomplete.is_none());
         display.close(&live, place)?;
-        live.fetch_progress().into_iter().for_each(note_replaced);
         if self.outlives && live.view().state() == JobState::Failed {
             let id = self.job_id;
             note(format_args!(
@@ -176,13 +195,8 @@ impl Follow<'_> {
         let brought = fetch::fetch_movie(self.cluster, self.job_id, path, on_bytes).await;
         line.clear();
         let size_bytes = brought.map_err(|error| {
-            let mut failure = Failure::from(error);
-            if self.outlives {
-                let fetch = again(self.cluster, &format!("fetch {} --movie FILE", self.job_id));
-                failure.text +=
-                    &format!("\njob {} is finished: get the movie with `{fetch}`", self.job_id);
-            }
-            failure
+            let fetch = again(self.cluster, &format!("fetch {} --movie FILE", self.job_id));
+            self.unfetched(error, format!("is finished: get the movie with `{fetch}`"))
         })?;
         if self.json {
             return Ok(());
@@ -193,7 +207,7 @@ impl Follow<'_> {
         }
     }
 
-    fn left(&self, by: Interrupt, is_over: bool) -> Left {
+    fn left(&self, by: Interrupt, view: &JobView) -> Left {
         let id = self.job_id;
         let fetch =
             |what: String| format!("`{}`", again(self.cluster, &format!("fetch {id} {what}")));
@@ -207,17 +221,17 @@ impl Follow<'_> {
             (None, Some(movie)) => Some(format!("get the movie with {movie}")),
             (None, None) => None,
         };
-        Left { job_id: id, by, is_over, rest }
+        let known = Some(view.job()).filter(|job| job.job_id > 0).cloned().map(Box::new);
+        Left { job_id: id, known, by, is_over: is_over(view), rest }
     }
 
-    /// The job does not suffer from what is wrong here.
-    fn unfetched(&self, error: Error, view: &JobView) -> Failure {
+    /// The job does not suffer from what is wrong here, if it is still there; `how` says how it stands and what to do.
+    fn unfetched(&self, error: Error, how: String) -> Failure {
+        let error = of_known_job(error);
+        let is_there = !matches!(error, Error::JobLost { .. });
         let mut failure = Failure::from(error);
-        if self.outlives {
-            let id = self.job_id;
-            let fetch = again(self.cluster, &format!("fetch {id} -o DIR"));
-            let renders_on = if is_over(view) { "" } else { " renders on" };
-            failure.text += &format!("\njob {id}{renders_on}: get its frames with `{fetch}`");
+        if self.outlives && is_there {
+            failure.text += &format!("\njob {} {how}", self.job_id);
         }
         failure
     }

@@ -1,8 +1,8 @@
 use std::{io, time::Duration};
 
-use framecrew::Cluster;
+use framecrew::{Cluster, proto};
 
-use super::{Exit, Failure, again, note};
+use super::{Exit, Failure, again, note, of_known_job};
 
 /// How long a second Ctrl-C cancels the job instead of only leaving it.
 const SECOND_WITHIN: Duration = Duration::from_secs(2);
@@ -64,6 +64,8 @@ impl Interrupts {
 #[derive(Debug)]
 pub(crate) struct Left {
     pub(crate) job_id: u64,
+    /// As it was when it was seen last, if ever.
+    pub(crate) known: Option<Box<proto::Job>>,
     pub(crate) by: Interrupt,
     /// Whether only what it made was still coming.
     pub(crate) is_over: bool,
@@ -77,7 +79,7 @@ pub(crate) async fn leave(
     left: Left,
     interrupts: &mut Interrupts,
 ) -> Result<Exit, Failure> {
-    let Left { job_id, by, is_over, rest } = left;
+    let Left { job_id, known, by, is_over, rest } = left;
     if is_over {
         let rest = rest.map_or_else(String::new, |rest| format!("; {rest}"));
         note(format_args!("job {job_id} is over{rest}"));
@@ -95,7 +97,11 @@ pub(crate) async fn leave(
         Ok(Interrupt::CtrlC) => {}
         _ => return Ok(Exit::Interrupted),
     }
-    cluster.cancel(job_id).await?;
+    // Whoever stopped it did not mean another one, whose number it may be by now.
+    if let Some(known) = known {
+        cluster.job_again(&known).await.map_err(of_known_job)?;
+    }
+    cluster.cancel(job_id).await.map_err(of_known_job)?;
     note(format_args!("job {job_id} is cancelled"));
     Ok(Exit::Cancelled)
 }

@@ -7,7 +7,7 @@ pub(crate) mod paths;
 mod progress;
 mod screen;
 
-pub(crate) use failure::{Exit, Failure};
+pub(crate) use failure::{Exit, Failure, of_known_job};
 pub(crate) use follow::{Ending, Follow};
 pub(crate) use interrupt::{Interrupt, Interrupts, Left, leave};
 pub(crate) use progress::ProgressLine;
