@@ -115,18 +115,16 @@ impl Folder {
         if let Some(parent) = dir.canonicalize()?.parent() {
             sync_folder(parent)?;
         }
-        let folder = Self {
+        // One by one: the whole file system may have much to write that is not ours, and nobody serves meanwhile.
+        shards().try_for_each(|shard| sync_folder(&dir.join(shard)))?;
+        Ok(Self {
             #[cfg(target_os = "linux")]
             handle: fs::File::open(dir)?,
             dir: dir.to_owned(),
             staged: AtomicU64::new(0),
             #[cfg(target_os = "linux")]
             has_lost: std::sync::atomic::AtomicBool::new(false),
-        };
-        if !folder.sync_all()? {
-            shards().try_for_each(|shard| sync_folder(&dir.join(shard)))?;
-        }
-        Ok(folder)
+        })
     }
 
     pub(super) fn stage(&self, digest: Digest) -> io::Result<Staged> {
