@@ -75,7 +75,7 @@ pub struct Cluster {
 }
 
 /// How far a submission is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SubmitProgress {
     /// The project's files are being read, to learn what the cluster has of them already.
     Hashing {
@@ -91,10 +91,12 @@ pub enum SubmitProgress {
         /// Bytes to send.
         total_bytes: u64,
     },
-    /// The orchestrator cannot be reached at the moment; it is tried again.
+    /// The orchestrator cannot be reached at the moment, or is busy; it is tried again.
     Waiting {
         /// Attempts so far.
         attempt: u32,
+        /// Why, in words.
+        reason: String,
     },
 }
 
@@ -172,7 +174,7 @@ impl Cluster {
         let mut patience = Patience::default();
         loop {
             let mut on_try = |progress| {
-                patience.heard(progress);
+                patience.heard(&progress);
                 on_progress(progress);
             };
             match self.try_submit(&content, &request, &mut on_try).await {
@@ -180,7 +182,8 @@ impl Cluster {
                     let Some(at) = patience.again(Instant::now(), error.retry_after()) else {
                         return Err(error);
                     };
-                    on_progress(SubmitProgress::Waiting { attempt: patience.attempt });
+                    let (attempt, reason) = (patience.attempt, error.to_string());
+                    on_progress(SubmitProgress::Waiting { attempt, reason });
                     tokio::time::sleep_until(at).await;
                 }
                 result => return result,
@@ -479,9 +482,9 @@ struct Patience {
 
 impl Patience {
     /// Takes in how far the submission is.
-    fn heard(&mut self, progress: SubmitProgress) {
+    fn heard(&mut self, progress: &SubmitProgress) {
         let SubmitProgress::Uploading { sent_bytes, total_bytes } = progress else { return };
-        let left = total_bytes.saturating_sub(sent_bytes);
+        let left = total_bytes.saturating_sub(*sent_bytes);
         if self.least_left.is_none_or(|least| left < least) {
             *self = Self { least_left: Some(left), ..Self::default() };
         }
@@ -550,15 +553,16 @@ mod tests {
         let mut patience = Patience::default();
         assert!(fails_at(&mut patience, 0).is_some());
         assert!(fails_at(&mut patience, 50).is_some());
-        patience.heard(sent(1_000));
+        patience.heard(&sent(1_000));
         assert!(fails_at(&mut patience, 600).is_some(), "another outage");
         assert_eq!(patience.attempt, 1);
-        for progress in [sent(0), sent(1_000), SubmitProgress::Waiting { attempt: 1 }] {
-            patience.heard(progress);
+        let waiting = SubmitProgress::Waiting { attempt: 1, reason: String::new() };
+        for progress in [sent(0), sent(1_000), waiting] {
+            patience.heard(&progress);
         }
         assert!(fails_at(&mut patience, 650).is_some());
         assert!(fails_at(&mut patience, 670).is_none(), "it gets no further");
-        patience.heard(sent(1_001));
+        patience.heard(&sent(1_001));
         assert!(fails_at(&mut patience, 670).is_some());
     }
 

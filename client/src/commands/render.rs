@@ -426,7 +426,7 @@ impl Places {
 /// Uploads and submits, and shows how far that is.
 pub(super) async fn submit(cluster: &Cluster, project: &Project) -> Result<Job, Failure> {
     let mut line = ProgressLine::default();
-    let mut is_away = false;
+    let mut told = String::new();
     let files = format!("reading {}", words::plural(project.file_count() as u64, "file"));
     let show = |progress| match progress {
         SubmitProgress::Hashing { done_bytes, total_bytes } => {
@@ -435,10 +435,11 @@ pub(super) async fn submit(cluster: &Cluster, project: &Project) -> Result<Job, 
         SubmitProgress::Uploading { sent_bytes, total_bytes } => {
             line.show("uploading", sent_bytes, total_bytes);
         }
-        SubmitProgress::Waiting { .. } => {
-            if !std::mem::replace(&mut is_away, true) {
+        SubmitProgress::Waiting { reason, .. } => {
+            if told != reason {
                 line.clear();
-                note("the orchestrator is away; trying again …");
+                note(format_args!("{reason}; trying again for a minute …"));
+                told = reason;
             }
         }
     };

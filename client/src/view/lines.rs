@@ -6,7 +6,10 @@ use framecrew_proto::v1::{
 };
 
 use super::{Warned, failures, outlook, summary, words};
-use crate::live::{Link, Live};
+use crate::{
+    live::{Link, Live},
+    state::JobView,
+};
 
 /// How often a slice that takes long is mentioned.
 const PROGRESS_EVERY: Duration = Duration::from_secs(5);
@@ -18,6 +21,8 @@ const LAST_WORDS_MAX: usize = 5;
 pub struct Lines {
     told: BTreeMap<(i32, u32), Duration>,
     warned: Warned,
+    /// Why the job waits, as far as that was told.
+    waiting: String,
     down: bool,
 }
 
@@ -55,7 +60,18 @@ impl Lines {
             }
             None => {}
         }
+        lines.extend(self.waiting(live.view()));
         lines
+    }
+
+    /// Why the job waits, once for each reason.
+    fn waiting(&mut self, view: &JobView) -> Option<String> {
+        let reason = if view.ended() { "" } else { view.job().waiting_reason.as_str() };
+        if reason == self.waiting {
+            return None;
+        }
+        reason.clone_into(&mut self.waiting);
+        (!reason.is_empty()).then(|| format!("waiting: {}", words::printable(reason)))
     }
 
     /// What there is to say about a lost connection: once, not for every attempt.
@@ -213,6 +229,21 @@ mod tests {
                 .map(|message| Failure { message: message.into(), ..Failure::default() }),
             ..Frame::default()
         }
+    }
+
+    #[test]
+    fn a_job_that_waits_says_why_once_for_each_reason() {
+        let mut watcher = Watcher::new();
+        let waits = |reason: &str| {
+            let job = job(0).map(|job| Job { waiting_reason: reason.into(), ..job });
+            Update::Changes(JobChanges { job, ..JobChanges::default() })
+        };
+        let mut told = |reason| watcher.hears(SECOND, waits(reason));
+        assert_eq!(told("no node is registered"), ["waiting: no node is registered"]);
+        assert!(told("no node is registered").is_empty());
+        assert_eq!(told("a is paused"), ["waiting: a is paused"]);
+        assert!(told("").is_empty());
+        assert_eq!(told("a is paused"), ["waiting: a is paused"]);
     }
 
     #[test]
