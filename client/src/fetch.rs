@@ -46,6 +46,15 @@ pub struct FetchProgress {
     pub bytes: u64,
 }
 
+/// A movie that is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FetchedMovie {
+    /// Its size.
+    pub size_bytes: u64,
+    /// Whether it took the place of another file, which is gone.
+    pub replaced: bool,
+}
+
 /// A folder that has been found fit to take outputs.
 #[derive(Debug, Clone)]
 pub struct OutputFolder {
@@ -202,7 +211,7 @@ pub async fn follow(
 }
 
 /// Brings the movie that a job has made to the file `to`, which is there only when it is whole. `on_bytes` is told
-/// how many bytes of how many are there. Gives its size in bytes.
+/// how many bytes of how many are there.
 ///
 /// # Errors
 /// When the job has made none (yet), the file cannot be written, or the orchestrator stays away.
@@ -211,7 +220,7 @@ pub async fn fetch_movie(
     job_id: u64,
     to: &Path,
     mut on_bytes: impl FnMut(u64, u64) + Send,
-) -> Result<u64, Error> {
+) -> Result<FetchedMovie, Error> {
     let mut attempt = 0;
     let output = loop {
         match first_output(cluster, job_id).await {
@@ -229,7 +238,11 @@ pub async fn fetch_movie(
     let total_bytes = output.size_bytes;
     let on_bytes = |done_bytes| on_bytes(done_bytes, total_bytes);
     let brought = bring(cluster.url(), cluster.blobs(), &output, to, ATTEMPTS_MAX, on_bytes).await;
-    brought.map(|_| total_bytes).map_err(|error| match error {
+    let movie = brought.map(|fetched| FetchedMovie {
+        size_bytes: total_bytes,
+        replaced: matches!(fetched, Fetched::Brought { replaced: true, .. }),
+    });
+    movie.map_err(|error| match error {
         Error::Transfer(TransferError::File { source, .. }) => Error::Failed {
             message: format!(
                 "cannot write the movie {}: {source}; free some space or name another file with --movie",

@@ -475,7 +475,8 @@ async fn a_listing_of_another_job_of_the_same_number_brings_nothing() {
     let script = Script::new().watched_before_another();
     let cluster = Cluster::connect(script.play().await).await.unwrap();
     let folder = OutputFolder::open(base.path()).unwrap();
-    let fetched = fetch::follow(&cluster, 7, &folder, |_| {}).await;
+    let fetching = fetch::follow(&cluster, 7, &folder, |_| {});
+    let fetched = tokio::time::timeout(PATIENCE, fetching).await.unwrap();
     assert!(matches!(fetched, Err(Error::JobLost { job_id: 7, .. })), "{fetched:?}");
     assert_eq!(fs::read_dir(base.path()).unwrap().count(), 0);
 }
@@ -802,8 +803,9 @@ async fn a_download_whose_link_breaks_goes_on_where_it_was() {
             proxy.reset();
         }
     });
-    let bytes = tokio::time::timeout(PATIENCE, fetching).await.unwrap().unwrap();
-    assert_eq!(bytes, MOVIE_BYTES);
+    fs::write(&to, b"another").unwrap();
+    let movie = tokio::time::timeout(PATIENCE, fetching).await.unwrap().unwrap();
+    assert_eq!((movie.size_bytes, movie.replaced), (MOVIE_BYTES, true), "it says what gave way");
     assert!(fs::read(&to).unwrap() == content, "it is whole");
     let offsets = offsets.lock().unwrap().clone();
     assert!(offsets.len() > 1 && offsets[0] == 0, "{offsets:?}");

@@ -2,7 +2,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 use framecrew::{
-    Cluster, FetchProgress, FrameRange, FrameSet, OutputFolder, fetch,
+    Cluster, FetchProgress, FrameRange, FrameSet, OutputFolder,
+    fetch::{self, FetchedMovie},
     proto::{self, JobState},
     view::words,
 };
@@ -56,7 +57,7 @@ impl Fetch {
         let on_progress = |progress| so_far = progress;
         let frames = self.frames.as_ref();
         let done = fetch::fetch(&cluster, self.job_id, &folder, frames, on_progress).await;
-        let done = done.inspect_err(|_| note_replaced(so_far))?;
+        let done = done.inspect_err(|_| note_replaced(so_far.replaced))?;
         if global.json {
             let object = serde_json::json!({
                 "folder": path, "fetched": done.fetched, "kept": done.kept, "replaced": done.replaced,
@@ -72,7 +73,7 @@ impl Fetch {
                 path.display()
             ))?;
         }
-        note_replaced(done);
+        note_replaced(done.replaced);
         let counts = info.counts.unwrap_or_default();
         if counts.open > 0 {
             note(format_args!(
@@ -109,15 +110,18 @@ async fn bring_movie(
     let on_bytes = |done, total| line.show("fetching the movie", done, total);
     let brought = fetch::fetch_movie(cluster, making, movie.path(), on_bytes).await;
     line.clear();
-    let size_bytes = match brought {
-        Ok(size_bytes) => size_bytes,
+    let FetchedMovie { size_bytes, replaced } = match brought {
+        Ok(movie) => movie,
         Err(error) => {
             folder.abandon();
             return Err(error.into());
         }
     };
+    note_replaced(replaced.into());
     if json {
-        say_json(&serde_json::json!({ "movie": movie.path(), "bytes": size_bytes }))?;
+        let object =
+            serde_json::json!({ "movie": movie.path(), "bytes": size_bytes, "replaced": replaced });
+        say_json(&object)?;
     } else {
         say(format_args!(
             "the movie is {} ({})",

@@ -4,7 +4,8 @@ use std::{
 };
 
 use framecrew::{
-    Cluster, Error, FetchProgress, JobView, Link, Live, OutputFolder, WatchEvent, fetch,
+    Cluster, Error, FetchProgress, JobView, Link, Live, OutputFolder, WatchEvent,
+    fetch::{self, FetchedMovie},
     proto::{JobState, WatchJobResponse},
     view::{self, Lines, Warned, words},
 };
@@ -90,7 +91,7 @@ impl Follow<'_> {
         let (on_fetched, fetched) = watch::channel(FetchProgress::default());
         let ending = self.show(interrupts, on_fetched, fetched.clone()).await;
         // However it ended, and of the last file too, which may have come in the very moment.
-        note_replaced(*fetched.borrow());
+        note_replaced(fetched.borrow().replaced);
         ending
     }
 
@@ -194,10 +195,11 @@ impl Follow<'_> {
         let on_bytes = |done, total| line.show("fetching the movie", done, total);
         let brought = fetch::fetch_movie(self.cluster, self.job_id, path, on_bytes).await;
         line.clear();
-        let size_bytes = brought.map_err(|error| {
+        let FetchedMovie { size_bytes, replaced } = brought.map_err(|error| {
             let fetch = again(self.cluster, &format!("fetch {} --movie FILE", self.job_id));
             self.unfetched(error, format!("is finished: get the movie with `{fetch}`"))
         })?;
+        note_replaced(replaced.into());
         if self.json {
             return Ok(());
         }

@@ -19,7 +19,7 @@ use std::{
 };
 
 use framecrew::{
-    Cluster, FetchProgress,
+    Cluster,
     view::{self, words},
 };
 use serde::Serialize;
@@ -50,11 +50,11 @@ pub(crate) fn note(text: impl Display) {
 }
 
 /// Says it where files of other content stood where outputs went.
-pub(crate) fn note_replaced(progress: FetchProgress) {
-    if progress.replaced > 0 {
+pub(crate) fn note_replaced(files: u64) {
+    if files > 0 {
         note(format_args!(
             "note: {} of the same name, with other content, gave way to these",
-            words::plural(progress.replaced, "file")
+            words::plural(files, "file")
         ));
     }
 }
