@@ -1038,6 +1038,7 @@ impl Driver {
                 return Err(error);
             }
             self.mailbox.store_health.failed();
+            self.feed.hold(true);
             let now = error.to_string();
             if said != now {
                 error!(
@@ -1051,6 +1052,7 @@ impl Driver {
             pause = (pause * 2).min(RETRY_MAX);
         }
         if self.mailbox.store_health.recovered() {
+            self.feed.hold(false);
             info!("the store takes writes again");
         }
         Ok(())

@@ -10,7 +10,7 @@ use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -229,6 +229,8 @@ pub(crate) struct Feed {
     cluster: Mutex<ClusterNow>,
     previews: Mutex<Previews>,
     cluster_changed: watch::Sender<()>,
+    /// Whether what is decided cannot be written, and waits.
+    is_held: AtomicBool,
 }
 
 /// What keeps a watch from beginning.
@@ -269,6 +271,7 @@ impl Feed {
             cluster: Mutex::default(),
             previews: Mutex::new(Previews::new(PREVIEWS_BYTES_MAX)),
             cluster_changed: watch::Sender::new(()),
+            is_held: AtomicBool::new(false),
         }
     }
 
@@ -409,8 +412,18 @@ impl Feed {
         lock(&self.cluster).nodes.values().map(|(_, node)| node.clone()).collect()
     }
 
+    /// Notes whether what is decided cannot be written, and waits.
+    pub(crate) fn hold(&self, is_held: bool) {
+        self.is_held.store(is_held, Ordering::Relaxed);
+    }
+
     /// Why an open job does not proceed; empty while it does.
     pub(crate) fn waiting_reason(&self, job: JobId, requirements: &Requirements) -> String {
+        if self.is_held.load(Ordering::Relaxed) {
+            return "the orchestrator cannot write to its store now, perhaps because its disk is full (its log tells); \
+                    nodes keep what they finish, and it goes on when it can"
+                .to_owned();
+        }
         let feed = lock(&self.jobs).get(&job).cloned();
         let at_work = feed.map(|feed| lock(&feed.now).at_work()).unwrap_or_default();
         let cluster = lock(&self.cluster);

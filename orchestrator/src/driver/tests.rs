@@ -589,6 +589,18 @@ async fn a_node_keeps_its_lease_while_a_commit_is_held() {
 }
 
 #[tokio::test]
+async fn a_job_says_that_it_waits_for_the_disk_while_a_commit_is_held() {
+    let (fixture, _) = Fixture::with_a_held_commit().await;
+    let requirements = crate::domain::Requirements::of_file("3.4".parse().unwrap());
+    let reason = || fixture.feed.waiting_reason(JobId(1), &requirements);
+    assert!(reason().contains("cannot write to its store"), "{}", reason());
+    fixture.store.is_full.store(false, Ordering::SeqCst);
+    while reason().contains("cannot write to its store") {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
 async fn who_lost_the_store_to_another_life_stops_before_it_acts() {
     let mut fixture = Fixture::new().await;
     fixture.driver.submit(fixture.job("r")).await.unwrap();
