@@ -38,9 +38,21 @@ struct Part {
     task: JoinHandle<()>,
 }
 
+/// Listens as soon as the address is free.
+async fn listen(address: SocketAddr) -> TcpListener {
+    loop {
+        match TcpListener::bind(address).await {
+            Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            listener => return listener.unwrap(),
+        }
+    }
+}
+
 impl Part {
     async fn orchestrator(address: SocketAddr, data: &Path) -> Self {
-        let listener = TcpListener::bind(address).await.unwrap();
+        let listener = listen(address).await;
         let config = framecrew_orchestrator::Config::new(data.into());
         let stop = CancellationToken::new();
         let stopped = stop.clone().cancelled_owned();
@@ -49,7 +61,7 @@ impl Part {
     }
 
     async fn node(orchestrator: SocketAddr, data: &Path, per_frame: Duration) -> Self {
-        let listener = TcpListener::bind(free_address()).await.unwrap();
+        let listener = listen(free_address()).await;
         let url = format!("http://{orchestrator}");
         let renderer = RendererChoice::Synthetic(per_frame);
         let config = framecrew_node::Config {

@@ -55,6 +55,8 @@ const RETRY_MIN: Duration = Duration::from_millis(50);
 /// Heartbeats that wait for a commit, because what they are to be told is not durable before: one of each of 500
 /// nodes, and some that were repeated. More are not answered; who sent them asks again.
 const PUT_OFF_MAX: usize = 1_024;
+/// How long a commit is held before watchers are told what they wait for.
+const HELD_TOLD_AFTER: Duration = Duration::from_secs(2);
 /// Longest such pause: a disk with room again is noticed within it.
 const RETRY_MAX: Duration = Duration::from_secs(2);
 /// Warnings of a job; the protocol says so. The last one says that there are more.
@@ -1033,12 +1035,13 @@ impl Driver {
         let mut pause = RETRY_MIN;
         let mut said = String::new();
         let store = self.store.clone();
+        let since = self.now();
         while let Err(error) = self.meanwhile(store.commit(group)).await {
             if matches!(error, StoreError::Superseded) {
                 return Err(error);
             }
             self.mailbox.store_health.failed();
-            self.feed.hold(true);
+            self.feed.hold(self.now() >= since + HELD_TOLD_AFTER);
             let now = error.to_string();
             if said != now {
                 error!(

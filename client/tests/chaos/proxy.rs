@@ -61,7 +61,7 @@ pub(crate) struct Proxy {
 impl Proxy {
     /// A link to `target`, where nothing needs to listen yet.
     pub(crate) fn to(target: SocketAddr) -> Self {
-        let listener = StdListener::bind(free_address()).unwrap();
+        let listener = free_listener();
         listener.set_nonblocking(true).unwrap();
         let listener = TcpListener::from_std(listener).unwrap();
         let address = listener.local_addr().unwrap();
@@ -151,12 +151,18 @@ async fn pump(
 
 /// An address that nobody listens on, on a port that no outgoing connection gets: a server that is killed finds
 /// it free when it comes again.
+///
+/// Whoever listens there next may have to try again: a process that is being started has a copy of the socket that
+/// looked for it, for a moment.
 pub(crate) fn free_address() -> SocketAddr {
+    free_listener().local_addr().unwrap()
+}
+
+fn free_listener() -> StdListener {
     loop {
         let port = fastrand::u16(10_000..30_000);
-        let address = SocketAddr::from(([127, 0, 0, 1], port));
-        if StdListener::bind(address).is_ok() {
-            return address;
+        if let Ok(listener) = StdListener::bind(("127.0.0.1", port)) {
+            return listener;
         }
     }
 }
