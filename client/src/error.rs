@@ -283,6 +283,16 @@ impl Error {
             Code::Unavailable | Code::DeadlineExceeded => {
                 Self::Unreachable { url: url.into(), reason: root_cause(status) }
             }
+            // tonic's own words for an answer that is none of gRPC.
+            _ if status.code() == Code::Unimplemented
+                || message.starts_with("grpc-status header missing") =>
+            {
+                let message = format!(
+                    "what answers at {url} is no orchestrator; one listens on port 4000 unless told otherwise \
+                     (a node: on 3000)"
+                );
+                Self::Failed { message }
+            }
             Code::Unauthenticated | Code::PermissionDenied => Self::NotAllowed { message },
             Code::NotFound => Self::NotFound { message },
             Code::InvalidArgument
@@ -397,6 +407,18 @@ mod tests {
         let full =
             Error::from_status("http://a:4000", &Status::resource_exhausted("the store is full"));
         assert!(!full.is_transient());
+    }
+
+    #[test]
+    fn who_is_no_orchestrator_is_told_apart_from_one_that_fails() {
+        let other = [
+            Status::unimplemented(""),
+            Status::unknown("grpc-status header missing, mapped from HTTP status code 405"),
+        ];
+        for status in other {
+            let text = Error::from_status("http://a:3000", &status).to_string();
+            assert!(text.contains("http://a:3000 is no orchestrator"), "{text}");
+        }
     }
 
     #[test]

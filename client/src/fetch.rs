@@ -79,9 +79,15 @@ impl OutputFolder {
             file.write_all(&vec![0; PROBE_BYTES])?;
             file.as_file().sync_all()
         };
-        probe()
-            .map_err(|source| Error::OutputFolder { path: path.into(), source: plain(source) })?;
-        Ok(Self { path: path.into(), made })
+        let probed = probe();
+        let opened = Self { path: path.into(), made };
+        match probed {
+            Ok(()) => Ok(opened),
+            Err(source) => {
+                opened.abandon();
+                Err(Error::OutputFolder { path: path.into(), source: plain(source) })
+            }
+        }
     }
 
     /// Takes away what was made to open it, as far as it is empty: for when nothing will come.
