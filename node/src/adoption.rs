@@ -18,7 +18,7 @@ use tracing::{info, warn};
 use crate::{
     membership::{in_time, jittered},
     node::Node,
-    outbox::{Journal, Outbox, blobs_of},
+    outbox::{self, Journal, Outbox, blobs_of},
 };
 
 /// Frames that are offered in one call: the protocol's bound.
@@ -151,19 +151,22 @@ async fn offer_all<A: Future<Output = Result<Vec<i32>, Status>>>(
             }
         }
         open = Vec::new();
-        let mut unreadable = None;
+        let mut held_back = None;
         for frame in missing {
             match upload(outbox, &frame).await {
                 Ok(true) => open.push(frame),
                 Ok(false) => lost += 1,
-                // One bad sector is no reason to hold back the others.
-                Err(NotHandedIn::Disk(error)) => unreadable = Some(error),
+                // One bad sector, here or there, is no reason to hold back the others.
+                Err(error @ NotHandedIn::Disk(_)) => held_back = Some(error),
+                Err(NotHandedIn::Store(error)) if outbox::is_broken(&error) => {
+                    held_back = Some(NotHandedIn::Store(error));
+                }
                 Err(error) => return Err(error),
             }
         }
         if open.is_empty() {
-            if let Some(error) = unreadable {
-                return Err(NotHandedIn::Disk(error));
+            if let Some(error) = held_back {
+                return Err(error);
             }
             if lost > 0 {
                 warn!(batch, lost, "files of finished frames are damaged or gone");

@@ -72,8 +72,6 @@ pub(crate) struct Node {
     batches: Mutex<BTreeMap<u64, Arc<Batch>>>,
     /// Batches that were called unknown: whoever heard that has given them to others.
     disowned: Mutex<BTreeSet<u64>>,
-    /// Batches that the orchestrator has no use for, until their renderers are dead.
-    dying: Mutex<BTreeMap<u64, Arc<Batch>>>,
     changed: watch::Sender<()>,
     /// Told when the description has changed since the node registered.
     pub(crate) equipped: Notify,
@@ -166,7 +164,6 @@ impl Node {
             allegiance: Mutex::default(),
             batches: Mutex::default(),
             disowned: Mutex::default(),
-            dying: Mutex::default(),
             changed: watch::Sender::new(()),
             equipped: Notify::new(),
             running: TaskTracker::new(),
@@ -286,11 +283,9 @@ impl Node {
         batch
     }
 
-    /// Every batch that is known, ended ones included, and those whose renderers are yet to die.
+    /// Every batch that is known, ended ones included.
     pub(crate) fn batch_ids(&self) -> Vec<u64> {
-        let mut dying = self.dying();
-        dying.retain(|_, batch| !batch.is_ended());
-        self.batches().keys().chain(dying.keys()).copied().collect()
+        self.batches().keys().copied().collect()
     }
 
     /// Ends a batch and returns when its renderer is dead; forgets one that had ended. False: not known.
@@ -309,17 +304,33 @@ impl Node {
         true
     }
 
-    /// Cancels and forgets batches that the orchestrator has no use for. What they have finished is offered.
+    /// Cancels and forgets batches that the orchestrator has no use for; each is known until its renderer is dead.
+    /// What they have finished is offered.
     pub(crate) fn abandon(&self, ids: &[u64]) {
         if ids.is_empty() {
             return;
         }
-        let abandoned = {
-            let mut batches = self.batches();
-            ids.iter().filter_map(|id| batches.remove_entry(id)).collect::<BTreeMap<_, _>>()
-        };
-        self.dying().extend(abandoned.clone());
-        self.let_go(abandoned);
+        for id in ids {
+            let Some(batch) = self.batches().get(id).cloned() else { continue };
+            if batch.abandon() {
+                self.forget(&batch);
+            } else {
+                info!(batch = %BatchName(*id), "abandoning batch");
+            }
+        }
+        self.changed();
+    }
+
+    /// Forgets a batch that has ended and that nobody will ask for. What it has finished is offered.
+    pub(crate) fn forget(&self, batch: &Arc<Batch>) {
+        let id = batch.id();
+        let mut batches = self.batches();
+        // Another store's batches have the same numbers.
+        if batches.get(&id).is_some_and(|known| Arc::ptr_eq(known, batch)) {
+            batches.remove(&id);
+        }
+        drop(batches);
+        self.outbox.abandon(id);
     }
 
     fn let_go(&self, batches: BTreeMap<u64, Arc<Batch>>) {
@@ -449,7 +460,6 @@ impl Node {
             *allegiance = Allegiance { store_id, epoch, first_batch };
             self.outbox.forget_stored();
             self.disowned().clear();
-            self.dying().clear();
             std::mem::take(&mut *batches)
         };
         warn!(
@@ -517,10 +527,6 @@ impl Node {
     /// Locked while `batches` is, never the other way round.
     fn disowned(&self) -> MutexGuard<'_, BTreeSet<u64>> {
         self.disowned.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn dying(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Batch>>> {
-        self.dying.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn batches(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Batch>>> {

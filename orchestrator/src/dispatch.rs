@@ -339,7 +339,10 @@ impl Follower {
         let mut arrived = false;
         if let Errand::Send(request, turn) = errand {
             let slices: Vec<_> = request.slices.iter().map(convert::slice).collect();
-            match self.send(&request, turn).await {
+            let sent = self.send(&request, turn).await;
+            // It may have waited for its turn for long.
+            lost = Instant::now();
+            match sent {
                 Ok(response) => {
                     arrived = true;
                     let events = response.into_inner();

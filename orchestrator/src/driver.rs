@@ -713,12 +713,13 @@ impl Driver {
                 Event::SliceFailed { batch, slice, failure }
             }
             BatchNews::Refused(why) => {
-                if let Some(why) = why {
-                    self.note_trouble(batch, why);
-                }
+                self.note_trouble(batch, why.unwrap_or_default());
                 Event::BatchRefused { batch }
             }
-            BatchNews::Unreachable(lasts) => Event::BatchUnreachable { batch, lasts },
+            BatchNews::Unreachable(lasts) => {
+                self.note_trouble(batch, "it could not be reached at its address".to_owned());
+                Event::BatchUnreachable { batch, lasts }
+            }
             BatchNews::Unknown => Event::BatchLost { batch },
             BatchNews::Ended => Event::BatchEnded { batch },
         };
@@ -806,7 +807,10 @@ impl Driver {
         // Batches of this life that are followed already are to be found there too.
         self.dispatch.meet(&node, &address);
         let record = NodeRecord { incarnation, address, description };
-        self.nodes.insert(node.clone(), record.clone());
+        let former = self.nodes.insert(node.clone(), record.clone());
+        if former.is_some_and(|former| former.incarnation != incarnation) {
+            self.troubles.remove(&node);
+        }
         self.history.registering(&node, incarnation, record.description.slots);
         self.decide(event, turn);
         self.history.registered();

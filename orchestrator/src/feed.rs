@@ -834,11 +834,20 @@ impl LogReader {
             // the others would be looked through again each time.
             let asked = self.frame.filter(|_| self.feed.is_none());
             let mut lines = self.store.log(self.job, asked, self.next, LINES_IN_MESSAGE).await?;
-            if let (Some(first), Some(last)) = (lines.first(), lines.last()) {
-                // Numbers rise by one, so a gap is what was lost. One frame's lines always have gaps.
-                let spread = last.line - first.line + 1 - lines.len() as u64;
-                let lost = if self.frame.is_none() { first.line - self.next + spread } else { 0 };
-                self.next = last.line + 1;
+            if let (Some(first), Some(mut last)) =
+                (lines.first().map(|line| line.line), lines.last().map(|line| line.line))
+            {
+                let mut lost = 0;
+                // Numbers rise by one, so a gap is what was lost, and each is told before what follows it. One
+                // frame's lines always have gaps.
+                if self.frame.is_none() {
+                    lost = first - self.next;
+                    let whole = lines.iter().zip(first..).take_while(|(line, at)| line.line == *at);
+                    let whole = whole.count();
+                    lines.truncate(whole);
+                    last = first + whole as u64 - 1;
+                }
+                self.next = last + 1;
                 lines.retain(|line| self.frame.is_none() || line.frame == self.frame);
                 if lines.is_empty() {
                     continue;

@@ -57,7 +57,7 @@ pub(crate) async fn run(node: Arc<Node>, batch: Arc<Batch>, work: Work) {
     info!(batch = %BatchName(batch_id), job = job_id, end = end.as_str_name(), "batch ended");
     node.outbox.close(batch_id);
     if batch.end(end) {
-        node.outbox.abandon(batch_id);
+        node.forget(&batch);
     }
     node.changed();
 }

@@ -51,6 +51,9 @@ const WRITE_INTERVAL: Duration = Duration::from_millis(20);
 /// Pause after the first failed upload; it doubles up to `UPLOAD_PAUSE_MAX`.
 const UPLOAD_PAUSE: Duration = Duration::from_millis(200);
 const UPLOAD_PAUSE_MAX: Duration = Duration::from_secs(5);
+/// How long a store may have trouble of its own with a frame before the batch goes on without it: it may have that for
+/// ever. The frame is handed in when the store is mended, unless it was drawn again by then.
+const BROKEN_FOR: Duration = Duration::from_secs(60);
 
 /// How long an upload is remembered: nothing removes a blob from the store so soon after it was put there.
 const STORED_FOR: Duration = Duration::from_secs(60);
@@ -348,8 +351,16 @@ impl Outbox {
     /// Stores blobs, for as long as trying on makes sense: whoever waits ends that with its lease.
     pub(crate) async fn store_at_last(&self, blobs: &[Blob]) -> Result<(), TransferError> {
         let mut pause = UPLOAD_PAUSE;
+        let mut broken = None;
         loop {
             match self.store(blobs).await {
+                // Others may fare better, and wait for these.
+                Err(error)
+                    if is_broken(&error)
+                        && broken.get_or_insert_with(Instant::now).elapsed() >= BROKEN_FOR =>
+                {
+                    return Err(error);
+                }
                 Err(error) if is_the_stores(&error) => {}
                 done => return done,
             }
@@ -572,8 +583,12 @@ impl Journal {
 /// Whether waiting helps: the store is away, busy, or in trouble of its own, of which it says no more than that its log
 /// tells it. Whoever runs it can mend that, and the frame is worth more than the time.
 pub(crate) fn is_the_stores(error: &TransferError) -> bool {
-    let is_broken = |status: &Status| status.code() == Code::Internal;
-    error.is_transient() || error.status().is_some_and(is_broken)
+    error.is_transient() || is_broken(error)
+}
+
+/// Whether the store is in trouble of its own, perhaps with these blobs alone.
+pub(crate) fn is_broken(error: &TransferError) -> bool {
+    error.status().is_some_and(|status| status.code() == Code::Internal)
 }
 
 fn remove(path: &Path) {

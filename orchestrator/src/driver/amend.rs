@@ -96,10 +96,13 @@ impl Driver {
         let mut closed = None;
         if !self.jobs.contains_key(&job) && !slices.is_empty() {
             let reading = async {
+                // With its project, which no snapshot has: nodes are sent it.
+                let Some(whole) = store.job(job).await? else { return Ok(None) };
                 let remains = store.remains(job).await?;
-                OpenJob::restore(&*store, record.clone(), remains).await
+                let record = JobRecord { spec: whole.spec, ..record.clone() };
+                OpenJob::restore(&*store, record, remains).await.map(Some)
             };
-            closed = Some(Box::new(self.meanwhile(reading).await?));
+            closed = self.meanwhile(reading).await?.map(Box::new);
         }
         Ok(Failed { record, slices, closed })
     }

@@ -87,10 +87,11 @@ impl Scheduler {
         actions: &mut Vec<Action>,
     ) -> BTreeSet<NodeName> {
         let Some(batch) = self.batches.get(&id) else { return self.ignore() };
-        let name = batch.node.clone();
+        let (name, cancelled) = (batch.node.clone(), batch.cancelled);
         let Some(node) = self.nodes.get_mut(&name) else { return self.ignore() };
         node.silent = true;
-        let loss = node.end();
+        // Whoever was told to end it may have done so, and is none the worse.
+        let loss = if cancelled { Loss::Evicted } else { node.end() };
         self.roomy.remove(&name);
         self.lose_batch(id, loss, actions);
         self.roomy.clone()

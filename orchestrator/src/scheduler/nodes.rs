@@ -79,9 +79,12 @@ impl Scheduler {
         let Some(node) = self.nodes.get_mut(name) else { return };
         node.heard = now;
         let was_unreachable = std::mem::take(&mut node.unreachable);
-        if std::mem::take(&mut node.silent) || was_unreachable {
+        let was_silent = std::mem::take(&mut node.silent);
+        if was_silent {
             // It could not be told meanwhile.
             node.cancels.values_mut().for_each(|until| *until = now + CANCEL_PATIENCE);
+        }
+        if was_silent || was_unreachable {
             actions.push(Action::NodeChanged { node: name.clone() });
         }
         self.watch(name);

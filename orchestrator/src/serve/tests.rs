@@ -175,7 +175,10 @@ async fn a_database_that_is_gone_or_empty_beside_its_blobs_is_no_new_store() {
         let config = Config::new(dir.path().into());
         let error = serve(listener, config, std::future::pending()).await.unwrap_err().to_string();
         assert!(error.contains("gone, or empty") && error.contains("backup"), "{error}");
-        assert_eq!(database.exists(), !gone, "nothing was changed");
+        let copied = crate::backup(dir.path(), &dir.path().join("copy")).await.unwrap_err();
+        assert!(copied.to_string().contains("gone, or empty"), "{copied}");
+        let bytes = std::fs::metadata(&database).map(|file| file.len()).ok();
+        assert_eq!(bytes, (!gone).then_some(0), "nothing was changed");
     }
 }
 

@@ -14,11 +14,11 @@ use std::{
 
 use framecrew_blobs::Digest;
 use futures::TryStreamExt as _;
-use sqlx::{Connection as _, SqliteConnection};
+use sqlx::{Connection as _, SqliteConnection, sqlite::SqliteConnectOptions};
 
 use super::{
     StoreError,
-    check::{NoStore, is_of_other_tables},
+    check::{LOST_DATABASE, NoStore, has_lost_its_database, is_of_other_tables},
     make_folder,
     sqlite::{self, FRAME, WHOLE_JOB},
     sync_folder,
@@ -75,6 +75,9 @@ pub enum BackupError {
 /// When there is no sound copy; what was there before is as it was.
 pub async fn backup(data: &Path, to: &Path) -> Result<Backup, BackupError> {
     let from = data.join("framecrew.db");
+    if has_lost_its_database(data) {
+        return Err(BackupError::Database(LOST_DATABASE.to_owned()));
+    }
     if !from.is_file() {
         return Err(NoStore::Missing(data.to_owned()).into());
     }
@@ -139,7 +142,9 @@ fn remove_beside(path: &Path) -> io::Result<()> {
 
 /// Copies one moment of the database, makes it a store of its own, and tells which blobs it needs.
 async fn copy_database(from: &Path, part: &Path) -> Result<HashSet<Digest>, StoreError> {
-    let mut source = SqliteConnection::connect_with(&sqlite::options(from)).await?;
+    // As it is: to set a journal's mode would make a database of an empty file.
+    let mut source =
+        SqliteConnection::connect_with(&SqliteConnectOptions::new().filename(from)).await?;
     sqlx::query("VACUUM INTO $1")
         .bind(part.to_string_lossy().into_owned())
         .execute(&mut source)

@@ -78,6 +78,7 @@ async fn failed_frames_are_opened_again_and_the_job_goes_on_under_its_number() {
     let mut node = ScriptedNode::join(&orchestrator, "a").await;
     let png = orchestrator.upload(b"1").await;
     let spec = orchestrator.spec(1, 3).await;
+    let project = spec.project.clone().unwrap();
     let job_id = orchestrator.submit(spec).await;
     let mut stream = watch(&orchestrator, job_id, 0).await;
     render(&mut node, 3, png).await;
@@ -95,6 +96,7 @@ async fn failed_frames_are_opened_again_and_the_job_goes_on_under_its_number() {
     let mut resumed = watch(&orchestrator, job_id, failed.revision).await;
     let (request, mut batch) = node.batch().await;
     assert_eq!(request.job_id, job_id);
+    assert_eq!(request.project, Some(project), "it is sent whole again");
     assert_eq!(request.slices.iter().map(|slice| slice.frame).collect::<Vec<_>>(), [2]);
     batch.start(2);
     batch.finish(2, png);

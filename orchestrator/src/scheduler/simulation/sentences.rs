@@ -948,6 +948,33 @@ fn a_job_that_bears_more_silence_lets_its_frame_be_drawn_to_the_end_out_of_reach
     assert_eq!(cluster.assert_finished().renders(1, 1..=1), [1]);
 }
 
+#[test]
+fn who_cannot_be_reached_gets_nothing_before_it_has_registered_again() {
+    let cluster = Cluster::new().slots(2).node("a").seconds(100.0).job(1..=1).passes(1.0);
+    let cluster = cluster.fault("a", Fault::Unreachable(Duration::from_secs(31))).passes(30.5);
+    assert_eq!(cluster.standing("a"), Some(Standing::Unreachable));
+    let cluster = cluster.job(2..=2).passes(0.1);
+    assert_eq!(cluster.rendering("a"), [1]);
+    assert_eq!(cluster.passes(10.0).rendering("a"), [1, 2]);
+}
+
+#[test]
+fn what_is_out_of_reach_is_given_away_only_when_its_node_will_never_render_it() {
+    let mut cluster = Cluster::new().node("a").seconds(100.0).job(1..=1).passes(1.0);
+    let mut started = cluster.world.history.iter();
+    let batch = started.find_map(|action| match action {
+        Action::StartBatch { batch, .. } => Some(*batch),
+        _ => None,
+    });
+    let batch = batch.unwrap();
+    let minute = Duration::from_secs(60);
+    cluster.world.decide(Event::BatchUnreachable { batch, lasts: minute });
+    let scheduler = cluster.world.scheduler.as_ref().unwrap();
+    assert!(!scheduler.holds("a", batch), "the node is to end it");
+    assert!(scheduler.abandoned("a", batch).is_empty(), "it may be on its way");
+    assert_eq!(scheduler.abandoned("a", batch.next()), [batch]);
+}
+
 // Adoption.
 
 #[test]
