@@ -25,7 +25,7 @@ use tokio::{
     sync::Notify,
     time::{self, Instant},
 };
-use tonic::{Code, Status};
+use tonic::Code;
 use tracing::{info, warn};
 
 pub(crate) use self::journal::Origin;
