@@ -157,9 +157,9 @@ pub async fn serve_until<F: Future<Output = Result<Vec<FoundBlender>, String>> +
     let confined = check_walls(&config)?;
     let workplace = Workplace { work: work.clone(), layouts: root.join(LAYOUTS), confined };
     let fetcher = fetcher(config.provision).await;
-    let asked = work.join("asked");
-    fs::create_dir(&asked).map_err(data)?;
-    let found = find(asked.clone());
+    // Gone with whoever asks, also if that is told to end before there are answers.
+    let asked = tempfile::Builder::new().prefix("asked").tempdir_in(&work).map_err(data)?;
+    let found = find(asked.path().to_owned());
     let slots = Slots::new(config.renderer, config.faults, fetcher, config.slots, workplace);
     let blobs = BlobClient::new(channel.clone());
     let incarnation = incarnation(&root, SystemTime::now());
@@ -188,7 +188,7 @@ pub async fn serve_until<F: Future<Output = Result<Vec<FoundBlender>, String>> +
     let equipped = node.clone();
     let equipping = async move {
         let (blenders, ffmpeg) = tokio::join!(found, ffmpeg(config.ffmpeg, confined));
-        let _ = fs::remove_dir_all(asked);
+        drop(asked);
         equipped.equip(blenders.map_err(ServeError::Config)?, ffmpeg?);
         equipped.equipped.notify_one();
         Ok::<_, ServeError>(())

@@ -143,6 +143,8 @@ async fn a_signal_ends_a_node_that_is_still_asking_what_it_draws_with() {
     let ended = tokio::time::timeout(support::PATIENCE, ending).await.unwrap().unwrap();
     assert_eq!(ended.code(), Some(0));
     assert_eq!(state.lock().unwrap().left.len(), 1, "and it has said goodbye");
+    let left = std::fs::read_dir(folder.path().join("work")).unwrap().count();
+    assert_eq!(left, 0, "and leaves no folder behind");
     let asked = std::fs::read_to_string(asked).unwrap().trim().parse().unwrap();
     let asked = Pid::from_raw(asked).unwrap();
     assert!(process::kill_process(asked, Signal::KILL).is_ok(), "nobody waited for the answer");
