@@ -38,6 +38,8 @@ const BLOBS_MAX: usize = 500_000;
 const RANGES_MAX: usize = 10_000;
 /// Tags of a job or a node.
 const TAGS_MAX: usize = 32;
+/// Add-ons of one job.
+const ADDONS_MAX: usize = 16;
 /// Frames that a node hands in at once; the protocol says so.
 const ORPHANS_MAX: usize = 512;
 /// Slots of a node; the protocol says so.
@@ -106,6 +108,9 @@ pub(crate) fn job_spec(spec: wire::JobSpec, faults: &mut Faults) -> Option<JobSp
     if spec.movie_of_job_id != 0 {
         faults.add("spec.movie_of_job_id", "is set by the orchestrator alone: leave it 0");
     }
+    if let Some(project) = &project {
+        check_named_files(&settings, project, faults);
+    }
     if let Some(wanted) = &spec.movie {
         check_movie(wanted, settings.format, project.as_ref(), frames.as_ref(), faults);
     }
@@ -121,6 +126,24 @@ pub(crate) fn job_spec(spec: wire::JobSpec, faults: &mut Faults) -> Option<JobSp
         movie_of: None,
         limits,
     })
+}
+
+/// Faults of settings that name files of the project which are not there.
+fn check_named_files(settings: &RenderSettings, project: &Project, faults: &mut Faults) {
+    let is_there = |path: &str| project.files.iter().any(|file| file.path == path);
+    let fault = |path: &str| format!("`{path}` is not one of the project's files");
+    let config = &settings.color_config;
+    if !config.is_empty() && !is_there(config) {
+        faults.add("spec.settings.color_config", fault(config));
+    }
+    if settings.addons.len() > ADDONS_MAX {
+        let message = format!("has {} add-ons, {ADDONS_MAX} at most", settings.addons.len());
+        faults.add("spec.settings.addons", message);
+        return;
+    }
+    for (n, addon) in settings.addons.iter().enumerate().filter(|(_, addon)| !is_there(addon)) {
+        faults.add(format!("spec.settings.addons[{n}]"), fault(addon));
+    }
 }
 
 fn parse_limits(limits: wire::TimeLimits, faults: &mut Faults) -> TimeLimits {
@@ -382,6 +405,10 @@ fn parse_settings(settings: wire::RenderSettings, faults: &mut Faults) -> Render
         view_layer: settings.view_layer,
         color_depth: settings.color_depth,
         run_scripts: settings.run_scripts,
+        color_config: settings.color_config,
+        addons: settings.addons,
+        cold: settings.cold,
+        in_order: settings.in_order,
     }
 }
 
@@ -439,7 +466,12 @@ pub(crate) fn node_description(
                 }
             },
         };
-        blenders.push(Blender { version, kind: blender.kind, path: blender.path });
+        blenders.push(Blender {
+            version,
+            kind: blender.kind,
+            path: blender.path,
+            unusable: shortened(&blender.unusable),
+        });
     }
     Some(NodeDescription {
         platform: description.platform,
@@ -657,6 +689,10 @@ pub(crate) fn settings_to_wire(settings: &RenderSettings) -> wire::RenderSetting
         view_layer: settings.view_layer.clone(),
         color_depth: settings.color_depth,
         run_scripts: settings.run_scripts,
+        color_config: settings.color_config.clone(),
+        addons: settings.addons.clone(),
+        cold: settings.cold,
+        in_order: settings.in_order,
     }
 }
 
@@ -834,6 +870,7 @@ pub(crate) fn node_to_wire(node: &NodeView) -> wire::Node {
                     version: blender.version.map(|v| v.to_string()).unwrap_or_default(),
                     kind: blender.kind,
                     path: blender.path.clone(),
+                    unusable: blender.unusable.clone(),
                 })
                 .collect(),
             tags: description.tags.clone(),

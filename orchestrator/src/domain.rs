@@ -359,6 +359,26 @@ pub struct RenderSettings {
     /// Whether the file's Python runs.
     #[serde(default)]
     pub run_scripts: bool,
+    /// Path of the colour configuration in the project, or empty.
+    #[serde(default)]
+    pub color_config: String,
+    /// Paths of add-ons in the project.
+    #[serde(default)]
+    pub addons: Vec<String>,
+    /// Whether each batch has a Blender of its own.
+    #[serde(default)]
+    pub cold: bool,
+    /// Whether one node at a time draws the frames, in ascending order.
+    #[serde(default)]
+    pub in_order: bool,
+}
+
+impl RenderSettings {
+    /// Whether the job brings Python that only nodes with `--allow-scripts` may run.
+    #[must_use]
+    pub fn needs_scripts(&self) -> bool {
+        self.run_scripts || !self.addons.is_empty()
+    }
 }
 
 /// A version of Blender: of a file (two numbers), wanted (two or three), or installed (three).
@@ -484,7 +504,7 @@ pub struct NodeDescription {
 }
 
 /// A Blender on a node.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Blender {
     /// Its version; `None` for the synthetic renderer, which draws any file.
     pub version: Option<BlenderVersion>,
@@ -492,6 +512,9 @@ pub struct Blender {
     pub kind: i32,
     /// Where it is on the node.
     pub path: String,
+    /// Why it does not start; empty: it starts.
+    #[serde(default)]
+    pub unusable: String,
 }
 
 impl NodeDescription {
@@ -502,10 +525,13 @@ impl NodeDescription {
         tags.iter().all(|tag| self.tags.contains(tag))
             && (!ffmpeg || !self.ffmpeg.is_empty())
             && (!run_scripts || self.allows_scripts)
-            && self.blenders.iter().any(|have| match have.version {
-                None => true,
-                Some(version) => {
-                    version.opens(*file_version) && blender.is_none_or(|wanted| version.is(wanted))
+            && self.blenders.iter().filter(|have| have.unusable.is_empty()).any(|have| {
+                match have.version {
+                    None => true,
+                    Some(version) => {
+                        version.opens(*file_version)
+                            && blender.is_none_or(|wanted| version.is(wanted))
+                    }
                 }
             })
     }

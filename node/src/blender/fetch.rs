@@ -55,7 +55,7 @@ impl Fetcher {
             .map(|version| v1::Blender {
                 version: version.to_string(),
                 kind: BlenderKind::Provisionable.into(),
-                path: String::new(),
+                ..v1::Blender::default()
             })
             .collect()
     }

@@ -66,6 +66,7 @@ impl FoundBlender {
             version: self.version.to_string(),
             kind: kind.into(),
             path: self.path.to_string_lossy().into_owned(),
+            unusable: String::new(),
         }
     }
 }

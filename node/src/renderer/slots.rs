@@ -116,11 +116,9 @@ impl Slots {
     pub(crate) fn blenders(&self) -> Vec<Blender> {
         match &self.renderer {
             Renderer::Blender(blenders) => blenders.describe(),
-            Renderer::Synthetic(_) => vec![Blender {
-                version: String::new(),
-                kind: BlenderKind::Synthetic.into(),
-                path: String::new(),
-            }],
+            Renderer::Synthetic(_) => {
+                vec![Blender { kind: BlenderKind::Synthetic.into(), ..Blender::default() }]
+            }
         }
     }
 }

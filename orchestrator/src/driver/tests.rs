@@ -249,7 +249,7 @@ impl Fixture {
             description: NodeDescription {
                 slots: 1,
                 ffmpeg: "6.0".to_owned(),
-                blenders: vec![Blender { version: Some(version()), kind: 1, path: String::new() }],
+                blenders: vec![Blender { version: Some(version()), kind: 1, ..Blender::default() }],
                 ..NodeDescription::default()
             },
             batches: Vec::new(),

@@ -77,7 +77,7 @@ impl OrchestratorService {
             tags: spec.tags.clone(),
             // So that there is a node for each frame, and for the movie of them.
             ffmpeg: spec.movie.is_some(),
-            run_scripts: spec.settings.run_scripts,
+            run_scripts: spec.settings.needs_scripts(),
         };
         self.check_renderable(&requirements)?;
         let new = NewJob {

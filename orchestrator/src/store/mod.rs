@@ -77,7 +77,7 @@ impl JobRecord {
             blender: self.spec.settings.blender,
             tags: self.spec.tags.clone(),
             ffmpeg: self.spec.movie_of.is_some(),
-            run_scripts: self.spec.settings.run_scripts,
+            run_scripts: self.spec.settings.needs_scripts(),
         }
     }
 }

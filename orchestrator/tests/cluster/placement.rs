@@ -81,7 +81,7 @@ async fn a_blender_that_a_node_may_fetch_is_one_that_it_has() {
     description.blenders.push(Blender {
         version: "4.5.15".to_owned(),
         kind: BlenderKind::Provisionable.into(),
-        path: String::new(),
+        ..Blender::default()
     });
     let mut node = ScriptedNode::join_as(&orchestrator, "a", description).await;
     let spec = newer(&orchestrator, 1).await;

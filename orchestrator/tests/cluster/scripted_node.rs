@@ -222,6 +222,7 @@ pub(crate) fn description(blender: &str) -> NodeDescription {
             version: blender.to_owned(),
             kind: BlenderKind::Executable.into(),
             path: "/usr/bin/blender".to_owned(),
+            unusable: String::new(),
         }],
         tags: Vec::new(),
         version: "0.1.0".to_owned(),

@@ -29,7 +29,7 @@ fn version(text: &str) -> BlenderVersion {
 fn description(slots: u32, version: Option<BlenderVersion>, tags: &[&str]) -> NodeDescription {
     NodeDescription {
         slots,
-        blenders: vec![Blender { version, kind: 1, path: String::new() }],
+        blenders: vec![Blender { version, kind: 1, ..Blender::default() }],
         tags: tags.iter().map(ToString::to_string).collect(),
         ..NodeDescription::default()
     }

@@ -74,7 +74,7 @@ impl Cluster {
         let version = Some(version.parse().unwrap());
         let description = NodeDescription {
             slots: self.slots,
-            blenders: vec![Blender { version, kind: 1, path: String::new() }],
+            blenders: vec![Blender { version, kind: 1, ..Blender::default() }],
             tags: tags.iter().map(ToString::to_string).collect(),
             ..NodeDescription::default()
         };
@@ -644,7 +644,7 @@ fn by_hand() -> (crate::scheduler::Scheduler, crate::domain::NodeName) {
     let mut scheduler = crate::scheduler::Scheduler::new(crate::domain::Epoch(1), TTL);
     let description = NodeDescription {
         slots: 1,
-        blenders: vec![Blender { version: None, kind: 3, path: String::new() }],
+        blenders: vec![Blender { version: None, kind: 3, ..Blender::default() }],
         ..NodeDescription::default()
     };
     let node: crate::domain::NodeName = "a".into();
@@ -707,7 +707,7 @@ fn a_node_that_has_lost_a_batch_is_dead_and_gets_nothing_before_it_registers_aga
     assert!(!scheduler.is_listened_to(&node, Incarnation(1)));
     let description = NodeDescription {
         slots: 1,
-        blenders: vec![Blender { version: None, kind: 3, path: String::new() }],
+        blenders: vec![Blender { version: None, kind: 3, ..Blender::default() }],
         ..NodeDescription::default()
     };
     let (node, incarnation) = (node, Incarnation(2));
