@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use framecrew_blend::{BlendError, Files, Reference, ReferenceKind, Survey};
+use framecrew_blend::{BlendError, Files, Hazard, Reference, ReferenceKind, Survey};
 
 use super::{
     files::{self, Absence, Found},
@@ -85,6 +85,12 @@ impl Collection {
     pub(crate) fn main(&self) -> &Blend {
         // It is the first to be put there.
         &self.blends[0]
+    }
+
+    /// Simulations of what is drawn that are not baked: each frame depends on those before it.
+    pub(crate) fn unbaked(&self) -> impl Iterator<Item = &Hazard> {
+        let hazards = self.blends.iter().flat_map(|blend| &blend.survey.hazards);
+        hazards.filter(|hazard| matches!(hazard, Hazard::UnbakedSimulation { .. }))
     }
 }
 

@@ -34,6 +34,7 @@ pub struct Project {
     frames: FrameSet,
     spec: proto::JobSpec,
     notes: Vec<String>,
+    unbaked: bool,
 }
 
 impl Project {
@@ -72,6 +73,7 @@ impl Project {
         let scene = admission::scene(blend, &spec.settings.scene);
         let scene = scene.map_err(|message| fault(&file, message))?;
         let notes = notes::notes(&collection, Some(&layout), Some(scene), &spec);
+        let unbaked = collection.unbaked().next().is_some();
         let job = proto::JobSpec {
             name: spec.display_name(),
             project: None,
@@ -84,7 +86,7 @@ impl Project {
             movie_of_job_id: 0,
             limits: Some(spec.limits).filter(|limits| *limits != proto::TimeLimits::default()),
         };
-        Ok(Self { saved_by: blend.version, layout, frames, spec: job, notes })
+        Ok(Self { saved_by: blend.version, layout, frames, spec: job, notes, unbaked })
     }
 
     /// The frames to render.
@@ -122,6 +124,13 @@ impl Project {
     #[must_use]
     pub fn notes(&self) -> &[String] {
         &self.notes
+    }
+
+    /// Whether a simulation that is drawn is not baked, so that a frame looks as it should only after all those
+    /// before it.
+    #[must_use]
+    pub fn unbaked(&self) -> bool {
+        self.unbaked
     }
 
     /// Reads all files.
