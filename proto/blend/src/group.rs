@@ -40,7 +40,7 @@ const IDS: [([u8; 2], &str); 12] = [
 ];
 
 /// Structs that are kept, and of which data blocks only, if not of all.
-const WANTED: [(&str, Option<[u8; 2]>); 39] = [
+const WANTED: [(&str, Option<[u8; 2]>); 42] = [
     // Paths.
     ("ImageView", Some(*b"IM")),
     ("ImageTile", Some(*b"IM")),
@@ -75,7 +75,11 @@ const WANTED: [(&str, Option<[u8; 2]>); 39] = [
     ("DynamicPaintSurface", Some(*b"OB")),
     ("RigidBodyWorld", Some(*b"SC")),
     ("RigidBodyWorld_Shared", Some(*b"SC")),
-    ("bNode", Some(*b"NT")),
+    ("bNode", None),
+    // What pictures need of Blender.
+    ("NodeImageMultiFile", None),
+    ("NodeImageMultiFileSocket", None),
+    ("NodeCompositorFileOutputItem", None),
     // Drivers.
     ("FCurve", None),
     ("ChannelDriver", None),

@@ -18,6 +18,7 @@ pub mod fuzzing;
 mod group;
 mod hazard;
 mod header;
+mod needs;
 mod notes;
 mod reference;
 mod rewrite;
@@ -32,6 +33,7 @@ use std::{
 
 pub use error::BlendError;
 pub use hazard::Hazard;
+pub use needs::{Needs, SceneNeeds};
 pub use reference::{Field, Files, Reference, ReferenceKind};
 pub use rewrite::{RewriteError, rewrite};
 pub use scene::{RenderView, Scene, ViewLayer};

@@ -6,6 +6,7 @@ use crate::{
     BlendError, BlenderVersion, Files, Hazard, Reference, ReferenceKind, Scene,
     driver::needs_scripts,
     group::{Group, View},
+    needs::Gathered,
     reference::Field,
 };
 
@@ -74,6 +75,7 @@ pub(crate) struct Notes {
     /// Modifiers that are not baked in the file: their owner, their tree.
     node_modifiers: Vec<(String, u64)>,
     libraries: Vec<Library>,
+    pub(crate) needs: Gathered,
     links: usize,
     parts: usize,
 }
@@ -131,6 +133,7 @@ impl Notes {
             trees: HashMap::new(),
             node_modifiers: Vec::new(),
             libraries: Vec::new(),
+            needs: Gathered::default(),
             links: 0,
             parts: 0,
         }
@@ -156,13 +159,15 @@ impl Notes {
         }
         self.shader_nodes(group)?;
         self.drivers(group);
+        self.needs.group(group);
         Ok(())
     }
 
     /// Takes together what lay in different data blocks.
     pub(crate) fn finish(&mut self) {
         self.forget_idle_libraries();
-        for (_, scene, links) in &mut self.scenes {
+        for (address, scene, links) in &mut self.scenes {
+            self.needs.complete(*address, &mut scene.needs);
             let name = |address: &u64| self.cameras.get(address);
             scene.camera = links.camera.as_ref().and_then(name).map(|linked| linked.name.clone());
             let objects = links.objects.iter().filter_map(name);

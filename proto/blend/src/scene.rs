@@ -1,6 +1,7 @@
 use crate::{
     BlenderVersion,
     group::{Group, View},
+    needs::SceneNeeds,
 };
 
 /// What Blender 2.4x, which knew no other, calls its engine later.
@@ -101,6 +102,8 @@ pub struct Scene {
     pub uses_sequencer: bool,
     /// Whether the pictures go through the compositor.
     pub uses_compositor: bool,
+    /// What it needs of the Blender that draws it.
+    pub needs: SceneNeeds,
 }
 
 /// A part of a scene that is drawn by itself.
@@ -122,6 +125,14 @@ pub struct RenderView {
 }
 
 impl Scene {
+    /// Blender's names of the formats that the File Output nodes of its compositor write; none where that is off.
+    pub fn extra_formats(&self) -> impl Iterator<Item = &'static str> {
+        let numbers = self.needs.format_numbers.iter().filter(|_| self.uses_compositor);
+        numbers
+            .filter_map(|number| FORMATS.iter().find(|(of, _)| of == number))
+            .map(|(_, name)| *name)
+    }
+
     /// None when the struct is not that of a scene.
     pub(crate) fn parse(group: &Group<'_>, saved_by: BlenderVersion) -> Option<Self> {
         let scene = group.id();
@@ -171,6 +182,8 @@ impl Scene {
             uses_compositor: scene.flag("r.scemode", USES_COMPOSITOR)
                 && (scene.pointer("compositing_node_group").is_some()
                     || (scene.flag("use_nodes", 1) && scene.pointer("nodetree").is_some())),
+            // Known in full when all data blocks have come by.
+            needs: SceneNeeds::parse(&scene),
         })
     }
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    BlendError, BlendFile, DNA_BYTES_MAX, Hazard, Reference, UNCOMPRESSED_BYTES_MAX,
+    BlendError, BlendFile, DNA_BYTES_MAX, Hazard, Needs, Reference, UNCOMPRESSED_BYTES_MAX,
     dna::Dna,
     group::{Group, Wanted},
     header::{Block, Header, Layout},
@@ -30,6 +30,8 @@ pub struct Survey {
     pub references: Vec<Reference>,
     /// What will go wrong without a word.
     pub hazards: Vec<Hazard>,
+    /// What it needs of the Blender that draws it.
+    pub needs: Needs,
 }
 
 /// Reads the scenes and everything the file refers to outside itself. Goes through the file twice: the layout of
@@ -100,6 +102,7 @@ pub(crate) fn survey_limited(
         },
         references: notes.references,
         hazards: notes.hazards,
+        needs: notes.needs.into_needs(),
     })
 }
 

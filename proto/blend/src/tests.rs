@@ -50,6 +50,13 @@ fn files_of_three_blenders_are_read() {
             has_sound: false,
             uses_sequencer: false,
             uses_compositor: false,
+            needs: SceneNeeds {
+                view_transform: if version.major < 4 { "Filmic" } else { "AgX" }.into(),
+                look: "None".into(),
+                display_device: "sRGB".into(),
+                sequencer_space: "sRGB".into(),
+                ..SceneNeeds::default()
+            },
         };
         let second = Scene {
             name: "Ünïcode scene".into(),
@@ -117,6 +124,7 @@ fn both_byte_orders_and_address_widths_and_block_forms_are_read() {
             has_sound: false,
             uses_sequencer: false,
             uses_compositor: false,
+            needs: SceneNeeds::default(),
         });
         assert_eq!(blend.scenes, scenes, "{form:?}");
     }

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
     process::Command,
@@ -260,6 +260,44 @@ fn blender_finds_rewritten_paths() {
     for reference in found.iter().filter(is_listed).filter(|it| it.owner != "Views") {
         for path in paths(reference) {
             assert!(listed.contains(&*path), "{path} is not among {said}");
+        }
+    }
+}
+
+#[test]
+fn what_pictures_need_of_blender_is_found() {
+    for version in VERSIONS {
+        let survey = survey(&fixture(&format!("needs-{version}.blend"))).unwrap();
+        let scene = |name| survey.file.scenes.iter().find(|scene| scene.name == name).unwrap();
+        let cameraless = |name| scene(name).needs.cameraless.clone();
+        assert_eq!(cameraless("Own"), ["Own"], "{version}");
+        // A scene with a camera is shown, and one without by a node that is muted.
+        assert_eq!(cameraless("Other"), [""; 0], "{version}");
+        assert_eq!(cameraless("Only"), [""; 0], "{version}");
+        assert!(["Own", "Other", "Only"].into_iter().all(|name| scene(name).uses_compositor));
+        assert_eq!(scene("Only").extra_formats().collect::<Vec<_>>(), ["DPX"], "{version}");
+        assert_eq!(scene("Own").extra_formats().count(), 0, "{version}");
+        let view = if version == "3.4" { "Filmic" } else { "AgX" };
+        assert_eq!(scene("Seen").needs.view_transform, view, "{version}");
+        assert_eq!(scene("Seen").needs.look, "None", "{version}");
+        assert_eq!(scene("Seen").needs.display_device, "sRGB", "{version}");
+        let needs = &survey.needs;
+        assert_eq!(needs.color_spaces["Non-Color"], "Data", "{version}");
+        let pairs = |names: &BTreeMap<String, String>| {
+            names.iter().map(|(name, owner)| format!("{name} in {owner}")).collect::<Vec<_>>()
+        };
+        assert_eq!(pairs(&needs.foreign_nodes), ["OctaneLikeNode in Glass"], "{version}");
+        assert_eq!(pairs(&needs.foreign_trees), ["LogicLikeTree in Game"], "{version}");
+    }
+}
+
+#[test]
+fn files_of_blender_alone_need_no_add_on() {
+    for version in VERSIONS {
+        for name in ["references", "saved-by"] {
+            let needs = survey(&fixture(&format!("{name}-{version}.blend"))).unwrap().needs;
+            assert!(needs.foreign_nodes.is_empty(), "{name}-{version}: {needs:?}");
+            assert!(needs.foreign_trees.is_empty(), "{name}-{version}: {needs:?}");
         }
     }
 }
