@@ -182,6 +182,7 @@ fn inspect_blocking(file: &Path) -> Result<Inspection, Error> {
             let faults = [
                 admission::engine_fault(blend.version, scene),
                 admission::camera_fault(scene, ""),
+                admission::format_fault(scene),
                 admission::own_frames(scene).err(),
             ];
             faults

@@ -1,5 +1,7 @@
 //! Whether a .blend can be rendered as it is asked for: its scene, engine, camera and frames.
 
+use std::collections::BTreeSet;
+
 use framecrew_blend::{BlendFile, BlenderVersion, Scene};
 use framecrew_proto::v1::{ImageFormat, RenderSettings};
 
@@ -17,6 +19,10 @@ const LAST_OF_OLD: BlenderVersion = BlenderVersion { major: 2, minor: 80 };
 /// Those that Blender had until 2.79, by name.
 const ENGINES_OF_OLD: [(&str, &str); 2] =
     [("BLENDER_RENDER", "Blender Render"), ("BLENDER_GAME", "the Game Engine")];
+
+/// Formats of Blender that a node cannot read back, so that it could not tell whether a frame is whole.
+const NOT_KEPT: [(&str, &str); 4] =
+    [("DPX", "DPX"), ("CINEON", "Cineon"), ("JPEG2000", "JPEG 2000"), ("IRIS", "Iris")];
 
 /// The scene to render, which must exist whether or not its range is used.
 pub(crate) fn scene<'a>(blend: &'a BlendFile, wanted: &str) -> Result<&'a Scene, String> {
@@ -79,8 +85,21 @@ pub(crate) fn engine_fault(saved_by: BlenderVersion, scene: &Scene) -> Option<St
 pub(crate) fn camera_fault(scene: &Scene, wanted: &str) -> Option<String> {
     let Scene { name, cameras, .. } = scene;
     let names = || listed(cameras.iter().map(String::as_str));
+    // The strips of the sequencer need no camera, and the compositor those of the scenes that it shows.
+    if scene.uses_compositor && !scene.uses_sequencer && wanted.is_empty() {
+        let shown = scene.needs.cameraless.first()?;
+        return Some(if shown == name {
+            format!(
+                "has no camera in the scene `{name}`, which its compositor shows; set one in Blender"
+            )
+        } else {
+            format!(
+                "has no camera in the scene `{shown}`, which the compositor of the scene `{name}` shows; set one in \
+                 Blender"
+            )
+        });
+    }
     if wanted.is_empty() {
-        // The strips of the sequencer need none.
         let lacks_camera = !scene.has_camera && !scene.uses_sequencer;
         let advice = if cameras.is_empty() {
             "set one in Blender".to_owned()
@@ -97,6 +116,31 @@ pub(crate) fn camera_fault(scene: &Scene, wanted: &str) -> Option<String> {
             names()
         )
     })
+}
+
+/// Why the frames cannot be written in the scene's own format.
+pub(crate) fn format_fault(scene: &Scene) -> Option<String> {
+    let name = not_kept(&scene.format)?;
+    Some(format!(
+        "writes {name}, which nodes cannot read back, so they could not tell whether a frame is whole; choose another \
+         format: --format PNG --depth 16 keeps most, --format OPEN_EXR keeps all light"
+    ))
+}
+
+/// What becomes of File Output nodes whose format cannot be kept.
+pub(crate) fn extra_formats_replaced(scene: &Scene) -> Option<String> {
+    let names: BTreeSet<_> = scene.extra_formats().filter_map(not_kept).collect();
+    let names = names.into_iter().collect::<Vec<_>>().join(" and ");
+    (!names.is_empty()).then(|| {
+        format!(
+            "File Output nodes write {names}, which nodes cannot read back: they write PNG instead; choose another \
+             format in the node to have that"
+        )
+    })
+}
+
+fn not_kept(format: &str) -> Option<&'static str> {
+    NOT_KEPT.iter().find(|(identifier, _)| *identifier == format).map(|(_, name)| *name)
 }
 
 /// Why the view layer asked for cannot be rendered.
@@ -155,6 +199,16 @@ pub(crate) fn admit(blend: &BlendFile, spec: &JobSpec) -> Result<FrameSet, Strin
     }
     if let Some(fault) = view_layer_fault(scene, &settings.view_layer) {
         return Err(fault);
+    }
+    if settings.format == 0
+        && let Some(fault) = format_fault(scene)
+    {
+        return Err(fault);
+    }
+    if spec.strict
+        && let Some(replaced) = extra_formats_replaced(scene)
+    {
+        return Err(format!("is not rendered, for --strict: {replaced}"));
     }
     if let Some(fault) = depth_fault(scene, settings) {
         return Err(fault);

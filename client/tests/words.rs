@@ -1,0 +1,86 @@
+//! What is said before anything is sent: what Blender would draw is let through, what it would not is refused with a
+//! reason that is true and a way out.
+
+#![allow(clippy::unwrap_used)]
+
+mod project_support;
+
+use std::path::Path;
+
+use assert_cmd::Command;
+use project_support::Shot;
+
+/// Where nobody listens: a job that gets as far as that was found to be sound.
+const NOWHERE: &str = "http://127.0.0.1:1";
+
+const VERSIONS: [&str; 3] = ["3.4", "4.5", "5.0"];
+
+/// What a run said on both of its streams, and how it ended.
+fn framecrew(shot: &Shot, env: &[(&str, &Path)], args: &[&str]) -> (i32, String) {
+    let mut command = Command::cargo_bin("framecrew").unwrap();
+    for (name, _) in std::env::vars_os() {
+        let name = name.to_string_lossy().into_owned();
+        if name.starts_with("FRAMECREW_") || name.starts_with("BLENDER_") || name == "OCIO" {
+            command.env_remove(name);
+        }
+    }
+    command.env("XDG_CACHE_HOME", shot.path("cache")).envs(env.iter().copied());
+    let output = command.current_dir(shot.base.path()).args(args).output().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.code().unwrap(), String::from_utf8(said).unwrap())
+}
+
+/// Whether a job of the file is let through, and what is said of it.
+fn render(shot: &Shot, file: &str, flags: &[&str]) -> (bool, String) {
+    let args = [&["render", file, "--cluster", NOWHERE], flags].concat();
+    let (code, said) = framecrew(shot, &[], &args);
+    assert!(matches!(code, 2 | 3), "{code}: {said}");
+    (code == 3, said)
+}
+
+/// The files of `proto/blend/tests/fixtures/needs.py`, with the picture that they name.
+fn needs() -> Shot {
+    let shot = Shot::new();
+    for version in VERSIONS {
+        let name = format!("needs-{version}.blend");
+        let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("../proto/blend/tests/fixtures");
+        std::fs::copy(from.join(&name), shot.path(&name)).unwrap();
+    }
+    shot.copy("tex/wood.png", "data.png");
+    shot
+}
+
+#[test]
+fn the_compositor_needs_the_cameras_of_the_scenes_that_it_shows_and_no_others() {
+    let shot = needs();
+    for version in VERSIONS {
+        let file = format!("needs-{version}.blend");
+        for (scene, may) in [("Seen", true), ("Other", true), ("Only", true), ("Own", false)] {
+            let (does, said) = render(&shot, &file, &["--scene", scene]);
+            assert_eq!(does, may, "{file}, {scene}: {said}");
+            assert_eq!(said.contains("no camera in the scene `Own`"), !may, "{said}");
+        }
+    }
+}
+
+#[test]
+fn a_format_that_cannot_be_kept_is_refused_with_the_flag_that_changes_it() {
+    let shot = needs();
+    for version in VERSIONS {
+        let file = format!("needs-{version}.blend");
+        let (is_sent, said) = render(&shot, &file, &["--scene", "Film"]);
+        assert!(!is_sent, "{said}");
+        for word in [&file, "DPX", "--format PNG --depth 16", "--format OPEN_EXR"] {
+            assert!(said.contains(word), "{word}: {said}");
+        }
+        for chosen in [&["--format", "PNG", "--depth", "16"][..], &["--format", "OPEN_EXR"]] {
+            let (is_sent, said) = render(&shot, &file, &[&["--scene", "Film"], chosen].concat());
+            assert!(is_sent, "{said}");
+        }
+        // What File Output nodes write beside the frames is no reason to refuse these.
+        let (is_sent, said) = render(&shot, &file, &["--scene", "Only"]);
+        assert!(is_sent && said.contains("note: File Output nodes write DPX"), "{said}");
+        let (is_sent, said) = render(&shot, &file, &["--scene", "Only", "--strict"]);
+        assert!(!is_sent && said.contains("for --strict: File Output nodes write DPX"), "{said}");
+    }
+}
