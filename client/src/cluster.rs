@@ -5,8 +5,8 @@ use std::{path::Path, sync::Arc, time::Duration};
 use framecrew_blobs::BlobClient;
 use framecrew_proto::v1::{
     self as proto, CancelJobRequest, DescribeNodeRequest, GetJobRequest, ListFramesRequest,
-    ListJobsRequest, ListNodesRequest, ReadLogRequest, ReadLogResponse, RetryFramesRequest,
-    SubmitJobRequest, WatchJobRequest, orchestrator_client::OrchestratorClient,
+    ListJobsRequest, ListJobsResponse, ListNodesRequest, ReadLogRequest, ReadLogResponse,
+    RetryFramesRequest, SubmitJobRequest, WatchJobRequest, orchestrator_client::OrchestratorClient,
     render_node_client::RenderNodeClient,
 };
 use futures::{Stream, StreamExt as _, stream};
@@ -240,20 +240,37 @@ impl Cluster {
     /// When the orchestrator cannot be reached.
     pub async fn jobs(&self, max: usize) -> Result<Vec<proto::Job>, Error> {
         let mut jobs = Vec::new();
-        let mut page_token = String::new();
-        loop {
-            let left = u32::try_from(max - jobs.len()).unwrap_or(PAGE_SIZE);
-            let request = ListJobsRequest { page_size: left.min(PAGE_SIZE), page_token };
-            let mut rpc = self.rpc.clone();
-            let answer = within(CALL_DEADLINE, rpc.list_jobs(request)).await;
-            let page = answer.map_err(|status| self.error(&status))?.into_inner();
-            jobs.extend(page.jobs);
-            jobs.truncate(max);
-            page_token = page.next_page_token;
-            if page_token.is_empty() || jobs.len() == max {
-                return Ok(jobs);
-            }
+        let mut pages = std::pin::pin!(self.job_pages(max));
+        while let Some(page) = pages.next().await {
+            jobs.extend(page?);
         }
+        Ok(jobs)
+    }
+
+    /// The same, page by page.
+    pub fn job_pages(
+        &self,
+        max: usize,
+    ) -> impl Stream<Item = Result<Vec<proto::Job>, Error>> + Send + use<> {
+        let cluster = self.clone();
+        stream::unfold(Some((max, String::new())), move |next| {
+            let cluster = cluster.clone();
+            async move {
+                let (left, page_token) = next.filter(|(left, _)| *left > 0)?;
+                let page_size = u32::try_from(left).unwrap_or(PAGE_SIZE).min(PAGE_SIZE);
+                let mut rpc = cluster.rpc.clone();
+                let request = ListJobsRequest { page_size, page_token };
+                match within(CALL_DEADLINE, rpc.list_jobs(request)).await {
+                    Ok(page) => {
+                        let ListJobsResponse { mut jobs, next_page_token } = page.into_inner();
+                        jobs.truncate(left);
+                        let next = Some((left - jobs.len(), next_page_token));
+                        Some((Ok(jobs), next.filter(|(_, token)| !token.is_empty())))
+                    }
+                    Err(status) => Some((Err(cluster.error(&status)), None)),
+                }
+            }
+        })
     }
 
     /// The nodes, by name.

@@ -316,24 +316,24 @@ fn violations(status: &Status) -> Vec<Violation> {
     let details = status.get_error_details();
     let fields = details.bad_request().into_iter().flat_map(|bad| {
         bad.field_violations.iter().map(|field| Violation {
-            subject: field.field.clone(),
-            description: field.description.clone(),
+            subject: words::printable(&field.field),
+            description: words::printable(&field.description),
         })
     });
     let conditions = details.precondition_failure().into_iter().flat_map(|failure| {
         failure.violations.iter().map(|condition| Violation {
-            subject: condition.subject.clone(),
-            description: condition.description.clone(),
+            subject: words::printable(&condition.subject),
+            description: words::printable(&condition.description),
         })
     });
     fields.chain(conditions).collect()
 }
 
-/// What the server said, or the code in words where it said nothing.
+/// What the server said, as a line that can be printed, or the code in words where it said nothing.
 fn sentence(status: &Status) -> String {
     match status.message().trim() {
         "" => format!("the orchestrator answered: {}", status.code().description()),
-        message => message.to_owned(),
+        message => words::printable(message),
     }
 }
 
@@ -368,6 +368,22 @@ mod tests {
             error.to_string(),
             "the job is faulty\n  spec.name: is empty\n  spec.frames[0].step: is 0"
         );
+    }
+
+    #[test]
+    fn nothing_that_a_server_says_steers_a_terminal() {
+        const BAD: &str = "a\x1b]0;owned\x07\u{9b}2J\r\nerror: forged\u{202e}";
+        let mut details = ErrorDetails::new();
+        details
+            .add_bad_request_violation(BAD, BAD)
+            .add_precondition_failure_violation("BLENDER", BAD, BAD);
+        let codes = [Code::InvalidArgument, Code::NotFound, Code::Internal, Code::Unavailable];
+        for code in codes.into_iter().chain([Code::PermissionDenied, Code::ResourceExhausted]) {
+            let status = Status::with_error_details(code, BAD, details.clone());
+            let text = Error::from_status("http://a:4000", &status).to_string();
+            assert!(text.contains("owned") && !text.contains("\nerror: forged"), "{text:?}");
+            assert_eq!(words::printable_lines(&text), text, "{code:?}");
+        }
     }
 
     #[test]

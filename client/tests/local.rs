@@ -543,32 +543,33 @@ async fn ctrl_c_leaves_the_job_running_and_a_second_one_cancels_it() {
     let base = tempfile::tempdir().unwrap();
     let local = cluster(&base.path().join("data"), 1, Duration::from_secs(30)).await;
     for (presses, code, state) in [(1, 130, JobState::Rendering), (2, 5, JobState::Cancelled)] {
-        let job = local.cluster().submit(JobSpec::animation(DEMO).frames(1..=9)).await.unwrap();
-        let mut watch = tokio::process::Command::new(env!("CARGO_BIN_EXE_framecrew"))
-            .args(["watch", &job.id().to_string(), "--cluster", local.url()])
+        let mut render = tokio::process::Command::new(env!("CARGO_BIN_EXE_framecrew"))
+            .args(["render", DEMO, "-f", "1-9", "-o", "out", "--cluster", local.url()])
+            .current_dir(base.path())
             .stdout(std::process::Stdio::piped())
             .stderr(std::process::Stdio::piped())
             .kill_on_drop(true)
             .spawn()
             .unwrap();
-        let pid = Pid::from_raw(watch.id().unwrap().try_into().unwrap()).unwrap();
+        let pid = Pid::from_raw(render.id().unwrap().try_into().unwrap()).unwrap();
         // Its first line says that it is watching, and so listens for Ctrl-C.
-        let mut said = BufReader::new(watch.stdout.take().unwrap()).lines();
+        let mut said = BufReader::new(render.stdout.take().unwrap()).lines();
         timeout(PATIENCE, said.next_line()).await.unwrap().unwrap();
-        let mut noted = BufReader::new(watch.stderr.take().unwrap()).lines();
+        let job = local.cluster().jobs(1).await.unwrap()[0].job_id;
+        let mut noted = BufReader::new(render.stderr.take().unwrap()).lines();
         for press in 0..presses {
             kill_process(pid, Signal::INT).unwrap();
             let line = timeout(PATIENCE, noted.next_line()).await.unwrap().unwrap().unwrap();
             if press == 0 {
-                assert!(line.contains(&format!("framecrew watch {}", job.id())), "{line}");
+                assert!(line.contains(&format!("framecrew watch {job}")), "{line}");
             }
         }
-        let status = timeout(PATIENCE, watch.wait()).await.unwrap().unwrap();
+        let status = timeout(PATIENCE, render.wait()).await.unwrap().unwrap();
         assert_eq!(status.code(), Some(code));
-        let now = local.cluster().job(job.id()).await.unwrap();
+        let now = local.cluster().job(job).await.unwrap();
         let is = now.info().state();
         assert!(is == state || (presses == 1 && is == JobState::Queued), "{is:?}");
-        job.cancel().await.unwrap();
+        now.cancel().await.unwrap();
     }
     local.shutdown().await;
 }

@@ -31,9 +31,12 @@ use futures::{StreamExt as _, stream, stream::BoxStream};
 use image::{Rgb, RgbImage};
 use tokio::net::TcpListener;
 use tonic::{Request, Response, Status, Streaming};
+use tonic_types::{ErrorDetails, StatusExt as _};
 
 /// Far longer than anything here takes, so that a slow machine fails nothing.
 const PATIENCE: Duration = Duration::from_secs(120);
+
+const DEMO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/demo.blend");
 
 /// Bytes of a blob in one message.
 const CHUNK_BYTES: usize = 16 * 1024;
@@ -51,6 +54,10 @@ struct Script {
     logs: Arc<Mutex<VecDeque<Vec<LogAnswer>>>>,
     /// From where downloads were asked for.
     offsets: Arc<Mutex<Vec<u64>>>,
+    /// Whether nobody gets an answer who asks for frames.
+    withholds_frames: bool,
+    /// What submitting and cancelling are refused with; without it job 7 is the one that is submitted.
+    refusal: Option<Status>,
 }
 
 impl Script {
@@ -105,6 +112,10 @@ impl Script {
         let output = self.store("0001.png", b"another");
         self.frames.insert(7, vec![frame(1, FrameState::Finished, vec![output])]);
         self
+    }
+
+    fn refused(&self) -> Result<(), Status> {
+        self.refusal.clone().map_or(Ok(()), Err)
     }
 
     fn store(&mut self, name: &str, content: &[u8]) -> Output {
@@ -179,6 +190,9 @@ impl Orchestrator for Script {
         &self,
         request: Request<ListFramesRequest>,
     ) -> Result<Response<ListFramesResponse>, Status> {
+        if self.withholds_frames {
+            std::future::pending::<()>().await;
+        }
         let frames = self.frames.get(&request.into_inner().job_id).cloned().unwrap_or_default();
         Ok(Response::new(ListFramesResponse { frames, ..ListFramesResponse::default() }))
     }
@@ -198,13 +212,16 @@ impl Orchestrator for Script {
         &self,
         _: Request<SubmitJobRequest>,
     ) -> Result<Response<SubmitJobResponse>, Status> {
-        off_script()
+        let job = self.jobs.get(&7).cloned();
+        self.refused()?;
+        Ok(Response::new(SubmitJobResponse { job, existed: false }))
     }
 
     async fn cancel_job(
         &self,
         _: Request<CancelJobRequest>,
     ) -> Result<Response<CancelJobResponse>, Status> {
+        self.refused()?;
         off_script()
     }
 
@@ -323,7 +340,7 @@ impl BlobStore for Script {
         &self,
         _: Request<FindMissingRequest>,
     ) -> Result<Response<FindMissingResponse>, Status> {
-        off_script()
+        Ok(Response::new(FindMissingResponse::default()))
     }
 
     async fn upload(
@@ -487,9 +504,12 @@ async fn a_second_ctrl_c_cancels_no_other_job_of_the_same_number() {
     use rustix::process::{Pid, Signal, kill_process};
     use tokio::io::{AsyncBufReadExt as _, BufReader};
 
-    let url = Script::new().watched_before_another().play().await;
+    let script = Script { withholds_frames: true, ..Script::new().watched_before_another() };
+    let url = script.play().await;
+    let base = tempfile::tempdir().unwrap();
     let mut watch = tokio::process::Command::new(env!("CARGO_BIN_EXE_framecrew"))
-        .args(["watch", "7", "--cluster", &url])
+        .args(["render", DEMO, "-o", "out", "--cluster", &url])
+        .current_dir(base.path())
         .stdout(std::process::Stdio::piped())
         .stderr(std::process::Stdio::piped())
         .kill_on_drop(true)
@@ -510,6 +530,46 @@ async fn a_second_ctrl_c_cancels_no_other_job_of_the_same_number() {
     let (code, last) = tokio::time::timeout(PATIENCE, pressing).await.unwrap();
     assert_eq!(code, Some(1), "{last}");
     assert!(last.contains("is another one now (sunrise)"), "{last}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_that_an_orchestrator_says_reaches_a_terminal_as_more_than_text() {
+    const BAD: &str = "no\x1b]0;owned\x07\x1b[2J\u{9b}31m\r\nerror: forged \u{202e}gnp.1000";
+    let base = tempfile::tempdir().unwrap();
+    let mut details = ErrorDetails::new();
+    details.add_bad_request_violation(BAD, BAD).add_bad_request_violation("a", BAD);
+    let refusal = Status::with_error_details(tonic::Code::InvalidArgument, BAD, details);
+    let mut script = Script { refusal: Some(refusal), ..Script::new() };
+    let spec = script.job(7).spec.as_mut().unwrap();
+    (spec.name, spec.tags) = (BAD.into(), vec![BAD.into()]);
+    script.job(7).warnings = vec![Warning { text: BAD.into(), ..Warning::default() }];
+    script.job(7).waiting_reason = BAD.into();
+    let line = LogLine { node: BAD.into(), text: BAD.into(), ..LogLine::default() };
+    let log = || vec![Ok(ReadLogResponse { lines: vec![line.clone()], dropped: 0 })];
+    script.logs = Arc::new(Mutex::new([log(), log()].into()));
+    let url = script.play().await;
+    let is_bad = |c: char| (c.is_control() && c != '\n') || "\u{202e}\u{2028}".contains(c);
+    for args in [
+        &["cancel", "7"][..],
+        &["render", DEMO, "--detach"],
+        &["job", "7"],
+        &["job", "7", "--json"],
+        &["jobs"],
+        &["jobs", "--json"],
+        &["nodes"],
+        &["logs", "7"],
+        &["logs", "7", "--json"],
+    ] {
+        let (_, stdout, stderr) = framecrew(args, &url, base.path()).await;
+        let said = stdout + &stderr;
+        assert!(said.contains("owned") || args[0] == "nodes", "{args:?}: {said}");
+        assert!(!said.contains(is_bad), "{args:?}: {said:?}");
+        assert!(!said.contains("\nerror: forged"), "{args:?}: {said:?}");
+        if let Some(line) = said.lines().next().filter(|_| args.contains(&"--json")) {
+            let json: serde_json::Value = serde_json::from_str(line).unwrap();
+            assert!(json.to_string().contains('\u{9b}'), "a program reads it as it is: {json}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

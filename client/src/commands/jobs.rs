@@ -2,29 +2,40 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 use framecrew::{
+    Cluster,
     proto::Job,
     view::{Table, words},
 };
 
+use futures::StreamExt as _;
+
 use super::Global;
-use crate::console::{Exit, Failure, say, say_json};
+use crate::console::{Exit, Failure, note, say, say_json};
 
 /// List the latest jobs, newest first
 #[derive(Debug, Args)]
 pub(crate) struct Jobs {
-    /// Jobs to list
-    #[arg(short = 'n', long, env = "FRAMECREW_LIMIT", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..), value_name = "COUNT")]
-    limit: u32,
+    /// Jobs to list [default: 50; with --json all]
+    #[arg(short = 'n', long, env = "FRAMECREW_LIMIT", value_parser = clap::value_parser!(u32).range(1..), value_name = "COUNT")]
+    limit: Option<u32>,
 }
+
+/// Jobs in a table where nobody asks for a number: two screens of them.
+const LISTED: usize = 50;
+/// Older jobs that are counted, in one call or two; beyond it says that there are even more.
+const OLDER_COUNTED_MAX: usize = 1_000;
 
 impl Jobs {
     pub(crate) async fn run(self, global: &Global) -> Result<Exit, Failure> {
         let cluster = global.connect().await?;
-        let jobs = cluster.jobs(self.limit as usize).await?;
+        let limit = self.limit.map(|limit| limit as usize);
         if global.json {
-            jobs.iter().try_for_each(say_json)?;
-            return Ok(Exit::Success);
+            return say_all(&cluster, limit.unwrap_or(usize::MAX)).await;
         }
+        let limit = limit.unwrap_or(LISTED);
+        let mut jobs = cluster.jobs(limit.saturating_add(OLDER_COUNTED_MAX + 1)).await?;
+        let all = jobs.len();
+        jobs.truncate(limit);
         if jobs.is_empty() {
             say("no jobs yet; submit one with `framecrew render FILE`")?;
             return Ok(Exit::Success);
@@ -45,7 +56,30 @@ impl Jobs {
             ]);
         }
         say(table)?;
+        if let Some(more) = and_older(all - jobs.len(), all) {
+            note(more);
+        }
         Ok(Exit::Success)
+    }
+}
+
+/// Prints the latest jobs as JSON, page by page: there may be more than one wants to hold.
+async fn say_all(cluster: &Cluster, limit: usize) -> Result<Exit, Failure> {
+    let mut pages = std::pin::pin!(cluster.job_pages(limit));
+    while let Some(page) = pages.next().await {
+        page?.iter().try_for_each(say_json)?;
+    }
+    Ok(Exit::Success)
+}
+
+/// `and 14 older: -n 64`; `None` where all `count` jobs are listed.
+fn and_older(older: usize, count: usize) -> Option<String> {
+    match older {
+        0 => None,
+        older if older > OLDER_COUNTED_MAX => {
+            Some(format!("and more than {OLDER_COUNTED_MAX} older: --json lists all"))
+        }
+        older => Some(format!("and {older} older: -n {count}")),
     }
 }
 
@@ -65,4 +99,17 @@ pub(super) fn ago(at_ms: i64) -> String {
     let at = UNIX_EPOCH + Duration::from_millis(u64::try_from(at_ms).unwrap_or(0));
     let passed = SystemTime::now().duration_since(at).unwrap_or_default();
     format!("{} ago", words::duration(passed))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_that_is_cut_says_how_to_see_the_rest() {
+        assert_eq!(and_older(0, 50), None);
+        assert_eq!(and_older(14, 64).as_deref(), Some("and 14 older: -n 64"));
+        let many = and_older(OLDER_COUNTED_MAX + 1, 1_051);
+        assert_eq!(many.as_deref(), Some("and more than 1000 older: --json lists all"));
+    }
 }

@@ -12,30 +12,54 @@ pub(crate) struct Logs {
     #[arg(value_name = "JOB", value_parser = super::job_number)]
     job_id: u64,
     /// Only lines of this frame
-    #[arg(short, long, env = "FRAMECREW_FRAME", allow_hyphen_values = true, value_name = "FRAME")]
+    #[arg(long, env = "FRAMECREW_FRAME", allow_hyphen_values = true, value_name = "FRAME")]
     frame: Option<i32>,
     /// Go on with new lines until the job is over
-    #[arg(long, env = "FRAMECREW_FOLLOW", value_parser = clap::builder::FalseyValueParser::new())]
+    #[arg(short, long, env = "FRAMECREW_FOLLOW", value_parser = clap::builder::FalseyValueParser::new())]
     follow: bool,
+    // `-f 12` named the frame once. This takes the 12, so that the answer says what to type now.
+    #[arg(hide = true, value_name = "FRAME", allow_negative_numbers = true)]
+    frame_of_old: Option<String>,
 }
 
 impl Logs {
     pub(crate) async fn run(self, global: &Global) -> Result<Exit, Failure> {
+        let id = self.job_id;
+        if let Some(frame) = &self.frame_of_old {
+            return Err(Failure::usage(format!(
+                "`framecrew logs {id} --frame {frame}` shows the lines of one frame; -f follows the log"
+            )));
+        }
         let cluster = global.connect().await?;
         if !self.follow {
-            let log = cluster.log(self.job_id, self.frame).await?;
-            return show(log, global.json).await;
+            let log = cluster.log(id, self.frame).await?;
+            if show(log, global.json).await? == 0 && !global.json {
+                note(no_lines(id, self.frame));
+            }
+            return Ok(Exit::Success);
         }
         let log = cluster.follow_log(self.job_id, self.frame).await?;
-        show(log.map_err(of_known_job), global.json).await
+        show(log.map_err(of_known_job), global.json).await?;
+        Ok(Exit::Success)
     }
 }
 
+/// Says that there is nothing to see, as that may be news.
+fn no_lines(job_id: u64, frame: Option<i32>) -> String {
+    let of = frame.map_or_else(|| "it".to_owned(), |frame| format!("frame {frame}"));
+    format!(
+        "no lines of job {job_id}: Blender has written none for {of} yet, or they are not kept any more; \
+         --follow waits for new ones"
+    )
+}
+
+/// Prints a log; returns how many lines there were, those lost included.
 async fn show(
     log: impl Stream<Item = Result<LogEvent, Error>>,
     json: bool,
-) -> Result<Exit, Failure> {
+) -> Result<u64, Failure> {
     let mut log = std::pin::pin!(log);
+    let mut count = 0;
     while let Some(event) = log.next().await {
         match event? {
             LogEvent::Lines { lines, dropped } => {
@@ -43,6 +67,7 @@ async fn show(
                     note(format_args!("… {} lost to a bound", words::plural(dropped, "line")));
                 }
                 lines.iter().try_for_each(|line| show_line(line, json))?;
+                count += lines.len() as u64 + dropped;
             }
             // Once in each outage.
             LogEvent::Reconnecting { attempt: 1, reason, .. } => {
@@ -51,7 +76,7 @@ async fn show(
             LogEvent::Reconnecting { .. } => {}
         }
     }
-    Ok(Exit::Success)
+    Ok(count)
 }
 
 fn show_line(line: &LogLine, json: bool) -> Result<(), Failure> {

@@ -9,7 +9,7 @@ use clap::Args;
 use framecrew::{
     BlenderVersion, Cluster, JobView, LocalCluster, LocalConfig, OutputFolder, Project,
     local::{LocalError, check_address},
-    view::words::bytes,
+    view::words::{bytes, plural},
 };
 use framecrew_node::{
     RendererChoice,
@@ -74,10 +74,20 @@ impl Here {
         let Plan { nodes, renderer, needs, data, listen, allow_scripts } = plan;
         let starting = async {
             check_address(listen).await?;
+            let renderer = renderer.choose(needs).await?;
+            if let RendererChoice::Blender(found) = &renderer {
+                let versions: Vec<_> =
+                    found.iter().map(|found| found.version.to_string()).collect();
+                note(format_args!(
+                    "found Blender {}; starting an orchestrator and {}",
+                    versions.join(", "),
+                    plural(nodes.into(), "node")
+                ));
+            }
             let config = LocalConfig {
                 listen,
                 allow_scripts,
-                ..LocalConfig::new(nodes.into(), data, renderer.choose(needs).await?)
+                ..LocalConfig::new(nodes.into(), data, renderer)
             };
             Ok(LocalCluster::start(config).await?)
         };
@@ -156,6 +166,8 @@ impl From<LocalError> for Failure {
 /// The Blenders of this machine, one of which can open what `needs` saved; where there is none, gets one.
 /// Blocks, for minutes where it has to.
 fn find_or_provision(needs: BlenderVersion) -> Result<Vec<FoundBlender>, Failure> {
+    // Each Blender is started for its version, which takes half a minute on a busy machine.
+    note("looking for Blender …");
     let cache = blender::default_cache();
     let is_enough = |found: &FoundBlender| {
         (found.version.major, found.version.minor) >= (needs.major, needs.minor)

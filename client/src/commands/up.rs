@@ -42,6 +42,12 @@ impl Up {
     pub(crate) async fn run(self, global: &Global) -> Result<Exit, Failure> {
         let data = self.data.map_or_else(paths::data, Ok)?;
         let mut interrupts = Interrupts::listen()?;
+        if !self.listen.ip().is_loopback() {
+            note(format_args!(
+                "note: there is no authentication: whoever reaches {} can render here, and read what is rendered",
+                self.listen
+            ));
+        }
         let plan = Plan {
             nodes: self.nodes,
             renderer: &self.renderer,

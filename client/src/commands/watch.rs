@@ -6,9 +6,9 @@ use framecrew::{
 };
 
 use super::Global;
-use crate::console::{Ending, Exit, Failure, Follow, Interrupts, again, leave, note};
+use crate::console::{Ending, Exit, Failure, Follow, Interrupts, again, leave_to_others, note};
 
-/// Follow a job until it is over; Ctrl-C leaves it running, twice cancels it
+/// Follow a job until it is over; Ctrl-C leaves it running
 #[derive(Debug, Args)]
 pub(crate) struct Watch {
     /// Number of the job
@@ -34,7 +34,7 @@ pub(super) async fn follow(cluster: &Cluster, job_id: u64, json: bool) -> Result
             tell_of_movie(cluster, view.job());
             Ok(Exit::of_job(view.state()))
         }
-        Ending::Interrupted(left) => leave(cluster, left, &mut interrupts).await,
+        Ending::Interrupted(left) => Ok(leave_to_others(cluster, &left)),
     }
 }
 

@@ -73,26 +73,31 @@ pub(crate) struct Left {
     pub(crate) rest: Option<String>,
 }
 
-/// Leaves a job that renders on, unless the person asks once more: then it is cancelled.
+/// Leaves a job that renders on. This command did not submit it: to cancel it takes a command of its own.
+pub(crate) fn leave_to_others(cluster: &Cluster, left: &Left) -> Exit {
+    let mut text = still_there(cluster, left);
+    if !left.is_over {
+        let cancel = again(cluster, &format!("cancel {}", left.job_id));
+        text += &format!(", cancel it with `{cancel}`");
+    }
+    note(text);
+    Exit::Interrupted
+}
+
+/// Leaves a job that this command submitted and that renders on, unless the person asks once more: then it is
+/// cancelled.
 pub(crate) async fn leave(
     cluster: &Cluster,
     left: Left,
     interrupts: &mut Interrupts,
 ) -> Result<Exit, Failure> {
-    let Left { job_id, known, by, is_over, rest } = left;
-    if is_over {
-        let rest = rest.map_or_else(String::new, |rest| format!("; {rest}"));
-        note(format_args!("job {job_id} is over{rest}"));
+    let text = still_there(cluster, &left);
+    let Left { job_id, known, by, is_over, .. } = left;
+    if is_over || by != Interrupt::CtrlC {
+        note(text);
         return Ok(Exit::Interrupted);
     }
-    let watch = again(cluster, &format!("watch {job_id}"));
-    let rest = rest.map_or_else(String::new, |rest| format!(" and {rest}"));
-    let left = format!("job {job_id} renders on; come back with `{watch}`{rest}");
-    if by != Interrupt::CtrlC {
-        note(left);
-        return Ok(Exit::Interrupted);
-    }
-    note(format_args!("{left}. Ctrl-C within 2 s cancels it."));
+    note(format_args!("{text}. Ctrl-C within 2 s cancels it."));
     match tokio::time::timeout(SECOND_WITHIN, interrupts.next()).await {
         Ok(Interrupt::CtrlC) => {}
         _ => return Ok(Exit::Interrupted),
@@ -104,4 +109,16 @@ pub(crate) async fn leave(
     cluster.cancel(job_id).await.map_err(of_known_job)?;
     note(format_args!("job {job_id} is cancelled"));
     Ok(Exit::Cancelled)
+}
+
+/// How the job stands, and how to come back to it.
+fn still_there(cluster: &Cluster, left: &Left) -> String {
+    let Left { job_id, rest, .. } = left;
+    if left.is_over {
+        let rest = rest.as_ref().map_or_else(String::new, |rest| format!("; {rest}"));
+        return format!("job {job_id} is over{rest}");
+    }
+    let watch = again(cluster, &format!("watch {job_id}"));
+    let rest = rest.as_ref().map_or_else(String::new, |rest| format!(" and {rest}"));
+    format!("job {job_id} renders on; come back with `{watch}`{rest}")
 }

@@ -9,7 +9,7 @@ mod screen;
 
 pub(crate) use failure::{Exit, Failure, of_known_job};
 pub(crate) use follow::{Ending, Follow};
-pub(crate) use interrupt::{Interrupt, Interrupts, Left, leave};
+pub(crate) use interrupt::{Interrupt, Interrupts, Left, leave, leave_to_others};
 pub(crate) use progress::ProgressLine;
 
 use std::{
@@ -27,8 +27,10 @@ use serde::Serialize;
 /// Where the orchestrator of this machine listens.
 pub(crate) const CLUSTER_DEFAULT: &str = "http://127.0.0.1:4000";
 
-/// Writes a line of what was asked for to stdout.
+/// Writes what was asked for to stdout, and ends the line. Nothing in it steers a terminal: this and [`note`] are
+/// where text from elsewhere meets it.
 pub(crate) fn say(text: impl Display) -> Result<(), Failure> {
+    let text = words::printable_lines(&text.to_string());
     let mut stdout = io::stdout().lock();
     writeln!(stdout, "{text}")?;
     stdout.flush()?;
@@ -41,11 +43,12 @@ pub(crate) fn say_json(message: &impl Serialize) -> Result<(), Failure> {
         exit: Exit::JobFailed,
         text: format!("cannot write a message as JSON: {error}"),
     })?;
-    say(line)
+    say(view::escaped_json(&line))
 }
 
 /// Writes a remark to stderr, where it is in nobody's way. A stderr that is gone is no reason to stop.
 pub(crate) fn note(text: impl Display) {
+    let text = words::printable_lines(&text.to_string());
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
 

@@ -3,7 +3,7 @@ use std::{
     time::Duration,
 };
 
-use framecrew::view::words::{bytes, percent};
+use framecrew::view::words::{self, bytes, percent};
 use tokio::time::Instant;
 
 use super::note;
@@ -70,7 +70,7 @@ impl ProgressLine {
 
     fn write(&self, now: Instant, total_bytes: u64) {
         let Some(shown) = &self.shown else { return };
-        let text = text(shown, now, total_bytes);
+        let text = words::printable(&text(shown, now, total_bytes));
         if io::stderr().is_terminal() {
             let mut stderr = io::stderr().lock();
             let _ = write!(stderr, "\r{text:CELLS_MAX$.CELLS_MAX$}").and_then(|()| stderr.flush());

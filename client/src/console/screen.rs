@@ -8,7 +8,10 @@ use crossterm::{
     execute,
     terminal::{Clear, ClearType},
 };
-use framecrew::{Live, view::Panel};
+use framecrew::{
+    Live,
+    view::{Panel, words},
+};
 use ratatui::{Terminal, TerminalOptions, Viewport, backend::CrosstermBackend, layout::Rect};
 
 /// Rows of the terminal left to what was printed before, so that the panel never takes all of it.
@@ -53,7 +56,7 @@ impl Screen {
     /// Prints a line above the panel, where it stays.
     pub(crate) fn print(&mut self, line: &str) -> io::Result<()> {
         erase()?;
-        writeln!(io::stdout().lock(), "{line}")?;
+        writeln!(io::stdout().lock(), "{}", words::printable_lines(line))?;
         self.terminal = inline(self.shape.rows)?;
         Ok(())
     }

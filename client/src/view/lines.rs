@@ -1,4 +1,7 @@
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use framecrew_proto::v1::{
     Failure, FailureReason, Frame, FrameState, Job, JobChanges, JobState, WatchJobResponse,
@@ -15,6 +18,8 @@ use crate::{
 const PROGRESS_EVERY: Duration = Duration::from_secs(5);
 /// Lines of Blender's output shown for a frame that failed; `framecrew job` shows all that are kept.
 const LAST_WORDS_MAX: usize = 5;
+/// Things that are remembered as told, of each kind; at more it begins anew, and may repeat some.
+const TOLD_MAX: usize = 1_000;
 
 /// A watch as plain lines, for pipes, files and terminals that can only print.
 #[derive(Debug, Clone, Default)]
@@ -23,6 +28,11 @@ pub struct Lines {
     warned: Warned,
     /// Why the job waits, as far as that was told.
     waiting: String,
+    /// The reasons for waiting that were told since a frame finished last. A node that is paused, tries and is paused
+    /// again is one state.
+    waited: BTreeSet<String>,
+    /// How often a try failed in the same way, by what is said about it.
+    failed: BTreeMap<String, u64>,
     down: bool,
 }
 
@@ -64,14 +74,40 @@ impl Lines {
         lines
     }
 
-    /// Why the job waits, once for each reason.
+    /// Why the job waits: once for each reason, until a frame finishes.
     fn waiting(&mut self, view: &JobView) -> Option<String> {
         let reason = if view.ended() { "" } else { view.job().waiting_reason.as_str() };
         if reason == self.waiting {
             return None;
         }
         reason.clone_into(&mut self.waiting);
-        (!reason.is_empty()).then(|| format!("waiting: {}", words::printable(reason)))
+        if reason.is_empty() || self.waited.contains(reason) {
+            return None;
+        }
+        if self.waited.len() >= TOLD_MAX {
+            self.waited.clear();
+        }
+        self.waited.insert(reason.to_owned());
+        Some(format!("waiting: {}", words::printable(reason)))
+    }
+
+    /// What became of a frame, where it is news: a try that fails as others before it is told again only when there
+    /// are ten times as many.
+    fn frame(&mut self, job: &Job, frame: &Frame) -> Option<String> {
+        let line = frame_line(job, frame)?;
+        if frame.state() != FrameState::Open {
+            return Some(line);
+        }
+        if self.failed.len() >= TOLD_MAX && !self.failed.contains_key(&line) {
+            self.failed.clear();
+        }
+        let times = self.failed.entry(line.clone()).or_default();
+        *times += 1;
+        match *times {
+            1 => Some(line),
+            times if is_power_of_ten(times) => Some(format!("{line} ({times} times so far)")),
+            _ => None,
+        }
     }
 
     /// What there is to say about a lost connection: once, not for every attempt.
@@ -87,8 +123,11 @@ impl Lines {
         let job = live.view().job();
         let counts = live.view().counts();
         let total = words::total(&counts);
+        if changes.frames.iter().any(|frame| frame.state() == FrameState::Finished) {
+            self.waited.clear();
+        }
         let mut lines: Vec<_> =
-            changes.frames.iter().filter_map(|frame| frame_line(job, frame)).collect();
+            changes.frames.iter().filter_map(|frame| self.frame(job, frame)).collect();
         if let Some(last) = lines.last_mut()
             && changes.frames.iter().any(|frame| frame.state() == FrameState::Finished)
             && !words::makes_movie(job)
@@ -123,6 +162,10 @@ impl Lines {
         self.told = told;
         lines
     }
+}
+
+fn is_power_of_ten(number: u64) -> bool {
+    number > 0 && 10_u64.checked_pow(number.ilog10()) == Some(number)
 }
 
 /// ` (out of memory)`; empty where the node did not say.
@@ -243,7 +286,24 @@ mod tests {
         assert!(told("no node is registered").is_empty());
         assert_eq!(told("a is paused"), ["waiting: a is paused"]);
         assert!(told("").is_empty());
-        assert_eq!(told("a is paused"), ["waiting: a is paused"]);
+        assert!(told("a is paused").is_empty(), "it is the same state");
+        assert!(told("no node is registered").is_empty());
+        watcher.hears(SECOND, changes(1, vec![frame(FrameState::Finished, None)], None));
+        assert_eq!(watcher.hears(SECOND, waits("a is paused")), ["waiting: a is paused"]);
+    }
+
+    #[test]
+    fn a_try_that_fails_in_the_same_way_again_is_not_told_each_time() {
+        let mut watcher = Watcher::new();
+        let mut said = Vec::new();
+        for _ in 0..25 {
+            let tried = vec![frame(FrameState::Open, Some("it does not start"))];
+            said.extend(watcher.hears(SECOND, changes(0, tried, None)));
+        }
+        let line = "frame 2 did not succeed on a and is tried again: it does not start";
+        assert_eq!(said, [line.to_owned(), format!("{line} (10 times so far)")]);
+        let other = vec![frame(FrameState::Open, Some("the disk is full"))];
+        assert_eq!(watcher.hears(SECOND, changes(0, other, None)).len(), 1);
     }
 
     #[test]

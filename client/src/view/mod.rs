@@ -11,7 +11,7 @@ pub use panel::Panel;
 pub use table::Table;
 pub use warned::Warned;
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
 use framecrew_proto::v1::{FrameState, JobState};
 use serde::Serialize;
@@ -30,6 +30,28 @@ const FAILED_TOLD_MAX: usize = 3;
 /// When the message cannot be written as JSON, which no message of the protocol does.
 pub fn json_line(message: &impl Serialize) -> Result<String, serde_json::Error> {
     serde_json::to_string(message)
+}
+
+/// The same JSON with `\u` escapes for what must not reach a terminal; it reads the same to a program.
+#[must_use]
+pub fn escaped_json(line: &str) -> Cow<'_, str> {
+    if line.chars().all(|c| words::shown_as(c).is_none()) {
+        return Cow::Borrowed(line);
+    }
+    let mut escaped = String::with_capacity(line.len() + 16);
+    for c in line.chars() {
+        match words::shown_as(c) {
+            // Such characters stand within strings only, where JSON takes escapes.
+            Some(_) => {
+                let mut units = [0; 2];
+                for unit in c.encode_utf16(&mut units) {
+                    escaped += &format!("\\u{unit:04x}");
+                }
+            }
+            None => escaped.push(c),
+        }
+    }
+    Cow::Owned(escaped)
 }
 
 /// How the job stands, in one line: what remains of a watch.
@@ -114,4 +136,20 @@ fn outlook(live: &Live, now: Duration) -> String {
     let left = live.pace().time_left(now, open).filter(|_| open > 0);
     let left = left.map_or_else(String::new, |left| format!(" · {} left", words::duration(left)));
     format!("{}{left}", words::rate(rate))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn json_has_nothing_that_steers_a_terminal_and_says_the_same() {
+        let text = "a\u{1b}[2J\u{9b}31m\u{202e}\u{e0041} \"é\"";
+        let line = escaped_json(&json_line(&text).unwrap()).into_owned();
+        assert!(line.chars().all(|c| words::shown_as(c).is_none()), "{line}");
+        assert_eq!(serde_json::from_str::<String>(&line).unwrap(), text);
+        assert!(matches!(escaped_json("{\"name\":\"é\"}"), Cow::Borrowed(_)));
+    }
 }

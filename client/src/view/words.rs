@@ -16,10 +16,36 @@ pub fn title(job: &Job) -> String {
     }
 }
 
-/// The text without what would move the cursor or colour the terminal.
+/// The text as one line that cannot move the cursor, colour the terminal, or look like another text.
 #[must_use]
 pub fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    text.chars().map(|c| shown_as(c).unwrap_or(c)).collect()
+}
+
+/// The same line by line: the ends of lines stay.
+#[must_use]
+pub fn printable_lines(text: &str) -> String {
+    text.chars().map(|c| if c == '\n' { c } else { shown_as(c).unwrap_or(c) }).collect()
+}
+
+/// What stands for a character that must not reach a terminal; `None` where it may. Control characters, those of
+/// C1 included, steer a terminal. The others are invisible, or change the order in which the text around them reads.
+#[must_use]
+pub fn shown_as(c: char) -> Option<char> {
+    match c {
+        _ if c.is_control() => Some(' '),
+        // The joiners U+200C and U+200D stay: Persian, Indic scripts and emoji are written with them.
+        '\u{61c}'
+        | '\u{180e}'
+        | '\u{200b}'
+        | '\u{200e}'..='\u{200f}'
+        | '\u{2028}'..='\u{202e}'
+        | '\u{2060}'..='\u{206f}'
+        | '\u{feff}'
+        | '\u{fff9}'..='\u{fffb}'
+        | '\u{e0000}'..='\u{e007f}' => Some(char::REPLACEMENT_CHARACTER),
+        _ => None,
+    }
 }
 
 /// Frames of the job, whatever their state.
@@ -342,5 +368,20 @@ mod tests {
     #[test]
     fn a_name_cannot_play_with_the_terminal() {
         assert_eq!(printable("a\x1b[31mb\r\n"), "a [31mb  ");
+        assert_eq!(printable("a\u{9b}31mb\u{7f}\u{7}"), "a 31mb  ");
+    }
+
+    #[test]
+    fn a_text_cannot_hide_or_turn_a_part_of_itself() {
+        assert_eq!(printable("a\u{202e}gnp.\u{2028}b"), "a\u{fffd}gnp.\u{fffd}b");
+        assert_eq!(printable("\u{feff}a\u{200b}b\u{e0041}"), "\u{fffd}a\u{fffd}b\u{fffd}");
+        for fine in ["näme", "名前", "👩\u{200d}🚀", "می\u{200c}خواهم"] {
+            assert_eq!(printable(fine), fine);
+        }
+    }
+
+    #[test]
+    fn of_a_longer_text_the_lines_stay_lines() {
+        assert_eq!(printable_lines("a\x1b[2J\r\n  b\u{202e}"), "a [2J \n  b\u{fffd}");
     }
 }

@@ -59,6 +59,12 @@ const UNFINISHED: &str = ".unfinished-";
 /// Lines of pip's that an error carries.
 const ERROR_LINES: usize = 4;
 
+/// How often pip tries again where an index does not answer: its own five tries take three minutes, and people wait.
+const PIP_RETRIES: &str = "1";
+
+/// Seconds that an index may take for an answer.
+const PIP_TIMEOUT_SECONDS: &str = "10";
+
 /// What provisioning is doing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ProvisionProgress {
@@ -122,6 +128,16 @@ pub enum ProvisionError {
     NoPip {
         /// The interpreter.
         python: PathBuf,
+    },
+    /// No package index can be reached.
+    #[error(
+        "Blender {version} cannot be fetched: no package index answers{said}; is this machine online? Connect it (behind a proxy set HTTPS_PROXY, for a mirror PIP_INDEX_URL), or install Blender itself"
+    )]
+    NoNetwork {
+        /// The version.
+        version: Version,
+        /// What the system said, in brackets; may be empty.
+        said: String,
     },
     /// A step failed.
     #[error("cannot {action}: {said}")]
@@ -345,6 +361,7 @@ fn install(
     let package = format!("bpy=={version}");
     pip.args(["install", "--no-input", "--disable-pip-version-check"])
         .args(["--progress-bar", "off", "--only-binary", ":all:"])
+        .args(["--retries", PIP_RETRIES, "--timeout", PIP_TIMEOUT_SECONDS])
         .arg(package)
         // Everything pip has under way lies here: its size is the progress, with any version of pip.
         .env("TMPDIR", temporary)
@@ -395,9 +412,23 @@ fn install(
     if status.success() {
         return Ok(());
     }
+    if let Some(said) = no_index(&all) {
+        return Err(ProvisionError::NoNetwork { version, said });
+    }
     let errors = all.iter().map(String::as_str).filter(|line| line.starts_with("ERROR"));
     let errors = last_lines(errors);
     Err(failed(if errors.is_empty() { last_lines(all.iter().map(String::as_str)) } else { errors }))
+}
+
+/// What kept pip from every index, as ` (Connection refused)`; `None` where an index has answered. pip itself says only
+/// that it found no version.
+fn no_index(said: &[String]) -> Option<String> {
+    let found_none = said.iter().any(|line| line.contains("(from versions: none)"));
+    let broken = said.iter().rev().find(|line| line.contains("connection broken by"));
+    let broken = broken.filter(|_| found_none)?;
+    let reason = broken.rsplit_once("[Errno ").and_then(|(_, rest)| rest.split_once("] "));
+    let reason = reason.and_then(|(_, rest)| rest.split_once("')"));
+    Some(reason.map_or_else(String::new, |(reason, _)| format!(" ({reason})")))
 }
 
 /// Bytes of the files below a folder. What vanishes meanwhile is not counted.
@@ -420,6 +451,38 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+
+    #[test]
+    fn without_a_network_it_is_the_network_within_seconds() {
+        let Some(python) = Python::find("3.11").filter(|it| it.has_pip || it.has_ensurepip) else {
+            eprintln!("skipped: there is no Python 3.11 with pip on the PATH");
+            return;
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let venv = folder.path().join("venv");
+        let mut pip = python.make_venv(&venv).unwrap();
+        // Nothing listens there.
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let index = format!("http://{}/simple", free.local_addr().unwrap());
+        drop(free);
+        pip.env("PIP_INDEX_URL", index).env("PIP_EXTRA_INDEX_URL", "").env_remove("PIP_NO_INDEX");
+        pip.env("PIP_CONFIG_FILE", "/dev/null").env("NO_PROXY", "*");
+        let mut go_on = |_| ControlFlow::Continue(());
+        let error = install(pip, USUAL.version, folder.path(), &venv, &mut go_on).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("(Connection refused); is this machine online?"), "{text}");
+    }
+
+    #[test]
+    fn an_index_that_answers_and_has_no_such_wheel_is_no_lack_of_network() {
+        let none = "ERROR: No matching distribution found for bpy==4.5.15 (from versions: none)";
+        assert_eq!(no_index(&[none.to_owned()]), None);
+        let broken = "WARNING: Retrying (Retry(total=0)) after connection broken by \
+            'ConnectTimeoutError(<x>, 'Connection to a timed out. (connect timeout=10.0)')': /simple/bpy/";
+        let said = [broken.to_owned(), none.to_owned()];
+        assert_eq!(no_index(&said).as_deref(), Some(""));
+        assert_eq!(no_index(&said[..1]), None, "it was another step that failed");
+    }
 
     #[test]
     fn what_a_killed_process_left_half_made_is_removed_and_what_is_complete_is_used() {
