@@ -142,6 +142,12 @@ pub(crate) enum Refusal {
     DiskLow { free_bytes: u64, needed_bytes: u64 },
     #[error("{bytes} bytes of finished frames wait on the node to be handed in")]
     OutboxFull { bytes: u64 },
+    #[error(
+        "the job runs Python of its own, and this node does not allow that; start the node with --allow-scripts"
+    )]
+    Scripts,
+    #[error("the batch makes a movie, and this node has no ffmpeg that can")]
+    NoFfmpeg,
 }
 
 impl Node {
@@ -233,6 +239,15 @@ impl Node {
             // It offers nothing yet; whoever asks all the same must not hear that its frames cannot be drawn.
             if !self.is_equipped() {
                 return Err(Refusal::Unequipped);
+            }
+            // Whoever asks: the owner of the machine has decided, not the orchestrator.
+            let settings = &work.settings;
+            let is_scripted = settings.run_scripts || !settings.addons.is_empty();
+            if is_scripted && !self.fixed.allows_scripts {
+                return Err(Refusal::Scripts);
+            }
+            if work.encoding.is_some() && self.ffmpeg().is_none() {
+                return Err(Refusal::NoFfmpeg);
             }
             // One that renders and one that waits for each slot.
             let live = batches.values().filter(|batch| !batch.is_ended()).count();
@@ -539,7 +554,7 @@ impl Node {
 pub(crate) mod tests {
     #![allow(clippy::unwrap_used)]
     use framecrew_blobs::BlobClient;
-    use framecrew_proto::v1::{BatchEnd, RenderSettings, Slice, batch_event::Event};
+    use framecrew_proto::v1::{BatchEnd, MovieFormat, RenderSettings, Slice, batch_event::Event};
     use futures::StreamExt as _;
     use tonic::transport::Endpoint;
 
@@ -548,6 +563,7 @@ pub(crate) mod tests {
         batch::Limits,
         config::{Faults, RendererChoice},
         confine::Workplace,
+        movie::Encoding,
         outbox::{OUTBOX_BYTES, Origin},
         project::Project,
     };
@@ -733,6 +749,21 @@ pub(crate) mod tests {
         assert_eq!(told(&batch).await.0, BatchEnd::Cancelled);
         assert!(node.batch_ids().is_empty());
         node.stop().await;
+    }
+
+    #[tokio::test]
+    async fn a_node_without_ffmpeg_refuses_a_movie() {
+        let (node, _folder) = node(0);
+        node.lease.renew(platform::uptime(), Duration::from_secs(60));
+        let encoding = Encoding {
+            format: MovieFormat::Mp4,
+            name: "movie".into(),
+            images: Vec::new(),
+            span: None,
+        };
+        let movie = Work { encoding: Some(encoding), ..work(1) };
+        assert_eq!(node.accept(movie, 1, &[]).err(), Some(Refusal::NoFfmpeg));
+        assert!(node.batch_ids().is_empty());
     }
 
     #[tokio::test]

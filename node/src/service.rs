@@ -159,6 +159,10 @@ impl From<Refusal> for Status {
             let details = ErrorDetails::with_error_info(reason, ERROR_DOMAIN, []);
             Status::with_error_details(Code::ResourceExhausted, message, details)
         };
+        let unable = |reason: &str, message: &str| {
+            let details = ErrorDetails::with_error_info(reason, ERROR_DOMAIN, []);
+            Status::with_error_details(Code::FailedPrecondition, message, details)
+        };
         match refusal {
             Refusal::StaleEpoch { .. } | Refusal::StaleBatch(_) => Status::aborted(message),
             Refusal::Known(_) => Status::already_exists(message),
@@ -175,6 +179,8 @@ impl From<Refusal> for Status {
             Refusal::NoLease | Refusal::OtherStore | Refusal::Unequipped => {
                 Status::unavailable(message)
             }
+            Refusal::Scripts => unable("SCRIPTS", &message),
+            Refusal::NoFfmpeg => unable("FFMPEG", &message),
             Refusal::SlotsFull => exhausted("SLOTS", &message),
             Refusal::DiskLow { .. } | Refusal::OutboxFull { .. } => exhausted("DISK", &message),
         }
@@ -231,6 +237,8 @@ mod tests {
             (Refusal::NoLease, Code::Unavailable, None),
             (Refusal::OtherStore, Code::Unavailable, None),
             (Refusal::Unequipped, Code::Unavailable, None),
+            (Refusal::Scripts, Code::FailedPrecondition, Some("SCRIPTS")),
+            (Refusal::NoFfmpeg, Code::FailedPrecondition, Some("FFMPEG")),
             (Refusal::SlotsFull, Code::ResourceExhausted, Some("SLOTS")),
             (Refusal::Draining, Code::Unavailable, Some("LEAVING")),
             (Refusal::OutboxFull { bytes: 1 }, Code::ResourceExhausted, Some("DISK")),

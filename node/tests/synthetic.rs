@@ -5,9 +5,10 @@ mod support;
 
 use std::time::Duration;
 
-use framecrew_node::{Expelled, RendererChoice, ServeError};
+use framecrew_node::{Config, Expelled, RendererChoice, ServeError};
 use framecrew_proto::v1::{
-    BatchEnd, NodeStatus, ProjectFile, RenderBatchRequest, WatchNodeRequest, batch_event::Event,
+    BatchEnd, NodeStatus, ProjectFile, RenderBatchRequest, RenderSettings, WatchNodeRequest,
+    batch_event::Event,
 };
 use support::{Crew, end, eventually, finished, request};
 use tonic::{Code, Status};
@@ -113,6 +114,35 @@ async fn a_cancelled_batch_ends_as_cancelled_and_is_forgotten_by_a_second_cancel
     let incarnation = crew.state.lock().unwrap().registered[0].incarnation;
     assert_eq!(told.reason, "UNKNOWN_BATCH");
     assert_eq!(told.metadata["incarnation"], incarnation.to_string());
+}
+
+#[tokio::test]
+async fn a_node_refuses_what_its_owner_has_not_allowed_whoever_asks() {
+    let crew = Crew::start(synthetic(0)).await;
+    let with_settings = |id, settings| {
+        let mut request = request(id, file(), [1]);
+        let addon = ProjectFile { path: "addon.zip".into(), ..file() };
+        request.project.as_mut().unwrap().files.push(addon);
+        RenderBatchRequest { settings: Some(settings), ..request }
+    };
+    let scripted = RenderSettings { run_scripts: true, ..RenderSettings::default() };
+    let extended = RenderSettings { addons: vec!["addon.zip".into()], ..RenderSettings::default() };
+    for settings in [scripted.clone(), extended.clone()] {
+        let refused = crew.render(with_settings(1, settings)).await.err().unwrap();
+        assert_eq!(refused.code(), Code::FailedPrecondition);
+        assert_eq!(refused.get_details_error_info().unwrap().reason, "SCRIPTS");
+        assert!(refused.message().contains("--allow-scripts"), "{refused:?}");
+    }
+    let allowing = Crew::start_as(Duration::from_secs(15), |config| Config {
+        renderer: synthetic(0),
+        allow_scripts: true,
+        ..config
+    });
+    let allowing = allowing.await.unwrap();
+    for (settings, id) in [scripted, extended].into_iter().zip(1..) {
+        let events = allowing.render(with_settings(id, settings)).await.unwrap().all().await;
+        assert_eq!(finished(&events).len(), 1);
+    }
 }
 
 #[tokio::test]
