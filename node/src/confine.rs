@@ -16,6 +16,8 @@ use std::{
 use clap::ValueEnum;
 use tokio::process::{Child, Command};
 
+use crate::environment;
+
 /// Whether what renders must be confined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum Confine {
@@ -72,7 +74,7 @@ impl Workplace {
         let projects = project.unwrap_or_else(|| self.layouts.clone());
         self.confined.then(|| Walls {
             writes: vec![home.to_owned()],
-            reads: program.into_iter().chain([projects]).collect(),
+            reads: program.into_iter().chain([projects]).chain(environment::reads()).collect(),
             sees_processes: only.is_none(),
         })
     }
@@ -95,7 +97,7 @@ pub(crate) enum NoWalls {
 /// Folders and files of the system that programs read. Of /etc only what they need: there are secrets in it. Of
 /// /proc nothing about processes, whose environments are there.
 #[cfg(target_os = "linux")]
-const SYSTEM: [&str; 48] = [
+pub(crate) const SYSTEM: [&str; 48] = [
     "/usr",
     "/bin",
     "/sbin",
@@ -153,7 +155,6 @@ const DEVICES: [&str; 7] =
 
 /// Environment that a confined command keeps: names, and beginnings of names that end in `_`. What is not here
 /// may be a secret.
-#[cfg(target_os = "linux")]
 const ENVIRONMENT: [&str; 27] = [
     "PATH",
     "LANG",
@@ -211,10 +212,15 @@ pub(crate) async fn spawn(mut command: Command, walls: Option<Walls>) -> io::Res
     }
 }
 
-/// The folder that a program was installed into: it may lie in somebody's home.
+/// The folders that a program was installed into: they may lie in somebody's home. A Python in a virtual environment
+/// reads the one that the environment was made from, too.
 pub(crate) fn installation(program: &Path) -> Vec<PathBuf> {
     let mut folders = Vec::new();
-    for program in [program.to_owned(), fs::canonicalize(program).unwrap_or_default()] {
+    let mut programs = vec![program.to_owned(), fs::canonicalize(program).unwrap_or_default()];
+    let base = program.parent().and_then(environment::base_of_venv);
+    programs.extend(base.iter().map(|base| base.join("python3")));
+    programs.extend(base.and_then(|base| fs::canonicalize(base.join("python3")).ok()));
+    for program in programs {
         let Some(folder) = program.parent() else { continue };
         let shared = ["bin", "Scripts", "shims"].map(OsStr::new);
         let whole =
@@ -236,8 +242,7 @@ pub(crate) fn is_narrow(folder: &Path) -> bool {
         && folder.parent() != Some(Path::new("/home"))
 }
 
-#[cfg(target_os = "linux")]
-fn is_kept(name: &OsStr) -> bool {
+pub(crate) fn is_kept(name: &OsStr) -> bool {
     let name = name.to_string_lossy();
     ENVIRONMENT.iter().any(|kept| name == *kept || (kept.ends_with('_') && name.starts_with(kept)))
 }
@@ -252,22 +257,10 @@ fn limit_environment(command: &mut Command, walls: &Walls) {
         }
     }
     let path = env::var_os("PATH").unwrap_or_default();
-    command.env("PATH", readable_path(&path, &walls.reads));
+    command.env("PATH", environment::readable_path(&path, &walls.reads));
     let home = walls.writes.first().cloned().unwrap_or_default();
     // Debian's Blender asks the sound server at its start, whatever it is started for: here there is none.
     command.env("HOME", &home).env("PULSE_SERVER", "{}").env("PULSE_RUNTIME_PATH", home);
-}
-
-/// The folders of a PATH that are within the walls. Where a program finds a Python on its PATH, it takes it for
-/// its own, and fails if it may not read it.
-#[cfg(target_os = "linux")]
-fn readable_path(path: &OsStr, reads: &[PathBuf]) -> OsString {
-    let is_readable = |folder: &PathBuf| {
-        let folder = fs::canonicalize(folder).unwrap_or_default();
-        let mut roots = SYSTEM.iter().map(Path::new).chain(reads.iter().map(PathBuf::as_path));
-        roots.any(|root| folder.starts_with(root))
-    };
-    env::join_paths(env::split_paths(path).filter(is_readable)).unwrap_or_default()
 }
 
 #[cfg(target_os = "linux")]
@@ -411,20 +404,5 @@ mod linux {
         SeccompFilter::new(refused, others, these, architecture)
             .and_then(BpfProgram::try_from)
             .map_err(io::Error::other)
-    }
-}
-
-#[cfg(all(test, target_os = "linux"))]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    #[test]
-    fn a_python_behind_the_walls_is_not_on_the_path() {
-        let venv = tempfile::tempdir().unwrap();
-        let venv = fs::canonicalize(venv.path()).unwrap();
-        let path = env::join_paths([&venv, Path::new("/usr/bin")]).unwrap();
-        assert_eq!(readable_path(&path, &[]), "/usr/bin");
-        assert_eq!(readable_path(&path, &[venv]), path);
     }
 }

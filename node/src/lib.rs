@@ -8,6 +8,7 @@ mod batch;
 pub mod blender;
 mod config;
 mod confine;
+mod environment;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;

@@ -605,6 +605,7 @@ pub(crate) mod tests {
             limits: Limits::default(),
             project: Project { blend: "a.blend".parse().unwrap(), files: BTreeMap::new() },
             settings: RenderSettings::default(),
+            color_config: None,
             slices: vec![Slice { frame: 1, index: 0 }],
             file_version: None,
             strict: false,

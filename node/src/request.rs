@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use framecrew_blobs::{Chunk, FileDigest, check_paths};
+use framecrew_blobs::{Chunk, FileDigest, ProjectPath, check_paths};
 use framecrew_proto::v1::{
     Encoding as ProtoEncoding, FrameRange, ImageFormat, MovieFormat, Project as ProtoProject,
     ProjectFile, RenderBatchRequest, RenderEngine, RenderSettings, TimeLimits,
@@ -118,6 +118,7 @@ pub(crate) fn parse(request: RenderBatchRequest) -> Result<Work, Box<Status>> {
             None
         }
     };
+    let color_config = parse_color_config(&settings, project.as_ref(), &mut faults);
     let encoding = request.encoding.and_then(|encoding| {
         faults.check(slices.len() == 1, "slices", "must be one: a movie is one slice");
         parse_encoding(encoding, project.as_ref(), &mut faults)
@@ -138,6 +139,7 @@ pub(crate) fn parse(request: RenderBatchRequest) -> Result<Work, Box<Status>> {
             limits,
             project,
             settings,
+            color_config,
             slices,
             file_version,
             strict: request.strict,
@@ -243,6 +245,24 @@ fn parse_project(project: ProtoProject, faults: &mut Faults) -> Option<Project> 
         }
     };
     Some(Project { blend: blend?, files })
+}
+
+/// The colour configuration that the settings name, which must be there: without it Blender starts with its own, and
+/// draws other colours.
+fn parse_color_config(
+    settings: &RenderSettings,
+    project: Option<&Project>,
+    faults: &mut Faults,
+) -> Option<ProjectPath> {
+    const FIELD: &str = "settings.color_config";
+    if settings.color_config.is_empty() {
+        return None;
+    }
+    let path = settings.color_config.parse().map_err(|error| faults.add(FIELD, error)).ok()?;
+    if project.is_some_and(|project| !project.files.contains_key(&path)) {
+        faults.add(FIELD, "is not one of the files");
+    }
+    Some(path)
 }
 
 fn parse_encoding(

@@ -8,7 +8,7 @@ mod support;
 use std::{fs, io::Write as _, path::Path, time::Duration};
 
 use framecrew_node::{Config, Confine, RendererChoice, blender::FoundBlender};
-use framecrew_proto::v1::{RenderBatchRequest, RenderEngine, RenderSettings};
+use framecrew_proto::v1::{BatchEvent, Project, RenderBatchRequest, RenderEngine, RenderSettings};
 use support::{Crew, blender, files, finished, log, request};
 
 /// Starts a node that is confined and runs scripts; none where the system has no walls, which is said aloud.
@@ -178,5 +178,191 @@ async fn every_engine_draws_within_the_walls() {
         }
         let shaders = files(&crew.data.path().join("shaders"));
         assert!(!shaders.is_empty(), "the next Blender need not compile them again");
+    }
+}
+
+/// Python that makes a small Cycles scene with one object, for a project in `folder`, and goes on with `more`.
+fn small_scene(folder: &Path, more: &str) -> String {
+    format!(
+        r#"
+folder = {folder:?}
+scene = bpy.context.scene
+scene.render.engine = 'CYCLES'
+scene.cycles.samples = 1
+scene.cycles.use_denoising = False
+scene.render.resolution_x, scene.render.resolution_y, scene.render.resolution_percentage = 48, 32, 100
+scene.frame_end = 6
+material = bpy.data.materials.new('M')
+material.use_nodes = True
+nodes = material.node_tree.nodes
+emission = nodes.new('ShaderNodeEmission')
+emission.inputs[0].default_value = (0.5, 0.2, 0.1, 1)
+material.node_tree.links.new(emission.outputs[0], nodes['Material Output'].inputs[0])
+cube = bpy.data.objects['Cube']
+cube.data.materials.clear()
+cube.data.materials.append(material)
+
+def save():
+    bpy.ops.wm.save_as_mainfile(filepath=folder + '/shot.blend')
+
+def draw(frame, to):
+    scene.frame_set(frame)
+    scene.render.filepath = folder + '/' + to
+    bpy.ops.render.render(write_still=True)
+
+{more}
+"#
+    )
+}
+
+/// All files of a folder, as those of a project whose .blend is `shot.blend`.
+fn project(crew: &Crew, folder: &Path) -> Project {
+    let put = |path: &std::path::PathBuf| {
+        let name = path.strip_prefix(folder).unwrap().to_str().unwrap();
+        crew.put(name, &fs::read(path).unwrap())
+    };
+    let files = files(folder);
+    let files = files.iter().filter(|path| path.extension().is_none_or(|it| it != "py"));
+    Project { blend_path: "shot.blend".into(), files: files.map(put).collect() }
+}
+
+/// What the one frame of a batch shows.
+fn drawn(crew: &Crew, events: &[BatchEvent]) -> image::RgbImage {
+    let frames = finished(events);
+    assert_eq!(frames.len(), 1, "{events:#?}");
+    let state = crew.state.lock().unwrap();
+    image::load_from_memory(&state.blobs[&frames[0].outputs[0].digest]).unwrap().into_rgb8()
+}
+
+/// What plain Blender drew into `folder`.
+fn plain(folder: &Path) -> image::RgbImage {
+    image::load_from_memory(&fs::read(folder.join("home.png")).unwrap()).unwrap().into_rgb8()
+}
+
+/// Moves the object by a simulation, which it bakes beside the .blend.
+const BAKED: &str = r#"
+group = bpy.data.node_groups.new('Sim', 'GeometryNodeTree')
+for way in ('INPUT', 'OUTPUT'):
+    group.interface.new_socket('Geometry', in_out=way, socket_type='NodeSocketGeometry')
+make = lambda kind: group.nodes.new(kind)
+inside, outside, move = make('NodeGroupInput'), make('NodeGroupOutput'), make('GeometryNodeTransform')
+begin, end = make('GeometryNodeSimulationInput'), make('GeometryNodeSimulationOutput')
+begin.pair_with_output(end)
+move.inputs['Translation'].default_value = (0.3, 0, 0)
+for a, b in ((inside.outputs[0], begin.inputs['Geometry']), (begin.outputs['Geometry'], move.inputs['Geometry']),
+             (move.outputs[0], end.inputs['Geometry']), (end.outputs['Geometry'], outside.inputs[0])):
+    group.links.new(a, b)
+modifier = cube.modifiers.new('GN', 'NODES')
+modifier.node_group, modifier.bake_target = group, 'DISK'
+save()
+scene.frame_set(1)
+bpy.ops.object.geometry_node_bake_single(
+    session_uid=cube.session_uid, modifier_name=modifier.name, bake_id=modifier.bakes[0].bake_id)
+save()
+draw(5, 'home.png')
+"#;
+
+/// Registers Python that writes into each file of the project that it can open for writing.
+const WRITES: &str = r#"
+text = bpy.data.texts.new('evil.py')
+text.use_module = True
+text.write('''
+import bpy, os
+for root, _, names in os.walk(os.path.dirname(bpy.data.filepath), followlinks=True):
+    for path in [os.path.join(root, name) for name in names]:
+        for mode in ('r+', 'a', 'w'):
+            try:
+                with open(path, mode) as file:
+                    file.write('evil')
+                print('WROTE', path, flush=True)
+            except OSError:
+                pass
+''')
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bake_that_blender_opens_for_writing_is_drawn_as_at_home_and_no_job_changes_it() {
+    for blender in blender::found() {
+        if blender.version < "4.5".parse().unwrap() {
+            continue;
+        }
+        let Some(crew) = crew(&blender).await else { return };
+        let home = tempfile::tempdir().unwrap();
+        let make = small_scene(home.path(), &format!("{WRITES}{BAKED}"));
+        blender::run(&blender, &make, home.path());
+        let plain = plain(home.path());
+        let project = Some(project(&crew, home.path()));
+        let file = crew.put("shot.blend", &fs::read(home.path().join("shot.blend")).unwrap());
+        let batch =
+            |id| RenderBatchRequest { project: project.clone(), ..request(id, file.clone(), [5]) };
+
+        let events = crew.render(batch(1)).await.unwrap().all().await;
+        assert_eq!(drawn(&crew, &events), plain, "Blender {}", blender.version);
+        let data = fs::canonicalize(crew.data.path()).unwrap();
+        let kept = [data.join("layouts"), data.join("blobs")];
+        let before = kept.clone().map(|folder| state(&folder));
+
+        let settings = RenderSettings { run_scripts: true, ..RenderSettings::default() };
+        let evil = RenderBatchRequest { settings: Some(settings), ..batch(2) };
+        let events = crew.render(evil).await.unwrap().all().await;
+        let said = log(&events);
+        assert!(said.iter().any(|line| line.starts_with("WROTE")), "in its own copies: {said:#?}");
+        assert_eq!(kept.map(|folder| state(&folder)), before);
+
+        let events = crew.render(batch(3)).await.unwrap().all().await;
+        assert_eq!(drawn(&crew, &events), plain, "after a job that wrote into its copies");
+    }
+}
+
+/// Copies of Blender's own colour configuration what one of its views needs, and gives that another name.
+const CONFIGURATION: &str = r#"
+import re, shutil
+source = bpy.utils.system_resource('DATAFILES', path='colormanagement')
+shutil.copytree(source, folder + '/ocio', ignore=shutil.ignore_patterns('AgX*', 'Inverse*', 'lum*', 'pbr*', 'aces*'))
+with open(folder + '/ocio/config.ocio') as file:
+    text = file.read()
+text = text.replace('{name: Filmic, ', '{name: Studio Look, ')
+text = re.sub('active_views:.*', 'active_views: [Standard, Studio Look, Raw]', text)
+with open(folder + '/ocio/config.ocio', 'w') as file:
+    file.write(text)
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_jobs_colour_configuration_is_drawn_with_and_the_next_job_has_its_own_again() {
+    for blender in blender::found() {
+        let Some(crew) = crew(&blender).await else { return };
+        let home = tempfile::tempdir().unwrap();
+        blender::run(&blender, &small_scene(home.path(), CONFIGURATION), home.path());
+        let config = home.path().join("ocio/config.ocio");
+        let look = "
+scene.view_settings.view_transform = 'Studio Look'
+save()
+draw(1, 'home.png')
+";
+        let variables = [("OCIO", config.as_os_str())];
+        blender::run_with(&blender, &small_scene(home.path(), look), home.path(), &variables);
+        let plain = plain(home.path());
+
+        let project = Some(project(&crew, home.path()));
+        let file = crew.put("shot.blend", &fs::read(home.path().join("shot.blend")).unwrap());
+        let batch = |id, config: &str| {
+            let color_config = config.to_owned();
+            let settings = RenderSettings { color_config, ..RenderSettings::default() };
+            RenderBatchRequest {
+                project: project.clone(),
+                settings: Some(settings),
+                ..request(id, file.clone(), [1])
+            }
+        };
+        let mut pictures = Vec::new();
+        for (config, id) in ["ocio/config.ocio", "", "ocio/config.ocio"].into_iter().zip(1..) {
+            let events = crew.render(batch(id, config)).await.unwrap().all().await;
+            pictures.push(drawn(&crew, &events));
+        }
+        assert_eq!(pictures[0], plain, "Blender {}", blender.version);
+        assert_ne!(pictures[1], plain, "its own configuration has no such view");
+        assert_eq!(pictures[2], plain, "the one of the job again");
+        let refused = crew.render(batch(4, "no.ocio")).await.err().unwrap();
+        assert!(refused.message().contains("settings.color_config"), "{refused:?}");
     }
 }

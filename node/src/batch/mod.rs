@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use framecrew_blobs::ProjectPath;
 use framecrew_proto::v1::{
     BatchEnd, BatchEvent, LogLine, RenderSettings, Slice, SliceProgress, Warning,
     batch_event::Event,
@@ -49,6 +50,8 @@ pub(crate) struct Work {
     pub(crate) limits: Limits,
     pub(crate) project: Project,
     pub(crate) settings: RenderSettings,
+    /// The colour configuration that the settings name, one of the project's files.
+    pub(crate) color_config: Option<ProjectPath>,
     pub(crate) slices: Vec<Slice>,
     /// Version of Blender that saved the file, as far as the orchestrator knows.
     pub(crate) file_version: Option<Version>,

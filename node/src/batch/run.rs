@@ -136,6 +136,11 @@ async fn render_all(node: &Node, batch: &Batch, work: &Work, slot: &mut Slot, la
     };
     let scene = Scene {
         blend: layout.as_ref().map(|layout| layout.path(&work.project.blend)).unwrap_or_default(),
+        color_config: layout
+            .as_ref()
+            .zip(work.color_config.as_ref())
+            .map(|(layout, file)| layout.path(file))
+            .unwrap_or_default(),
         settings: work.settings.clone(),
         file_version: work.file_version,
         strict: work.strict,

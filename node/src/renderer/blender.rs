@@ -157,8 +157,11 @@ impl Seat {
         idle.retain_mut(|worker| !worker.has_died());
         let wanted = self.blenders.choose(scene.file_version, &scene.settings.blender)?;
         // What the file's own Python may see is settled when the process starts.
-        let right =
-            |worker: &Worker| !scene.settings.run_scripts && worker.blender().path == wanted.path;
+        let right = |worker: &Worker| {
+            !scene.settings.run_scripts
+                && worker.blender().path == wanted.path
+                && worker.is_set_up_for(scene)
+        };
         let best = idle
             .iter()
             .position(|worker| right(worker) && worker.has_loaded(scene))

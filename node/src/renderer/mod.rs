@@ -5,6 +5,7 @@ pub(crate) mod lines;
 mod process;
 pub(crate) mod progress;
 mod slots;
+mod stage;
 mod synthetic;
 pub(crate) mod warnings;
 
@@ -26,6 +27,8 @@ use crate::{
 pub(crate) struct Scene {
     /// The .blend in its layout.
     pub(crate) blend: PathBuf,
+    /// The colour configuration in its layout that the job asks for; empty: Blender's own.
+    pub(crate) color_config: PathBuf,
     pub(crate) settings: RenderSettings,
     pub(crate) file_version: Option<Version>,
     /// Whether a warning is a failure.

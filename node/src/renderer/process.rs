@@ -8,7 +8,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    fs,
+    fs, io,
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
     time::Duration,
@@ -32,7 +32,7 @@ use super::{
     Drawing, Drawn, Observation, RenderError, Scene, frame_name,
     lines::{Lines, shorten},
     progress::{self, Estimate, Line},
-    warnings,
+    stage, warnings,
 };
 use crate::{
     blender::{FoundBlender, Kind, shaders},
@@ -94,6 +94,12 @@ pub(crate) struct Worker {
     tail: VecDeque<String>,
     phase: Phase,
     loaded: Option<Request>,
+    /// The layouts of the node.
+    layouts: PathBuf,
+    /// A .blend in its layout, and where this Blender finds it.
+    staged: Option<(PathBuf, PathBuf)>,
+    /// The colour configuration that it was started with; empty: its own.
+    color_config: PathBuf,
     /// Engines that the loaded file asks for and this Blender does not have, by scene.
     unavailable_engines: HashMap<String, String>,
     /// The file it has opened.
@@ -337,6 +343,9 @@ impl Worker {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
+        if !scene.color_config.as_os_str().is_empty() {
+            command.env("OCIO", &scene.color_config);
+        }
         platform::lead_a_group(&mut command);
         let runs_scripts = scene.settings.run_scripts;
         let only = runs_scripts.then_some(scene.blend.as_path());
@@ -373,6 +382,9 @@ impl Worker {
             tail: VecDeque::new(),
             phase: Phase::Waiting,
             loaded: None,
+            layouts: workplace.layouts.clone(),
+            staged: None,
+            color_config: scene.color_config.clone(),
             unavailable_engines: HashMap::new(),
             blend: PathBuf::new(),
             warnings: Vec::new(),
@@ -413,7 +425,37 @@ impl Worker {
 
     /// Whether it has a scene in memory already.
     pub(crate) fn has_loaded(&self, scene: &Scene) -> bool {
-        self.loaded.as_ref() == Some(&Request::new(scene))
+        self.loaded.as_ref() == Some(&self.request(scene))
+    }
+
+    /// Whether it was started with what a scene's job asks of the process itself.
+    pub(crate) fn is_set_up_for(&self, scene: &Scene) -> bool {
+        self.color_config == scene.color_config
+    }
+
+    /// What it must load for a scene, where it finds that.
+    fn request(&self, scene: &Scene) -> Request {
+        let mut request = Request::new(scene);
+        if let Some((_, at)) = self.staged.as_ref().filter(|(blend, _)| *blend == scene.blend) {
+            request.blend = at.to_string_lossy().into_owned();
+        }
+        request
+    }
+
+    /// Puts a scene's project where this Blender may do with it what it does at home.
+    async fn stage(&mut self, scene: &Scene) -> Result<Request, RenderError> {
+        if self.staged.as_ref().is_none_or(|(blend, _)| *blend != scene.blend) {
+            self.staged = None;
+            let (layouts, home) = (self.layouts.clone(), self.folder.path().to_owned());
+            let blend = scene.blend.clone();
+            let set = task::spawn_blocking(move || stage::set(&blend, &layouts, &home)).await;
+            let at = set.unwrap_or_else(|panic| Err(io::Error::other(panic))).map_err(|error| {
+                let message = format!("cannot lay the project out for Blender: {error}");
+                RenderError::new(FailureReason::Infrastructure, message)
+            })?;
+            self.staged = Some((scene.blend.clone(), at));
+        }
+        Ok(self.request(scene))
     }
 
     /// Whether it waits for a request.
@@ -477,7 +519,7 @@ impl Worker {
         self.oom_kills = platform::out_of_memory_kills();
         self.peak_bytes = 0;
         self.silence = scene.silence;
-        let load = Request::new(scene);
+        let load = self.stage(scene).await?;
         let infrastructure = |error: &dyn std::fmt::Display| {
             RenderError::new(FailureReason::Infrastructure, error.to_string())
         };
@@ -493,7 +535,7 @@ impl Worker {
         let loads = !self.has_loaded(scene);
         if loads {
             self.warnings.clear();
-            self.blend.clone_from(&scene.blend);
+            self.blend = PathBuf::from(&load.blend);
         } else {
             for warning in &self.warnings {
                 observe(Observation::Warning(warning.clone()));
@@ -599,7 +641,7 @@ impl Worker {
         const FILE: &str = "sound.flac";
         self.tail.clear();
         self.silence = scene.silence;
-        let load = Request::new(scene);
+        let load = self.stage(scene).await?;
         let infrastructure = |error: &dyn std::fmt::Display| {
             RenderError::new(FailureReason::Infrastructure, error.to_string())
         };
@@ -615,7 +657,7 @@ impl Worker {
                     self.loaded = None;
                     self.unavailable_engines.clear();
                     self.warnings.clear();
-                    self.blend.clone_from(&scene.blend);
+                    self.blend = PathBuf::from(&load.blend);
                     self.phase = Phase::Loading;
                 }
                 Answer::Note { text } => observe(Observation::Line(shorten(text))),
@@ -917,6 +959,7 @@ pub(super) mod tests {
     pub(in crate::renderer) fn scene() -> Scene {
         Scene {
             blend: "a.blend".into(),
+            color_config: PathBuf::new(),
             settings: RenderSettings::default(),
             file_version: None,
             strict: false,

@@ -44,7 +44,18 @@ bpy.ops.wm.save_as_mainfile(filepath={file:?}, compress=False)
     std::fs::read(file).unwrap()
 }
 
-fn run(blender: &FoundBlender, script: &str, folder: &Path) {
+/// Lets `blender` run a script on the default scene; the script lies in `folder`.
+pub fn run(blender: &FoundBlender, script: &str, folder: &Path) {
+    run_with(blender, script, folder, &[]);
+}
+
+/// The same, with variables set.
+pub fn run_with(
+    blender: &FoundBlender,
+    script: &str,
+    folder: &Path,
+    variables: &[(&str, &std::ffi::OsStr)],
+) {
     let path = folder.join("make.py");
     std::fs::write(
         &path,
@@ -55,6 +66,7 @@ fn run(blender: &FoundBlender, script: &str, folder: &Path) {
     if blender.kind == Kind::Executable {
         command.args(["--background", "--factory-startup", "--python-exit-code", "1", "--python"]);
     }
+    command.envs(variables.iter().copied());
     let output = command.arg(path).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }

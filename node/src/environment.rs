@@ -1,0 +1,243 @@
+//! What the environment of a node means for a Blender within walls: files that variables name must be readable, and a
+//! Python that the PATH leads to must be.
+
+#[cfg(target_os = "linux")]
+use std::ffi::OsStr;
+use std::{
+    env,
+    ffi::OsString,
+    fs,
+    io::Read as _,
+    path::{Path, PathBuf},
+};
+
+use crate::confine;
+
+/// Variables that are let through and are no lists of files to read: the one is checked folder by folder, the others
+/// are set anew for each Blender.
+const NO_FILES: [&str; 2] = ["PATH", "BLENDER_USER_RESOURCES"];
+
+/// Bytes of a colour configuration that are looked at for what it names; the largest in use have a megabyte.
+const COLOR_CONFIG_BYTES_MAX: u64 = 8 << 20;
+
+/// Files and folders that variables may add to what is readable.
+const NAMED_MAX: usize = 256;
+
+/// Files and folders that a confined Blender may read because the node's environment names them: what the owner of
+/// the machine has set for every Blender on it, such as a colour configuration.
+pub(crate) fn reads() -> Vec<PathBuf> {
+    named(env::vars_os().filter(|(name, _)| confine::is_kept(name)))
+}
+
+fn named(variables: impl Iterator<Item = (OsString, OsString)>) -> Vec<PathBuf> {
+    let mut named = Vec::new();
+    for (name, value) in variables {
+        if NO_FILES.iter().any(|other| name == *other) {
+            continue;
+        }
+        for path in env::split_paths(&value).filter(|path| path.is_absolute() && path.exists()) {
+            if name == "OCIO" {
+                named.extend(of_color_config(&path));
+            }
+            named.push(path);
+        }
+    }
+    // A folder that holds a home, or everything, is more than anyone meant.
+    named.retain(|path| path.is_file() || (path.is_dir() && confine::is_narrow(path)));
+    named.truncate(NAMED_MAX);
+    named
+}
+
+/// What a colour configuration (OpenColorIO) reads: files in its folder, in those of its search path, and those it
+/// names in full.
+fn of_color_config(config: &Path) -> Vec<PathBuf> {
+    let Some(folder) = config.parent() else { return Vec::new() };
+    let mut text = String::new();
+    // One that is not text is an archive, and holds everything itself.
+    if let Ok(file) = fs::File::open(config) {
+        let _ = file.take(COLOR_CONFIG_BYTES_MAX).read_to_string(&mut text);
+    }
+    let mut paths = vec![folder.to_owned()];
+    paths.extend(search_path(&text).into_iter().map(|path| folder.join(path)));
+    paths.extend(sources(&text).filter(|path| path.is_absolute()));
+    paths.retain(|path| path.exists());
+    paths
+}
+
+/// The folders in `search_path: a:b`, or in the list that follows it.
+fn search_path(config: &str) -> Vec<PathBuf> {
+    let mut lines = config.lines().skip_while(|line| !line.starts_with("search_path:"));
+    let Some(first) = lines.next() else { return Vec::new() };
+    let here = first.trim_start_matches("search_path:").trim();
+    let items = lines.map(str::trim).take_while(|line| line.starts_with("- "));
+    let items = items.map(|line| line.trim_start_matches("- "));
+    let texts: Vec<_> = match here {
+        "" => items.collect(),
+        list => list.trim_matches(['[', ']']).split([':', ',']).collect(),
+    };
+    texts.into_iter().map(|text| PathBuf::from(unquoted(text))).collect()
+}
+
+/// The files in `src: file` of its transforms.
+fn sources(config: &str) -> impl Iterator<Item = PathBuf> {
+    config.split("src:").skip(1).map(|rest| {
+        let end = rest.find([',', '}', '\n']).unwrap_or(rest.len());
+        PathBuf::from(unquoted(&rest[..end]))
+    })
+}
+
+fn unquoted(text: &str) -> &str {
+    text.trim().trim_matches(['"', '\''])
+}
+
+/// The folders of a PATH in which every Python can be started within the walls. Where a program finds a Python on
+/// its PATH, it takes that one for its own, and does not start if it may not read it.
+#[cfg(target_os = "linux")]
+pub(crate) fn readable_path(path: &OsStr, reads: &[PathBuf]) -> OsString {
+    let roots: Vec<_> = confine::SYSTEM
+        .iter()
+        .map(Path::new)
+        .chain(reads.iter().map(PathBuf::as_path))
+        .filter_map(|root| fs::canonicalize(root).ok())
+        .collect();
+    let is_readable = |path: &Path| {
+        fs::canonicalize(path).is_ok_and(|path| roots.iter().any(|root| path.starts_with(root)))
+    };
+    let is_whole = |folder: &PathBuf| {
+        is_readable(folder)
+            && pythons(folder).iter().all(|python| is_readable(python))
+            && base_of_venv(folder).is_none_or(|base| is_readable(&base))
+    };
+    env::join_paths(env::split_paths(path).filter(is_whole)).unwrap_or_default()
+}
+
+/// The programs in a folder that are called like Python's.
+#[cfg(target_os = "linux")]
+fn pythons(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let is_python = |name: &OsStr| {
+        let name = name.to_string_lossy();
+        let version = name.strip_prefix("python");
+        version.is_some_and(|version| version.chars().all(|c| c.is_ascii_digit() || c == '.'))
+    };
+    entries.filter(|entry| is_python(&entry.file_name())).map(|entry| entry.path()).collect()
+}
+
+/// The folder of the Python that a virtual environment was made from, given the environment's folder of programs.
+pub(crate) fn base_of_venv(programs: &Path) -> Option<PathBuf> {
+    let places = [programs.parent()?.join("pyvenv.cfg"), programs.join("pyvenv.cfg")];
+    let config = places.iter().find_map(|place| fs::read_to_string(place).ok())?;
+    let mut settings = config.lines().filter_map(|line| line.split_once('='));
+    settings.find_map(|(name, value)| (name.trim() == "home").then(|| value.trim().into()))
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn folder() -> (tempfile::TempDir, PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = fs::canonicalize(folder.path()).unwrap();
+        (folder, path)
+    }
+
+    #[test]
+    fn a_python_behind_the_walls_is_not_on_the_path() {
+        let (_folder, venv) = folder();
+        let path = env::join_paths([&venv, Path::new("/usr/bin")]).unwrap();
+        assert_eq!(readable_path(&path, &[]), "/usr/bin");
+        assert_eq!(readable_path(&path, &[venv]), path);
+    }
+
+    #[test]
+    fn a_readable_folder_whose_python_leads_behind_the_walls_is_not_on_the_path() {
+        let (_folder, root) = folder();
+        let (home, opt) = (root.join("home/3.11/bin"), root.join("opt"));
+        fs::create_dir_all(&home).unwrap();
+        fs::write(home.join("python3.11"), "").unwrap();
+        let reads = [opt.clone()];
+        // Made by venv, by uv or virtualenv over a chain of links, as a copy, and one that leads nowhere.
+        let venv = |name: &str, make: &dyn Fn(&Path)| {
+            let programs = opt.join(name).join("bin");
+            fs::create_dir_all(&programs).unwrap();
+            make(&programs);
+            programs
+        };
+        let python = home.join("python3.11");
+        let bad = [
+            venv("linked", &|at| symlink(&python, at.join("python3.11")).unwrap()),
+            venv("chained", &|at| {
+                symlink(&python, at.join("python")).unwrap();
+                symlink("python", at.join("python3")).unwrap();
+            }),
+            venv("copied", &|at| {
+                fs::write(at.join("python3"), "").unwrap();
+                let config =
+                    format!("include-system-site-packages = false\nhome = {}\n", home.display());
+                fs::write(at.with_file_name("pyvenv.cfg"), config).unwrap();
+            }),
+            venv("dangling", &|at| symlink("/gone/python3", at.join("python3")).unwrap()),
+        ];
+        let good = [
+            venv("own", &|at| fs::write(at.join("python3"), "").unwrap()),
+            venv("other", &|at| symlink(&python, at.join("python-config")).unwrap()),
+        ];
+        let path = env::join_paths(bad.iter().chain(&good)).unwrap();
+        assert_eq!(readable_path(&path, &reads), env::join_paths(&good).unwrap());
+        let reads = [opt, root.join("home")];
+        let found = readable_path(&path, &reads);
+        assert_eq!(env::split_paths(&found).count(), 5, "all but the one that leads nowhere");
+        assert!(confine::installation(&bad[2].join("python3")).contains(&root.join("home/3.11")));
+    }
+
+    #[test]
+    fn what_variables_name_is_readable_and_what_a_colour_configuration_names_with_it() {
+        let (_folder, root) = folder();
+        for name in ["ocio/luts", "shared/luts", "lib", "plain"] {
+            fs::create_dir_all(root.join(name)).unwrap();
+        }
+        let config = root.join("ocio/config.ocio");
+        let (lut, driver) = (root.join("plain/film.cube"), root.join("plain/icd.json"));
+        fs::write(&lut, "").unwrap();
+        fs::write(&driver, "").unwrap();
+        let text = format!(
+            "ocio_profile_version: 2\nsearch_path: luts:../shared/luts\ncolorspaces:\n  - !<ColorSpace>\n    \
+             from_reference: !<FileTransform> {{src: {}, interpolation: linear}}\n",
+            lut.display()
+        );
+        fs::write(&config, text).unwrap();
+        let set = [
+            ("OCIO", config.as_os_str().to_owned()),
+            ("LD_LIBRARY_PATH", env::join_paths([root.join("lib"), "/".into()]).unwrap()),
+            ("VK_ICD_FILENAMES", driver.clone().into()),
+            ("CYCLES_DEVICE", "CPU".into()),
+            ("PATH", root.join("plain").into()),
+        ];
+        let named = named(set.into_iter().map(|(name, value)| (name.into(), value)));
+        let expected = [
+            root.join("ocio"),
+            root.join("ocio/luts"),
+            root.join("ocio/../shared/luts"),
+            lut,
+            config,
+            root.join("lib"),
+            driver,
+        ];
+        assert_eq!(named, expected);
+    }
+
+    #[test]
+    fn a_search_path_is_text_or_a_list() {
+        for text in [
+            "search_path: \"a:b/c\"\n",
+            "search_path:\n  - a\n  - b/c\nroles:\n  - d\n",
+            "search_path: [a, b/c]\n",
+        ] {
+            assert_eq!(search_path(text), [PathBuf::from("a"), "b/c".into()], "{text:?}");
+        }
+        assert!(search_path("roles:\n").is_empty());
+    }
+}

@@ -1,0 +1,199 @@
+//! The project as one Blender finds it.
+//!
+//! Layouts are shared, and what is in them never changes: their files are links into the cache, read-only by their
+//! modes and behind the walls. Blender reads nearly everything that way. A few kinds of files it opens for reading
+//! *and writing*, or writes beside another one, though it only draws:
+//!
+//! | file | Blender | what it does |
+//! |---|---|---|
+//! | `meta/*.json` of a simulation or a Bake node, baked to disk | 4.5, 5.0 | opens each with `O_RDWR`; refused, the object is empty |
+//! | `.oso` beside the `.osl` of a script node | all | compiles the script, and writes the result beside it; refused, the shader is black |
+//!
+//! Point caches, fluids, oceans, Dynamic Paint's images, Alembic, USD, VDB, external multires, images, fonts, sounds
+//! and libraries are opened with `O_RDONLY` only (strace, Blender 3.4.1, 4.5.15 and 5.0.1).
+//!
+//! Where a project has such files, its Blender gets a stand-in for the layout in its own folder: folders of its own on
+//! the way to them, private copies of these small files, and symbolic links to everything else. So nothing that
+//! Blender writes reaches the layout, and nothing large is copied.
+
+use std::{
+    ffi::OsStr,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+/// Folder of the stand-ins in a Blender's own folder, named like that of the layouts themselves.
+const STAGES: &str = "layouts";
+
+/// Bytes of a file that is copied. Tables of contents of a bake have some kilobytes.
+const COPIED_BYTES_MAX: u64 = 16 << 20;
+
+/// Bytes of all private copies for one Blender: a bake of 100,000 frames stays below. What is beyond is linked, and
+/// can be read only.
+const COPIES_BYTES_MAX: u64 = 1 << 30;
+
+/// Folders within folders that are looked into; file systems allow paths of some thousand.
+const DEPTH_MAX: usize = 512;
+
+/// Where a Blender that has `home` for itself finds `blend`, which lies in one of the `layouts`: there, or in a
+/// stand-in that is made now. A stand-in for another project goes. Blocks.
+pub(super) fn set(blend: &Path, layouts: &Path, home: &Path) -> io::Result<PathBuf> {
+    let stages = home.join(STAGES);
+    let inside = blend.strip_prefix(layouts).ok();
+    let Some(key) = inside.and_then(|inside| inside.components().next()) else {
+        return Ok(blend.to_owned());
+    };
+    let (layout, stage) = (layouts.join(key), stages.join(key));
+    if !stage.exists() {
+        if stages.exists() {
+            fs::remove_dir_all(&stages)?;
+        }
+        let plan = Folder::read(&layout, 0)?;
+        if !cfg!(unix) || !plan.is_private {
+            return Ok(blend.to_owned());
+        }
+        let mut room = COPIES_BYTES_MAX;
+        plan.build(&layout, &stage, &mut room)?;
+    }
+    Ok(inside.map_or_else(|| blend.to_owned(), |inside| stages.join(inside)))
+}
+
+/// What a folder of a layout holds.
+#[derive(Debug, Default)]
+struct Folder {
+    folders: Vec<(PathBuf, Folder)>,
+    files: Vec<PathBuf>,
+    /// Whether Blender writes into it, or into a folder below.
+    is_private: bool,
+}
+
+impl Folder {
+    fn read(folder: &Path, depth: usize) -> io::Result<Self> {
+        let mut read = Self::default();
+        if depth > DEPTH_MAX {
+            return Ok(read);
+        }
+        for entry in fs::read_dir(folder)? {
+            let entry = entry?;
+            let name = PathBuf::from(entry.file_name());
+            if entry.file_type()?.is_dir() {
+                let below = Self::read(&entry.path(), depth + 1)?;
+                read.is_private |= below.is_private;
+                read.folders.push((name, below));
+            } else {
+                read.is_private |= is_written(&entry.path());
+                read.files.push(name);
+            }
+        }
+        Ok(read)
+    }
+
+    fn build(&self, from: &Path, to: &Path, room: &mut u64) -> io::Result<()> {
+        fs::create_dir_all(to)?;
+        for (name, folder) in &self.folders {
+            let (from, to) = (from.join(name), to.join(name));
+            match folder.is_private {
+                true => folder.build(&from, &to, room)?,
+                false => link(&from, &to)?,
+            }
+        }
+        for name in &self.files {
+            let (from, to) = (from.join(name), to.join(name));
+            let bytes = fs::metadata(&from)?.len();
+            if is_written(&from) && bytes <= COPIED_BYTES_MAX.min(*room) {
+                *room -= bytes;
+                // Not `fs::copy`: that takes the mode over, which forbids to write.
+                io::copy(&mut fs::File::open(&from)?, &mut fs::File::create(&to)?)?;
+            } else {
+                link(&from, &to)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether Blender opens a file for writing when it only draws, or writes beside it.
+fn is_written(path: &Path) -> bool {
+    let is = |name: Option<&OsStr>, wanted: &str| {
+        name.is_some_and(|name| name.to_string_lossy().eq_ignore_ascii_case(wanted))
+    };
+    let extension = path.extension();
+    let is_of_a_bake = is(extension, "json") && is(path.parent().and_then(Path::file_name), "meta");
+    is_of_a_bake || is(extension, "osl") || is(extension, "oso")
+}
+
+#[cfg(unix)]
+fn link(from: &Path, to: &Path) -> io::Result<()> {
+    std::os::unix::fs::symlink(from, to)
+}
+
+#[cfg(not(unix))]
+fn link(_: &Path, _: &Path) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// A layout of read-only files, and the home of a Blender.
+    fn layout(files: &[&str]) -> (tempfile::TempDir, PathBuf, PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let (layouts, home) = (folder.path().join("layouts"), folder.path().join("home"));
+        fs::create_dir_all(&home).unwrap();
+        for file in files {
+            let path = layouts.join("key").join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(&path, file).unwrap();
+            let mut mode = fs::metadata(&path).unwrap().permissions();
+            mode.set_readonly(true);
+            fs::set_permissions(&path, mode).unwrap();
+        }
+        (folder, layouts, home)
+    }
+
+    #[test]
+    fn a_project_that_blender_only_reads_is_where_it_is() {
+        let (_folder, layouts, home) = layout(&["a/shot.blend", "a/meta.json", "meta/x.png"]);
+        let blend = layouts.join("key/a/shot.blend");
+        assert_eq!(set(&blend, &layouts, &home).unwrap(), blend);
+        assert_eq!(fs::read_dir(&home).unwrap().count(), 0);
+        let elsewhere = Path::new("/elsewhere/shot.blend");
+        assert_eq!(set(elsewhere, &layouts, &home).unwrap(), elsewhere);
+    }
+
+    #[test]
+    fn what_blender_writes_goes_into_copies_of_its_own_and_nothing_else_is_copied() {
+        let files = ["a/shot.blend", "a/bake/meta/1.json", "a/bake/blobs/1.blob", "b/c.png"];
+        let (_folder, layouts, home) = layout(&files);
+        let staged = set(&layouts.join("key/a/shot.blend"), &layouts, &home).unwrap();
+        assert_eq!(staged, home.join("layouts/key/a/shot.blend"));
+        let root = home.join("layouts/key");
+        for file in files {
+            assert_eq!(fs::read_to_string(root.join(file)).unwrap(), file);
+        }
+        assert!(fs::symlink_metadata(root.join("b")).unwrap().is_symlink());
+        assert!(fs::symlink_metadata(root.join("a/bake/blobs")).unwrap().is_symlink());
+        let meta = root.join("a/bake/meta/1.json");
+        fs::File::options().read(true).write(true).open(&meta).unwrap();
+        fs::write(&meta, "changed").unwrap();
+        fs::write(root.join("a/bake/meta/new"), "new").unwrap();
+        let kept = layouts.join("key/a/bake/meta");
+        assert_eq!(fs::read_to_string(kept.join("1.json")).unwrap(), "a/bake/meta/1.json");
+        assert_eq!(fs::read_dir(kept).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_stand_in_goes_when_its_blender_turns_to_another_project() {
+        let (_folder, layouts, home) = layout(&["shot.blend", "x.osl"]);
+        set(&layouts.join("key/shot.blend"), &layouts, &home).unwrap();
+        assert!(home.join("layouts/key/x.osl").exists());
+        let other = layouts.join("other/shot.blend");
+        fs::create_dir_all(layouts.join("other")).unwrap();
+        fs::write(&other, "").unwrap();
+        assert_eq!(set(&other, &layouts, &home).unwrap(), other);
+        assert!(!home.join("layouts").exists());
+        assert!(layouts.join("key/x.osl").exists());
+    }
+}
