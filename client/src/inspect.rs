@@ -11,7 +11,7 @@ use crate::{
         admission,
         collection::{Collection, Entry},
         layout::Layout,
-        notes,
+        notes, order,
         stored::StoredAs,
     },
     spec::JobSpec,
@@ -193,7 +193,10 @@ fn inspect_blocking(file: &Path) -> Result<Inspection, Error> {
     }
     let can_be_rendered = problems.is_empty();
     let layout = layout.ok();
-    let spec = JobSpec::animation(file);
+    let mut spec = JobSpec::animation(file);
+    spec.settings.in_order = (scene.as_ref().ok())
+        .and_then(|scene| admission::own_frames(scene).ok())
+        .is_some_and(|frames| order::in_order(&spec, &frames, &order::unbaked(&collection)));
     let mut remarks =
         notes::notes(&collection, layout.as_ref(), scene.as_ref().ok().copied(), &spec);
     remarks.extend(hints(blend));

@@ -45,6 +45,8 @@ pub struct JobSpec {
     pub(crate) strict: bool,
     pub(crate) movie: Option<proto::MovieFormat>,
     pub(crate) follow_links: bool,
+    /// `None`: as the .blend needs it.
+    pub(crate) in_order: Option<bool>,
     pub(crate) limits: proto::TimeLimits,
 }
 
@@ -62,6 +64,7 @@ impl JobSpec {
             strict: false,
             movie: None,
             follow_links: false,
+            in_order: None,
             limits: proto::TimeLimits::default(),
         }
     }
@@ -185,6 +188,23 @@ impl JobSpec {
     #[must_use]
     pub fn blender(mut self, version: impl Into<String>) -> Self {
         self.settings.blender = version.into();
+        self
+    }
+
+    /// Whether every batch is drawn by a Blender that was started for it. EEVEE's first frame in a process differs
+    /// slightly from its later ones, so frames are equal to the bit only among those that come first.
+    #[must_use]
+    pub fn cold(mut self, cold: bool) -> Self {
+        self.settings.cold = cold;
+        self
+    }
+
+    /// Whether one node at a time draws the frames in ascending order, as a simulation that is not baked needs it.
+    /// Without this call, frames are drawn in order where the .blend has such a simulation and the job has more than
+    /// one frame.
+    #[must_use]
+    pub fn in_order(mut self, in_order: bool) -> Self {
+        self.in_order = Some(in_order);
         self
     }
 

@@ -239,6 +239,18 @@ fn facts(job: &proto::Job) -> Vec<(&'static str, String)> {
             "scripts",
             if settings.run_scripts { "the file's own are run".into() } else { String::new() },
         ),
+        (
+            "order",
+            if settings.in_order {
+                "one node draws the frames in order".into()
+            } else {
+                String::new()
+            },
+        ),
+        (
+            "start",
+            if settings.cold { "a fresh Blender for each batch".into() } else { String::new() },
+        ),
         ("strict", if spec.strict { "a warning fails its frame".into() } else { String::new() }),
         ("blender", settings.blender),
         ("limits", limits(&spec.limits.unwrap_or_default())),

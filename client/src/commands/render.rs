@@ -134,6 +134,19 @@ struct Placing {
     /// Version of Blender, like 4.5 [default: any that is not older than the file]
     #[arg(long, env = "FRAMECREW_BLENDER", value_name = "VERSION")]
     blender: Option<String>,
+    /// Whether one node draws the frames in ascending order; auto: where a simulation is not baked, so that frames
+    /// equal those that one Blender draws in sequence
+    #[arg(
+        long,
+        env = "FRAMECREW_IN_ORDER",
+        ignore_case = true,
+        default_value = "auto",
+        value_name = "WHETHER"
+    )]
+    in_order: InOrder,
+    /// Start a Blender for each batch: the first frame that EEVEE draws in a process differs slightly from later ones
+    #[arg(long, env = "FRAMECREW_COLD", value_parser = FalseyValueParser::new())]
+    cold: bool,
 }
 
 #[derive(Debug, Args)]
@@ -194,6 +207,13 @@ enum Depth {
     Bits16,
     #[value(name = "32")]
     Bits32,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum InOrder {
+    Auto,
+    On,
+    Off,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -341,6 +361,7 @@ impl Render {
         let mut spec = JobSpec::animation(&self.file)
             .priority(placing.priority)
             .run_scripts(trust.run_scripts)
+            .cold(placing.cold)
             .strict(trust.strict)
             .follow_links(trust.follow_links);
         if let Some(frames) = &self.frames {
@@ -391,6 +412,11 @@ impl Render {
         if let Some(switch) = settings.denoise {
             spec = spec.denoise(matches!(switch, Switch::On));
         }
+        spec = match placing.in_order {
+            InOrder::Auto => spec,
+            InOrder::On => spec.in_order(true),
+            InOrder::Off => spec.in_order(false),
+        };
         if let Some(name) = &placing.name {
             spec = spec.name(name);
         }

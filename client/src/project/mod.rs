@@ -2,8 +2,8 @@
 //!
 //! `stored` knows where Blender looks for a path, `files` what is there, `media` what of it may leave this
 //! machine; `collection` goes from the .blend to its libraries and theirs; `layout` gives each file its place and
-//! each path its new text; `admission` and `notes` say what stands in the way and what should be known; `content`
-//! hashes and sends, and `digests` remembers.
+//! each path its new text; `admission` and `notes` say what stands in the way and what should be known, `order`
+//! whether one node draws the frames; `content` hashes and sends, and `digests` remembers.
 
 pub(crate) mod admission;
 pub(crate) mod collection;
@@ -13,6 +13,7 @@ pub(crate) mod files;
 pub(crate) mod layout;
 mod media;
 pub(crate) mod notes;
+pub(crate) mod order;
 pub(crate) mod stored;
 
 use framecrew_blend::BlenderVersion;
@@ -51,7 +52,7 @@ impl Project {
         }
     }
 
-    fn open_blocking(spec: JobSpec) -> Result<Self, Error> {
+    fn open_blocking(mut spec: JobSpec) -> Result<Self, Error> {
         spec.frames.clone().transpose()?;
         spec.check_limits()?;
         let file = spec.file.clone();
@@ -69,11 +70,16 @@ impl Project {
         {
             return Err(fault(&file, format!("is not rendered, for --strict: {missing}")));
         }
+        let unbaked = order::unbaked(&collection);
+        if let Some(message) = order::fault(&spec, &frames, &unbaked) {
+            return Err(fault(&file, message));
+        }
         let layout = Layout::of(&collection, spec.follow_links)?;
         let scene = admission::scene(blend, &spec.settings.scene);
         let scene = scene.map_err(|message| fault(&file, message))?;
+        spec.settings.in_order = order::in_order(&spec, &frames, &unbaked);
         let notes = notes::notes(&collection, Some(&layout), Some(scene), &spec);
-        let unbaked = collection.unbaked().next().is_some();
+        let unbaked = !unbaked.is_empty();
         let job = proto::JobSpec {
             name: spec.display_name(),
             project: None,

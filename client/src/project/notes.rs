@@ -9,6 +9,7 @@ use super::{
     collection::{Collection, Entry},
     files::Absence,
     layout::Layout,
+    order,
 };
 use crate::{spec::JobSpec, view::words};
 
@@ -26,7 +27,8 @@ pub(crate) fn notes(
     let mut notes = Vec::new();
     notes.extend(missing(collection));
     notes.extend(layout.and_then(|layout| outside(collection, layout)));
-    notes.extend(hazards(collection, spec.settings.run_scripts));
+    notes.extend(scripts(collection).filter(|_| !spec.settings.run_scripts));
+    notes.extend(simulations(collection, spec.settings.in_order));
     if spec.settings.engine == 0 {
         let saved_by = collection.main().survey.file.version;
         notes.extend(scene.and_then(|scene| engine_replaced(saved_by, scene)));
@@ -88,28 +90,19 @@ fn outside(collection: &Collection, layout: &Layout) -> Option<String> {
     (!folders.is_empty()).then(|| list(&text, folders.into_iter().collect()))
 }
 
-fn hazards(collection: &Collection, scripts_run: bool) -> Vec<String> {
-    let all: Vec<&Hazard> =
-        collection.blends.iter().flat_map(|blend| &blend.survey.hazards).collect();
-    let (unbaked, scripts): (Vec<_>, Vec<_>) =
-        all.into_iter().partition(|hazard| matches!(hazard, Hazard::UnbakedSimulation { .. }));
-    let mut notes = Vec::new();
-    let lines = |hazards: Vec<&Hazard>| {
-        hazards
-            .into_iter()
-            .map(|hazard| words::printable(&hazard.to_string()).to_string())
-            .collect()
-    };
-    if !scripts.is_empty() && !scripts_run {
-        notes.push(list(
-            "the file has Python, which does not run without --run-scripts",
-            lines(scripts),
-        ));
-    }
-    if !unbaked.is_empty() {
-        notes.push(list("a simulation is not baked", lines(unbaked)));
-    }
-    notes
+fn scripts(collection: &Collection) -> Option<String> {
+    let hazards = collection.blends.iter().flat_map(|blend| &blend.survey.hazards);
+    let scripts = hazards.filter(|hazard| !matches!(hazard, Hazard::UnbakedSimulation { .. }));
+    let lines: Vec<_> =
+        scripts.map(|hazard| words::printable(&hazard.to_string()).to_string()).collect();
+    let text = "the file has Python, which does not run without --run-scripts";
+    (!lines.is_empty()).then(|| list(text, lines))
+}
+
+fn simulations(collection: &Collection, in_order: bool) -> Option<String> {
+    let unbaked = order::unbaked(collection);
+    let text = if in_order { order::IN_ORDER } else { order::APART };
+    (!unbaked.is_empty()).then(|| list(text, unbaked))
 }
 
 /// A sentence with what it is about below it.

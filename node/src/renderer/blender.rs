@@ -134,12 +134,14 @@ fn best<'a, T>(
 pub(crate) struct Seat {
     blenders: Arc<Blenders>,
     worker: Option<Worker>,
+    /// Whether the batch wants a Blender of its own: none that drew before, and none that draws after it.
+    cold: bool,
     log_tail: Vec<String>,
 }
 
 impl Seat {
     pub(crate) fn new(blenders: Arc<Blenders>) -> Self {
-        Self { blenders, worker: None, log_tail: Vec::new() }
+        Self { blenders, worker: None, cold: false, log_tail: Vec::new() }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -157,10 +159,9 @@ impl Seat {
         idle.retain_mut(|worker| !worker.has_died());
         let wanted = self.blenders.choose(scene.file_version, &scene.settings.blender)?;
         // What the file's own Python may see is settled when the process starts.
+        let needs_own = scene.settings.run_scripts || scene.settings.cold;
         let right = |worker: &Worker| {
-            !scene.settings.run_scripts
-                && worker.blender().path == wanted.path
-                && worker.is_set_up_for(scene)
+            !needs_own && worker.blender().path == wanted.path && worker.is_set_up_for(scene)
         };
         let best = idle
             .iter()
@@ -176,8 +177,10 @@ impl Seat {
         }
     }
 
-    pub(crate) fn sit(&mut self, worker: Option<Worker>) {
+    /// Takes a Blender in for a scene; `None`: one is started for its first frame.
+    pub(crate) fn sit(&mut self, worker: Option<Worker>, scene: &Scene) {
         self.worker = worker;
+        self.cold = scene.settings.cold;
     }
 
     /// Fetches a Blender for a scene, when none that is here is right and one that is can be had.
@@ -264,10 +267,11 @@ impl Seat {
         }
     }
 
-    /// The process, if it waits for its next frame and nothing of this batch is left in it that others must
-    /// not meet.
+    /// The process, if it waits for its next frame, the batch did not ask for one of its own, and nothing of the
+    /// batch is left in it that others must not meet.
     pub(crate) fn take_well(&mut self) -> Option<Worker> {
-        self.worker.take().filter(|worker| worker.is_waiting() && !worker.runs_scripts())
+        let is_reusable = |worker: &Worker| worker.is_waiting() && !worker.runs_scripts();
+        self.worker.take().filter(|worker| !self.cold && is_reusable(worker))
     }
 }
 
@@ -314,6 +318,27 @@ mod tests {
         let seat = Seat::new(Arc::new(Blenders::new(vec![dies], None, 1, place)));
         assert!(seat.choose(&mut idle, &scene()).unwrap().is_none());
         assert!(idle.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_cold_batch_takes_no_blender_that_drew_before_and_leaves_none_behind() {
+        use crate::renderer::process::tests::{impostor, scene};
+        let folder = tempfile::tempdir().unwrap();
+        let waits = impostor(folder.path(), "cat >/dev/null");
+        let place = workplace(folder.path());
+        let start = async || Worker::start(waits.clone(), &place, &scene(), &mut |_| ()).await;
+        let mut seat =
+            Seat::new(Arc::new(Blenders::new(vec![waits.clone()], None, 2, place.clone())));
+        let mut cold = scene();
+        cold.settings.cold = true;
+        for (scene, reuses) in [(cold, false), (scene(), true)] {
+            let mut idle = vec![start().await.unwrap()];
+            let chosen = seat.choose(&mut idle, &scene).unwrap();
+            assert_eq!(chosen.is_some(), reuses, "what waited before the batch");
+            assert!(idle.is_empty(), "it has made room, or works");
+            seat.sit(Some(start().await.unwrap()), &scene);
+            assert_eq!(seat.take_well().is_some(), reuses, "what waits after the batch");
+        }
     }
 
     #[test]

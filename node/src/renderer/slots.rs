@@ -134,7 +134,7 @@ impl Slot {
             && seat.is_empty()
         {
             seat.provide(scene, &mut observe).await?;
-            seat.sit(seat.choose(&mut lock(&self.idle), scene)?);
+            seat.sit(seat.choose(&mut lock(&self.idle), scene)?, scene);
         }
         Ok(())
     }

@@ -1,0 +1,79 @@
+//! Whether a job's frames are drawn in order, because a simulation in them is not baked.
+
+use framecrew_blend::Hazard;
+
+use super::collection::Collection;
+use crate::{frames::FrameSet, spec::JobSpec, view::words};
+
+/// What a person is told first about simulations that are not baked, where one node draws the frames.
+pub(crate) const IN_ORDER: &str =
+    "a simulation is not baked: one node draws the frames in order; bake it to use all nodes";
+
+/// What a person is told first about them where frames are drawn apart.
+pub(crate) const APART: &str = "a simulation is not baked, so frames that are drawn apart do not fit together; bake it and save";
+
+/// The simulations that are not baked, as people name them.
+pub(crate) fn unbaked(collection: &Collection) -> Vec<String> {
+    let named = collection.unbaked().filter_map(|hazard| match hazard {
+        Hazard::UnbakedSimulation { owner, what } => {
+            Some(words::printable(&format!("the {what} of `{owner}`")).to_string())
+        }
+        _ => None,
+    });
+    named.collect()
+}
+
+/// Whether one node draws the frames in order. One frame has nothing before it, as in Blender.
+pub(crate) fn in_order(spec: &JobSpec, frames: &FrameSet, unbaked: &[String]) -> bool {
+    spec.in_order.unwrap_or(!unbaked.is_empty() && frames.count() > 1)
+}
+
+/// Why a strict job is refused: nobody chose that one node is to draw all frames.
+pub(crate) fn fault(spec: &JobSpec, frames: &FrameSet, unbaked: &[String]) -> Option<String> {
+    let undecided = spec.strict && spec.in_order.is_none() && in_order(spec, frames, unbaked);
+    undecided.then(|| {
+        format!(
+            "is not rendered, for --strict: {} {} not baked; bake it and save, or choose --in-order on to have one \
+             node draw all frames in order",
+            unbaked.iter().take(2).cloned().collect::<Vec<_>>().join(" and "),
+            if unbaked.len() > 1 { "are" } else { "is" },
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    fn decided(choice: Option<bool>, frames: &str, unbaked: &[String]) -> (bool, bool) {
+        let mut spec = JobSpec::animation("a.blend").strict(true);
+        spec.in_order = choice;
+        let frames = frames.parse().unwrap();
+        (in_order(&spec, &frames, unbaked), fault(&spec, &frames, unbaked).is_some())
+    }
+
+    #[test]
+    fn frames_are_drawn_in_order_where_a_simulation_is_not_baked_or_where_that_is_chosen() {
+        let cloth = ["the cloth of `Flag`".to_owned()];
+        assert_eq!(decided(None, "1-9", &cloth), (true, true), "strict jobs want a choice");
+        assert_eq!(decided(None, "5", &cloth), (false, false), "one frame has none before it");
+        assert_eq!(decided(None, "1-9", &[]), (false, false));
+        assert_eq!(decided(Some(true), "1-9", &cloth), (true, false));
+        assert_eq!(decided(Some(true), "1-9", &[]), (true, false));
+        assert_eq!(decided(Some(false), "1-9", &cloth), (false, false));
+    }
+
+    #[test]
+    fn a_refusal_names_the_simulations_and_what_to_do() {
+        let spec = JobSpec::animation("a.blend").strict(true);
+        let unbaked = ["the cloth of `Flag`".to_owned(), "the fluid of `Tank`".to_owned()];
+        let text = fault(&spec, &"1-2".parse().unwrap(), &unbaked).unwrap();
+        assert!(
+            text.contains("the cloth of `Flag` and the fluid of `Tank` are not baked"),
+            "{text}"
+        );
+        assert!(text.contains("--in-order on"), "{text}");
+    }
+}
