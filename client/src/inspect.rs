@@ -28,7 +28,7 @@ const KNOWN_VERSION: (u16, u16) = (5, 2);
 pub struct Inspection {
     /// The .blend, as it was named.
     pub file: String,
-    /// Version of the Blender that saved it, like `4.5`; no older one can open it.
+    /// Version of the Blender that saved it, like `4.5`; an older one may lose some of it.
     pub version: String,
     /// `none`, `gzip` or `zstd`.
     pub compression: &'static str,

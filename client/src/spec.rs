@@ -184,7 +184,8 @@ impl JobSpec {
         self
     }
 
-    /// Version of Blender to use, like `4.5`; without it, any that is not older than the file.
+    /// Version of Blender to use, like `4.5`; without it, any that is not older than the file. An older one that is
+    /// asked for draws the file, but may lose some of it.
     #[must_use]
     pub fn blender(mut self, version: impl Into<String>) -> Self {
         self.settings.blender = version.into();

@@ -84,3 +84,27 @@ fn a_format_that_cannot_be_kept_is_refused_with_the_flag_that_changes_it() {
         assert!(!is_sent && said.contains("for --strict: File Output nodes write DPX"), "{said}");
     }
 }
+
+#[test]
+fn a_blender_older_than_the_file_is_a_choice_of_which_the_risk_is_said() {
+    let shot = needs();
+    let of = |file: &str, wanted: &str, flags: &[&str]| {
+        let scene = ["--scene", "Seen", "--blender", wanted];
+        render(&shot, file, &[&scene[..], flags].concat())
+    };
+    let (is_sent, said) = of("needs-4.5.blend", "4.2.1", &["--strict"]);
+    let words = "saved by Blender 4.5; 4.2, which --blender asks for, may lose";
+    assert!(is_sent && said.contains(words), "{said}");
+    let (is_sent, said) = of("needs-4.5.blend", "3.4", &[]);
+    assert!(is_sent && said.contains("is known to crash on such files"), "{said}");
+    let (is_sent, said) = of("needs-5.0.blend", "4.5", &[]);
+    assert!(is_sent && said.contains("may lose"), "{said}");
+    let (is_sent, said) = of("needs-5.0.blend", "4.2", &[]);
+    assert!(!is_sent && said.contains("no Blender before 4.5 can read"), "{said}");
+    for (file, wanted) in [("needs-3.4.blend", "3.4.1"), ("needs-3.4.blend", "4.5")] {
+        let (is_sent, said) = of(file, wanted, &[]);
+        assert!(is_sent && !said.contains("saved by"), "{said}");
+    }
+    let (is_sent, said) = of("needs-3.4.blend", "latest", &[]);
+    assert!(!is_sent && said.contains("--blender") && said.contains("like 4.5"), "{said}");
+}

@@ -399,6 +399,13 @@ impl BlenderVersion {
         (self.major, self.minor) >= (file.major, file.minor)
     }
 
+    /// Whether it can read the form of a file saved by `file` at all: that changed with Blender 5.0, and 4.5 was made
+    /// to know it.
+    #[must_use]
+    pub fn reads(&self, file: Self) -> bool {
+        file.major < 5 || (self.major, self.minor) >= (4, 5)
+    }
+
     /// Whether this is the version `wanted`: equal as far as that one says.
     #[must_use]
     pub fn is(&self, wanted: Self) -> bool {
@@ -436,7 +443,7 @@ impl std::str::FromStr for BlenderVersion {
 /// What a job asks of a node.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Requirements {
-    /// Version that saved the file: no older Blender can open it.
+    /// Version that saved the file: an older Blender may lose some of it, so it draws the file only if asked for.
     pub file_version: BlenderVersion,
     /// Version asked for.
     pub blender: Option<BlenderVersion>,
@@ -528,10 +535,11 @@ impl NodeDescription {
             && self.blenders.iter().filter(|have| have.unusable.is_empty()).any(|have| {
                 match have.version {
                     None => true,
-                    Some(version) => {
-                        version.opens(*file_version)
-                            && blender.is_none_or(|wanted| version.is(wanted))
-                    }
+                    Some(version) => match blender {
+                        // Asked for, it may be older than the file.
+                        Some(wanted) => version.is(*wanted) && version.reads(*file_version),
+                        None => version.opens(*file_version),
+                    },
                 }
             })
     }

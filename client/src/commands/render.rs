@@ -131,8 +131,9 @@ struct Placing {
     /// Render only on nodes with this tag; may be repeated
     #[arg(long = "tag", env = "FRAMECREW_JOB_TAGS", value_delimiter = ',', value_name = "TAG")]
     tags: Vec<String>,
-    /// Version of Blender, like 4.5 [default: any that is not older than the file]
-    #[arg(long, env = "FRAMECREW_BLENDER", value_name = "VERSION")]
+    /// Version of Blender, like 4.5; one that is older than the file may lose some of it [default: any that is not
+    /// older]
+    #[arg(long, env = "FRAMECREW_BLENDER", value_parser = blender_version, value_name = "VERSION")]
     blender: Option<String>,
     /// Whether one node draws the frames in ascending order; auto: where a simulation is not baked, so that frames
     /// equal those that one Blender draws in sequence
@@ -222,6 +223,14 @@ enum Switch {
     Off,
 }
 
+/// Reads a version as the cluster takes it.
+fn blender_version(text: &str) -> Result<String, &'static str> {
+    let text = text.trim();
+    let are_numbers = text.split('.').all(|part| part.parse::<u16>().is_ok());
+    let is_version = are_numbers && matches!(text.split('.').count(), 2 | 3);
+    is_version.then(|| text.to_owned()).ok_or("write a version like 4.5 or 4.5.15")
+}
+
 impl Render {
     pub(crate) async fn run(self, global: &Global) -> Result<Exit, Failure> {
         // What can go wrong here is found out before anything is made there.
@@ -300,7 +309,7 @@ impl Render {
         let plan = Plan {
             nodes,
             renderer: &self.local.renderer,
-            needs: project.saved_by(),
+            needs: project.needs(),
             data: scratch.path().into(),
             listen: (std::net::Ipv4Addr::LOCALHOST, 0).into(),
             // They are this person's own scripts, on the person's own machine.

@@ -211,6 +211,6 @@ fn find_or_provision(needs: BlenderVersion) -> Result<Vec<FoundBlender>, Failure
         return Ok(found);
     }
     Err(Failure::usage(format!(
-        "no Blender here starts and can open what Blender {needs} saved; `framecrew doctor` may know why"
+        "no Blender here starts that is {needs} or newer; `framecrew doctor` may know why"
     )))
 }

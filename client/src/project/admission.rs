@@ -24,6 +24,13 @@ const ENGINES_OF_OLD: [(&str, &str); 2] =
 const NOT_KEPT: [(&str, &str); 4] =
     [("DPX", "DPX"), ("CINEON", "Cineon"), ("JPEG2000", "JPEG 2000"), ("IRIS", "Iris")];
 
+/// The first Blender that reads files of 5.0, whose form is another.
+const READS_FORM_OF_5: BlenderVersion = BlenderVersion { major: 4, minor: 5 };
+
+/// The first Blender that was made to survive files of 4.0: 3.4.1 was seen to end with a segmentation fault on those of
+/// 4.0 and of 4.5.
+const SURVIVES_FILES_OF_4: BlenderVersion = BlenderVersion { major: 3, minor: 6 };
+
 /// The scene to render, which must exist whether or not its range is used.
 pub(crate) fn scene<'a>(blend: &'a BlendFile, wanted: &str) -> Result<&'a Scene, String> {
     let found = match wanted {
@@ -79,6 +86,36 @@ pub(crate) fn engine_fault(saved_by: BlenderVersion, scene: &Scene) -> Option<St
         "is to be drawn by {what}; choose another with --engine cycles, --engine eevee or --engine workbench, and \
          expect its materials to look different"
     ))
+}
+
+/// Why the Blender asked for, of which only these two numbers count, cannot read the file at all.
+fn blender_fault(saved_by: BlenderVersion, wanted: BlenderVersion) -> Option<String> {
+    (saved_by.major >= 5 && wanted < READS_FORM_OF_5).then(|| {
+        format!(
+            "was saved by Blender {saved_by}, whose files no Blender before {READS_FORM_OF_5} can read; --blender \
+             {wanted} cannot draw it, --blender {READS_FORM_OF_5} may"
+        )
+    })
+}
+
+/// What to expect of a Blender that was asked for and is older than the file. It was chosen, so that it is no fault.
+pub(crate) fn blender_older(saved_by: BlenderVersion, wanted: &str) -> Option<String> {
+    let wanted = asked_for(wanted).filter(|wanted| *wanted < saved_by)?;
+    let what = if saved_by.major >= 4 && wanted < SURVIVES_FILES_OF_4 {
+        "is known to crash on such files"
+    } else {
+        "may lose what only newer ones know"
+    };
+    Some(format!(
+        "the file was saved by Blender {saved_by}; {wanted}, which --blender asks for, {what}; without --blender one \
+         that is not older draws it"
+    ))
+}
+
+/// Of `4.5` or `4.5.15` what tells one form of files from another; nothing of a text that is none of these.
+pub(crate) fn asked_for(blender: &str) -> Option<BlenderVersion> {
+    let mut parts = blender.split('.').map(|part| part.parse().ok());
+    Some(BlenderVersion { major: parts.next()??, minor: parts.next()?? })
 }
 
 /// Why there is nothing to see in the scene through the camera `wanted`; empty: through its own.
@@ -193,6 +230,11 @@ pub(crate) fn admit(blend: &BlendFile, spec: &JobSpec) -> Result<FrameSet, Strin
         && let Some(replaced) = engine_replaced(blend.version, scene)
     {
         return Err(format!("is not rendered, for --strict: {replaced}"));
+    }
+    if let Some(wanted) = asked_for(&settings.blender)
+        && let Some(fault) = blender_fault(blend.version, wanted)
+    {
+        return Err(fault);
     }
     if let Some(fault) = camera_fault(scene, &settings.camera) {
         return Err(fault);

@@ -113,10 +113,18 @@ impl Project {
         self.layout.size_bytes()
     }
 
-    /// The Blender that saved the .blend; no older one can open it.
+    /// The Blender that saved the .blend. An older one may lose some of it.
     #[must_use]
     pub fn saved_by(&self) -> BlenderVersion {
         self.saved_by
+    }
+
+    /// The oldest Blender that may draw it: the one that was asked for, or else the one that saved it.
+    #[must_use]
+    pub fn needs(&self) -> BlenderVersion {
+        let settings = self.spec.settings.as_ref();
+        let wanted = settings.and_then(|settings| admission::asked_for(&settings.blender));
+        wanted.unwrap_or(self.saved_by)
     }
 
     /// The job as it is submitted, but for the project: the hashes of its files are made when it is.

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, path::Path};
 use framecrew_blend::{Hazard, ReferenceKind, Scene};
 
 use super::{
-    admission::{engine_replaced, extra_formats_replaced},
+    admission::{blender_older, engine_replaced, extra_formats_replaced},
     collection::{Collection, Entry},
     files::Absence,
     layout::Layout,
@@ -33,6 +33,7 @@ pub(crate) fn notes(
         let saved_by = collection.main().survey.file.version;
         notes.extend(scene.and_then(|scene| engine_replaced(saved_by, scene)));
     }
+    notes.extend(blender_older(collection.main().survey.file.version, &spec.settings.blender));
     notes.extend(scene.and_then(extra_formats_replaced));
     let is_movie = scene.is_some_and(|scene| scene.format_is_movie);
     if is_movie && spec.movie.is_none() && spec.settings.format == 0 {

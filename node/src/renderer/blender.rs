@@ -57,7 +57,8 @@ impl Blenders {
 
     /// The Blender for a file: of those that the job allows, and that are not older than the file, the series
     /// closest to the file's, because a newer one may draw the scene differently from what its author saw; of
-    /// that series the latest patch. For a file of unknown version the newest.
+    /// that series the latest patch. For a file of unknown version the newest. An older one, which may lose some of
+    /// the file, only where the job asks for it and no other fits.
     fn choose(&self, file: Option<Version>, wanted: &str) -> Result<FoundBlender, RenderError> {
         let found = self.found();
         if let Some(best) = best(&found, |blender| blender.version, file, wanted) {
@@ -117,16 +118,15 @@ fn best<'a, T>(
     file: Option<Version>,
     wanted: &str,
 ) -> Option<&'a T> {
-    let mut allowed = of.iter().filter(|blender| {
-        let version = version(blender);
-        (wanted.is_empty() || matches_prefix(version, wanted))
-            && file.is_none_or(|file| version.series() >= file.series())
-    });
-    match file {
-        // Newest first: the first of those with the lowest series is the latest patch.
-        Some(_) => allowed.min_by_key(|blender| version(blender).series()),
-        None => allowed.next(),
-    }
+    let wanted_one = |blender: &&T| wanted.is_empty() || matches_prefix(version(blender), wanted);
+    let mut allowed = of.iter().filter(wanted_one);
+    let Some(file) = file else { return allowed.next() };
+    let series = |blender: &T| version(blender).series();
+    // Newest first: the first of those with the lowest series is the latest patch.
+    let not_older = allowed.clone().filter(|blender| series(blender) >= file.series());
+    not_older
+        .min_by_key(|blender| series(blender))
+        .or_else(|| allowed.next().filter(|_| !wanted.is_empty()))
 }
 
 /// A slot's place for a Blender.
@@ -359,9 +359,12 @@ mod tests {
     }
 
     #[test]
-    fn a_blender_older_than_the_file_never_opens_it() {
+    fn a_blender_older_than_the_file_opens_it_only_when_asked_for() {
         assert_eq!(chosen(&["3.4.1"], "4.5", ""), None);
-        assert_eq!(chosen(&["3.4.1", "5.0.1"], "4.5", "3.4"), None);
+        assert_eq!(chosen(&["3.4.1", "5.0.1"], "4.5", "3.4").unwrap(), "3.4.1");
+        assert_eq!(chosen(&["3.4.1", "3.6.2", "3.6.9"], "3.6", "3").unwrap(), "3.6.9");
+        assert_eq!(chosen(&["3.3.1", "3.4.1"], "3.6", "3").unwrap(), "3.4.1");
         assert_eq!(chosen(&[], "3.4", ""), None);
+        assert_eq!(chosen(&["3.4.1"], "3.6", "3.6"), None);
     }
 }

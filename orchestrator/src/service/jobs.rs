@@ -180,10 +180,11 @@ impl OrchestratorService {
     /// Refuses what no node can render; where there is no node yet, the job waits for one.
     fn check_renderable(&self, requirements: &Requirements) -> Result<(), Status> {
         if let Some(wanted) = requirements.blender
-            && !wanted.opens(requirements.file_version)
+            && !wanted.reads(requirements.file_version)
         {
             let message = format!(
-                "is {wanted}, which cannot open a file saved by Blender {}: ask for that or a newer one",
+                "is {wanted}, but the file was saved by Blender {}, whose files none before 4.5 can read: ask for 4.5 or \
+                 a newer one",
                 requirements.file_version
             );
             return Err(invalid("spec.settings.blender", message));
@@ -488,9 +489,9 @@ fn what_is_missing<'a>(
                  or start a node that has it or may fetch it (--provision)"
             ),
             None => format!(
-                "the file was saved by Blender {file_version}, which no older one opens, but the \
+                "the file was saved by Blender {file_version}, of which an older one may lose something, and the \
                  nodes{tagged} have {has}; start a node that has {file_version} or newer, or may fetch it \
-                 (--provision)"
+                 (--provision), or ask for an older one all the same (--blender)"
             ),
         };
     }

@@ -41,8 +41,9 @@ async fn a_file_that_no_node_can_open_is_refused_with_what_the_nodes_have() {
     assert_eq!(status.code(), Code::FailedPrecondition);
     assert_eq!(
         status.message(),
-        "the file was saved by Blender 4.5, which no older one opens, but the nodes have 3.4.1, 3.6.9; \
-         start a node that has 4.5 or newer, or may fetch it (--provision)"
+        "the file was saved by Blender 4.5, of which an older one may lose something, and the nodes have 3.4.1, 3.6.9; \
+         start a node that has 4.5 or newer, or may fetch it (--provision), or ask for an older one all the same \
+         (--blender)"
     );
 }
 
@@ -95,10 +96,15 @@ async fn a_version_asked_for_is_refused_where_nobody_has_it_or_it_is_too_old_for
     let orchestrator = Orchestrator::start(data.path()).await;
     let mut spec = newer(&orchestrator, 1).await;
     spec.settings = Some(RenderSettings { blender: "4.2".to_owned(), ..RenderSettings::default() });
+    let mut of_5 = spec.clone();
+    let file = &mut of_5.project.as_mut().unwrap().files[0];
+    let blend: &[u8] = b"BLENDER17-01v0500 and so on ENDB";
+    let digest = orchestrator.upload(blend).await;
+    (file.digest, file.size_bytes) = (digest.to_string(), blend.len() as u64);
     // No node would ever do, so none is waited for.
-    let status = refusal(&orchestrator, spec.clone()).await;
+    let status = refusal(&orchestrator, of_5).await;
     assert_eq!(status.code(), Code::InvalidArgument);
-    assert!(status.message().contains("cannot open a file saved by Blender 4.5"), "{status}");
+    assert!(status.message().contains("saved by Blender 5.0"), "{status}");
 
     let _node = ScriptedNode::join_as(&orchestrator, "a", description("4.5.15")).await;
     spec.settings.as_mut().unwrap().blender = "5.0".to_owned();
@@ -106,6 +112,20 @@ async fn a_version_asked_for_is_refused_where_nobody_has_it_or_it_is_too_old_for
     assert_eq!(status.code(), Code::FailedPrecondition);
     let words = "the job asks for Blender 5.0, but the nodes have 4.5.15";
     assert!(status.message().starts_with(words), "{status}");
+}
+
+#[tokio::test]
+async fn a_version_older_than_the_file_draws_it_when_asked_for() {
+    let data = tempdir().unwrap();
+    let orchestrator = Orchestrator::start(data.path()).await;
+    let mut newer_node = ScriptedNode::join_as(&orchestrator, "a", description("4.5.15")).await;
+    let mut older = ScriptedNode::join_as(&orchestrator, "b", description("4.2.3")).await;
+    let mut spec = newer(&orchestrator, 1).await;
+    spec.settings = Some(RenderSettings { blender: "4.2".to_owned(), ..RenderSettings::default() });
+    let job_id = orchestrator.submit(spec).await;
+    let (request, _batch) = older.batch().await;
+    assert_eq!((request.job_id, &*request.file_version), (job_id, "4.5"));
+    assert!(newer_node.was_asked_nothing());
 }
 
 #[tokio::test]
