@@ -167,7 +167,7 @@ pub async fn inspect(file: impl AsRef<Path>) -> Result<Inspection, Error> {
 }
 
 fn inspect_blocking(file: &Path) -> Result<Inspection, Error> {
-    let collection = Collection::of(file)?;
+    let collection = Collection::of(file, "")?;
     let blend = &collection.main().survey.file;
     let layout = Layout::of(&collection, false);
     let mut problems = Vec::new();

@@ -6,7 +6,9 @@ use std::{
     sync::Arc,
 };
 
-use framecrew_blend::{BlendError, Files, Hazard, Reference, ReferenceKind, Survey};
+use framecrew_blend::{
+    BlendError, BlockId, Drawn, Files, Hazard, Reference, ReferenceKind, Survey,
+};
 
 use super::{
     files::{self, Absence, Found},
@@ -59,8 +61,9 @@ pub(crate) struct Collection {
 }
 
 impl Collection {
-    /// Reads the .blend `file` and goes after all it refers to. Blocks.
-    pub(crate) fn of(file: &Path) -> Result<Self, Error> {
+    /// Reads the .blend `file`, of which `scene` is to be drawn (empty: the active one), and goes after all it refers
+    /// to. Blocks.
+    pub(crate) fn of(file: &Path, scene: &str) -> Result<Self, Error> {
         let path = std::path::absolute(file).map_err(|error| unreadable(file, error))?;
         let path = clean(&path);
         let survey = read(file)?;
@@ -78,7 +81,48 @@ impl Collection {
             gathering.follow(next)?;
             next += 1;
         }
-        Ok(gathering.collection)
+        let mut collection = gathering.collection;
+        collection.forget_undrawn(scene);
+        Ok(collection)
+    }
+
+    /// What is not drawn is not missed, and no hazard. All of it is sent all the same, where it is there.
+    fn forget_undrawn(&mut self, scene: &str) {
+        let Some(drawn) = self.drawn(scene) else { return };
+        for (blend, drawn) in self.blends.iter_mut().zip(&drawn) {
+            blend.survey.keep_hazards(drawn);
+        }
+        let is_there = |entry: &Entry| entry.found.absence.is_none();
+        self.entries.retain(|entry| is_there(entry) || !entry.reference.is_optional);
+        for entry in &mut self.entries {
+            let drawn = drawn.get(entry.wanted_by);
+            let is_drawn = drawn.is_some_and(|drawn| drawn.contains(entry.reference.block));
+            if !is_drawn && entry.found.is_missed() {
+                entry.found = Arc::new(entry.found.unmissed());
+            }
+        }
+    }
+
+    /// What is drawn of each .blend; none where there is no such scene.
+    fn drawn(&self, scene: &str) -> Option<Vec<Drawn>> {
+        let is_library = |entry: &&Entry| entry.reference.kind == ReferenceKind::Library;
+        let libraries: HashMap<(usize, BlockId), usize> = (self.entries.iter())
+            .filter(is_library)
+            .filter_map(|it| Some(((it.wanted_by, it.reference.block), it.library?)))
+            .collect();
+        let mut names: HashMap<usize, HashMap<&str, BlockId>> = HashMap::new();
+        let mut drawn = vec![Drawn::default(); self.blends.len()];
+        let mut next = vec![(0, self.main().survey.scene_block(scene)?)];
+        while let Some((blend, block)) = next.pop() {
+            let linked = self.blends[blend].survey.uses.draw(&mut drawn[blend], block);
+            for (library, name) in linked {
+                let Some(there) = libraries.get(&(blend, library)).copied() else { continue };
+                let names = names.entry(there);
+                let names = names.or_insert_with(|| self.blends[there].survey.uses.by_name());
+                next.extend(names.get(name).map(|block| (there, *block)));
+            }
+        }
+        Some(drawn)
     }
 
     /// The .blend itself.

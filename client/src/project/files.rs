@@ -50,6 +50,8 @@ pub(crate) enum Absence {
     Damaged(String),
     /// The system does not let it be read.
     Unreadable(String),
+    /// There is nothing, and nothing that is drawn needs it.
+    Unmissed,
 }
 
 impl fmt::Display for Absence {
@@ -63,6 +65,7 @@ impl fmt::Display for Absence {
             }
             Self::Damaged(reason) => f.write_str(reason),
             Self::Unreadable(reason) => write!(f, "unreadable ({reason})"),
+            Self::Unmissed => f.write_str("not there, and nothing that is drawn needs it"),
         }
     }
 }
@@ -81,6 +84,17 @@ pub(crate) struct Found {
 impl Found {
     fn none(absence: Absence) -> Self {
         Self { files: Vec::new(), missing: 1, absence: Some(absence) }
+    }
+
+    /// The same for something that is not drawn: what is not there is not missed.
+    pub(crate) fn unmissed(&self) -> Self {
+        let absence = self.absence.as_ref().map(|_| Absence::Unmissed);
+        Self { files: self.files.clone(), missing: 0, absence }
+    }
+
+    /// Whether something is not there that is drawn.
+    pub(crate) fn is_missed(&self) -> bool {
+        self.missing > 0 || self.absence.as_ref().is_some_and(|why| *why != Absence::Unmissed)
     }
 
     fn of(files: Vec<Needed>, missing: usize) -> Self {

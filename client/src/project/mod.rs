@@ -62,7 +62,7 @@ impl Project {
                 "names no file that every machine could have; name a .blend, in letters that are Unicode",
             ));
         }
-        let collection = Collection::of(&file)?;
+        let collection = Collection::of(&file, &spec.settings.scene)?;
         let blend = &collection.main().survey.file;
         let frames = admission::admit(blend, &spec).map_err(|message| fault(&file, message))?;
         if spec.strict

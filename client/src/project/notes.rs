@@ -50,7 +50,7 @@ pub(super) fn missing(collection: &Collection) -> Option<String> {
     let mut lines = BTreeSet::new();
     for entry in &collection.entries {
         let absence = entry.found.absence.as_ref().unwrap_or(&Absence::Missing);
-        if entry.found.missing > 0 || entry.found.absence.is_some() {
+        if entry.found.is_missed() {
             let line = format!("{}: {absence}", described(collection, entry));
             // Libraries first: most is lost with them.
             lines.insert((entry.reference.kind != ReferenceKind::Library, line));

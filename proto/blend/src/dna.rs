@@ -4,6 +4,16 @@ use std::{cell::RefCell, collections::HashMap};
 
 use crate::header::Layout;
 
+/// Pointers of a struct that are looked at: a scene of Blender 5.0, with all that is in it, has 120.
+const POINTERS_MAX: usize = 4_096;
+
+/// Members of a struct, and of those in it, that are looked at for pointers.
+const MEMBERS_MAX: usize = 100_000;
+
+/// Members that point to a data block without using it: where it was linked from, and what only the interface needs.
+const IDLE_MEMBERS: [(&str, &str); 5] =
+    [("ID", "lib"), ("ID", "newid"), ("ID", "orig_id"), ("Object", "iuser"), ("Image", "rr")];
+
 /// Members on the way from a struct to a value: more than any value that is read here is deep.
 const DEPTH_MAX: usize = 8;
 
@@ -18,6 +28,8 @@ pub(crate) struct Dna<'a> {
     structs: HashMap<&'a [u8], &'a [u8]>,
     /// For each struct, by name: its number, as the blocks' heads give it, and its size in bytes.
     numbers: HashMap<&'a [u8], (u32, usize)>,
+    /// The structs' names, by their numbers.
+    by_number: Vec<&'a [u8]>,
     /// What was looked for before: large files have many structs of a kind.
     known: RefCell<HashMap<(&'static str, &'static str), Option<Place>>>,
 }
@@ -48,14 +60,17 @@ impl<'a> Dna<'a> {
         let count = cursor.count()?;
         let mut structs = HashMap::new();
         let mut numbers = HashMap::new();
+        let mut by_number = Vec::new();
         for number in 0..count {
             let kind = cursor.short()?;
             let (name, len_bytes) = types.get(kind)?;
             let members = cursor.short()?;
             structs.insert(*name, cursor.slice(4 * members)?);
             numbers.entry(*name).or_insert((u32::try_from(number).ok()?, *len_bytes));
+            by_number.push(*name);
         }
-        Some(Self { layout, names, types, structs, numbers, known: RefCell::default() })
+        let known = RefCell::default();
+        Some(Self { layout, names, types, structs, numbers, by_number, known })
     }
 
     /// How numbers and addresses are written.
@@ -66,6 +81,80 @@ impl<'a> Dna<'a> {
     /// Which struct has this name, by the number that the blocks' heads give, and its size in bytes.
     pub(crate) fn number_of(&self, structure: &str) -> Option<(u32, usize)> {
         self.numbers.get(structure.as_bytes()).copied()
+    }
+
+    /// The name of the struct of this number.
+    pub(crate) fn name_of(&self, number: u32) -> Option<&'a [u8]> {
+        self.by_number.get(usize::try_from(number).ok()?).copied()
+    }
+
+    /// The size of a struct in bytes.
+    pub(crate) fn len_bytes_of(&self, structure: &[u8]) -> Option<usize> {
+        self.numbers.get(structure).map(|(_, len_bytes)| *len_bytes)
+    }
+
+    /// Where a struct may point to data blocks that it uses, in bytes after its beginning.
+    pub(crate) fn id_pointers(&self, structure: &[u8]) -> Vec<usize> {
+        let mut places = Vec::new();
+        let mut left = MEMBERS_MAX;
+        self.collect_id_pointers(structure, (0, 0), &mut left, &mut places);
+        places
+    }
+
+    fn collect_id_pointers(
+        &self,
+        structure: &[u8],
+        (base, depth): (usize, usize),
+        left: &mut usize,
+        places: &mut Vec<usize>,
+    ) {
+        let mut offset = base;
+        for pair in self.structs.get(structure).into_iter().flat_map(|them| them.chunks_exact(4)) {
+            let Some((kind, kind_bytes, name)) = self.member_of(pair) else { return };
+            let item_bytes = if name.is_address { self.layout.address_bytes() } else { kind_bytes };
+            let is_idle = IDLE_MEMBERS
+                .iter()
+                .any(|(of, member)| of.as_bytes() == structure && member.as_bytes() == name.word);
+            let is_followed = !name.is_address && depth < DEPTH_MAX && item_bytes > 0;
+            let items = if is_idle { 0 } else { name.items };
+            for item in 0..items.min(POINTERS_MAX) {
+                if places.len() >= POINTERS_MAX || *left == 0 {
+                    return;
+                }
+                *left -= 1;
+                let at = offset.saturating_add(item.saturating_mul(item_bytes));
+                if name.is_address && self.is_id(kind) {
+                    places.push(at);
+                } else if is_followed && self.structs.contains_key(kind) {
+                    let before = places.len();
+                    self.collect_id_pointers(kind, (at, depth + 1), left, places);
+                    if places.len() == before {
+                        break;
+                    }
+                } else {
+                    break;
+                }
+            }
+            let Some(len_bytes) = item_bytes.checked_mul(name.items) else { return };
+            let Some(next) = offset.checked_add(len_bytes) else { return };
+            offset = next;
+        }
+    }
+
+    /// Whether a pointer to this type may be one to a data block.
+    fn is_id(&self, kind: &[u8]) -> bool {
+        if matches!(kind, b"ID" | b"void") {
+            return true;
+        }
+        let first = self.structs.get(kind).and_then(|members| self.member_of(members.get(..4)?));
+        first.is_some_and(|(kind, _, name)| kind == b"ID" && !name.is_address)
+    }
+
+    /// Type, its size, and name of a member.
+    fn member_of(&self, pair: &[u8]) -> Option<(&'a [u8], usize, Name<'a>)> {
+        let number = |bytes| usize::try_from(self.layout.unsigned(bytes)).ok();
+        let (kind, kind_bytes) = *self.types.get(number(pair.get(..2)?)?)?;
+        Some((kind, kind_bytes, Name::parse(self.names.get(number(pair.get(2..4)?)?)?)))
     }
 
     /// Finds a value by its path of members, like `r.im_format.imtype`. None when this Blender had no such
@@ -93,9 +182,7 @@ impl<'a> Dna<'a> {
     fn member(&self, structure: &[u8], wanted: &[u8]) -> Option<(&'a [u8], Place)> {
         let mut offset: usize = 0;
         for pair in self.structs.get(structure)?.chunks_exact(4) {
-            let number = |bytes| usize::try_from(self.layout.unsigned(bytes)).ok();
-            let (kind, kind_bytes) = *self.types.get(number(&pair[..2])?)?;
-            let name = Name::parse(self.names.get(number(&pair[2..])?)?);
+            let (kind, kind_bytes, name) = self.member_of(pair)?;
             let item_bytes = if name.is_address { self.layout.address_bytes() } else { kind_bytes };
             let len_bytes = item_bytes.checked_mul(name.items)?;
             if name.word == wanted {

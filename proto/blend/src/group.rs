@@ -6,6 +6,7 @@ use crate::{
     BlendError,
     dna::{self, Dna},
     header::Block,
+    reach::{Pointers, read_uses},
     reference::Field,
     stream::Stream,
 };
@@ -40,7 +41,7 @@ const IDS: [([u8; 2], &str); 12] = [
 ];
 
 /// Structs that are kept, and of which data blocks only, if not of all.
-const WANTED: [(&str, Option<[u8; 2]>); 42] = [
+const WANTED: [(&str, Option<[u8; 2]>); 44] = [
     // Paths.
     ("ImageView", Some(*b"IM")),
     ("ImageTile", Some(*b"IM")),
@@ -80,6 +81,9 @@ const WANTED: [(&str, Option<[u8; 2]>); 42] = [
     ("NodeImageMultiFile", None),
     ("NodeImageMultiFileSocket", None),
     ("NodeCompositorFileOutputItem", None),
+    // What uses what.
+    ("bNodeLink", None),
+    ("IDOverrideLibrary", None),
     // Drivers.
     ("FCurve", None),
     ("ChannelDriver", None),
@@ -123,6 +127,8 @@ pub(crate) struct Group<'d> {
     by_address: HashMap<u64, usize>,
     /// Texts that were pointed to, and have not come by.
     awaited: HashSet<u64>,
+    /// Addresses of data blocks that it points to.
+    uses: HashSet<u64>,
     bytes: usize,
 }
 
@@ -141,12 +147,14 @@ impl<'d> Group<'d> {
     pub(crate) fn begin(
         dna: &'d Dna<'d>,
         code: [u8; 2],
+        pointers: &mut Pointers<'_>,
         block: &Block,
         stream: &mut Stream<'_>,
     ) -> Result<Self, BlendError> {
         let structure = IDS.iter().find(|(of, _)| *of == code).map_or("ID", |(_, name)| name);
         let at = stream.position();
         let bytes = stream.take(block.len_bytes, ID_BYTES_MAX)?;
+        let uses = pointers.uses(code, block.structure, &bytes).into_iter().collect();
         let mut group = Self {
             dna,
             code,
@@ -160,6 +168,7 @@ impl<'d> Group<'d> {
             data: Vec::new(),
             by_address: HashMap::new(),
             awaited: HashSet::new(),
+            uses,
             bytes: 0,
         };
         let texts = texts(&group.id());
@@ -171,13 +180,17 @@ impl<'d> Group<'d> {
     pub(crate) fn add(
         &mut self,
         wanted: &Wanted,
+        pointers: &mut Pointers<'_>,
         block: &Block,
         stream: &mut Stream<'_>,
     ) -> Result<(), BlendError> {
         let structure = match wanted.0.get(&block.structure) {
             Some((name, of)) if of.is_none_or(|of| of == self.code) => Some(*name),
             _ if self.awaited.contains(&block.address) => None,
-            _ => return stream.skip(block.len_bytes),
+            _ => {
+                self.uses.extend(read_uses(pointers, self.code, block, stream)?);
+                return Ok(());
+            }
         };
         let keep_bytes = if structure.is_some() { u64::MAX } else { TEXT_BYTES_MAX };
         if self.data.len() == GROUP_BLOCKS_MAX {
@@ -197,6 +210,9 @@ impl<'d> Group<'d> {
         self.bytes = bytes;
         let at = stream.position();
         let bytes = stream.take(block.len_bytes, keep_bytes)?;
+        if structure.is_some() {
+            self.uses.extend(pointers.uses(self.code, block.structure, &bytes));
+        }
         // A text that is longer than any path cannot be put back as it was.
         if structure.is_none() && bytes.len() as u64 != block.len_bytes {
             return Ok(());
@@ -220,6 +236,11 @@ impl<'d> Group<'d> {
             at: self.id.at,
             bytes: &self.id.bytes,
         }
+    }
+
+    /// Addresses of the data blocks that it points to; of its nodes, not those that they show.
+    pub(crate) fn uses(&self) -> impl Iterator<Item = &u64> {
+        self.uses.iter()
     }
 
     /// Its name, without the letters that tell the kind.

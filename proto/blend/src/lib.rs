@@ -20,6 +20,7 @@ mod hazard;
 mod header;
 mod needs;
 mod notes;
+mod reach;
 mod reference;
 mod rewrite;
 mod scene;
@@ -34,6 +35,7 @@ use std::{
 pub use error::BlendError;
 pub use hazard::Hazard;
 pub use needs::{Needs, SceneNeeds};
+pub use reach::{BlockId, Drawn, Uses};
 pub use reference::{Field, Files, Reference, ReferenceKind};
 pub use rewrite::{RewriteError, rewrite};
 pub use scene::{RenderView, Scene, ViewLayer};

@@ -7,6 +7,7 @@ use crate::{
     driver::needs_scripts,
     group::{Group, View},
     needs::Gathered,
+    reach::{BlockId, BlockList},
     reference::Field,
 };
 
@@ -65,6 +66,11 @@ pub(crate) struct Notes {
     pub(crate) scenes: Vec<(u64, Scene, SceneLinks)>,
     pub(crate) references: Vec<Reference>,
     pub(crate) hazards: Vec<Hazard>,
+    /// Of each hazard, the data block that it is about.
+    pub(crate) hazard_blocks: Vec<BlockId>,
+    pub(crate) blocks: BlockList,
+    /// The data block at hand.
+    block: BlockId,
     /// The names of cameras, and of what lies in libraries and may be one.
     cameras: HashMap<u64, Linked>,
     /// Particle settings by address: whether their particles fly, and whether they are hair.
@@ -73,7 +79,7 @@ pub(crate) struct Notes {
     particle_systems: Vec<ParticleSystem>,
     trees: HashMap<u64, Tree>,
     /// Modifiers that are not baked in the file: their owner, their tree.
-    node_modifiers: Vec<(String, u64)>,
+    node_modifiers: Vec<(BlockId, String, u64)>,
     libraries: Vec<Library>,
     pub(crate) needs: Gathered,
     links: usize,
@@ -90,6 +96,7 @@ struct Library {
 
 /// Addresses in a scene.
 pub(crate) struct SceneLinks {
+    pub(crate) block: BlockId,
     camera: Option<u64>,
     objects: Vec<u64>,
 }
@@ -107,6 +114,7 @@ enum Particles {
 }
 
 struct ParticleSystem {
+    block: BlockId,
     owner: String,
     settings: u64,
     has_hair_dynamics: bool,
@@ -127,6 +135,9 @@ impl Notes {
             scenes: Vec::new(),
             references: Vec::new(),
             hazards: Vec::new(),
+            hazard_blocks: Vec::new(),
+            blocks: BlockList::new(saved_by),
+            block: BlockId::FIRST,
             cameras: HashMap::new(),
             particles: HashMap::new(),
             particle_systems: Vec::new(),
@@ -141,6 +152,7 @@ impl Notes {
 
     /// Takes what one data block says.
     pub(crate) fn group(&mut self, group: &Group<'_>) -> Result<(), BlendError> {
+        self.block = self.blocks.take(group)?;
         match &group.code {
             b"SC" => self.scene(group)?,
             b"OB" => self.object(group)?,
@@ -184,10 +196,12 @@ impl Notes {
                 Particles::Hair if system.has_hair_dynamics => "hair simulation",
                 Particles::Hair | Particles::Still => continue,
             };
+            self.block = system.block;
             self.hazard(Hazard::UnbakedSimulation { owner: system.owner, what });
         }
         let simulating = self.simulating();
-        for (owner, tree) in std::mem::take(&mut self.node_modifiers) {
+        for (block, owner, tree) in std::mem::take(&mut self.node_modifiers) {
+            self.block = block;
             if simulating.contains(&tree) {
                 let what = "simulation of geometry nodes";
                 self.hazard(Hazard::UnbakedSimulation { owner, what });
@@ -205,6 +219,7 @@ impl Notes {
             group.all("Base").filter_map(|base| base.pointer("object")).collect();
         self.link(objects.len())?;
         let links = SceneLinks {
+            block: self.block,
             camera: group.id().pointer("camera"),
             objects: objects.into_iter().collect(),
         };
@@ -361,6 +376,7 @@ impl Notes {
             {
                 self.link(1)?;
                 self.particle_systems.push(ParticleSystem {
+                    block: self.block,
                     owner,
                     settings,
                     has_hair_dynamics: system.flag("flag", HAIR_DYNAMICS),
@@ -390,7 +406,7 @@ impl Notes {
                 && !is_packed
             {
                 self.link(1)?;
-                self.node_modifiers.push((owner, tree));
+                self.node_modifiers.push((self.block, owner, tree));
             }
         }
         Ok(())
@@ -648,13 +664,15 @@ impl Notes {
         if self.references.len() == REFERENCES_MAX {
             return Err(BlendError::TooMany { what: "paths", limit: REFERENCES_MAX });
         }
-        self.references.push(Reference { kind, owner, path, files, field });
+        let (block, is_optional) = (self.block, false);
+        self.references.push(Reference { kind, owner, path, files, field, block, is_optional });
         Ok(())
     }
 
     fn hazard(&mut self, hazard: Hazard) {
         if self.hazards.len() < HAZARDS_MAX {
             self.hazards.push(hazard);
+            self.hazard_blocks.push(self.block);
         }
     }
 

@@ -5,7 +5,7 @@ use std::{
     hash::{DefaultHasher, Hash as _, Hasher as _},
 };
 
-use crate::header::LengthPlace;
+use crate::{BlockId, header::LengthPlace};
 
 /// How long a path may be that is not stored in a field of fixed size, in bytes: as long as Blender's longest field
 /// for one.
@@ -24,6 +24,10 @@ pub struct Reference {
     pub files: Files,
     /// Where the path is stored.
     pub field: Field,
+    /// The data block that refers to it.
+    pub block: BlockId,
+    /// Whether a render does without it: it is of use if it is there, and not missed otherwise.
+    pub is_optional: bool,
 }
 
 /// What an external file is there for.

@@ -1,17 +1,20 @@
 //! Goes through a .blend and notes what it refers to.
 
 use std::{
+    collections::HashSet,
     fs::File,
     io::{Read, Seek},
     path::Path,
 };
 
 use crate::{
-    BlendError, BlendFile, DNA_BYTES_MAX, Hazard, Needs, Reference, UNCOMPRESSED_BYTES_MAX,
+    BlendError, BlendFile, BlockId, DNA_BYTES_MAX, Drawn, Hazard, Needs, Reference, Scene,
+    UNCOMPRESSED_BYTES_MAX, Uses,
     dna::Dna,
     group::{Group, Wanted},
     header::{Block, Header, Layout},
     notes::{DISK_CACHES, Notes},
+    reach::{DATA_BLOCKS_MAX, Pointers},
     stream::Stream,
 };
 
@@ -32,6 +35,36 @@ pub struct Survey {
     pub hazards: Vec<Hazard>,
     /// What it needs of the Blender that draws it.
     pub needs: Needs,
+    /// Of each hazard, the data block that it is about.
+    hazard_blocks: Vec<BlockId>,
+    /// What uses what.
+    pub uses: Uses,
+    /// Which data blocks its scenes are, in their order.
+    scene_blocks: Vec<BlockId>,
+}
+
+impl Survey {
+    /// The data block of a scene; empty: of the active one.
+    #[must_use]
+    pub fn scene_block(&self, name: &str) -> Option<BlockId> {
+        let is_it = |scene: &Scene| scene.name == name;
+        let place = match name {
+            "" => Some(self.file.active_scene),
+            _ => self.file.scenes.iter().position(is_it),
+        };
+        self.scene_blocks.get(place?).copied()
+    }
+
+    /// Forgets the hazards of what is not drawn. A script may run all the same.
+    pub fn keep_hazards(&mut self, drawn: &Drawn) {
+        let hazards = std::mem::take(&mut self.hazards);
+        let blocks = std::mem::take(&mut self.hazard_blocks);
+        let is_kept = |(hazard, block): &(Hazard, BlockId)| {
+            matches!(hazard, Hazard::RegisteredText { .. }) || drawn.contains(*block)
+        };
+        (self.hazards, self.hazard_blocks) =
+            hazards.into_iter().zip(blocks).filter(is_kept).unzip();
+    }
 }
 
 /// Reads the scenes and everything the file refers to outside itself. Goes through the file twice: the layout of
@@ -56,18 +89,19 @@ pub(crate) fn survey_limited(
     mut reader: impl Read + Seek,
     limit_bytes: u64,
 ) -> Result<Survey, BlendError> {
-    let dna = dna_bytes(Stream::open_seekable(&mut reader, limit_bytes)?)?;
+    let (dna, ids) = dna_and_ids(Stream::open_seekable(&mut reader, limit_bytes)?)?;
     let mut stream = Stream::open_seekable(&mut reader, limit_bytes)?;
     let Header { version, layout } = Header::read(&mut stream)?;
     let dna = Dna::parse(&dna, layout).ok_or(BlendError::Damaged("its DNA makes no sense"))?;
     let wanted = Wanted::new(&dna);
+    let mut pointers = Pointers::new(&dna, ids);
     let mut notes = Notes::new(version);
     let mut open = None;
     let mut group = None;
     each_block(&mut stream, layout, |block, stream| {
         if &block.code == b"DATA" {
             return match &mut group {
-                Some(group) => Group::add(group, &wanted, block, stream),
+                Some(group) => Group::add(group, &wanted, &mut pointers, block, stream),
                 None => stream.skip(block.len_bytes),
             };
         }
@@ -77,7 +111,7 @@ pub(crate) fn survey_limited(
         // Codes of two letters lie in the other half of the number where it was written big-endian.
         match block.code {
             [0, 0, a, b] | [a, b, 0, 0] => {
-                group = Some(Group::begin(&dna, [a, b], block, stream)?);
+                group = Some(Group::begin(&dna, [a, b], &mut pointers, block, stream)?);
                 Ok(())
             }
             [b'G', b'L', b'O', b'B'] => {
@@ -93,6 +127,7 @@ pub(crate) fn survey_limited(
     }
     notes.finish();
     let active = notes.scenes.iter().position(|(address, ..)| Some(*address) == open);
+    let scene_blocks = notes.scenes.iter().map(|(.., links)| links.block).collect();
     Ok(Survey {
         file: BlendFile {
             version,
@@ -103,12 +138,17 @@ pub(crate) fn survey_limited(
         references: notes.references,
         hazards: notes.hazards,
         needs: notes.needs.into_needs(),
+        hazard_blocks: notes.hazard_blocks,
+        uses: notes.blocks.finish(),
+        scene_blocks,
     })
 }
 
-fn dna_bytes(mut stream: Stream<'_>) -> Result<Vec<u8>, BlendError> {
+/// The DNA, and where all data blocks lay.
+fn dna_and_ids(mut stream: Stream<'_>) -> Result<(Vec<u8>, HashSet<u64>), BlendError> {
     let Header { layout, .. } = Header::read(&mut stream)?;
     let mut dna = None;
+    let mut ids = HashSet::new();
     each_block(&mut stream, layout, |block, stream| match &block.code {
         b"DNA1" if block.len_bytes > DNA_BYTES_MAX => {
             Err(BlendError::Damaged("its DNA is too large"))
@@ -117,9 +157,14 @@ fn dna_bytes(mut stream: Stream<'_>) -> Result<Vec<u8>, BlendError> {
             dna = Some(stream.take(block.len_bytes, DNA_BYTES_MAX)?);
             Ok(())
         }
+        [0, 0, ..] | [.., 0, 0] if ids.len() < DATA_BLOCKS_MAX => {
+            ids.insert(block.address);
+            stream.skip(block.len_bytes)
+        }
         _ => stream.skip(block.len_bytes),
     })?;
-    dna.ok_or(BlendError::Damaged("it has no DNA"))
+    ids.remove(&0);
+    Ok((dna.ok_or(BlendError::Damaged("it has no DNA"))?, ids))
 }
 
 /// Reads the head of each block; the rest of it is read by `then`.

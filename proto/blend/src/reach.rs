@@ -1,0 +1,335 @@
+//! What of a file is drawn: which data blocks are used by which, from the scene on.
+//!
+//! A data block that nothing leads to is not read by a render, so a file that only such a block names is not missed.
+//! The graph has more edges than Blender follows, never fewer: what is in doubt counts as drawn.
+
+use std::{
+    collections::{HashMap, HashSet},
+    rc::Rc,
+};
+
+use crate::{
+    BlendError, BlenderVersion,
+    dna::Dna,
+    group::{Group, View},
+    header::Block,
+    stream::Stream,
+};
+
+/// Data blocks of a file: ten times those of the largest film sets.
+pub(crate) const DATA_BLOCKS_MAX: usize = 2_000_000;
+
+/// Uses of data blocks by others in a file.
+const USES_MAX: usize = 10_000_000;
+
+/// Bytes of a block without a struct that are looked at for pointers: enough for the 8,000 materials of a mesh. What
+/// is larger holds points and the like.
+const POINTERS_BYTES_MAX: u64 = 64 << 10;
+
+/// Bytes of a block of structs that are looked at for pointers.
+const STRUCTS_BYTES_MAX: u64 = 64 << 20;
+
+/// Structs that only the interface needs: brushes and what they paint on, pictures behind a camera's view.
+const IDLE_STRUCTS: [&str; 16] = [
+    "ToolSettings",
+    "ImagePaintSettings",
+    "Paint",
+    "VPaint",
+    "Sculpt",
+    "UvSculpt",
+    "GpPaint",
+    "GpVertexPaint",
+    "GpSculptPaint",
+    "GpWeightPaint",
+    "CurvesSculpt",
+    "ParticleEditSettings",
+    "PaintToolSlot",
+    "CameraBGImage",
+    "IDOverrideLibrary",
+    "IDPropertyUIDataID",
+];
+
+/// Nodes of Blender 2.7x that no newer one draws.
+const NODES_OF_OLD: [&str; 3] =
+    ["ShaderNodeMaterial", "ShaderNodeExtendedMaterial", "ShaderNodeTexture"];
+
+/// Nodes that do nothing but give what they read: without a link from them nobody reads it.
+const SOURCES: [&str; 7] = [
+    "ShaderNodeTexImage",
+    "ShaderNodeTexEnvironment",
+    "ShaderNodeTexIES",
+    "CompositorNodeImage",
+    "CompositorNodeMovieClip",
+    "CompositorNodeTexture",
+    "GeometryNodeImageTexture",
+];
+
+/// A data block of a file, by its place among them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BlockId(u32);
+
+impl BlockId {
+    pub(crate) const FIRST: Self = Self(0);
+}
+
+/// The data blocks of a file, and which of them use which.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Uses {
+    blocks: Vec<DataBlock>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct DataBlock {
+    /// With the letters that tell the kind: `OBCube`.
+    name: Box<str>,
+    /// The library in which it lies, if it is only named here.
+    library: Option<BlockId>,
+    uses: Vec<BlockId>,
+}
+
+/// What is drawn of a file.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Drawn(Vec<bool>);
+
+impl Drawn {
+    /// Whether a data block is drawn, or something drawn may depend on it.
+    #[must_use]
+    pub fn contains(&self, block: BlockId) -> bool {
+        self.0.get(block.0 as usize).copied().unwrap_or(false)
+    }
+}
+
+impl Uses {
+    /// The data block of this name that lies in the file itself, like `OBCube`.
+    #[must_use]
+    pub fn named(&self, name: &str) -> Option<BlockId> {
+        let is_it = |block: &DataBlock| &*block.name == name && block.library.is_none();
+        self.ids().zip(&self.blocks).find(|(_, block)| is_it(block)).map(|(id, _)| id)
+    }
+
+    /// All scenes.
+    pub fn scenes(&self) -> impl Iterator<Item = BlockId> {
+        let is_scene = |block: &DataBlock| block.name.starts_with("SC") && block.library.is_none();
+        self.ids().zip(&self.blocks).filter(move |(_, block)| is_scene(block)).map(|(id, _)| id)
+    }
+
+    /// All data blocks by name, of those that lie in the file itself.
+    #[must_use]
+    pub fn by_name(&self) -> HashMap<&str, BlockId> {
+        let own = self.ids().zip(&self.blocks).filter(|(_, block)| block.library.is_none());
+        own.map(|(id, block)| (&*block.name, id)).collect()
+    }
+
+    /// Adds to what is drawn a data block, and all that it uses. Gives what that names in libraries: the library and
+    /// the name there.
+    pub fn draw<'u>(&'u self, drawn: &mut Drawn, block: BlockId) -> Vec<(BlockId, &'u str)> {
+        drawn.0.resize(self.blocks.len(), false);
+        let mut linked = Vec::new();
+        let mut next = vec![block];
+        while let Some(id) = next.pop() {
+            let Some(is_drawn) = drawn.0.get_mut(id.0 as usize) else { continue };
+            let Some(block) = self.blocks.get(id.0 as usize).filter(|_| !*is_drawn) else {
+                continue;
+            };
+            *is_drawn = true;
+            next.extend(&block.uses);
+            if let Some(library) = block.library {
+                linked.push((library, &*block.name));
+                next.push(library);
+            }
+        }
+        linked
+    }
+
+    fn ids(&self) -> impl Iterator<Item = BlockId> + use<> {
+        // As many as there are, which fit.
+        (0..u32::try_from(self.blocks.len()).unwrap_or(u32::MAX)).map(BlockId)
+    }
+}
+
+/// Finds where blocks point to data blocks.
+pub(crate) struct Pointers<'d> {
+    dna: &'d Dna<'d>,
+    /// Where all data blocks of the file lay.
+    ids: HashSet<u64>,
+    /// For each struct: its size, and where in it pointers are.
+    places: HashMap<u32, Places>,
+}
+
+/// The size of a struct in bytes, and where in it pointers are.
+#[derive(Clone, Default)]
+struct Places(usize, Rc<[usize]>);
+
+impl<'d> Pointers<'d> {
+    pub(crate) fn new(dna: &'d Dna<'d>, ids: HashSet<u64>) -> Self {
+        Self { dna, ids, places: HashMap::new() }
+    }
+
+    /// How many bytes of a block of this struct must be read.
+    pub(crate) fn len_bytes(&mut self, code: [u8; 2], structure: u32, len_bytes: u64) -> u64 {
+        // The first number stands for bytes of any kind.
+        if structure == 0 && len_bytes > POINTERS_BYTES_MAX {
+            return 0;
+        }
+        let Places(_, places) = self.places_of(code, structure);
+        if structure != 0 && places.is_empty() { 0 } else { len_bytes.min(STRUCTS_BYTES_MAX) }
+    }
+
+    /// The data blocks to which these bytes of a block point.
+    pub(crate) fn uses(&mut self, code: [u8; 2], structure: u32, bytes: &[u8]) -> Vec<u64> {
+        let layout = self.dna.layout();
+        let width = layout.address_bytes();
+        let Places(len_bytes, places) = match structure {
+            0 => Places(width, Rc::from([0])),
+            _ => self.places_of(code, structure),
+        };
+        let mut uses = Vec::new();
+        for structure in bytes.chunks_exact(len_bytes.max(1)) {
+            for place in &*places {
+                let pointer = structure.get(*place..place.saturating_add(width));
+                let address = pointer.map(|bytes| layout.unsigned(bytes));
+                uses.extend(address.filter(|address| self.ids.contains(address)));
+            }
+        }
+        uses
+    }
+
+    fn places_of(&mut self, code: [u8; 2], structure: u32) -> Places {
+        let Some(name) = self.dna.name_of(structure) else { return Places::default() };
+        // Blender 2.7x had textures in slots of these; none reads them since.
+        let is_slot_of_old = name == b"MTex" && matches!(&code, b"MA" | b"WO" | b"LA");
+        if is_slot_of_old || is_idle(name) {
+            return Places::default();
+        }
+        let dna = self.dna;
+        let places = self.places.entry(structure).or_insert_with(|| {
+            Places(dna.len_bytes_of(name).unwrap_or(0), dna.id_pointers(name).into())
+        });
+        places.clone()
+    }
+}
+
+fn is_idle(structure: &[u8]) -> bool {
+    // Of nodes, what they show is looked at one by one.
+    structure == b"bNode" || IDLE_STRUCTS.iter().any(|idle| idle.as_bytes() == structure)
+}
+
+/// The data blocks so far, with the addresses of what they use.
+pub(crate) struct BlockList {
+    saved_by: BlenderVersion,
+    blocks: Vec<Found>,
+    library: Option<BlockId>,
+    uses: usize,
+}
+
+struct Found {
+    address: u64,
+    block: DataBlock,
+    uses: Vec<u64>,
+    /// What they override, of which only the library counts.
+    overrides: Vec<u64>,
+}
+
+impl BlockList {
+    pub(crate) fn new(saved_by: BlenderVersion) -> Self {
+        Self { saved_by, blocks: Vec::new(), library: None, uses: 0 }
+    }
+
+    /// Takes a data block in; says which it is.
+    pub(crate) fn take(&mut self, group: &Group<'_>) -> Result<BlockId, BlendError> {
+        if self.blocks.len() >= DATA_BLOCKS_MAX {
+            return Err(BlendError::TooMany { what: "data blocks", limit: DATA_BLOCKS_MAX });
+        }
+        // Below the limit, so it fits.
+        let id = BlockId(u32::try_from(self.blocks.len()).unwrap_or(u32::MAX));
+        let mut uses: Vec<u64> = group.uses().copied().collect();
+        uses.extend(of_nodes(group, self.saved_by));
+        match &group.code {
+            // It points to the library over which it was reached.
+            b"LI" => {
+                self.library = Some(id);
+                uses.clear();
+            }
+            // An empty shows its picture in the viewport only.
+            b"OB" if group.id().int("type") == Some(0) => {
+                let shown = group.id().pointer("data");
+                uses.retain(|address| Some(*address) != shown);
+            }
+            _ => {}
+        }
+        uses.sort_unstable();
+        self.uses = self.uses.saturating_add(uses.len());
+        if self.uses > USES_MAX {
+            return Err(BlendError::TooMany { what: "uses of data blocks", limit: USES_MAX });
+        }
+        let overrides = group.all("IDOverrideLibrary");
+        let overrides = overrides.filter_map(|it| it.pointer("reference")).take(1).collect();
+        let library = self.library.filter(|_| &group.code == b"ID");
+        let block = DataBlock { name: full_name(group).into(), library, uses: Vec::new() };
+        self.blocks.push(Found { address: group.id().address, block, uses, overrides });
+        Ok(id)
+    }
+
+    /// All of them, by their places instead of their addresses.
+    pub(crate) fn finish(self) -> Uses {
+        let addresses = self.blocks.iter().map(|found| found.address);
+        let places: HashMap<u64, BlockId> = addresses.zip((0..).map(BlockId)).collect();
+        let place = |address: &u64| places.get(address).copied();
+        let library = |id: BlockId| self.blocks.get(id.0 as usize)?.block.library;
+        let uses: Vec<Vec<BlockId>> = (self.blocks.iter())
+            .map(|found| {
+                let overridden = found.overrides.iter().filter_map(place).filter_map(library);
+                found.uses.iter().filter_map(place).chain(overridden).collect()
+            })
+            .collect();
+        let blocks = self.blocks.into_iter().map(|found| found.block);
+        Uses { blocks: blocks.zip(uses).map(|(block, uses)| DataBlock { uses, ..block }).collect() }
+    }
+}
+
+/// What the nodes of a data block show, but for those that nothing is linked to.
+fn of_nodes(group: &Group<'_>, saved_by: BlenderVersion) -> Vec<u64> {
+    if !uses_nodes(&group.id(), group.code, saved_by) {
+        return Vec::new();
+    }
+    let from: HashSet<u64> =
+        group.all("bNodeLink").filter_map(|link| link.pointer("fromnode")).collect();
+    let is_shown = |node: &View<'_>| {
+        let kind = node.text("idname").unwrap_or_default();
+        let is_idle_source = SOURCES.contains(&&*kind) && !from.contains(&node.address);
+        !is_idle_source && !NODES_OF_OLD.contains(&&*kind)
+    };
+    group.all("bNode").filter(is_shown).filter_map(|node| node.pointer("id")).collect()
+}
+
+/// Whether the nodes of a material, world, lamp or scene count. They always do since Blender 5.0.
+fn uses_nodes(id: &View<'_>, code: [u8; 2], saved_by: BlenderVersion) -> bool {
+    match &code {
+        b"MA" | b"WO" | b"LA" | b"SC" if saved_by.major < 5 && id.has("use_nodes") => {
+            id.flag("use_nodes", u64::MAX)
+        }
+        _ => true,
+    }
+}
+
+/// The name of a data block, with the letters that tell the kind.
+fn full_name(group: &Group<'_>) -> String {
+    let id = group.id();
+    id.text("id.name").or_else(|| id.text("name")).unwrap_or_default()
+}
+
+/// Reads of a block what points to data blocks, and passes over the rest.
+pub(crate) fn read_uses(
+    pointers: &mut Pointers<'_>,
+    code: [u8; 2],
+    block: &Block,
+    stream: &mut Stream<'_>,
+) -> Result<Vec<u64>, BlendError> {
+    let len_bytes = pointers.len_bytes(code, block.structure, block.len_bytes);
+    if len_bytes == 0 {
+        stream.skip(block.len_bytes)?;
+        return Ok(Vec::new());
+    }
+    let bytes = stream.take(block.len_bytes, len_bytes)?;
+    Ok(pointers.uses(code, block.structure, &bytes))
+}
