@@ -178,7 +178,7 @@ impl Gathering<'_> {
         if let Some(known) = self.looked_for.get(&key) {
             return Ok(known.clone());
         }
-        let mut found = files::find(stored, &reference.files, FILES_MAX);
+        let mut found = files::find(stored, &reference.files, reference.kind, FILES_MAX);
         let mut library = None;
         if reference.kind == ReferenceKind::Library && found.absence.is_none() {
             match self.library(stored, depth)? {

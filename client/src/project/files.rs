@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use framecrew_blend::Files;
+use framecrew_blend::{Files, ReferenceKind};
 
 use super::{media, stored::Stored};
 
@@ -107,9 +107,17 @@ impl Found {
 }
 
 /// Looks for what a path stands for. Gives at most one more file than `limit`.
-pub(crate) fn find(stored: &Stored, stands_for: &Files, limit: usize) -> Found {
+pub(crate) fn find(
+    stored: &Stored,
+    stands_for: &Files,
+    kind: ReferenceKind,
+    limit: usize,
+) -> Found {
     match stands_for {
-        Files::One => one(stored).map_or_else(Found::none, |file| Found::of(vec![file], 0)),
+        Files::One => {
+            let file = look(&stored.path, stored.existing(), kind);
+            file.map_or_else(Found::none, |file| Found::of(vec![file], 0))
+        }
         Files::Sequence { .. } => sequence(stored, limit),
         Files::Tiles { numbers } => tiles(stored, numbers, limit),
         Files::Folder => folder(stored, limit),
@@ -118,10 +126,15 @@ pub(crate) fn find(stored: &Stored, stands_for: &Files, limit: usize) -> Found {
 }
 
 fn one(stored: &Stored) -> Result<Needed, Absence> {
-    look(&stored.path, stored.existing())
+    look_for_media(&stored.path, stored.existing())
 }
 
-fn look(path: &Path, from: &Path) -> Result<Needed, Absence> {
+/// A file that may be of any kind that Blender reads.
+fn look_for_media(path: &Path, from: &Path) -> Result<Needed, Absence> {
+    look(path, from, ReferenceKind::Image)
+}
+
+fn look(path: &Path, from: &Path, kind: ReferenceKind) -> Result<Needed, Absence> {
     let by_name = from.symlink_metadata().map_err(|error| absence(&error))?;
     let is_link = by_name.is_symlink();
     let metadata =
@@ -135,7 +148,7 @@ fn look(path: &Path, from: &Path) -> Result<Needed, Absence> {
     }
     let target =
         if is_link { from.canonicalize().map_err(|error| absence(&error))? } else { from.into() };
-    if !media::is_read_by_blender(&target) {
+    if !media::is_read_by_blender(&target, kind) {
         return Err(Absence::NoMedia);
     }
     if LFS_POINTER_BYTES.contains(&metadata.len()) && is_lfs_pointer(from) {
@@ -209,7 +222,10 @@ fn tiles(stored: &Stored, numbers: &[i32], limit: usize) -> Found {
     let mut files = Vec::new();
     for number in numbers.iter().take(limit.saturating_add(1)) {
         let name = pattern.name(*number);
-        match look(&stored.path.with_file_name(&name), &stored.existing().with_file_name(&name)) {
+        match look_for_media(
+            &stored.path.with_file_name(&name),
+            &stored.existing().with_file_name(&name),
+        ) {
             Ok(file) => files.push(file),
             Err(other) => absence = absence.or(Some(other)),
         }
@@ -293,7 +309,7 @@ fn matching(stored: &Stored, limit: usize, fits: impl Fn(&str) -> bool) -> Found
         if !name.to_str().is_some_and(&fits) {
             continue;
         }
-        match look(&folder.join(&name), &from.join(&name)) {
+        match look_for_media(&folder.join(&name), &from.join(&name)) {
             Ok(file) => files.push(file),
             Err(absence) => first_absence = first_absence.or(Some(absence)),
         }
@@ -328,7 +344,7 @@ fn folder(stored: &Stored, limit: usize) -> Found {
             let (path, from) = (path.join(&name), from.join(&name));
             if is_folder && depth < FOLDER_DEPTH_MAX {
                 folders.push((path, from, depth + 1));
-            } else if let Ok(file) = look(&path, &from) {
+            } else if let Ok(file) = look_for_media(&path, &from) {
                 files.push(file);
             }
             if files.len() > limit {
@@ -349,7 +365,7 @@ fn named(stored: &Stored, names: &[String], limit: usize) -> Found {
         if name.contains(['/', '\\']) || matches!(name.as_str(), "" | "." | "..") {
             continue;
         }
-        match look(&stored.path.join(name), &stored.existing().join(name)) {
+        match look_for_media(&stored.path.join(name), &stored.existing().join(name)) {
             Ok(file) => files.push(file),
             Err(absence) => {
                 missing += 1;
@@ -380,7 +396,7 @@ mod tests {
     }
 
     fn names(folder: &Path, path: &str, files: &Files) -> (Vec<String>, usize) {
-        let found = find(&Stored::read(path, folder), files, 1_000);
+        let found = find(&Stored::read(path, folder), files, ReferenceKind::Image, 1_000);
         let name = |file: &Needed| file.path.strip_prefix(folder).unwrap().display().to_string();
         (found.files.iter().map(name).collect(), found.missing)
     }
@@ -446,7 +462,8 @@ mod tests {
         let pipe = folder.path().join("pipe.png");
         assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
         for name in ["//pipe.png", "//dir.png", "/dev/zero"] {
-            let found = find(&Stored::read(name, folder.path()), &Files::One, 10);
+            let found =
+                find(&Stored::read(name, folder.path()), &Files::One, ReferenceKind::Image, 10);
             assert!(matches!(found.absence, Some(Absence::NoFile(_))), "{name}: {found:?}");
         }
     }

@@ -9,6 +9,8 @@ use std::{
     path::{Component, Path},
 };
 
+use framecrew_blend::ReferenceKind;
+
 /// Endings of what Blender reads.
 const ENDINGS: &[&str] = &[
     // Pictures.
@@ -23,13 +25,16 @@ const ENDINGS: &[&str] = &[
     "ttf", "otf", "ttc", "pfb", "pfa", "woff", "woff2",
     // Volumes, geometry and simulations.
     "vdb", "nvdb", "abc", "usd", "usda", "usdc", "usdz", "mdd", "pc2", "bphys", "uni", "bobj",
-    "raw", "obj", "ply", "stl", "blob", // Light profiles, shaders.
+    "raw", "obj", "ply", "stl", "blob", "btx", // Light profiles, shaders.
     "ies", "osl", "oso", // Libraries.
     "blend",
 ];
 
 /// Endings of Blender's own caches that it compresses; other compressed files are none of its business.
 const COMPRESSED: [&str; 2] = [".bobj.gz", ".bvel.gz"];
+
+/// Endings of what geometry nodes read, and nothing else does: tables and plain text.
+const IMPORTED: [&str; 2] = ["csv", "txt"];
 
 /// How pictures begin whose names do not tell.
 const PICTURES: &[&[u8]] = &[
@@ -51,8 +56,12 @@ const PICTURES: &[&[u8]] = &[
 const SNIFFED_BYTES: u64 = 12;
 
 /// Whether Blender could have a use for a regular file, by its name or else by how it begins.
-pub(super) fn is_read_by_blender(file: &Path) -> bool {
-    has_ending(file)
+pub(super) fn is_read_by_blender(file: &Path, kind: ReferenceKind) -> bool {
+    let ending = || file.extension()?.to_str().map(str::to_ascii_lowercase);
+    let is_imported = kind == ReferenceKind::Import
+        && ending().is_some_and(|ending| IMPORTED.contains(&ending.as_str()));
+    is_imported
+        || has_ending(file)
         || is_compressed_cache(file)
         || is_of_nodes_cache(file)
         || begins_as_picture(file)
@@ -112,6 +121,8 @@ mod tests {
             std::fs::write(&path, bytes).unwrap();
             path
         };
+        let is_read_by_blender =
+            |file: &Path| super::is_read_by_blender(file, ReferenceKind::Image);
         for taken in [
             "Wood.PNG",
             "a.b.exr",
@@ -136,5 +147,9 @@ mod tests {
         ] {
             assert!(!is_read_by_blender(&file(left, b"secret")), "{left}");
         }
+        // Only where a node imports it.
+        let table = file("points.CSV", b"x,y");
+        assert!(!is_read_by_blender(&table));
+        assert!(super::is_read_by_blender(&table, ReferenceKind::Import));
     }
 }

@@ -28,6 +28,7 @@ pub(crate) fn notes(
     notes.extend(missing(collection));
     notes.extend(layout.and_then(|layout| outside(collection, layout)));
     notes.extend(scripts(collection).filter(|_| !spec.settings.run_scripts));
+    notes.extend(computed_paths(collection));
     notes.extend(simulations(collection, spec.settings.in_order));
     if spec.settings.engine == 0 {
         let saved_by = collection.main().survey.file.version;
@@ -93,11 +94,21 @@ fn outside(collection: &Collection, layout: &Layout) -> Option<String> {
 
 fn scripts(collection: &Collection) -> Option<String> {
     let hazards = collection.blends.iter().flat_map(|blend| &blend.survey.hazards);
-    let scripts = hazards.filter(|hazard| !matches!(hazard, Hazard::UnbakedSimulation { .. }));
+    let is_script =
+        |it: &&Hazard| matches!(it, Hazard::RegisteredText { .. } | Hazard::Driver { .. });
+    let scripts = hazards.filter(is_script);
     let lines: Vec<_> =
         scripts.map(|hazard| words::printable(&hazard.to_string()).to_string()).collect();
     let text = "the file has Python, which does not run without --run-scripts";
     (!lines.is_empty()).then(|| list(text, lines))
+}
+
+fn computed_paths(collection: &Collection) -> Option<String> {
+    let hazards = collection.blends.iter().flat_map(|blend| &blend.survey.hazards);
+    let computed = hazards.filter(|hazard| matches!(hazard, Hazard::ComputedPath { .. }));
+    let lines: Vec<_> =
+        computed.map(|hazard| words::printable(&hazard.to_string()).to_string()).collect();
+    (!lines.is_empty()).then(|| list("what geometry nodes import is not known", lines))
 }
 
 fn simulations(collection: &Collection, in_order: bool) -> Option<String> {

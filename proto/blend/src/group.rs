@@ -41,7 +41,7 @@ const IDS: [([u8; 2], &str); 12] = [
 ];
 
 /// Structs that are kept, and of which data blocks only, if not of all.
-const WANTED: [(&str, Option<[u8; 2]>); 44] = [
+const WANTED: [(&str, Option<[u8; 2]>); 49] = [
     // Paths.
     ("ImageView", Some(*b"IM")),
     ("ImageTile", Some(*b"IM")),
@@ -58,6 +58,11 @@ const WANTED: [(&str, Option<[u8; 2]>); 44] = [
     ("NodesModifierBake", Some(*b"OB")),
     ("NodeShaderTexIES", None),
     ("NodeShaderScript", None),
+    ("bNodeSocket", Some(*b"NT")),
+    ("bNodeSocketValueString", Some(*b"NT")),
+    ("NodeInputString", Some(*b"NT")),
+    ("bNodeTreeInterfaceSocket", Some(*b"NT")),
+    ("CustomDataExternal", Some(*b"ME")),
     // Of the video sequencer. Before Blender 2.5 and perhaps one day again, a strip is called by its name.
     ("Editing", Some(*b"SC")),
     ("Sequence", Some(*b"SC")),
@@ -95,11 +100,14 @@ const WANTED: [(&str, Option<[u8; 2]>); 44] = [
     ("Base", Some(*b"SC")),
 ];
 
-/// Of a scene only, and of its own properties, which hold the settings of Cycles.
-const PROPERTY: (&str, Option<[u8; 2]>) = ("IDProperty", Some(*b"SC"));
+/// Of a scene's own, which hold the settings of Cycles, and of a modifier's, which hold what its nodes are given.
+const PROPERTY: (&str, Option<[u8; 2]>) = ("IDProperty", None);
 
 /// Members that point to a text.
-const TEXTS: [(&str, &str); 5] = [
+const TEXTS: [(&str, &str); 8] = [
+    ("IDProperty", "data.pointer"),
+    ("NodeInputString", "string"),
+    ("bNodeTreeInterfaceSocket", "identifier"),
     ("Text", "name"),
     ("Text", "filepath"),
     ("NodesModifierData", "simulation_bake_directory"),
@@ -276,6 +284,10 @@ impl<'d> Group<'d> {
 }
 
 fn texts(view: &View<'_>) -> Vec<u64> {
+    // Properties of other types point to other things.
+    if view.structure == "IDProperty" && view.int("type") != Some(0) {
+        return Vec::new();
+    }
     let of_it = TEXTS.iter().filter(|(structure, _)| *structure == view.structure);
     of_it.filter_map(|(_, member)| view.pointer(member)).collect()
 }

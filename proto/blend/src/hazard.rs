@@ -24,6 +24,11 @@ pub enum Hazard {
         /// Like `cloth`.
         what: &'static str,
     },
+    /// A node that imports a file whose path is joined from pieces, so that nobody knows it before the node runs.
+    ComputedPath {
+        /// The tree of nodes.
+        owner: String,
+    },
 }
 
 impl fmt::Display for Hazard {
@@ -40,6 +45,11 @@ impl fmt::Display for Hazard {
             Self::UnbakedSimulation { owner, what } => write!(
                 f,
                 "the {what} of `{owner}` is not baked, so frames drawn apart do not fit together; bake it and save"
+            ),
+            Self::ComputedPath { owner } => write!(
+                f,
+                "the geometry nodes `{owner}` import a file whose path they compute; it is not sent: put the path into \
+                 the node itself, or into an input of the modifier"
             ),
         }
     }

@@ -18,6 +18,7 @@ pub mod fuzzing;
 mod group;
 mod hazard;
 mod header;
+mod imports;
 mod needs;
 mod notes;
 mod reach;

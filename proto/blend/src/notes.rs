@@ -6,6 +6,7 @@ use crate::{
     BlendError, BlenderVersion, Files, Hazard, Reference, ReferenceKind, Scene,
     driver::needs_scripts,
     group::{Group, View},
+    imports::{Import, Imports},
     needs::Gathered,
     reach::{BlockId, BlockList},
     reference::Field,
@@ -82,6 +83,7 @@ pub(crate) struct Notes {
     node_modifiers: Vec<(BlockId, String, u64)>,
     libraries: Vec<Library>,
     pub(crate) needs: Gathered,
+    imports: Imports,
     links: usize,
     parts: usize,
 }
@@ -145,6 +147,7 @@ impl Notes {
             node_modifiers: Vec::new(),
             libraries: Vec::new(),
             needs: Gathered::default(),
+            imports: Imports::default(),
             links: 0,
             parts: 0,
         }
@@ -167,6 +170,12 @@ impl Notes {
             b"PA" => self.particle_settings(group)?,
             b"NT" => self.tree(group)?,
             b"ID" => self.linked(group)?,
+            b"ME" => {
+                for external in group.all("CustomDataExternal") {
+                    let path = external.path("filename");
+                    self.refer(ReferenceKind::Displacement, group.name(), path, Files::One)?;
+                }
+            }
             _ => {}
         }
         self.shader_nodes(group)?;
@@ -176,8 +185,9 @@ impl Notes {
     }
 
     /// Takes together what lay in different data blocks.
-    pub(crate) fn finish(&mut self) {
+    pub(crate) fn finish(&mut self) -> Result<(), BlendError> {
         self.forget_idle_libraries();
+        self.imported()?;
         for (address, scene, links) in &mut self.scenes {
             self.needs.complete(*address, &mut scene.needs);
             let name = |address: &u64| self.cameras.get(address);
@@ -207,6 +217,20 @@ impl Notes {
                 self.hazard(Hazard::UnbakedSimulation { owner, what });
             }
         }
+        Ok(())
+    }
+
+    fn imported(&mut self) -> Result<(), BlendError> {
+        let mut told = HashSet::new();
+        for Import { block, owner, path } in std::mem::take(&mut self.imports).finish() {
+            self.block = block;
+            if path.is_some() {
+                self.refer(ReferenceKind::Import, owner, path, Files::One)?;
+            } else if told.insert(block) {
+                self.hazard(Hazard::ComputedPath { owner });
+            }
+        }
+        Ok(())
     }
 
     fn scene(&mut self, group: &Group<'_>) -> Result<(), BlendError> {
@@ -395,6 +419,7 @@ impl Notes {
             let bakes = modifier.pointer("bakes");
             let bakes = || bakes.into_iter().flat_map(|at| group.at(at, "NodesModifierBake"));
             self.part(bakes().take(PARTS_MAX + 1).count())?;
+            self.imports.modifier(group, &modifier, &owner, self.block);
             for bake in bakes() {
                 let folder = bake.pointer("directory").and_then(|at| group.text_at(at));
                 self.refer(ReferenceKind::NodesCache, owner.clone(), folder, Files::Folder)?;
@@ -546,6 +571,7 @@ impl Notes {
             }
         }
         self.link(1 + tree.groups.len())?;
+        self.imports.tree(group, self.block);
         self.trees.insert(group.id().address, tree);
         Ok(())
     }

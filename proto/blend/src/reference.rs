@@ -59,6 +59,10 @@ pub enum ReferenceKind {
     OceanCache,
     /// A folder of a baked simulation of geometry nodes.
     NodesCache,
+    /// What geometry nodes import.
+    Import,
+    /// How a multiresolution mesh is displaced, in a file of its own.
+    Displacement,
     /// What a strip of the video sequencer shows or plays.
     Strip,
     /// How a lamp spreads its light.
@@ -86,6 +90,8 @@ impl fmt::Display for ReferenceKind {
             Self::MeshCache => "mesh cache",
             Self::OceanCache => "ocean cache",
             Self::NodesCache => "geometry nodes cache",
+            Self::Import => "imported file",
+            Self::Displacement => "multires displacement",
             Self::Strip => "strip",
             Self::Ies => "light profile",
             Self::ShaderScript => "shader script",

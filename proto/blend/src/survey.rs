@@ -125,7 +125,7 @@ pub(crate) fn survey_limited(
     if let Some(group) = group.take() {
         notes.group(&group)?;
     }
-    notes.finish();
+    notes.finish()?;
     let active = notes.scenes.iter().position(|(address, ..)| Some(*address) == open);
     let scene_blocks = notes.scenes.iter().map(|(.., links)| links.block).collect();
     Ok(Survey {

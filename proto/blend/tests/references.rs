@@ -9,7 +9,8 @@ use std::{
 };
 
 use framecrew_blend::{
-    Files, Hazard, Reference, ReferenceKind, RenderView, RewriteError, Survey, rewrite, survey,
+    Drawn, Files, Hazard, Reference, ReferenceKind, RenderView, RewriteError, Survey, rewrite,
+    survey,
 };
 
 const VERSIONS: [&str; 3] = ["3.4", "4.5", "5.0"];
@@ -299,5 +300,93 @@ fn files_of_blender_alone_need_no_add_on() {
             assert!(needs.foreign_nodes.is_empty(), "{name}-{version}: {needs:?}");
             assert!(needs.foreign_trees.is_empty(), "{name}-{version}: {needs:?}");
         }
+    }
+}
+
+/// The file, and of its paths those that are drawn and those that are not.
+fn drawn_of(version: &str) -> (Survey, BTreeSet<String>, BTreeSet<String>) {
+    let mut survey = survey(&fixture(&format!("drawn-{version}.blend"))).unwrap();
+    let mut drawn = Drawn::default();
+    survey.uses.draw(&mut drawn, survey.scene_block("").unwrap());
+    survey.keep_hazards(&drawn);
+    let (is, is_not): (Vec<_>, Vec<_>) =
+        survey.references.iter().partition(|it| drawn.contains(it.block));
+    let paths = |them: Vec<&Reference>| them.into_iter().map(|it| it.path.clone()).collect();
+    let (is, is_not) = (paths(is), paths(is_not));
+    (survey, is, is_not)
+}
+
+#[test]
+fn what_is_drawn_is_told_from_what_nothing_leads_to() {
+    for version in VERSIONS {
+        let (survey, drawn, not_drawn) = drawn_of(version);
+        let of = |names: &[&str]| -> BTreeSet<_> {
+            names.iter().map(|name| format!("//files/{name}.png")).collect()
+        };
+        let pictures: BTreeSet<_> =
+            drawn.into_iter().filter(|path| path.ends_with(".png")).collect();
+        let expected =
+            of(&["drawn", "drawn by a modifier", "drawn in a group", "drawn in the world"]);
+        assert_eq!(pictures, expected, "{version}");
+        let expected = of(&[
+            "behind the camera",
+            "kept",
+            "not linked",
+            "of a brush",
+            "of an empty",
+            "of another scene",
+        ]);
+        assert_eq!(not_drawn, expected, "{version}");
+        // The cloth of the other scene.
+        let is_unbaked = |hazard: &Hazard| matches!(hazard, Hazard::UnbakedSimulation { .. });
+        assert!(!survey.hazards.iter().any(is_unbaked), "{version}: {:?}", survey.hazards);
+    }
+}
+
+#[test]
+fn another_scene_draws_other_things() {
+    for version in VERSIONS {
+        let survey = survey(&fixture(&format!("drawn-{version}.blend"))).unwrap();
+        let mut drawn = Drawn::default();
+        survey.uses.draw(&mut drawn, survey.scene_block("Other").unwrap());
+        let is_drawn = survey.references.iter().filter(|it| drawn.contains(it.block));
+        let paths: Vec<_> = is_drawn.map(|it| &*it.path).collect();
+        assert_eq!(paths, ["//files/of another scene.png"], "{version}");
+        assert_eq!(survey.scene_block("Nowhere"), None);
+    }
+}
+
+#[test]
+fn what_geometry_nodes_import_is_found_wherever_its_path_stands() {
+    for version in ["4.5", "5.0"] {
+        let (survey, ..) = drawn_of(version);
+        let imported = survey.references.iter().filter(|it| it.kind == ReferenceKind::Import);
+        let imported: BTreeSet<_> = imported.map(|it| (&*it.owner, &*it.path)).collect();
+        let expected = BTreeSet::from([
+            ("Socket OBJ", "//files/socket.obj"),
+            ("Socket PLY", "//files/socket.ply"),
+            ("Socket STL", "//files/socket.stl"),
+            ("Socket CSV", "//files/socket.csv"),
+            ("Socket Text", "//files/socket.text"),
+            ("Socket VDB", "//files/socket.vdb"),
+            ("String", "//files/string.obj"),
+            ("Switch", "//files/off.obj"),
+            ("Switch", "//files/on.obj"),
+            ("Nested", "//files/nested.obj"),
+            ("Modifier/Nodes", "//files/modifier.obj"),
+        ]);
+        assert_eq!(imported, expected, "{version}");
+        let computed = Hazard::ComputedPath { owner: "Joined".into() };
+        assert!(survey.hazards.contains(&computed), "{version}: {:?}", survey.hazards);
+    }
+}
+
+#[test]
+fn a_multiresolution_mesh_in_two_files_is_found() {
+    for version in VERSIONS {
+        let (survey, drawn, _) = drawn_of(version);
+        let file = survey.references.iter().find(|it| it.kind == ReferenceKind::Displacement);
+        assert_eq!(file.map(|it| (&*it.owner, &*it.path)), Some(("Dense", "//displaced.btx")));
+        assert!(drawn.contains("//displaced.btx"), "{version}");
     }
 }

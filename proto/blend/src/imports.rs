@@ -1,0 +1,323 @@
+//! Files that geometry nodes import: by a path in a socket, in a node, or in an input of a modifier, over groups.
+//!
+//! Blender's own list of paths does not have them. A path that is joined from pieces is not known before the nodes
+//! run: that much is told.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use crate::{
+    BlockId,
+    group::{Group, View},
+    reference::Field,
+};
+
+/// Sockets of a node, inputs of a modifier, properties: more than anybody makes.
+const INPUTS_MAX: usize = 1_000;
+
+/// Nodes between a path and the node that imports it: reroutes, switches.
+const STEPS_MAX: usize = 64;
+
+/// Paths among which one import chooses.
+const SOURCES_MAX: usize = 256;
+
+/// Inputs of groups that are paths, in a file.
+const PATH_INPUTS_MAX: usize = 100_000;
+
+/// How the names of the nodes that import begin.
+const IMPORTS: &str = "GeometryNodeImport";
+
+/// Nodes that hand on one of their inputs.
+const CHOICES: [&str; 5] = [
+    "NodeReroute",
+    "GeometryNodeSwitch",
+    "GeometryNodeIndexSwitch",
+    "GeometryNodeMenuSwitch",
+    "NodeEnableOutput",
+];
+
+/// A path, and where it is stored.
+type Path = (String, Field);
+
+/// Where a socket has its path from.
+#[derive(Debug, Clone)]
+enum Source {
+    Stored(Path),
+    /// An input of the tree, by its identifier.
+    Input(String),
+    Computed,
+}
+
+/// What is known of the trees and modifiers of a file.
+#[derive(Default)]
+pub(crate) struct Imports {
+    trees: BTreeMap<u64, Tree>,
+    modifiers: Vec<Modifier>,
+    path_inputs: usize,
+}
+
+struct Tree {
+    block: BlockId,
+    name: String,
+    /// Where the nodes that import have their paths from.
+    imports: Vec<Source>,
+    /// The groups in it: their trees, and where their inputs have their texts from.
+    groups: Vec<(u64, HashMap<String, Vec<Source>>)>,
+    /// What its inputs are unless a modifier says otherwise.
+    defaults: HashMap<String, Path>,
+    /// Its inputs that are paths.
+    paths: HashSet<String>,
+}
+
+struct Modifier {
+    block: BlockId,
+    owner: String,
+    tree: u64,
+    texts: HashMap<String, Path>,
+}
+
+/// A file that is imported.
+pub(crate) struct Import {
+    pub(crate) block: BlockId,
+    pub(crate) owner: String,
+    /// None where it is not known before the nodes run.
+    pub(crate) path: Option<Path>,
+}
+
+impl Imports {
+    /// Takes a tree of nodes.
+    pub(crate) fn tree(&mut self, group: &Group<'_>, block: BlockId) {
+        let nodes = Nodes::of(group);
+        let mut tree = Tree {
+            block,
+            name: group.name(),
+            imports: Vec::new(),
+            groups: Vec::new(),
+            defaults: HashMap::new(),
+            paths: HashSet::new(),
+        };
+        for node in nodes.nodes.values() {
+            let kind = node.text("idname").unwrap_or_default();
+            if kind.starts_with(IMPORTS) && nodes.is_used(node) {
+                // The path is its first input.
+                let socket = nodes.inputs(node).next();
+                tree.imports.extend(socket.into_iter().flat_map(|socket| nodes.sources(&socket)));
+            } else if kind == "GeometryNodeGroup"
+                && let Some(id) = node.pointer("id")
+            {
+                let texts = nodes.inputs(node).filter(|socket| nodes.is_text(socket));
+                let sources = texts.filter_map(|socket| {
+                    Some((socket.text("identifier")?, nodes.sources(&socket)))
+                });
+                tree.groups.push((id, sources.collect()));
+            }
+        }
+        for socket in group.all("bNodeTreeInterfaceSocket").take(INPUTS_MAX) {
+            let identifier = socket.pointer("identifier").and_then(|at| group.text_at(at));
+            let text = socket.pointer("socket_data").and_then(|at| nodes.text_at(at));
+            if let (Some((identifier, _)), Some(text)) = (identifier, text) {
+                tree.defaults.insert(identifier, text);
+            }
+        }
+        if !tree.imports.is_empty() || !tree.groups.is_empty() {
+            self.trees.insert(group.id().address, tree);
+        }
+    }
+
+    /// Takes what a modifier hands to its tree.
+    pub(crate) fn modifier(
+        &mut self,
+        group: &Group<'_>,
+        modifier: &View<'_>,
+        owner: &str,
+        block: BlockId,
+    ) {
+        let Some(tree) = modifier.pointer("node_group") else { return };
+        let all = modifier.pointer("settings.properties");
+        let all = all.and_then(|at| group.at(at, "IDProperty").next());
+        let mut next = all.and_then(|all| all.pointer("data.group.first"));
+        let mut texts = HashMap::new();
+        for _ in 0..INPUTS_MAX {
+            let property = next.and_then(|at| group.at(at, "IDProperty").next());
+            let Some(property) = property else { break };
+            let text = property.pointer("data.pointer").and_then(|at| group.text_at(at));
+            if let (Some(name), Some(text)) = (property.text("name"), text) {
+                texts.insert(name, text);
+            }
+            next = property.pointer("next");
+        }
+        self.modifiers.push(Modifier { block, owner: owner.into(), tree, texts });
+    }
+
+    /// Everything that is imported, once all trees are known.
+    pub(crate) fn finish(mut self) -> Vec<Import> {
+        let mut found = Vec::new();
+        // Inputs that turned out to be paths, whose users are to be asked.
+        let mut next = Vec::new();
+        let addresses: Vec<u64> = self.trees.keys().copied().collect();
+        for address in &addresses {
+            let Some(tree) = self.trees.get(address) else { continue };
+            let sources = tree.imports.clone();
+            self.settle(*address, sources, &mut next, &mut found);
+        }
+        let users = self.users();
+        while let Some((address, input)) = next.pop() {
+            for user in users.get(&address).into_iter().flatten() {
+                let Some(tree) = self.trees.get(user) else { continue };
+                let groups = tree.groups.iter().filter(|(group, _)| *group == address);
+                let sources = groups.filter_map(|(_, inputs)| inputs.get(&input)).flatten();
+                let sources: Vec<Source> = sources.cloned().collect();
+                self.settle(*user, sources, &mut next, &mut found);
+            }
+        }
+        self.of_modifiers(&mut found);
+        found
+    }
+
+    /// Takes the sources of a path in a tree.
+    fn settle(
+        &mut self,
+        address: u64,
+        sources: Vec<Source>,
+        next: &mut Vec<(u64, String)>,
+        found: &mut Vec<Import>,
+    ) {
+        let Some(tree) = self.trees.get_mut(&address) else { return };
+        for source in sources {
+            let path = match source {
+                Source::Stored(path) => Some(path),
+                Source::Computed => None,
+                Source::Input(input) => {
+                    if self.path_inputs < PATH_INPUTS_MAX && tree.paths.insert(input.clone()) {
+                        self.path_inputs += 1;
+                        next.push((address, input));
+                    }
+                    continue;
+                }
+            };
+            found.push(Import { block: tree.block, owner: tree.name.clone(), path });
+        }
+    }
+
+    fn of_modifiers(&self, found: &mut Vec<Import>) {
+        for modifier in &self.modifiers {
+            let Some(tree) = self.trees.get(&modifier.tree) else { continue };
+            let mut paths: Vec<&String> = tree.paths.iter().take(INPUTS_MAX).collect();
+            paths.sort_unstable();
+            for input in paths {
+                let own = modifier.texts.get(input).map(|path| (modifier.block, path));
+                // What is empty in the modifier is not stored.
+                let default = tree.defaults.get(input).map(|path| (tree.block, path));
+                if let Some((block, path)) = own.or(default) {
+                    let (owner, path) = (modifier.owner.clone(), Some(path.clone()));
+                    found.push(Import { block, owner, path });
+                }
+            }
+        }
+    }
+
+    /// The trees in which each tree is a group.
+    fn users(&self) -> HashMap<u64, Vec<u64>> {
+        let mut users: HashMap<u64, Vec<u64>> = HashMap::new();
+        for (address, tree) in &self.trees {
+            let groups: HashSet<u64> = tree.groups.iter().map(|(group, _)| *group).collect();
+            for group in groups {
+                users.entry(group).or_default().push(*address);
+            }
+        }
+        users
+    }
+}
+
+/// The nodes of a tree, and how they are linked.
+struct Nodes<'g> {
+    group: &'g Group<'g>,
+    nodes: BTreeMap<u64, View<'g>>,
+    sockets: HashMap<u64, View<'g>>,
+    /// For each socket that something is linked to: the node and the socket that it comes from.
+    links: HashMap<u64, (u64, u64)>,
+    from: HashSet<u64>,
+}
+
+impl<'g> Nodes<'g> {
+    fn of(group: &'g Group<'g>) -> Self {
+        let by_address = |view: View<'g>| (view.address, view);
+        let links = || group.all("bNodeLink");
+        Self {
+            group,
+            nodes: group.all("bNode").map(by_address).collect(),
+            sockets: group.all("bNodeSocket").map(by_address).collect(),
+            links: links()
+                .filter_map(|link| {
+                    let from = (link.pointer("fromnode")?, link.pointer("fromsock")?);
+                    Some((link.pointer("tosock")?, from))
+                })
+                .collect(),
+            from: links().filter_map(|link| link.pointer("fromnode")).collect(),
+        }
+    }
+
+    /// Whether anything is linked to a node's outputs.
+    fn is_used(&self, node: &View<'_>) -> bool {
+        self.from.contains(&node.address)
+    }
+
+    fn inputs(&self, node: &View<'g>) -> impl Iterator<Item = View<'g>> {
+        let socket = |at: u64| self.sockets.get(&at).copied();
+        let first = node.pointer("inputs.first").and_then(socket);
+        let next = move |view: &View<'g>| view.pointer("next").and_then(socket);
+        std::iter::successors(first, next).take(INPUTS_MAX)
+    }
+
+    fn is_text(&self, socket: &View<'_>) -> bool {
+        let value = socket.pointer("default_value");
+        value.is_some_and(|at| self.group.at(at, "bNodeSocketValueString").next().is_some())
+    }
+
+    /// The text of a socket's value, unless it is empty.
+    fn text_at(&self, value: u64) -> Option<Path> {
+        self.group.at(value, "bNodeSocketValueString").next()?.path("value")
+    }
+
+    /// Where a socket may have its text from.
+    fn sources(&self, socket: &View<'g>) -> Vec<Source> {
+        let mut sources = Vec::new();
+        self.collect(socket, 0, &mut sources);
+        sources
+    }
+
+    fn collect(&self, socket: &View<'g>, depth: usize, sources: &mut Vec<Source>) {
+        if sources.len() >= SOURCES_MAX {
+            return;
+        }
+        let Some((from, output)) = self.links.get(&socket.address) else {
+            let text = socket.pointer("default_value").and_then(|at| self.text_at(at));
+            sources.extend(text.map(Source::Stored));
+            return;
+        };
+        let Some(node) = self.nodes.get(from).filter(|_| depth < STEPS_MAX) else {
+            sources.push(Source::Computed);
+            return;
+        };
+        match node.text("idname").unwrap_or_default().as_str() {
+            "FunctionNodeInputString" => {
+                let storage = node.pointer("storage");
+                let storage = storage.and_then(|at| self.group.at(at, "NodeInputString").next());
+                let text = storage.and_then(|storage| storage.pointer("string"));
+                sources.extend(text.and_then(|at| self.group.text_at(at)).map(Source::Stored));
+            }
+            "NodeGroupInput" => {
+                let input = self.sockets.get(output).and_then(|it| it.text("identifier"));
+                sources.extend(input.map(Source::Input));
+            }
+            kind if CHOICES.contains(&kind) => {
+                let texts = self.inputs(node);
+                // A reroute's input has no text of its own.
+                let texts = texts.filter(|it| kind == "NodeReroute" || self.is_text(it));
+                for input in texts {
+                    self.collect(&input, depth + 1, sources);
+                }
+            }
+            _ => sources.push(Source::Computed),
+        }
+    }
+}
