@@ -19,7 +19,8 @@ use tonic_types::StatusExt as _;
 
 use crate::{
     error::{Error, root_cause},
-    fetch::{self, FetchProgress, OutputFolder},
+    fetch::{self, FetchProgress},
+    folder::OutputFolder,
     frames::FrameSet,
     log::{self, LogEvent},
     project::{Content, Project},
@@ -341,7 +342,8 @@ impl Cluster {
     }
 
     /// Brings what the job has finished so far into the folder `to`, as files. What is there already, with
-    /// the right content, is not fetched again.
+    /// the right content, is not fetched again. A file of that name with another content gives way if Framecrew wrote
+    /// it; what a person made or changed stays, and [`Error::Incomplete`] names it (see [`OutputFolder::overwriting`]).
     ///
     /// # Errors
     /// When the folder cannot be written to, there is no such job, or the connection breaks for long.

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    io::{self, Cursor},
+    io::{self, Cursor, Write as _},
     path::{Path, PathBuf},
 };
 
@@ -16,7 +16,9 @@ use image::{
 use crate::{
     cluster::Cluster,
     error::Error,
+    folder::OutputFile,
     frames::{FrameRange, FrameSet},
+    written::Standing,
 };
 
 /// Frames on one sheet, at most: among more nobody finds anything, and the sheet stays below 30 megapixels.
@@ -79,7 +81,14 @@ pub struct ContactSheet {
 /// # Errors
 /// When there is no such job, the orchestrator cannot be reached, or the file cannot be written. A frame whose
 /// picture is damaged is no error: it is one of the unseen.
-pub async fn make(cluster: &Cluster, job_id: u64, to: &Path) -> Result<ContactSheet, SheetError> {
+///
+/// [`Error::InTheWay`], before anything is fetched, when there is a file that may not be replaced.
+pub async fn make(
+    cluster: &Cluster,
+    job_id: u64,
+    to: &OutputFile,
+) -> Result<ContactSheet, SheetError> {
+    to.check_free()?;
     let job = cluster.job(job_id).await?;
     let ranges = job.info().spec.iter().flat_map(|spec| &spec.frames);
     let ranges = ranges.map(|range| FrameRange::try_from(*range)).collect::<Result<_, _>>();
@@ -110,12 +119,8 @@ pub async fn make(cluster: &Cluster, job_id: u64, to: &Path) -> Result<ContactSh
     let tiles: Vec<_> = tiles.into_iter().collect();
     let unseen = tiles.iter().filter(|(_, tile)| matches!(tile, Tile::Unseen)).count();
     let made = ContactSheet { frames: numbers.len(), shown: tiles.len(), unseen };
-    let path = to.to_owned();
-    blocking(move || {
-        let write = write(&sheet(&tiles), &path);
-        write.map_err(|source| SheetError::Write { path, source })
-    })
-    .await?;
+    let (file, by) = (to.clone(), format!("job {job_id} at {}", cluster.url()));
+    blocking(move || write(&sheet(&tiles), &file, &by)).await?;
     Ok(made)
 }
 
@@ -298,7 +303,20 @@ fn fill(sheet: &mut RgbImage, at: (u32, u32), size: (u32, u32), color: Rgb<u8>) 
 }
 
 /// Writes the sheet beside its name first, so that what bears the name is whole.
-fn write(sheet: &RgbImage, to: &Path) -> io::Result<()> {
+fn write(sheet: &RgbImage, to: &OutputFile, by: &str) -> Result<(), SheetError> {
+    let mut png = Cursor::new(Vec::new());
+    let encoded = sheet.write_to(&mut png, ImageFormat::Png).map_err(io::Error::other);
+    let unwritable = |source| SheetError::Write { path: to.path().into(), source };
+    encoded.map_err(unwritable)?;
+    let digest = Digest::of(png.get_ref());
+    if to.make_way(digest)? != Standing::Same {
+        write_whole(png.get_ref(), to.path()).map_err(unwritable)?;
+        to.record(digest, by);
+    }
+    Ok(())
+}
+
+fn write_whole(bytes: &[u8], to: &Path) -> io::Result<()> {
     let folder = to.parent().filter(|folder| !folder.as_os_str().is_empty());
     let mut builder = tempfile::Builder::new();
     builder.prefix(".").suffix(".part");
@@ -306,9 +324,7 @@ fn write(sheet: &RgbImage, to: &Path) -> io::Result<()> {
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
     let mut file = builder.tempfile_in(folder.unwrap_or(Path::new(".")))?;
-    sheet
-        .write_to(&mut io::BufWriter::new(&mut file), ImageFormat::Png)
-        .map_err(io::Error::other)?;
+    file.write_all(bytes)?;
     file.as_file().sync_all()?;
     file.persist(to)?;
     Ok(())
@@ -413,13 +429,23 @@ mod tests {
     }
 
     #[test]
-    fn a_sheet_replaces_another_and_leaves_nothing_beside_it() {
+    fn a_sheet_replaces_another_and_nothing_else() {
         let folder = tempfile::tempdir().unwrap();
-        let to = folder.path().join("sheet.png");
-        std::fs::write(&to, b"old").unwrap();
-        write(&RgbImage::new(2, 2), &to).unwrap();
-        assert_eq!(image::open(&to).unwrap().width(), 2);
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
-        assert!(write(&RgbImage::new(2, 2), &folder.path().join("no/sheet.png")).is_err());
+        let path = folder.path().join("sheet.png");
+        let to = OutputFile::open(&path).unwrap();
+        for width in [2, 3] {
+            write(&RgbImage::new(width, 2), &to, "job 7").unwrap();
+            assert_eq!(image::open(&path).unwrap().width(), width);
+        }
+        let files = std::fs::read_dir(folder.path()).unwrap().map(|it| it.unwrap().file_name());
+        let visible = files.filter(|name| !name.to_string_lossy().starts_with('.'));
+        assert_eq!(visible.count(), 1);
+
+        std::fs::write(&path, b"a person's").unwrap();
+        let refused = write(&RgbImage::new(4, 2), &to, "job 7").unwrap_err();
+        assert!(refused.to_string().contains("--overwrite"), "{refused}");
+        assert_eq!(std::fs::read(&path).unwrap(), b"a person's");
+        write(&RgbImage::new(4, 2), &to.overwriting(true), "job 7").unwrap();
+        assert_eq!(image::open(&path).unwrap().width(), 4);
     }
 }

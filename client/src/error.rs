@@ -119,6 +119,20 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+    /// Files are where outputs would go that Framecrew did not write, or that were changed since. They stay.
+    #[error(
+        "{}{} there already, and Framecrew did not write {it} (or somebody changed {it} since); move {it} away, name \
+         another place, or replace {it} with --overwrite",
+        .path.display(),
+        OrMore(*more),
+        it = if *more == 0 { "it" } else { "them" },
+    )]
+    InTheWay {
+        /// The first of them.
+        path: PathBuf,
+        /// How many more there are.
+        more: u64,
+    },
     /// Some outputs did not come, for reasons of their own; all the others did.
     #[error(
         "{}; the other {} are in {}\n{}",
@@ -151,6 +165,8 @@ pub struct Missing {
     pub name: String,
     /// Why it did not come, for people.
     pub reason: String,
+    /// Whether a file is in its place that is not to be replaced; nothing is wrong with the output then.
+    pub in_the_way: bool,
 }
 
 /// A fault in one field of a request, or one condition that does not hold.
@@ -160,6 +176,18 @@ pub struct Violation {
     pub subject: String,
     /// What is wrong.
     pub description: String,
+}
+
+/// ` is`, or ` and 3 more files are`.
+struct OrMore(u64);
+
+impl fmt::Display for OrMore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            0 => f.write_str(" is"),
+            more => write!(f, " and {} are", words::plural(more, "more file")),
+        }
+    }
 }
 
 /// What is where a job was, by name.
@@ -199,7 +227,17 @@ struct Advice<'a>(&'a [Missing]);
 
 impl fmt::Display for Advice<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut numbers: Vec<i32> = self.0.iter().map(|output| output.frame).collect();
+        if self.0.iter().any(|output| output.in_the_way) {
+            f.write_str("the cluster keeps what was not brought: `framecrew fetch` gets it, once there is room for it")?;
+        }
+        let lost = self.0.iter().filter(|output| !output.in_the_way);
+        let mut numbers: Vec<i32> = lost.map(|output| output.frame).collect();
+        if numbers.is_empty() {
+            return Ok(());
+        }
+        if numbers.len() < self.0.len() {
+            f.write_str("\n")?;
+        }
         numbers.dedup();
         let ranges = numbers
             .chunk_by(|a, b| a.checked_add(1) == Some(*b))

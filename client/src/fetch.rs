@@ -2,13 +2,10 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
-    fs,
-    io::{self, Write as _},
-    path::{Path, PathBuf},
     time::Duration,
 };
 
-use framecrew_blobs::{BlobClient, Digest, ProjectPath, TransferError};
+use framecrew_blobs::{BlobClient, Digest, TransferError};
 use framecrew_proto::v1::{Frame, FrameState, Job, Output, watch_job_response::Update};
 use futures::StreamExt as _;
 use tokio::task::JoinSet;
@@ -16,8 +13,10 @@ use tokio::task::JoinSet;
 use crate::{
     cluster::Cluster,
     error::{Error, Missing, retry_after},
+    folder::{OutputFile, OutputFolder},
     frames::FrameSet,
     watch::{self, WatchEvent},
+    written::Standing,
 };
 
 /// Downloads at a time: enough to hide the latency of small frames, few enough to leave the link to others.
@@ -30,9 +29,6 @@ const PAUSE_MIN: Duration = Duration::from_secs(1);
 /// Outputs that did not come which are told of one by one; further ones are only counted. As many as anyone
 /// will look into, and few enough to hold.
 const MISSING_TOLD_MAX: usize = 100;
-/// What a folder must be able to take before a job is submitted: enough to notice a disk that is full.
-const PROBE_BYTES: usize = 256 * 1024;
-
 /// How far a fetch is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct FetchProgress {
@@ -55,110 +51,6 @@ pub struct FetchedMovie {
     pub replaced: bool,
 }
 
-/// A folder that has been found fit to take outputs.
-#[derive(Debug, Clone)]
-pub struct OutputFolder {
-    path: PathBuf,
-    /// Folders that were made for it, it included, the innermost first.
-    made: Vec<PathBuf>,
-}
-
-impl OutputFolder {
-    /// Makes the folder where it is missing, and writes a file into it to prove that it can be written to.
-    /// Blocks for a moment.
-    ///
-    /// # Errors
-    /// [`Error::OutputFolder`] when it cannot.
-    pub fn open(path: &Path) -> Result<Self, Error> {
-        let is_missing = |folder: &&Path| !folder.as_os_str().is_empty() && !folder.exists();
-        let made = path.ancestors().take_while(is_missing).map(Path::to_owned).collect();
-        let probe = || -> io::Result<()> {
-            fs::create_dir_all(path)?;
-            let mut file =
-                tempfile::Builder::new().prefix(".framecrew-probe-").tempfile_in(path)?;
-            file.write_all(&vec![0; PROBE_BYTES])?;
-            file.as_file().sync_all()
-        };
-        let probed = probe();
-        let opened = Self { path: path.into(), made };
-        match probed {
-            Ok(()) => Ok(opened),
-            Err(source) => {
-                opened.abandon();
-                Err(Error::OutputFolder { path: path.into(), source: plain(source) })
-            }
-        }
-    }
-
-    /// Takes away what was made to open it, as far as it is empty: for when nothing will come.
-    pub fn abandon(self) {
-        for folder in &self.made {
-            // A folder that will not go does no harm.
-            let _ = fs::remove_dir(folder);
-        }
-    }
-
-    /// Where it is.
-    #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// Where an output goes; the folders of its name are made on the way. The name comes from elsewhere: neither
-    /// it nor a link that lies in the folder may lead out of it.
-    async fn place(&self, name: &str) -> Result<PathBuf, Error> {
-        let (root, name) = (self.path.clone(), name.to_owned());
-        match tokio::task::spawn_blocking(move || place(&root, &name)).await {
-            Ok(place) => place,
-            Err(error) => std::panic::resume_unwind(error.into_panic()),
-        }
-    }
-}
-
-fn place(root: &Path, name: &str) -> Result<PathBuf, Error> {
-    let refused = |why: &str| Error::Failed {
-        message: format!("the orchestrator names an output {name:?}, {why}; it was not fetched"),
-    };
-    let is_hidden = |part: &str| part.starts_with('.');
-    let path = name.parse::<ProjectPath>().ok().filter(|_| !name.split('/').any(is_hidden));
-    let path = path.ok_or_else(|| refused("which is not a file name"))?;
-    let unusable = |source| Error::OutputFolder { path: root.into(), source };
-    let to = path.under(root);
-    if to.is_dir() {
-        return Err(refused("but there is a folder of that name"));
-    }
-    let Some((folders, _)) = name.rsplit_once('/') else { return Ok(to) };
-    let real_root = root.canonicalize().map_err(unusable)?;
-    let mut folder = root.to_owned();
-    for part in folders.split('/') {
-        folder.push(part);
-        match fs::create_dir(&folder) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                return Err(unusable(error));
-            }
-            _ => {}
-        }
-        // Before anything is made below it: where a link leads is only known now.
-        match folder.canonicalize() {
-            Ok(real) if !real.is_dir() => {
-                return Err(refused("but there is a file where its folder would be"));
-            }
-            Ok(real) if real.starts_with(&real_root) => {}
-            Ok(_) => return Err(refused("but a link leads from there to another folder")),
-            Err(error) => return Err(refused(&format!("but its folder cannot be used ({error})"))),
-        }
-    }
-    Ok(to)
-}
-
-/// `tempfile` names the probe in its message, which means nothing to anybody.
-fn plain(error: io::Error) -> io::Error {
-    match (error.raw_os_error(), error.kind()) {
-        (None, kind) if kind != io::ErrorKind::Other => io::Error::from(kind),
-        _ => error,
-    }
-}
-
 /// Brings what the job has finished so far; of `frames` only, if given. `on_progress` is told after each file.
 ///
 /// # Errors
@@ -171,7 +63,8 @@ pub async fn fetch(
     frames: Option<&FrameSet>,
     on_progress: impl FnMut(FetchProgress) + Send,
 ) -> Result<FetchProgress, Error> {
-    let mut downloads = Downloads::new(cluster, folder, ATTEMPTS_MAX, on_progress);
+    let mut downloads =
+        Downloads::new(Source::new(cluster, job_id, ATTEMPTS_MAX), folder, on_progress);
     downloads.add_finished(cluster, job_id, None, frames).await?;
     downloads.finish().await
 }
@@ -186,7 +79,7 @@ pub async fn follow(
     folder: &OutputFolder,
     on_progress: impl FnMut(FetchProgress) + Send,
 ) -> Result<FetchProgress, Error> {
-    let mut downloads = Downloads::new(cluster, folder, u32::MAX, on_progress);
+    let mut downloads = Downloads::new(Source::new(cluster, job_id, u32::MAX), folder, on_progress);
     let mut watch = cluster.watch(job_id);
     loop {
         let event = tokio::select! {
@@ -221,10 +114,11 @@ pub async fn follow(
 ///
 /// # Errors
 /// When the job has made none (yet), the file cannot be written, or the orchestrator stays away.
+/// [`Error::InTheWay`] when there is a file that may not be replaced.
 pub async fn fetch_movie(
     cluster: &Cluster,
     job_id: u64,
-    to: &Path,
+    to: &OutputFile,
     mut on_bytes: impl FnMut(u64, u64) + Send,
 ) -> Result<FetchedMovie, Error> {
     let mut attempt = 0;
@@ -243,7 +137,8 @@ pub async fn fetch_movie(
     })?;
     let total_bytes = output.size_bytes;
     let on_bytes = |done_bytes| on_bytes(done_bytes, total_bytes);
-    let brought = bring(cluster.url(), cluster.blobs(), &output, to, ATTEMPTS_MAX, on_bytes).await;
+    let source = Source::new(cluster, job_id, ATTEMPTS_MAX);
+    let brought = source.bring(&output, to, on_bytes).await;
     let movie = brought.map(|fetched| FetchedMovie {
         size_bytes: total_bytes,
         replaced: matches!(fetched, Fetched::Brought { replaced: true, .. }),
@@ -252,7 +147,7 @@ pub async fn fetch_movie(
         Error::Transfer(TransferError::File { source, .. }) => Error::Failed {
             message: format!(
                 "cannot write the movie {}: {source}; free some space or name another file with --movie",
-                to.display()
+                to.path().display()
             ),
         },
         error => error,
@@ -273,11 +168,8 @@ async fn first_output(cluster: &Cluster, job_id: u64) -> Result<Option<Output>, 
 
 /// Downloads under way.
 struct Downloads<P> {
-    url: String,
-    blobs: BlobClient,
+    source: Source,
     folder: OutputFolder,
-    /// At one call, while the orchestrator is away.
-    attempts_max: u32,
     tasks: JoinSet<(OutputOf, Result<Fetched, Error>)>,
     /// Those that the tasks bring. A listing and the stream after it tell of the same frames.
     under_way: HashSet<OutputOf>,
@@ -297,12 +189,10 @@ enum Fetched {
 type OutputOf = (i32, String);
 
 impl<P: FnMut(FetchProgress) + Send> Downloads<P> {
-    fn new(cluster: &Cluster, folder: &OutputFolder, attempts_max: u32, on_progress: P) -> Self {
+    fn new(source: Source, folder: &OutputFolder, on_progress: P) -> Self {
         Self {
-            url: cluster.url().into(),
-            blobs: cluster.blobs().clone(),
+            source,
             folder: folder.clone(),
-            attempts_max,
             tasks: JoinSet::new(),
             under_way: HashSet::new(),
             progress: FetchProgress::default(),
@@ -346,7 +236,7 @@ impl<P: FnMut(FetchProgress) + Send> Downloads<P> {
             }
             match broken {
                 None => return Ok(()),
-                Some(error) if error.is_transient() && attempt < self.attempts_max => {
+                Some(error) if error.is_transient() && attempt < self.source.attempts_max => {
                     attempt += 1;
                     tokio::time::sleep(pause(attempt, error.retry_after())).await;
                 }
@@ -369,11 +259,10 @@ impl<P: FnMut(FetchProgress) + Send> Downloads<P> {
                 }
             }
             let folder = self.folder.clone();
-            let (url, blobs) = (self.url.clone(), self.blobs.clone());
-            let attempts_max = self.attempts_max;
+            let source = self.source.clone();
             self.tasks.spawn(async move {
                 let fetched = match folder.place(&output.name).await {
-                    Ok(place) => bring(&url, &blobs, &output, &place, attempts_max, |_| {}).await,
+                    Ok(place) => source.bring(&output, &place, |_| {}).await,
                     Err(error) => Err(error),
                 };
                 ((frame.frame, output.name), fetched)
@@ -435,9 +324,10 @@ impl<P: FnMut(FetchProgress) + Send> Downloads<P> {
             frame,
             name,
             reason: error.to_string(),
+            in_the_way: matches!(error, Error::InTheWay { .. }),
         });
         Err(Error::Incomplete {
-            folder: self.folder.path,
+            folder: self.folder.path().into(),
             missing: missing.collect(),
             more: self.more_missing,
             progress: self.progress,
@@ -448,159 +338,72 @@ impl<P: FnMut(FetchProgress) + Send> Downloads<P> {
     fn blame_folder(&self, error: Error) -> Error {
         match error {
             Error::Transfer(TransferError::File { source, .. }) => {
-                Error::OutputFolder { path: self.folder.path.clone(), source }
+                Error::OutputFolder { path: self.folder.path().into(), source }
             }
             error => error,
         }
     }
 }
 
-async fn bring(
-    url: &str,
-    blobs: &BlobClient,
-    output: &Output,
-    to: &Path,
+/// Where outputs come from.
+#[derive(Debug, Clone)]
+struct Source {
+    url: String,
+    blobs: BlobClient,
+    /// The job, for the mark on what was written.
+    job: String,
+    /// At one call, while the orchestrator is away.
     attempts_max: u32,
-    mut on_bytes: impl FnMut(u64) + Send,
-) -> Result<Fetched, Error> {
-    let digest: Digest = output.digest.parse().map_err(|error| Error::Failed {
-        message: format!("the orchestrator names no content for {}: {error}", output.name),
-    })?;
-    let mut attempt = 0;
-    loop {
-        if is_there(to, digest, output.size_bytes).await {
-            return Ok(Fetched::Kept);
-        }
-        let replaced = tokio::fs::symlink_metadata(to).await.is_ok();
-        match blobs.download_file(digest, output.size_bytes, to, &mut on_bytes).await {
-            Ok(()) => {
-                return Ok(Fetched::Brought { bytes: output.size_bytes, replaced });
+}
+
+impl Source {
+    fn new(cluster: &Cluster, job_id: u64, attempts_max: u32) -> Self {
+        let url = cluster.url().to_owned();
+        let job = format!("job {job_id} at {url}");
+        Self { url, blobs: cluster.blobs().clone(), job, attempts_max }
+    }
+
+    async fn bring(
+        &self,
+        output: &Output,
+        to: &OutputFile,
+        mut on_bytes: impl FnMut(u64) + Send,
+    ) -> Result<Fetched, Error> {
+        let digest: Digest = output.digest.parse().map_err(|error| Error::Failed {
+            message: format!("the orchestrator names no content for {}: {error}", output.name),
+        })?;
+        let mut attempt = 0;
+        loop {
+            let file = to.clone();
+            let replaced = match blocking(move || file.make_way(digest)).await? {
+                Standing::Same => return Ok(Fetched::Kept),
+                standing => standing != Standing::Absent,
+            };
+            let size_bytes = output.size_bytes;
+            match self.blobs.download_file(digest, size_bytes, to.path(), &mut on_bytes).await {
+                Ok(()) => {
+                    let (file, job) = (to.clone(), self.job.clone());
+                    blocking(move || file.record(digest, &job)).await;
+                    return Ok(Fetched::Brought { bytes: size_bytes, replaced });
+                }
+                Err(error) if error.is_transient() && attempt < self.attempts_max => {
+                    attempt += 1;
+                    tokio::time::sleep(pause(attempt, error.status().and_then(retry_after))).await;
+                }
+                Err(error) => return Err(Error::from_transfer(&self.url, error)),
             }
-            Err(error) if error.is_transient() && attempt < attempts_max => {
-                attempt += 1;
-                tokio::time::sleep(pause(attempt, error.status().and_then(retry_after))).await;
-            }
-            Err(error) => return Err(Error::from_transfer(url, error)),
         }
+    }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
     }
 }
 
 /// Pause before another attempt.
 fn pause(attempt: u32, retry_after: Option<Duration>) -> Duration {
     watch::pause(attempt, retry_after).max(PAUSE_MIN)
-}
-
-async fn is_there(path: &Path, digest: Digest, size_bytes: u64) -> bool {
-    match tokio::fs::metadata(path).await {
-        Ok(metadata) if metadata.is_file() && metadata.len() == size_bytes => {}
-        _ => return false,
-    }
-    let path = path.to_owned();
-    let hashed = tokio::task::spawn_blocking(move || Digest::of_file(&path)).await;
-    matches!(hashed, Ok(Ok((found, _))) if found == digest)
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-
-    use super::*;
-
-    #[test]
-    fn a_folder_is_made_and_left_empty_by_the_probe() {
-        let base = tempfile::tempdir().unwrap();
-        let path = base.path().join("a/b");
-        OutputFolder::open(&path).unwrap();
-        assert_eq!(fs::read_dir(&path).unwrap().count(), 0);
-    }
-
-    #[test]
-    fn a_folder_that_is_abandoned_leaves_what_was_there_before_and_what_came_since() {
-        let base = tempfile::tempdir().unwrap();
-        OutputFolder::open(base.path()).unwrap().abandon();
-        OutputFolder::open(&base.path().join("a/b")).unwrap().abandon();
-        assert_eq!(fs::read_dir(base.path()).unwrap().count(), 0);
-        let used = OutputFolder::open(&base.path().join("c")).unwrap();
-        fs::write(used.path().join("0001.png"), b"frame").unwrap();
-        used.abandon();
-        assert!(base.path().join("c/0001.png").exists());
-    }
-
-    #[test]
-    fn a_folder_below_a_file_is_refused_with_its_path() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        let path = file.path().join("frames");
-        let text = OutputFolder::open(&path).unwrap_err().to_string();
-        assert!(text.contains(&path.display().to_string()), "{text}");
-        assert!(text.contains("-o DIR") && !text.contains("probe"), "{text}");
-    }
-
-    #[test]
-    fn no_output_name_leads_out_of_the_folder() {
-        let base = tempfile::tempdir().unwrap();
-        assert_eq!(place(base.path(), "0001.png").unwrap(), base.path().join("0001.png"));
-        for name in [
-            "",
-            ".",
-            "..",
-            "../a",
-            "/etc/a",
-            "a/../../b",
-            "a//b",
-            "a/",
-            "a\\b",
-            "C:a",
-            ".hidden",
-            ".git/config",
-            "a/.b",
-            "a\0b",
-        ] {
-            assert!(place(base.path(), name).is_err(), "{name:?}");
-        }
-        assert_eq!(fs::read_dir(base.path()).unwrap().count(), 0, "nothing is made");
-    }
-
-    #[test]
-    fn an_output_in_a_folder_gets_that_folder() {
-        let base = tempfile::tempdir().unwrap();
-        let to = place(base.path(), "masks/near/0042.png").unwrap();
-        fs::write(&to, b"mask").unwrap();
-        assert_eq!(to, base.path().join("masks/near/0042.png"));
-        assert!(place(base.path(), "masks/near/0043.png").is_ok());
-        for (name, what) in [("masks/near/0042.png/a.png", "file"), ("masks", "folder")] {
-            let text = place(base.path(), name).unwrap_err().to_string();
-            assert!(text.contains(&format!("there is a {what}")), "{text}");
-        }
-    }
-
-    #[cfg(unix)]
-    #[test]
-    fn no_link_in_the_folder_leads_an_output_out_of_it() {
-        use std::os::unix::fs::symlink;
-        let base = tempfile::tempdir().unwrap();
-        let (inside, outside) = (base.path().join("in"), base.path().join("out"));
-        fs::create_dir_all(inside.join("real")).unwrap();
-        fs::create_dir(&outside).unwrap();
-        symlink(&outside, inside.join("away")).unwrap();
-        symlink("../../out", inside.join("real/up")).unwrap();
-        symlink(inside.join("real"), inside.join("near")).unwrap();
-        for name in ["away/a.png", "away/new/a.png", "real/up/a.png", "near/up/a.png"] {
-            let text = place(&inside, name).unwrap_err().to_string();
-            assert!(text.contains("a link leads"), "{name}: {text}");
-        }
-        assert!(place(&inside, "near/a.png").is_ok());
-        assert_eq!(fs::read_dir(&outside).unwrap().count(), 0, "nothing is made there");
-    }
-
-    #[tokio::test]
-    async fn only_a_file_with_the_right_content_counts_as_there() {
-        let base = tempfile::tempdir().unwrap();
-        let path = base.path().join("0001.png");
-        let digest = Digest::of(b"frame");
-        assert!(!is_there(&path, digest, 5).await);
-        fs::write(&path, b"fr4me").unwrap();
-        assert!(!is_there(&path, digest, 5).await);
-        fs::write(&path, b"frame").unwrap();
-        assert!(is_there(&path, digest, 5).await);
-    }
 }

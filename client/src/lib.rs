@@ -20,6 +20,7 @@ mod cluster;
 pub mod contact_sheet;
 mod error;
 pub mod fetch;
+mod folder;
 mod frames;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
@@ -34,10 +35,12 @@ mod spec;
 mod state;
 pub mod view;
 mod watch;
+mod written;
 
 pub use cluster::{Cluster, Job, SubmitProgress};
 pub use error::{Error, Missing, Violation};
-pub use fetch::{FetchProgress, OutputFolder};
+pub use fetch::FetchProgress;
+pub use folder::{OutputFile, OutputFolder};
 pub use framecrew_blend::BlenderVersion;
 pub use framecrew_proto::v1 as proto;
 pub use framecrew_proto::v1::{ImageFormat, RenderEngine};

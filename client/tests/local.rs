@@ -15,7 +15,7 @@ use std::{
 
 use assert_cmd::Command;
 use framecrew::{
-    JobSpec, JobView, LocalCluster, LocalConfig, WatchEvent,
+    JobSpec, JobView, LocalCluster, LocalConfig, OutputFolder, WatchEvent,
     proto::{FrameState, JobState, NodeState, WatchJobResponse},
 };
 use framecrew_node::{
@@ -97,9 +97,17 @@ async fn sixty_frames_come_through_three_nodes() {
         assert!(image::open(file).unwrap().width() > 0);
     }
 
-    // A second fetch brings only what is damaged, and tells what it takes the place of.
-    fs::write(&files[7], b"damaged").unwrap();
-    let fetched = job.fetch(&out).await.unwrap();
+    // A second fetch leaves alone what was changed, and names it, until it is allowed to replace it.
+    fs::write(&files[7], b"painted over").unwrap();
+    let refused = job.fetch(&out).await.unwrap_err();
+    assert!(
+        matches!(&refused, framecrew::Error::Incomplete { missing, .. }
+        if missing.len() == 1 && missing[0].in_the_way),
+        "{refused}"
+    );
+    assert_eq!(fs::read(&files[7]).unwrap(), b"painted over");
+    let folder = OutputFolder::open(&out).unwrap().overwriting(true);
+    let fetched = framecrew::fetch::fetch(cluster, job.id(), &folder, None, |_| {}).await.unwrap();
     assert_eq!((fetched.fetched, fetched.kept, fetched.replaced), (1, 59, 1));
     assert!(image::open(&files[7]).is_ok());
 
@@ -235,7 +243,7 @@ async fn the_last_file_that_gives_way_is_told_of_too() {
     let out = base.path().join("out");
     fs::create_dir(&out).unwrap();
     fs::write(out.join("0001.png"), "the person's own").unwrap();
-    let args = ["render", DEMO, "-f", "1", "-o", "out", "--cluster", local.url()];
+    let args = ["render", DEMO, "-f", "1", "-o", "out", "--cluster", local.url(), "--overwrite"];
     let (code, stdout, stderr) = framecrew(&args, base.path()).await;
     assert_eq!(code, 0, "{stdout}{stderr}");
     assert!(stderr.contains("note: 1 file of the same name"), "{stderr}");

@@ -164,3 +164,41 @@ async fn a_cluster_that_others_reach_says_that_it_asks_nobody_who_they_are() {
         assert_eq!(stderr.contains("there is no authentication"), warns, "{stderr}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_in_the_way_of_a_render_is_named_before_anything_is_submitted() {
+    let base = tempfile::tempdir().unwrap();
+    let local = cluster(&base.path().join("data"), Duration::from_millis(1)).await;
+    fs::create_dir(base.path().join("out")).unwrap();
+    // The scene calls its frames so; what a node that only pretends to draw calls them is found when they come.
+    let files = ["3.png", "4.png", "9.png", "3.jpg"].map(|end| format!("out/framecrew-000{end}"));
+    let files = [&files[..], &["shot.mp4".to_owned()]].concat();
+    for file in &files {
+        fs::write(base.path().join(file), "a person's").unwrap();
+    }
+    let render = async |more: &[&str]| {
+        let render = ["render", DEMO, "-f", "1-4", "--cluster", local.url()];
+        framecrew(&[&render[..], more].concat(), base.path()).await
+    };
+    for (more, words) in [
+        (&["-o", "out"][..], "out/framecrew-0003.png and 1 more file are there already"),
+        (&["-o", "new", "--movie", "shot.mp4"], "shot.mp4 is there already"),
+    ] {
+        let (code, stdout, stderr) = render(more).await;
+        assert_eq!((code, stdout.as_str()), (2, ""), "{stderr}");
+        assert!(stderr.contains(words) && stderr.contains("--overwrite"), "{stderr}");
+    }
+    assert!(local.cluster().jobs(1).await.unwrap().is_empty(), "nothing is submitted");
+    assert!(!base.path().join("new").exists(), "nothing is made");
+    let (code, stdout, stderr) = render(&["-o", "out", "--overwrite"]).await;
+    assert_eq!(code, 0, "{stdout}{stderr}");
+    for file in &files[..2] {
+        fs::remove_file(base.path().join(file)).unwrap();
+    }
+    let (code, stdout, stderr) = render(&["-o", "out"]).await;
+    assert_eq!(code, 0, "what was rendered may be rendered again: {stdout}{stderr}");
+    for file in &files[2..] {
+        assert_eq!(fs::read(base.path().join(file)).unwrap(), b"a person's", "{file}");
+    }
+    local.shutdown().await;
+}

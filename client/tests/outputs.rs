@@ -408,10 +408,60 @@ async fn what_gave_way_is_told_where_other_outputs_do_not_come_too() {
     let url = script.play().await;
     fs::create_dir(base.path().join("out")).unwrap();
     fs::write(base.path().join("out/0001.png"), "the person's own").unwrap();
-    let (code, stdout, stderr) = framecrew(&["fetch", "7", "-o", "out"], &url, base.path()).await;
+    let fetch = ["fetch", "7", "-o", "out"];
+    let (code, stdout, stderr) = framecrew(&fetch, &url, base.path()).await;
+    assert_eq!(code, 1, "{stdout}{stderr}");
+    for words in ["frame 1 (0001.png): out/0001.png is there already", "--overwrite", "-f 1`"] {
+        assert!(stderr.contains(words), "{words:?} is not in: {stderr}");
+    }
+    assert_eq!(fs::read(base.path().join("out/0001.png")).unwrap(), b"the person's own");
+    let fetch = [&fetch[..], &["--overwrite"]].concat();
+    let (code, stdout, stderr) = framecrew(&fetch, &url, base.path()).await;
     assert_eq!(code, 1, "{stdout}{stderr}");
     assert!(stderr.contains("note: 1 file of the same name"), "{stderr}");
     assert!(stderr.contains("frame 1 (0002.png)"), "{stderr}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_earlier_job_wrote_gives_way_and_what_a_person_touched_stays() {
+    let base = tempfile::tempdir().unwrap();
+    let mut urls = Vec::new();
+    for content in [&b"first"[..], b"second"] {
+        let mut script = Script::new().with_movie(content);
+        let image = script.store("0001.png", content);
+        let mask = script.store("masks/0001.png", content);
+        script.frames.insert(7, vec![frame(1, FrameState::Finished, vec![image, mask])]);
+        urls.push(script.play().await);
+    }
+    let frames = &["fetch", "7", "-o", "out"][..];
+    let movie = &["fetch", "7", "--movie", "out/shot.mp4"][..];
+    for (args, files) in
+        [(frames, &["out/0001.png", "out/masks/0001.png"][..]), (movie, &["out/shot.mp4"])]
+    {
+        let count = files.len();
+        let fetched = async |url: &String, more: &[&str]| {
+            let args = [args, more].concat();
+            let (code, stdout, stderr) = framecrew(&args, url, base.path()).await;
+            let contents = files.iter().map(|file| fs::read(base.path().join(file)).unwrap());
+            (code, contents.collect::<Vec<_>>(), stdout + &stderr)
+        };
+        let (code, contents, said) = fetched(&urls[0], &[]).await;
+        assert_eq!((code, contents), (0, vec![b"first".to_vec(); count]), "{said}");
+        // The same once more, and then another job's in the same place.
+        let (code, _, said) = fetched(&urls[0], &[]).await;
+        assert!(code == 0 && !said.contains("note"), "{said}");
+        let (code, contents, said) = fetched(&urls[1], &[]).await;
+        assert_eq!((code, contents), (0, vec![b"second".to_vec(); count]), "{said}");
+        assert!(said.contains("of the same name, with other content, gave way"), "{said}");
+
+        fs::write(base.path().join(files[count - 1]), b"painted").unwrap();
+        let (code, contents, said) = fetched(&urls[0], &[]).await;
+        assert_ne!(code, 0, "{said}");
+        assert_eq!(contents[count - 1], b"painted", "{said}");
+        assert!(said.contains(files[count - 1]) && said.contains("--overwrite"), "{said}");
+        let (code, contents, said) = fetched(&urls[0], &["--overwrite"]).await;
+        assert_eq!((code, contents), (0, vec![b"first".to_vec(); count]), "{said}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -716,7 +766,7 @@ async fn a_movie_that_does_not_come_whole_never_bears_its_name() {
     fs::write(base.path().join("old.mp4"), b"an older movie").unwrap();
     for movie in ["new.mp4", "old.mp4", "folder/new.mp4"] {
         let (code, _, stderr) =
-            framecrew(&["fetch", "7", "--movie", movie], &url, base.path()).await;
+            framecrew(&["fetch", "7", "--overwrite", "--movie", movie], &url, base.path()).await;
         assert_eq!(code, 1, "{stderr}");
     }
     assert_eq!(files(base.path()), ["old.mp4"]);
@@ -856,8 +906,9 @@ async fn a_download_whose_link_breaks_goes_on_where_it_was() {
     proxy.set(slowly);
     let cluster = framecrew::Cluster::connect(proxy.url()).await.unwrap();
     let to = base.path().join("sunrise.mp4");
+    let file = framecrew::OutputFile::open(&to).unwrap().overwriting(true);
     let mut cuts = 0;
-    let fetching = framecrew::fetch::fetch_movie(&cluster, 8, &to, |done, _| {
+    let fetching = framecrew::fetch::fetch_movie(&cluster, 8, &file, |done, _| {
         if done > MOVIE_BYTES * (cuts + 1) / 4 && cuts < 3 {
             cuts += 1;
             proxy.reset();

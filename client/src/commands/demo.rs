@@ -5,7 +5,9 @@ use std::{
 };
 
 use clap::Args;
-use framecrew::{JobSpec, JobView, OutputFolder, Project, contact_sheet, proto::JobState};
+use framecrew::{
+    JobSpec, JobView, OutputFile, OutputFolder, Project, contact_sheet, proto::JobState,
+};
 
 use super::{
     Global,
@@ -36,17 +38,23 @@ pub(crate) struct Demo {
         value_name = "DIR"
     )]
     output: PathBuf,
+    /// Replace files that are there already, also those that Framecrew did not write or that were changed since
+    #[arg(long, env = "FRAMECREW_DEMO_OVERWRITE", value_parser = clap::builder::FalseyValueParser::new())]
+    overwrite: bool,
     #[command(flatten)]
     renderer: Renderer,
 }
 
 impl Demo {
     pub(crate) async fn run(self, global: &Global) -> Result<Exit, Failure> {
-        let folder = OutputFolder::open(&self.output)?;
+        let folder = OutputFolder::open(&self.output)?.overwriting(self.overwrite);
+        let sheet = OutputFile::open(&folder.path().join(SHEET_NAME))?.overwriting(self.overwrite);
+        sheet.check_free()?;
         let scratch = Scratch::new()?;
         let scene = scratch.path().join("demo.blend");
         std::fs::write(&scene, SCENE).map_err(|error| unwritable(&scene, &error))?;
         let project = Project::open(JobSpec::animation(&scene)).await?;
+        project.check_folder(&folder)?;
         let mut interrupts = Interrupts::listen()?;
         let plan = Plan {
             nodes: NODES,
@@ -64,16 +72,17 @@ impl Demo {
             }
         };
         note(format_args!("an orchestrator and {NODES} nodes run in this process; rendering"));
-        let rendered = render(&mut here, &project, &folder, global.json, &mut interrupts).await;
+        let rendered =
+            render(&mut here, &project, &folder, &sheet, global.json, &mut interrupts).await;
         here.stop().await;
-        let Some((view, sheet)) = rendered? else {
+        let Some(view) = rendered? else {
             return Ok(Exit::Interrupted);
         };
-        if let Some(sheet) = sheet {
+        if view.state() == JobState::Finished {
             if global.json {
-                say_json(&serde_json::json!({ "contactSheet": sheet }))?;
+                say_json(&serde_json::json!({ "contactSheet": sheet.path() }))?;
             } else {
-                say(format_args!("the contact sheet is {}", sheet.display()))?;
+                say(format_args!("the contact sheet is {}", sheet.path().display()))?;
                 say(
                     "next: `framecrew up` for a cluster of your own, then `framecrew render FILE`",
                 )?;
@@ -87,20 +96,17 @@ async fn render(
     here: &mut Here,
     project: &Project,
     folder: &OutputFolder,
+    sheet: &OutputFile,
     json: bool,
     interrupts: &mut Interrupts,
-) -> Result<Option<(JobView, Option<PathBuf>)>, Failure> {
+) -> Result<Option<JobView>, Failure> {
     let Some(view) = here.render(project, folder, None, json, interrupts).await? else {
         return Ok(None);
     };
-    let sheet = if view.state() == JobState::Finished {
-        let path = folder.path().join(SHEET_NAME);
-        contact_sheet::make(here.cluster(), view.job().job_id, &path).await?;
-        Some(path)
-    } else {
-        None
-    };
-    Ok(Some((view, sheet)))
+    if view.state() == JobState::Finished {
+        contact_sheet::make(here.cluster(), view.job().job_id, sheet).await?;
+    }
+    Ok(Some(view))
 }
 
 fn unwritable(path: &Path, error: &io::Error) -> Failure {

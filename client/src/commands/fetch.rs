@@ -37,6 +37,9 @@ pub(crate) struct Fetch {
     /// Bring the movie of the job's frames into this file, instead of the frames
     #[arg(long, env = "FRAMECREW_FETCH_MOVIE", value_parser = MovieFile::parser(), value_name = "FILE")]
     movie: Option<MovieFile>,
+    /// Replace files that are there already, also those that Framecrew did not write or that were changed since
+    #[arg(long, env = "FRAMECREW_FETCH_OVERWRITE", value_parser = clap::builder::FalseyValueParser::new())]
+    overwrite: bool,
 }
 
 impl Fetch {
@@ -45,14 +48,14 @@ impl Fetch {
         let job = cluster.job(self.job_id).await?;
         let info = job.info();
         if let Some(movie) = &self.movie {
-            return bring_movie(&cluster, info, movie, global.json).await;
+            return bring_movie(&cluster, info, movie, self.overwrite, global.json).await;
         }
         let name = info.spec.as_ref().map_or("", |spec| spec.name.as_str());
         if let Some(wanted) = &self.frames {
             check_frames(self.job_id, info, wanted)?;
         }
         let path = self.output.unwrap_or_else(|| paths::frames_of(name));
-        let folder = OutputFolder::open(&path)?;
+        let folder = OutputFolder::open(&path)?.overwriting(self.overwrite);
         let mut so_far = FetchProgress::default();
         let on_progress = |progress| so_far = progress;
         let frames = self.frames.as_ref();
@@ -102,18 +105,19 @@ async fn bring_movie(
     cluster: &Cluster,
     job: &proto::Job,
     movie: &MovieFile,
+    overwrite: bool,
     json: bool,
 ) -> Result<Exit, Failure> {
     let making = check_movie(cluster, job, movie).await?;
-    let folder = movie.check()?;
+    let file = movie.check(overwrite)?;
     let mut line = ProgressLine::default();
     let on_bytes = |done, total| line.show("fetching the movie", done, total);
-    let brought = fetch::fetch_movie(cluster, making, movie.path(), on_bytes).await;
+    let brought = fetch::fetch_movie(cluster, making, &file, on_bytes).await;
     line.clear();
     let FetchedMovie { size_bytes, replaced } = match brought {
         Ok(movie) => movie,
         Err(error) => {
-            folder.abandon();
+            file.abandon();
             return Err(error.into());
         }
     };

@@ -7,8 +7,8 @@ use std::{
 
 use clap::Args;
 use framecrew::{
-    Cluster, FrameRange, FrameSet,
-    contact_sheet::{self, ContactSheet},
+    Cluster, Error, FrameRange, FrameSet, OutputFile,
+    contact_sheet::{self, ContactSheet, SheetError},
     proto::{self, FailureReason, FrameState},
     view::words,
 };
@@ -31,6 +31,9 @@ pub(crate) struct Job {
     /// Lay the small pictures of its frames out on one sheet, as a PNG [default: the job's name with -sheet.png]
     #[arg(long, env = "FRAMECREW_CONTACT_SHEET", value_name = "FILE")]
     contact_sheet: Option<Option<PathBuf>>,
+    /// Replace a file that is where the sheet goes, also one that Framecrew did not write or that was changed since
+    #[arg(long, env = "FRAMECREW_JOB_OVERWRITE", value_parser = clap::builder::FalseyValueParser::new())]
+    overwrite: bool,
 }
 
 impl Job {
@@ -45,7 +48,7 @@ impl Job {
             show(&cluster, info).await?;
         }
         if let Some(path) = sheet {
-            make_sheet(&cluster, self.job_id, &path, global.json).await?;
+            make_sheet(&cluster, self.job_id, &path, self.overwrite, global.json).await?;
         }
         Ok(Exit::Success)
     }
@@ -161,9 +164,17 @@ async fn make_sheet(
     cluster: &Cluster,
     job_id: u64,
     path: &Path,
+    overwrite: bool,
     json: bool,
 ) -> Result<(), Failure> {
-    let ContactSheet { frames, shown, unseen } = contact_sheet::make(cluster, job_id, path).await?;
+    let file = OutputFile::open(path).map_err(|error| match error {
+        Error::OutputFolder { source, .. } => {
+            SheetError::Write { path: path.into(), source }.into()
+        }
+        error => Failure::from(error),
+    })?;
+    let made = contact_sheet::make(cluster, job_id, &file.overwriting(overwrite)).await;
+    let ContactSheet { frames, shown, unseen } = made?;
     if json {
         return say_json(&serde_json::json!({
             "contactSheet": path, "frames": frames, "shown": shown, "unseen": unseen,

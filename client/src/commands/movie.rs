@@ -6,7 +6,7 @@ use std::{
 };
 
 use clap::builder::{OsStringValueParser, TypedValueParser as _, ValueParser};
-use framecrew::{OutputFolder, proto::MovieFormat};
+use framecrew::{OutputFile, proto::MovieFormat};
 
 use crate::console::Failure;
 
@@ -43,20 +43,22 @@ impl MovieFile {
         self.format
     }
 
-    /// Makes sure that the file can be written, before anything is done for it. Gives the folder, to be abandoned
-    /// if nothing comes.
-    pub(crate) fn check(&self) -> Result<OutputFolder, Failure> {
+    /// Makes sure that the file can be written and that none is in its way, before anything is done for it. What it
+    /// gives is to be abandoned if nothing comes.
+    pub(crate) fn check(&self, overwrite: bool) -> Result<OutputFile, Failure> {
         let path = self.path.display();
         if self.path.is_dir() {
             return Err(Failure::usage(format!("{path} is a folder; name a file for the movie")));
         }
-        let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty());
-        OutputFolder::open(folder.unwrap_or(Path::new("."))).map_err(|error| match error {
+        let file = OutputFile::open(&self.path).map_err(|error| match error {
             framecrew::Error::OutputFolder { source, .. } => Failure::usage(format!(
                 "cannot write the movie {path}: {source}; free some space or name another file with --movie"
             )),
             error => error.into(),
-        })
+        });
+        let file = file?.overwriting(overwrite);
+        file.check_free()?;
+        Ok(file)
     }
 }
 

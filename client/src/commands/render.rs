@@ -2,7 +2,7 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, ValueEnum, builder::FalseyValueParser};
 use framecrew::{
-    Cluster, FrameSet, ImageFormat, Job, JobSpec, OutputFolder, Project, RenderEngine,
+    Cluster, FrameSet, ImageFormat, Job, JobSpec, OutputFile, OutputFolder, Project, RenderEngine,
     SubmitProgress, view::words,
 };
 
@@ -46,6 +46,9 @@ pub(crate) struct Render {
     /// Folder for the frames [default: the job's name with -frames]
     #[arg(short, long, env = "FRAMECREW_OUTPUT", value_name = "DIR", help_heading = "Frames")]
     output: Option<PathBuf>,
+    /// Replace files that are there already, also those that Framecrew did not write or that were changed since
+    #[arg(long, env = "FRAMECREW_OVERWRITE", value_parser = FalseyValueParser::new(), help_heading = "Frames")]
+    overwrite: bool,
     /// Image format of the frames [default: the file's own; PNG for a movie]
     #[arg(
         long,
@@ -271,7 +274,7 @@ impl Render {
             cluster: &cluster,
             job_id: job.id(),
             folder: Some(&places.frames),
-            movie: self.movie.as_ref().map(MovieFile::path),
+            movie: places.movie.as_ref(),
             outlives: true,
             json: global.json,
         };
@@ -322,7 +325,7 @@ impl Render {
                 return other.map(|_| Exit::Interrupted);
             }
         };
-        let movie = self.movie.as_ref().map(MovieFile::path);
+        let movie = places.movie.as_ref();
         let rendered = here.render(project, &places.frames, movie, global.json, &mut interrupts);
         let rendered = rendered.await;
         here.stop().await;
@@ -330,12 +333,19 @@ impl Render {
     }
 
     fn open_places(&self, project: &Project) -> Result<Places, Failure> {
-        let movie = self.movie.as_ref().map(MovieFile::check).transpose()?;
+        let overwrite = self.overwrite;
+        let movie = self.movie.as_ref().map(|movie| movie.check(overwrite)).transpose()?;
         let default = || paths::frames_of(&project.spec().name);
-        match OutputFolder::open(&self.output.clone().unwrap_or_else(default)) {
+        let open = || {
+            let folder = OutputFolder::open(&self.output.clone().unwrap_or_else(default))?;
+            let folder = folder.overwriting(overwrite);
+            project.check_folder(&folder)?;
+            Ok::<_, framecrew::Error>(folder)
+        };
+        match open() {
             Ok(frames) => Ok(Places { frames, movie }),
             Err(error) => {
-                movie.into_iter().for_each(OutputFolder::abandon);
+                movie.into_iter().for_each(OutputFile::abandon);
                 Err(error.into())
             }
         }
@@ -448,13 +458,13 @@ impl Render {
 /// Where what the job makes will go.
 struct Places {
     frames: OutputFolder,
-    /// The movie's folder.
-    movie: Option<OutputFolder>,
+    movie: Option<OutputFile>,
 }
 
 impl Places {
     fn abandon(self) {
-        [Some(self.frames), self.movie].into_iter().flatten().for_each(OutputFolder::abandon);
+        self.frames.abandon();
+        self.movie.into_iter().for_each(OutputFile::abandon);
     }
 }
 

@@ -1,13 +1,10 @@
 //! A cluster in this process, for the commands that bring their own: what it draws with, and its life.
 
-use std::{
-    net::SocketAddr,
-    path::{Path, PathBuf},
-};
+use std::{net::SocketAddr, path::PathBuf};
 
 use clap::Args;
 use framecrew::{
-    BlenderVersion, Cluster, JobView, LocalCluster, LocalConfig, OutputFolder, Project,
+    BlenderVersion, Cluster, JobView, LocalCluster, LocalConfig, OutputFile, OutputFolder, Project,
     local::{LocalError, check_address},
     view::words::{bytes, plural},
 };
@@ -107,7 +104,7 @@ impl Here {
         &mut self,
         project: &Project,
         folder: &OutputFolder,
-        movie: Option<&Path>,
+        movie: Option<&OutputFile>,
         json: bool,
         interrupts: &mut Interrupts,
     ) -> Result<Option<JobView>, Failure> {

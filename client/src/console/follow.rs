@@ -1,10 +1,7 @@
-use std::{
-    path::Path,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use framecrew::{
-    Cluster, Error, FetchProgress, JobView, Link, Live, OutputFolder, WatchEvent,
+    Cluster, Error, FetchProgress, JobView, Link, Live, OutputFile, OutputFolder, WatchEvent,
     fetch::{self, FetchedMovie},
     proto::{JobState, WatchJobResponse},
     view::{self, Lines, Warned, words},
@@ -34,7 +31,7 @@ pub(crate) struct Follow<'a> {
     /// Where frames go; without it none are fetched.
     pub(crate) folder: Option<&'a OutputFolder>,
     /// Where the movie of the frames goes, which a job of its own makes; without it none is waited for.
-    pub(crate) movie: Option<&'a Path>,
+    pub(crate) movie: Option<&'a OutputFile>,
     /// Whether the job goes on when this command ends.
     pub(crate) outlives: bool,
     /// Messages as JSON instead of text for people.
@@ -57,7 +54,7 @@ impl Follow<'_> {
             Ending::Over(view) => view,
             interrupted => return Ok(interrupted),
         };
-        let Some(path) = self.movie else { return Ok(Ending::Over(view)) };
+        let Some(file) = self.movie else { return Ok(Ending::Over(view)) };
         if view.state() != JobState::Finished {
             note("no movie is made, as not all of its frames are there");
             return Ok(Ending::Over(view));
@@ -80,7 +77,7 @@ impl Follow<'_> {
         };
         if view.state() == JobState::Finished {
             tokio::select! {
-                brought = making.bring_movie(path) => brought?,
+                brought = making.bring_movie(file) => brought?,
                 by = interrupts.next() => return Ok(Ending::Interrupted(making.left(by, &view))),
             }
         }
@@ -190,10 +187,10 @@ impl Follow<'_> {
     }
 
     /// Brings what this job has made, which is a movie.
-    async fn bring_movie(&self, path: &Path) -> Result<(), Failure> {
+    async fn bring_movie(&self, file: &OutputFile) -> Result<(), Failure> {
         let mut line = ProgressLine::default();
         let on_bytes = |done, total| line.show("fetching the movie", done, total);
-        let brought = fetch::fetch_movie(self.cluster, self.job_id, path, on_bytes).await;
+        let brought = fetch::fetch_movie(self.cluster, self.job_id, file, on_bytes).await;
         line.clear();
         let FetchedMovie { size_bytes, replaced } = brought.map_err(|error| {
             let fetch = again(self.cluster, &format!("fetch {} --movie FILE", self.job_id));
@@ -203,7 +200,8 @@ impl Follow<'_> {
         if self.json {
             return Ok(());
         }
-        match say(format_args!("the movie is {} ({})", path.display(), words::bytes(size_bytes))) {
+        let path = file.path().display();
+        match say(format_args!("the movie is {path} ({})", words::bytes(size_bytes))) {
             Err(failure) if !failure.is_unread() => Err(failure),
             _ => Ok(()),
         }
@@ -214,7 +212,7 @@ impl Follow<'_> {
         let fetch =
             |what: String| format!("`{}`", again(self.cluster, &format!("fetch {id} {what}")));
         let frames = self.folder.map(|folder| fetch(format!("-o {}", quoted(folder.path()))));
-        let movie = self.movie.map(|path| fetch(format!("--movie {}", quoted(path))));
+        let movie = self.movie.map(|file| fetch(format!("--movie {}", quoted(file.path()))));
         let rest = match (frames, movie) {
             (Some(frames), Some(movie)) => {
                 Some(format!("get the rest with {frames}, and its movie with {movie}"))

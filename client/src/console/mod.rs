@@ -52,7 +52,7 @@ pub(crate) fn note(text: impl Display) {
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
-/// Says it where files of other content stood where outputs went.
+/// Says it where earlier files stood where outputs went.
 pub(crate) fn note_replaced(files: u64) {
     if files > 0 {
         note(format_args!(

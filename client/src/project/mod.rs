@@ -14,6 +14,7 @@ pub(crate) mod layout;
 mod media;
 pub(crate) mod notes;
 pub(crate) mod order;
+mod outputs;
 pub(crate) mod stored;
 
 use framecrew_blend::BlenderVersion;
@@ -24,8 +25,11 @@ pub(crate) use content::Content;
 use self::{
     collection::{Collection, fault},
     layout::Layout,
+    outputs::LikelyNames,
 };
-use crate::{cluster::SubmitProgress, error::Error, frames::FrameSet, spec::JobSpec};
+use crate::{
+    cluster::SubmitProgress, error::Error, folder::OutputFolder, frames::FrameSet, spec::JobSpec,
+};
 
 /// A .blend with all it needs and the job that is to render it: ready to be submitted.
 #[derive(Debug, Clone)]
@@ -33,6 +37,7 @@ pub struct Project {
     layout: Layout,
     saved_by: BlenderVersion,
     frames: FrameSet,
+    likely_names: Option<LikelyNames>,
     spec: proto::JobSpec,
     notes: Vec<String>,
     unbaked: bool,
@@ -80,6 +85,7 @@ impl Project {
         spec.settings.in_order = order::in_order(&spec, &frames, &unbaked);
         let notes = notes::notes(&collection, Some(&layout), Some(scene), &spec);
         let unbaked = !unbaked.is_empty();
+        let likely_names = LikelyNames::of(scene, &spec.settings, &frames);
         let job = proto::JobSpec {
             name: spec.display_name(),
             project: None,
@@ -92,13 +98,31 @@ impl Project {
             movie_of_job_id: 0,
             limits: Some(spec.limits).filter(|limits| *limits != proto::TimeLimits::default()),
         };
-        Ok(Self { saved_by: blend.version, layout, frames, spec: job, notes, unbaked })
+        Ok(Self {
+            saved_by: blend.version,
+            layout,
+            frames,
+            likely_names,
+            spec: job,
+            notes,
+            unbaked,
+        })
     }
 
     /// The frames to render.
     #[must_use]
     pub fn frames(&self) -> &FrameSet {
         &self.frames
+    }
+
+    /// Refuses a folder in which files lie that the frames' files are likely to meet and that may not be replaced:
+    /// Framecrew did not write them, or they were changed since. Blocks.
+    ///
+    /// # Errors
+    /// [`Error::InTheWay`].
+    pub fn check_folder(&self, folder: &OutputFolder) -> Result<(), Error> {
+        let Some(names) = &self.likely_names else { return Ok(()) };
+        folder.check_free(|name| names.contain(name))
     }
 
     /// How many files it has.

@@ -1,0 +1,342 @@
+//! Which files Framecrew has written: what may give way to newer ones, and what is a person's own.
+//!
+//! Each file bears a mark with the digest of what was written, as an extended attribute; where the file system has none,
+//! a note in the folder holds the marks. A file that still has that content may be replaced. One without a mark, or
+//! changed since, may not.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File, Metadata},
+    io::{self, BufRead as _, BufReader, Write as _},
+    path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::UNIX_EPOCH,
+};
+
+use framecrew_blobs::Digest;
+use serde::{Deserialize, Serialize};
+
+/// The note's name in its folder. No output can bear it: their names begin with no dot.
+const NOTE_NAME: &str = ".framecrew-written";
+/// Lines for each name before a note is written anew: a folder that is rendered into every day must not make it grow
+/// for ever.
+const LINES_A_NAME: usize = 8;
+/// Bytes of a note that is read: a million frames. What is larger is not one of ours.
+const NOTE_BYTES_MAX: u64 = 256 << 20;
+
+/// What a file says about who wrote it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Mark {
+    /// The digest of what was written.
+    blake3: String,
+    /// When the file was changed last, in nanoseconds since 1970: where that is still so, it need not be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    mtime_ns: Option<u64>,
+    /// Whose it is, for people: `job 7 at http://127.0.0.1:4000`.
+    by: String,
+}
+
+/// One line of the note.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Line {
+    /// The file, below the folder.
+    name: String,
+    #[serde(flatten)]
+    mark: Mark,
+}
+
+/// What stands where an output goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// Nothing.
+    Absent,
+    /// The output itself.
+    Same,
+    /// A file that may be replaced: Framecrew wrote it, or it is empty.
+    Ours,
+    /// A file that a person made or changed.
+    Theirs,
+}
+
+/// The files of one folder that Framecrew has written. Blocks.
+#[derive(Debug)]
+pub(crate) struct Written {
+    note: PathBuf,
+    /// What the note holds.
+    noted: Mutex<BTreeMap<String, Mark>>,
+    /// Whether files are to bear their marks themselves, where they can.
+    marks_files: bool,
+}
+
+impl Written {
+    /// Reads the folder's note, if there is one. One that cannot be read says nothing, and then nothing is replaced.
+    pub(crate) fn read(folder: &Path) -> Self {
+        let note = folder.join(NOTE_NAME);
+        let (noted, lines) = match read(&note) {
+            Ok(read) => read,
+            Err(error) => {
+                if error.kind() != io::ErrorKind::NotFound {
+                    tracing::debug!(%error, note = %note.display(), "the note is not read");
+                }
+                Default::default()
+            }
+        };
+        if lines > LINES_A_NAME * noted.len().max(1)
+            && let Err(error) = rewrite(folder, &note, &noted)
+        {
+            tracing::debug!(%error, note = %note.display(), "the note stays long");
+        }
+        Self { note, noted: Mutex::new(noted), marks_files: true }
+    }
+
+    /// Marks a file that is there now as written by us. Where that cannot be, it counts as a person's from then on.
+    pub(crate) fn record(&self, name: &str, path: &Path, content: Digest, by: &str) {
+        let record = || {
+            let mtime_ns = mtime_ns(&fs::symlink_metadata(path)?);
+            let mark = Mark { blake3: content.to_string(), mtime_ns, by: by.into() };
+            if self.marks_files && attribute::write(path, &serde_json::to_vec(&mark)?).is_ok() {
+                return Ok(());
+            }
+            self.add(Line { name: name.into(), mark })
+        };
+        if let Err::<(), io::Error>(error) = record() {
+            tracing::debug!(%error, file = %path.display(), "the file is not marked");
+        }
+    }
+
+    /// What stands at `path`, the place of the file `name`, where `wanted` is to go if that is known.
+    pub(crate) fn standing(&self, name: &str, path: &Path, wanted: Option<Digest>) -> Standing {
+        let metadata = match fs::symlink_metadata(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Standing::Absent,
+            Err(_) => return Standing::Theirs,
+            Ok(metadata) => metadata,
+        };
+        let mark = attribute::read(path).and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        let mark: Option<Mark> = mark.or_else(|| self.lock().get(name).cloned());
+        let stamp = mtime_ns(&metadata);
+        let is_unchanged = mark.as_ref().is_some_and(|it| stamp.is_some() && it.mtime_ns == stamp);
+        if wanted.is_none() && metadata.is_file() && is_unchanged {
+            return Standing::Ours;
+        }
+        // Through a link: its owner may have led us to what we would write.
+        let content = fs::metadata(path).ok().filter(Metadata::is_file);
+        let content = content.and_then(|_| Digest::of_file(path).ok()).map(|(digest, _)| digest);
+        match content {
+            Some(content) if Some(content) == wanted => Standing::Same,
+            _ if !metadata.is_file() => Standing::Theirs,
+            // As Blender's own placeholders are: nothing is lost with it.
+            _ if metadata.len() == 0 => Standing::Ours,
+            Some(content) if mark.is_some_and(|mark| mark.blake3 == content.to_string()) => {
+                Standing::Ours
+            }
+            _ => Standing::Theirs,
+        }
+    }
+
+    fn add(&self, line: Line) -> io::Result<()> {
+        let mut noted = self.lock();
+        let mut text = serde_json::to_string(&line)?;
+        text.push('\n');
+        // A link would lead what is written out of the folder.
+        if fs::symlink_metadata(&self.note).is_ok_and(|found| !found.is_file()) {
+            return Err(io::Error::other("the note is no file"));
+        }
+        // In one write, so that two commands in one folder do not mix their lines.
+        File::options().append(true).create(true).open(&self.note)?.write_all(text.as_bytes())?;
+        noted.insert(line.name, line.mark);
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Mark>> {
+        // No holder panics, so a poisoned note is still whole.
+        self.noted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A file's mark on the file itself.
+mod attribute {
+    use std::{io, path::Path};
+
+    #[cfg(any(target_os = "linux", target_os = "android", target_os = "macos"))]
+    const NAME: &str = "user.framecrew.written";
+    /// Bytes of a mark that is read; ours have some 200.
+    #[cfg(any(target_os = "linux", target_os = "android", target_os = "macos"))]
+    const BYTES_MAX: usize = 4_096;
+
+    /// Of the file itself, never of what a link leads to.
+    #[cfg(any(target_os = "linux", target_os = "android", target_os = "macos"))]
+    pub(super) fn read(path: &Path) -> Option<Vec<u8>> {
+        let mut bytes = vec![0; BYTES_MAX];
+        let length = rustix::fs::lgetxattr(path, NAME, &mut bytes[..]).ok()?;
+        bytes.truncate(length);
+        Some(bytes)
+    }
+
+    #[cfg(any(target_os = "linux", target_os = "android", target_os = "macos"))]
+    pub(super) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+        let flags = rustix::fs::XattrFlags::empty();
+        Ok(rustix::fs::lsetxattr(path, NAME, bytes, flags)?)
+    }
+
+    #[cfg(not(any(target_os = "linux", target_os = "android", target_os = "macos")))]
+    pub(super) fn read(_: &Path) -> Option<Vec<u8>> {
+        None
+    }
+
+    #[cfg(not(any(target_os = "linux", target_os = "android", target_os = "macos")))]
+    pub(super) fn write(_: &Path, _: &[u8]) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
+/// The note's marks by name, and how many lines there are. A line that a crash cut off is none.
+fn read(note: &Path) -> io::Result<(BTreeMap<String, Mark>, usize)> {
+    let metadata = fs::symlink_metadata(note)?;
+    if !metadata.is_file() || metadata.len() > NOTE_BYTES_MAX {
+        return Err(io::Error::other("it is not one of ours"));
+    }
+    let mut noted = BTreeMap::new();
+    let mut lines = 0;
+    for text in BufReader::new(File::open(note)?).split(b'\n') {
+        if let Ok(Line { name, mark }) = serde_json::from_slice(&text?) {
+            noted.insert(name, mark);
+            lines += 1;
+        }
+    }
+    Ok((noted, lines))
+}
+
+fn rewrite(folder: &Path, note: &Path, noted: &BTreeMap<String, Mark>) -> io::Result<()> {
+    let mut file = tempfile::Builder::new().prefix(".framecrew-").tempfile_in(folder)?;
+    let mut text = Vec::new();
+    for (name, mark) in noted {
+        serde_json::to_writer(&mut text, &Line { name: name.clone(), mark: mark.clone() })?;
+        text.push(b'\n');
+    }
+    file.write_all(&text)?;
+    // Others who write here must be able to add to it, as before.
+    file.as_file().set_permissions(fs::metadata(note)?.permissions())?;
+    file.persist(note)?;
+    Ok(())
+}
+
+fn mtime_ns(metadata: &Metadata) -> Option<u64> {
+    let since = metadata.modified().ok()?.duration_since(UNIX_EPOCH).ok()?;
+    u64::try_from(since.as_nanos()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    struct Folder {
+        folder: tempfile::TempDir,
+        marks_files: bool,
+    }
+
+    impl Folder {
+        /// One whose files bear their marks, and one where a note has to do.
+        fn both() -> [Self; 2] {
+            [true, false]
+                .map(|marks_files| Self { folder: tempfile::tempdir().unwrap(), marks_files })
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.folder.path().join(name)
+        }
+
+        fn put(&self, name: &str, content: &[u8]) {
+            fs::write(self.path(name), content).unwrap();
+        }
+
+        fn written(&self) -> Written {
+            Written { marks_files: self.marks_files, ..Written::read(self.folder.path()) }
+        }
+
+        /// As a download does, which gives the name to another file.
+        fn bring(&self, name: &str, content: &[u8]) {
+            self.put("new", content);
+            fs::rename(self.path("new"), self.path(name)).unwrap();
+            self.written().record(name, &self.path(name), Digest::of(content), "job 7");
+        }
+
+        fn standing(&self, wanted: Option<&[u8]>) -> Standing {
+            let wanted = wanted.map(Digest::of);
+            self.written().standing("0001.png", &self.path("0001.png"), wanted)
+        }
+    }
+
+    #[test]
+    fn what_framecrew_wrote_may_give_way_until_somebody_changes_it() {
+        for folder in Folder::both() {
+            assert_eq!(folder.standing(Some(b"new")), Standing::Absent);
+            folder.bring("0001.png", b"older");
+            folder.bring("0001.png", b"old");
+            for wanted in [None, Some(&b"new"[..])] {
+                assert_eq!(folder.standing(wanted), Standing::Ours);
+            }
+            assert_eq!(folder.standing(Some(b"old")), Standing::Same);
+            // Painted over, to the same size.
+            let before = fs::metadata(folder.path("0001.png")).unwrap().modified().unwrap();
+            folder.put("0001.png", b"0ld");
+            let file = File::options().append(true).open(folder.path("0001.png")).unwrap();
+            file.set_modified(before + std::time::Duration::from_secs(9)).unwrap();
+            for wanted in [None, Some(&b"new"[..])] {
+                assert_eq!(folder.standing(wanted), Standing::Theirs);
+            }
+        }
+    }
+
+    #[test]
+    fn what_was_there_before_stays_unless_it_is_empty() {
+        for folder in Folder::both() {
+            folder.put("0001.png", b"a person's");
+            assert_eq!(folder.standing(Some(b"new")), Standing::Theirs);
+            assert_eq!(folder.standing(None), Standing::Theirs);
+            assert_eq!(folder.standing(Some(b"a person's")), Standing::Same);
+            folder.put("0001.png", b"");
+            assert_eq!(folder.standing(Some(b"new")), Standing::Ours);
+        }
+    }
+
+    #[test]
+    fn a_note_is_made_only_where_files_cannot_be_marked_and_does_not_grow_for_ever() {
+        let [marked, noted] = Folder::both();
+        for round in 0..3 * LINES_A_NAME {
+            let content = format!("round {round}");
+            for folder in [&marked, &noted] {
+                folder.bring("0001.png", content.as_bytes());
+            }
+        }
+        let note = noted.path(NOTE_NAME);
+        let lines = fs::read_to_string(&note).unwrap().lines().count();
+        assert!(lines <= LINES_A_NAME + 1, "{lines}");
+        // A crash may cut the last line off.
+        let mut bytes = fs::read(&note).unwrap();
+        bytes.extend_from_slice(b"{\"name\":\"0001.png\",\"bl");
+        fs::write(&note, bytes).unwrap();
+        assert_eq!(noted.standing(Some(b"new")), Standing::Ours);
+        // Where the temporary folder's file system has attributes at all.
+        if attribute::write(&marked.path("0001.png"), b"{}").is_ok() {
+            assert!(!marked.path(NOTE_NAME).exists());
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_in_place_of_note_or_file_is_not_written_through() {
+        for folder in Folder::both() {
+            let elsewhere = tempfile::NamedTempFile::new().unwrap();
+            fs::write(elsewhere.path(), "a person's").unwrap();
+            let link = |name| std::os::unix::fs::symlink(elsewhere.path(), folder.path(name));
+            link("0001.png").unwrap();
+            assert_eq!(folder.standing(Some(b"new")), Standing::Theirs);
+            assert_eq!(folder.standing(Some(b"a person's")), Standing::Same);
+            link(NOTE_NAME).unwrap();
+            folder.bring("0002.png", b"new");
+            assert_eq!(fs::read_to_string(elsewhere.path()).unwrap(), "a person's");
+        }
+    }
+}
