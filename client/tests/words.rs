@@ -108,3 +108,82 @@ fn a_blender_older_than_the_file_is_a_choice_of_which_the_risk_is_said() {
     let (is_sent, said) = of("needs-3.4.blend", "latest", &[]);
     assert!(!is_sent && said.contains("--blender") && said.contains("like 4.5"), "{said}");
 }
+
+/// The lines below the note about what is missing.
+fn missing(said: &str) -> Vec<String> {
+    let lines = said.lines().skip_while(|line| !line.contains("not there, so the frames"));
+    let below = lines.skip(1).take_while(|line| line.starts_with("  "));
+    below.map(|line| line.trim().to_owned()).collect()
+}
+
+#[test]
+fn what_is_missing_is_reported_as_it_stands_in_the_file() {
+    let at = |path: &str| {
+        let shot = Shot::new();
+        shot.point("shot.blend", "wood", path);
+        missing(&render(&shot, "shot.blend", &[]).1)
+    };
+    for path in [
+        "//gone/wood.png",
+        "/srv/gone/wood.png",
+        "gone.png",
+        "D:\\film\\gone.png",
+        "\\\\nas\\film\\gone.png",
+    ] {
+        assert_eq!(at(path), [format!("{path} (image `wood` in shot.blend): missing")]);
+    }
+    let near = |path: &str, hint: &str| {
+        assert_eq!(at(path), [format!("{path} (image `wood` in shot.blend): missing; {hint}")]);
+    };
+    near("//Tex/WOOD.png", "`//tex/wood.png` is there, but letter case counts");
+    let found = "`//tex/wood.png` is there: if that is meant, let Blender find it (File > External Data > Find \
+                 Missing Files)";
+    near("D:\\film\\tex\\wood.png", found);
+    near("\\\\nas\\film\\tex\\wood.png", found);
+    assert_eq!(at("//tex\\wood.png"), [""; 0]);
+}
+
+#[test]
+fn a_library_in_another_case_is_named_first() {
+    let shot = Shot::new();
+    shot.rename("lib/props.blend", "lib/Props.blend");
+    shot.rename("tex/wood.png", "tex/wood.bmp");
+    let lines = missing(&render(&shot, "shot.blend", &[]).1);
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    assert!(lines[0].starts_with("//lib/props.blend (library"), "{lines:?}");
+    assert!(
+        lines[0].ends_with("`//lib/Props.blend` is there, but letter case counts"),
+        "{lines:?}"
+    );
+    let (is_sent, said) = render(&shot, "shot.blend", &["--strict"]);
+    assert!(!is_sent && said.contains("//lib/props.blend"), "{said}");
+}
+
+#[test]
+fn what_is_missing_is_sorted_by_what_is_lost_with_a_line_for_each_folder() {
+    let shot = Shot::new();
+    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("../proto/blend/tests/fixtures");
+    std::fs::copy(from.join("references-3.4.blend"), shot.path("all.blend")).unwrap();
+    let (is_sent, said) =
+        render(&shot, "all.blend", &["--engine", "workbench", "--in-order", "on"]);
+    assert!(is_sent, "{said}");
+    let lines = missing(&said);
+    let at = |words: &str| {
+        let place = lines.iter().position(|line| line.contains(words));
+        place.unwrap_or_else(|| panic!("{words}: {lines:#?}"))
+    };
+    let order = [
+        "//files/library.blend (library",
+        "3 pictures of `//files/frames/` (strip `Stage/Frames`",
+        "//files/inner/frame_0001.png (strip `Stage/Inner`",
+        "//blendcache_all",
+        "4 files of `//files/`, like ",
+        "//files/sound.wav (sound",
+    ];
+    assert!(order.map(at).is_sorted(), "{lines:#?}");
+    // Each of them once.
+    let mut unique = lines.clone();
+    unique.sort();
+    unique.dedup();
+    assert_eq!(unique.len(), lines.len(), "{lines:#?}");
+}

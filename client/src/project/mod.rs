@@ -12,6 +12,7 @@ mod digests;
 pub(crate) mod files;
 pub(crate) mod layout;
 mod media;
+mod missing;
 pub(crate) mod notes;
 pub(crate) mod order;
 mod outputs;
@@ -71,7 +72,7 @@ impl Project {
         let blend = &collection.main().survey.file;
         let frames = admission::admit(blend, &spec).map_err(|message| fault(&file, message))?;
         if spec.strict
-            && let Some(missing) = notes::missing(&collection)
+            && let Some(missing) = missing::missing(&collection)
         {
             return Err(fault(&file, format!("is not rendered, for --strict: {missing}")));
         }

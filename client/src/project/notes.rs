@@ -1,15 +1,14 @@
 //! What a person should know before frames are paid for, though nothing stands in the way.
 
-use std::{collections::BTreeSet, path::Path};
+use std::collections::BTreeSet;
 
-use framecrew_blend::{Hazard, ReferenceKind, Scene};
+use framecrew_blend::{Hazard, Scene};
 
 use super::{
     admission::{blender_older, engine_replaced, extra_formats_replaced},
     collection::{Collection, Entry},
-    files::Absence,
     layout::Layout,
-    order,
+    missing, order,
 };
 use crate::{spec::JobSpec, view::words};
 
@@ -25,10 +24,10 @@ pub(crate) fn notes(
     spec: &JobSpec,
 ) -> Vec<String> {
     let mut notes = Vec::new();
-    notes.extend(missing(collection));
+    notes.extend(missing::missing(collection));
     notes.extend(layout.and_then(|layout| outside(collection, layout)));
+    notes.extend(others(collection));
     notes.extend(scripts(collection).filter(|_| !spec.settings.run_scripts));
-    notes.extend(computed_paths(collection));
     notes.extend(simulations(collection, spec.settings.in_order));
     if spec.settings.engine == 0 {
         let saved_by = collection.main().survey.file.version;
@@ -46,42 +45,6 @@ pub(crate) fn notes(
     notes
 }
 
-/// What is not there, with those who want it.
-pub(super) fn missing(collection: &Collection) -> Option<String> {
-    let mut lines = BTreeSet::new();
-    for entry in &collection.entries {
-        let absence = entry.found.absence.as_ref().unwrap_or(&Absence::Missing);
-        if entry.found.is_missed() {
-            let line = format!("{}: {absence}", described(collection, entry));
-            // Libraries first: most is lost with them.
-            lines.insert((entry.reference.kind != ReferenceKind::Library, line));
-        }
-    }
-    let what = if lines.len() == 1 { "a file is" } else { "files are" };
-    let text = format!("{what} not there, so the frames will lack what they show");
-    (!lines.is_empty()).then(|| list(&text, lines.into_iter().map(|(_, line)| line).collect()))
-}
-
-/// A path with those who want it.
-pub(super) fn described(collection: &Collection, entry: &Entry) -> String {
-    let blend = &collection.blends[entry.wanted_by].path;
-    let name = blend.file_name().map(Path::new).unwrap_or(blend);
-    let part = match entry.found.missing {
-        missing if missing > 0 && entry.found.absence.is_none() => {
-            format!(", {} of it", words::plural(missing as u64, "file"))
-        }
-        _ => String::new(),
-    };
-    words::printable(&format!(
-        "{} ({} `{}` in {}{part})",
-        entry.reference.path,
-        entry.reference.kind,
-        entry.reference.owner,
-        name.display()
-    ))
-    .to_string()
-}
-
 fn outside(collection: &Collection, layout: &Layout) -> Option<String> {
     let is_outside =
         |entry: &&Entry| !entry.found.files.is_empty() && layout.is_outside(&entry.stored.path);
@@ -93,22 +56,30 @@ fn outside(collection: &Collection, layout: &Layout) -> Option<String> {
 }
 
 fn scripts(collection: &Collection) -> Option<String> {
-    let hazards = collection.blends.iter().flat_map(|blend| &blend.survey.hazards);
-    let is_script =
-        |it: &&Hazard| matches!(it, Hazard::RegisteredText { .. } | Hazard::Driver { .. });
-    let scripts = hazards.filter(is_script);
-    let lines: Vec<_> =
-        scripts.map(|hazard| words::printable(&hazard.to_string()).to_string()).collect();
+    let lines = hazards(collection, |hazard| {
+        matches!(hazard, Hazard::RegisteredText { .. } | Hazard::Driver { .. })
+    });
     let text = "the file has Python, which does not run without --run-scripts";
     (!lines.is_empty()).then(|| list(text, lines))
 }
 
-fn computed_paths(collection: &Collection) -> Option<String> {
+/// Hazards of all other kinds: each sentence says what to do.
+fn others(collection: &Collection) -> Option<String> {
+    let lines = hazards(collection, |hazard| {
+        !matches!(
+            hazard,
+            Hazard::RegisteredText { .. }
+                | Hazard::Driver { .. }
+                | Hazard::UnbakedSimulation { .. }
+        )
+    });
+    (!lines.is_empty()).then(|| list("not everything comes out as it was made", lines))
+}
+
+fn hazards(collection: &Collection, is_wanted: impl Fn(&Hazard) -> bool) -> Vec<String> {
     let hazards = collection.blends.iter().flat_map(|blend| &blend.survey.hazards);
-    let computed = hazards.filter(|hazard| matches!(hazard, Hazard::ComputedPath { .. }));
-    let lines: Vec<_> =
-        computed.map(|hazard| words::printable(&hazard.to_string()).to_string()).collect();
-    (!lines.is_empty()).then(|| list("what geometry nodes import is not known", lines))
+    let wanted = hazards.filter(|hazard| is_wanted(hazard));
+    wanted.map(|hazard| words::printable(&hazard.to_string())).collect()
 }
 
 fn simulations(collection: &Collection, in_order: bool) -> Option<String> {

@@ -4,7 +4,9 @@ use std::io;
 #[derive(Debug, thiserror::Error)]
 pub enum BlendError {
     /// It has no bytes.
-    #[error("the file is empty; save it from Blender again")]
+    #[error(
+        "the file is empty; save it from Blender again, or take a backup, like the .blend1 beside it"
+    )]
     Empty,
     /// It is something else.
     #[error("the file is not a .blend but {0}; hand in the file that Blender saved")]
@@ -14,16 +16,18 @@ pub enum BlendError {
     LfsPointer,
     /// It ends too early.
     #[error(
-        "the file is cut off: its end is missing; save it from Blender again, or copy it again from where it is whole"
+        "the file is cut off: its end is missing; copy it again from where it is whole, or take a backup, like the .blend1 beside it"
     )]
     Truncated,
     /// Its compressed data cannot be decompressed.
     #[error(
-        "the file's compressed data is damaged ({0}); copy it again from where it is whole, or save it from Blender again"
+        "the file's compressed data is damaged ({0}); copy it again from where it is whole, or take a backup, like the .blend1 beside it"
     )]
     DamagedCompression(#[source] io::Error),
     /// What it contains contradicts itself.
-    #[error("the file is damaged: {0}; open it in Blender and save it again")]
+    #[error(
+        "the file is damaged: {0}; if Blender opens it, save it again there, else take a backup, like the .blend1 beside it"
+    )]
     Damaged(&'static str),
     /// It is compressed, and unreasonably large.
     #[error(

@@ -29,6 +29,13 @@ pub enum Hazard {
         /// The tree of nodes.
         owner: String,
     },
+    /// A simulation of Blender 2.81 or before that no later one has, with whatever was baked of it.
+    LostSimulation {
+        /// The data block, and which part of it.
+        owner: String,
+        /// Like `smoke`.
+        what: &'static str,
+    },
 }
 
 impl fmt::Display for Hazard {
@@ -50,6 +57,11 @@ impl fmt::Display for Hazard {
                 f,
                 "the geometry nodes `{owner}` import a file whose path they compute; it is not sent: put the path into \
                  the node itself, or into an input of the modifier"
+            ),
+            Self::LostSimulation { owner, what } => write!(
+                f,
+                "the {what} of `{owner}` is of a kind that no Blender since 2.82 reads, a cache of it neither; simulate it \
+                 anew in a newer Blender"
             ),
         }
     }

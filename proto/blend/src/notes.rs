@@ -340,7 +340,10 @@ impl Notes {
             if let Some(domain) = domain.filter(|_| modifier.flag("type", 1)) {
                 let owner = part(name, &modifier);
                 // The first of two.
-                self.simulation(group, owner, "smoke", domain.first_pointer("point_cache"))?;
+                self.caches(group, &owner, domain.first_pointer("point_cache"))?;
+                if rendered(&modifier) {
+                    self.hazard(Hazard::LostSimulation { owner, what: "smoke" });
+                }
             }
         }
         for fluid in group.all("FluidsimSettings") {
@@ -348,6 +351,7 @@ impl Notes {
             if fluid.flag("type", 1 << 1) {
                 let path = fluid.path("surfdataPath");
                 self.refer(ReferenceKind::FluidCache, name.to_owned(), path, Files::Folder)?;
+                self.hazard(Hazard::LostSimulation { owner: name.to_owned(), what: "liquid" });
             }
         }
         Ok(())

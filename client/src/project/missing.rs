@@ -1,0 +1,275 @@
+//! What a project refers to and lacks: a line for each file or folder, first that with which most is lost.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    fs,
+    path::{Path, PathBuf},
+};
+
+use framecrew_blend::{Files, ReferenceKind};
+
+use super::{
+    collection::{Collection, Entry},
+    files::Absence,
+    stored::StoredAs,
+};
+use crate::view::words;
+
+/// Lines about libraries, files and folders; of what is beyond them the kinds are counted.
+const LINES_MAX: usize = 50;
+
+/// From so many files of one folder on the folder stands for them.
+const FOLDER_FROM: usize = 4;
+
+/// Names of a folder among which one that differs only in case is looked for.
+const NAMES_MAX: usize = 10_000;
+
+/// Endings of what is heard and not seen.
+const SOUNDS: [&str; 14] = [
+    "wav", "mp3", "ogg", "oga", "flac", "aac", "m4a", "ac3", "eac3", "aif", "aiff", "au", "wma",
+    "opus",
+];
+
+/// What is lost with something that is missing, most first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Loss {
+    Library,
+    Picture,
+    Other,
+    Letters,
+    Sound,
+}
+
+impl Loss {
+    fn of(kind: ReferenceKind, path: &str) -> Self {
+        let ending = path.rsplit_once('.').map(|(_, ending)| ending.to_ascii_lowercase());
+        match kind {
+            ReferenceKind::Library => Self::Library,
+            ReferenceKind::Sound => Self::Sound,
+            ReferenceKind::Strip if ending.is_some_and(|it| SOUNDS.contains(&&*it)) => Self::Sound,
+            ReferenceKind::Image
+            | ReferenceKind::Movie
+            | ReferenceKind::MovieClip
+            | ReferenceKind::Strip => Self::Picture,
+            ReferenceKind::Font => Self::Letters,
+            _ => Self::Other,
+        }
+    }
+
+    fn counted(self, count: usize) -> String {
+        let noun = match self {
+            Self::Library if count == 1 => "library",
+            Self::Library => return format!("{count} libraries"),
+            Self::Picture => "picture",
+            Self::Other => "file",
+            Self::Letters => "font",
+            Self::Sound => "sound",
+        };
+        words::plural(count as u64, noun)
+    }
+}
+
+/// A path that is not there, whoever refers to it.
+struct Lack<'a> {
+    entry: &'a Entry,
+    loss: Loss,
+    /// As it stands in the file, with the name of a strip's only picture.
+    path: String,
+    owners: usize,
+}
+
+/// What is not there, with what wants it.
+pub(super) fn missing(collection: &Collection) -> Option<String> {
+    let lines = lines(collection, &lacks(collection));
+    let what = if lines.len() == 1 { "a file is" } else { "files are" };
+    let mut text = format!("{what} not there, so the frames will lack what they show:");
+    for (_, line) in lines.iter().take(LINES_MAX) {
+        text += "\n  ";
+        text += &words::printable(line);
+    }
+    let mut more = BTreeMap::new();
+    for (loss, _) in lines.iter().skip(LINES_MAX) {
+        *more.entry(*loss).or_insert(0) += 1;
+    }
+    if !more.is_empty() {
+        let counted = more.into_iter().map(|(loss, count)| loss.counted(count));
+        let counted = counted.collect::<Vec<_>>().join(", ");
+        text += &format!("\n  and more, which `framecrew inspect` lists: {counted}");
+    }
+    (!lines.is_empty()).then_some(text)
+}
+
+/// Each path once, however many data blocks share it.
+fn lacks(collection: &Collection) -> Vec<Lack<'_>> {
+    let mut lacks: Vec<Lack<'_>> = Vec::new();
+    let mut known: BTreeMap<(usize, String, String), usize> = BTreeMap::new();
+    for entry in &collection.entries {
+        if !entry.found.is_missed() {
+            continue;
+        }
+        let path = path(entry);
+        let key = (entry.wanted_by, path.clone(), entry.reference.kind.to_string());
+        if let Some(lack) = known.get(&key).and_then(|at| lacks.get_mut(*at)) {
+            lack.owners += 1;
+            continue;
+        }
+        known.insert(key, lacks.len());
+        let loss = Loss::of(entry.reference.kind, &path);
+        lacks.push(Lack { entry, loss, path, owners: 1 });
+    }
+    lacks
+}
+
+/// As it stands in the file; a strip of one picture by the picture's name.
+fn path(entry: &Entry) -> String {
+    match &entry.reference.files {
+        Files::Named(names) if names.len() == 1 => {
+            let folder = &entry.reference.path;
+            let slash = if folder.is_empty() || folder.ends_with(['/', '\\']) { "" } else { "/" };
+            format!("{folder}{slash}{}", names[0])
+        }
+        _ => entry.reference.path.clone(),
+    }
+}
+
+/// Most lost first, then by path.
+fn lines(collection: &Collection, lacks: &[Lack<'_>]) -> Vec<(Loss, String)> {
+    let mut folders: BTreeMap<(Loss, &str, usize, String), Vec<&Lack<'_>>> = BTreeMap::new();
+    let mut lines = Vec::new();
+    for lack in lacks {
+        let stands_alone =
+            lack.loss == Loss::Library || lack.entry.found.absence.is_none() || many(lack) > 0;
+        if stands_alone {
+            lines.push((lack.loss, lack.path.clone(), alone(collection, lack)));
+            continue;
+        }
+        let folder = lack.path.rfind(['/', '\\']).map_or("", |at| &lack.path[..=at]);
+        let key = (lack.loss, folder, lack.entry.wanted_by, absence(lack));
+        folders.entry(key).or_default().push(lack);
+    }
+    for ((loss, folder, wanted_by, why), of_it) in folders {
+        if of_it.len() < FOLDER_FROM {
+            let singles =
+                of_it.iter().map(|lack| (loss, lack.path.clone(), alone(collection, lack)));
+            lines.extend(singles);
+            continue;
+        }
+        let (count, wanted_by) = (loss.counted(of_it.len()), name(collection, wanted_by));
+        let names: Vec<_> = of_it.iter().take(2).map(|it| &it.path[folder.len()..]).collect();
+        let folder = if folder.is_empty() { "no folder" } else { folder };
+        let line =
+            format!("{count} of `{folder}`, like {} (in {wanted_by}): {why}", names.join(" and "));
+        lines.push((loss, folder.to_owned(), line));
+    }
+    lines.sort();
+    let mut seen = HashSet::new();
+    lines
+        .into_iter()
+        .map(|(loss, _, line)| (loss, line))
+        .filter(|(_, line)| seen.insert(line.clone()))
+        .collect()
+}
+
+/// How many files the path stands for, if many.
+fn many(lack: &Lack<'_>) -> usize {
+    match &lack.entry.reference.files {
+        Files::Named(names) if names.len() > 1 => names.len(),
+        _ => 0,
+    }
+}
+
+fn alone(collection: &Collection, lack: &Lack<'_>) -> String {
+    let Lack { entry, loss, path, owners } = lack;
+    let reference = &entry.reference;
+    let more = match owners {
+        1 => String::new(),
+        more => format!(" and {} more", more - 1),
+    };
+    let by = format!(
+        "({} `{}`{more} in {})",
+        reference.kind,
+        reference.owner,
+        name(collection, entry.wanted_by)
+    );
+    let is_part = entry.found.absence.is_none();
+    match (many(lack), is_part) {
+        (0, true) => {
+            let lacks = words::plural(entry.found.missing as u64, "file");
+            format!("{path} {by}: {lacks} of it missing")
+        }
+        (0, false) => {
+            format!("{path} {by}: {}{}", absence(lack), hint(collection, entry).unwrap_or_default())
+        }
+        (all, _) => {
+            let of_all = if is_part { format!(" (of {all})") } else { String::new() };
+            let count = loss.counted(entry.found.missing);
+            format!("{count}{of_all} of `{path}` {by}: {}", absence(lack))
+        }
+    }
+}
+
+fn absence(lack: &Lack<'_>) -> String {
+    lack.entry.found.absence.as_ref().unwrap_or(&Absence::Missing).to_string()
+}
+
+fn name(collection: &Collection, blend: usize) -> String {
+    let path = &collection.blends[blend].path;
+    path.file_name().map(Path::new).unwrap_or(path).display().to_string()
+}
+
+/// What may be meant by a path that leads nowhere.
+fn hint(collection: &Collection, entry: &Entry) -> Option<String> {
+    if !matches!(entry.found.absence, Some(Absence::Missing)) {
+        return None;
+    }
+    let blend = &collection.blends[entry.wanted_by].path;
+    let folder = blend.parent()?;
+    let shown = |there: &Path| match there.strip_prefix(folder) {
+        Ok(inside) => format!("//{}", inside.display()),
+        Err(_) => there.display().to_string(),
+    };
+    let wanted = match &entry.reference.files {
+        Files::Named(names) => entry.stored.path.join(names.first()?),
+        _ => entry.stored.path.clone(),
+    };
+    if let Some(there) = in_other_case(&wanted) {
+        return Some(format!("; `{}` is there, but letter case counts", shown(&there)));
+    }
+    if entry.stored.stored_as != StoredAs::Absolute {
+        return None;
+    }
+    let there = beside(&wanted, folder)?;
+    Some(format!(
+        "; `{}` is there: if that is meant, let Blender find it (File > External Data > Find Missing Files)",
+        shown(&there)
+    ))
+}
+
+/// The file whose path differs from this one only in case, where there is one.
+fn in_other_case(path: &Path) -> Option<PathBuf> {
+    let mut at = PathBuf::new();
+    for part in path.components() {
+        let exact = at.join(part);
+        // The disk's root is not looked for.
+        at = if exact.symlink_metadata().is_ok() || part.as_os_str() == "/" {
+            exact
+        } else {
+            let wanted = part.as_os_str().to_str()?.to_lowercase();
+            let names = fs::read_dir(&at).ok()?.flatten().take(NAMES_MAX);
+            let mut names = names.filter_map(|entry| entry.file_name().into_string().ok());
+            at.join(names.find(|name| name.to_lowercase() == wanted)?)
+        };
+    }
+    (at != path).then_some(at)
+}
+
+/// What lies at the end of an absolute path from elsewhere, in the folder of the .blend: `Textures/Wood.png` of
+/// `D:\film\Textures\Wood.png`.
+fn beside(path: &Path, folder: &Path) -> Option<PathBuf> {
+    let parts: Vec<_> = path.components().skip(1).collect();
+    // The longest end first.
+    (0..parts.len())
+        .map(|from| parts[from..].iter().collect::<PathBuf>())
+        .map(|end| folder.join(end))
+        .find(|there| there.symlink_metadata().is_ok())
+}
