@@ -10,12 +10,27 @@ use crate::{
     project::{
         admission,
         collection::{Collection, Entry},
+        color::{self, OfEnvironment},
         layout::Layout,
         notes, order,
         stored::StoredAs,
     },
     spec::JobSpec,
+    view::words,
 };
+
+/// Variables by which Blender loads other scripts, files or devices than it brings.
+const VARIABLES: [&str; 9] = [
+    "BLENDER_USER_RESOURCES",
+    "BLENDER_USER_CONFIG",
+    "BLENDER_USER_SCRIPTS",
+    "BLENDER_USER_EXTENSIONS",
+    "BLENDER_USER_DATAFILES",
+    "BLENDER_SYSTEM_RESOURCES",
+    "BLENDER_SYSTEM_SCRIPTS",
+    "BLENDER_SYSTEM_DATAFILES",
+    "CYCLES_SHADER_PATH",
+];
 
 /// The newest Blender whose files have been tried.
 const KNOWN_VERSION: (u16, u16) = (5, 2);
@@ -199,6 +214,11 @@ fn inspect_blocking(file: &Path) -> Result<Inspection, Error> {
         .is_some_and(|frames| order::in_order(&spec, &frames, &order::unbaked(&collection)));
     let mut remarks =
         notes::notes(&collection, layout.as_ref(), scene.as_ref().ok().copied(), &spec);
+    if let Ok(scene) = &scene {
+        remarks.extend(colors(&collection, scene));
+    }
+    remarks.extend(foreign_trees(&collection));
+    remarks.extend(environment());
     remarks.extend(hints(blend));
     problems.extend(remarks.into_iter().map(|text| Problem { blocks: false, text }));
     Ok(Inspection {
@@ -216,6 +236,50 @@ fn inspect_blocking(file: &Path) -> Result<Inspection, Error> {
         bytes: layout.as_ref().map_or(0, Layout::size_bytes),
         problems,
         can_be_rendered,
+    })
+}
+
+/// What the colours depend on outside the file.
+fn colors(collection: &Collection, scene: &Scene) -> Option<String> {
+    let Some(ocio) = color::environment() else {
+        return color::unknown(&color::unknown_names(collection, scene));
+    };
+    Some(match color::of_environment(collection, scene, &ocio) {
+        OfEnvironment::Needed(_, needed) => format!(
+            "a submission sends the colour configuration of OCIO ({}), too: it has {}",
+            ocio.display(),
+            needed.join(", ")
+        ),
+        OfEnvironment::Stays(text) => text,
+    })
+}
+
+/// Trees of add-ons: no picture shows them, but what an add-on makes of them may be in it.
+fn foreign_trees(collection: &Collection) -> Option<String> {
+    let trees = collection.blends.iter().flat_map(|blend| &blend.survey.needs.foreign_trees);
+    let trees: Vec<_> = trees.map(|(kind, tree)| format!("`{tree}` ({kind})")).collect();
+    (!trees.is_empty()).then(|| {
+        format!(
+            "the file has node trees of add-ons, like {}: Blender draws it without them; if the add-on changes the \
+             scene as it is drawn, send it with --addon FILE.zip",
+            words::printable(&trees.iter().take(2).cloned().collect::<Vec<_>>().join(" and "))
+        )
+    })
+}
+
+/// Variables of the environment that change what Blender here draws, and that nodes do not have.
+fn environment() -> Option<String> {
+    let is_set = |name: &&&str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    let set: Vec<&str> = VARIABLES.iter().filter(is_set).copied().collect();
+    (!set.is_empty()).then(|| {
+        format!(
+            "{} set here and may change what Blender draws on this machine; nodes draw without, and with factory \
+             settings",
+            match &set[..] {
+                [one] => format!("{one} is"),
+                _ => format!("{} are", set.join(", ")),
+            }
+        )
     })
 }
 

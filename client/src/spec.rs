@@ -45,6 +45,8 @@ pub struct JobSpec {
     pub(crate) strict: bool,
     pub(crate) movie: Option<proto::MovieFormat>,
     pub(crate) follow_links: bool,
+    pub(crate) color_config: Option<PathBuf>,
+    pub(crate) addons: Vec<PathBuf>,
     /// `None`: as the .blend needs it.
     pub(crate) in_order: Option<bool>,
     pub(crate) limits: proto::TimeLimits,
@@ -64,6 +66,8 @@ impl JobSpec {
             strict: false,
             movie: None,
             follow_links: false,
+            color_config: None,
+            addons: Vec::new(),
             in_order: None,
             limits: proto::TimeLimits::default(),
         }
@@ -213,6 +217,22 @@ impl JobSpec {
     #[must_use]
     pub fn follow_links(mut self, follow: bool) -> Self {
         self.follow_links = follow;
+        self
+    }
+
+    /// Sends a colour configuration (OpenColorIO, a `config.ocio` or an `.ocioz`) with all that it names, and draws with
+    /// that. Without it, the one that the variable `OCIO` names is sent where the file needs it.
+    #[must_use]
+    pub fn color_config(mut self, file: impl Into<PathBuf>) -> Self {
+        self.color_config = Some(file.into());
+        self
+    }
+
+    /// Sends an add-on or extension, a .zip as Blender installs it, and enables it before the file is opened; 16 at
+    /// most. It is Python, so only nodes that allow scripts render such a job.
+    #[must_use]
+    pub fn addon(mut self, file: impl Into<PathBuf>) -> Self {
+        self.addons.push(file.into());
         self
     }
 

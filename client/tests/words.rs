@@ -187,3 +187,103 @@ fn what_is_missing_is_sorted_by_what_is_lost_with_a_line_for_each_folder() {
     unique.dedup();
     assert_eq!(unique.len(), lines.len(), "{lines:#?}");
 }
+
+/// A colour configuration with a view and a colour space of a studio's, and its table.
+fn studio(shot: &Shot) -> std::path::PathBuf {
+    shot.write("ocio/luts/film.spi1d", b"Version 1\n");
+    let text = "ocio_profile_version: 1\nsearch_path: luts\ndisplays:\n  sRGB:\n    - !<View> {name: Studio, colorspace: \
+                Film}\ncolorspaces:\n  - !<ColorSpace>\n    name: Film\n    from_reference: !<FileTransform> {src: \
+                film.spi1d}\n";
+    shot.write("ocio/config.ocio", text.as_bytes())
+}
+
+#[test]
+fn a_view_that_blender_lacks_is_sent_with_the_configuration_that_has_it() {
+    let shot = needs();
+    let config = studio(&shot);
+    let packed = std::fs::File::open(shot.path("needs-3.4.blend")).unwrap();
+    let mut bytes = zstd::decode_all(packed).unwrap();
+    let filmic: Vec<_> =
+        (0..bytes.len()).filter(|at| bytes[*at..].starts_with(b"Filmic\0")).collect();
+    assert!(!filmic.is_empty());
+    filmic.into_iter().for_each(|at| bytes[at..at + 6].copy_from_slice(b"Studio"));
+    shot.write("studio.blend", &bytes);
+
+    let words = "the scene has the view `Studio`, which Blender's own colour configuration lacks";
+    let (is_sent, said) = render(&shot, "studio.blend", &[]);
+    assert!(is_sent && said.contains(words) && said.contains("--ocio FILE"), "{said}");
+    let (is_sent, said) = render(&shot, "studio.blend", &["--strict"]);
+    assert!(!is_sent && said.contains("for --strict: the scene has the view `Studio`"), "{said}");
+    let (_, said) = framecrew(&shot, &[], &["inspect", "studio.blend"]);
+    assert!(said.contains(words), "{said}");
+
+    let here = [("OCIO", config.as_path())];
+    let strict = ["render", "studio.blend", "--cluster", NOWHERE, "--strict"];
+    let (code, said) = framecrew(&shot, &here, &strict);
+    assert_eq!(code, 3, "{said}");
+    assert!(said.contains("is sent, too: it has the view `Studio`"), "{said}");
+    let (_, said) = framecrew(&shot, &here, &["inspect", "studio.blend"]);
+    assert!(said.contains("a submission sends the colour configuration of OCIO"), "{said}");
+    // Where the file needs none of it, it stays, and that is said.
+    let (_, said) = framecrew(&shot, &here, &["inspect", "shot.blend"]);
+    assert!(said.contains("nodes draw with Blender's own colour configuration; --ocio"), "{said}");
+
+    let (is_sent, said) =
+        render(&shot, "studio.blend", &["--ocio", "ocio/config.ocio", "--strict"]);
+    assert!(is_sent && !said.contains("lacks"), "{said}");
+    let (is_sent, said) = render(&shot, "studio.blend", &["--ocio", "ocio"]);
+    assert!(!is_sent && said.contains("is no file; name the config.ocio"), "{said}");
+}
+
+#[tokio::test]
+async fn a_configuration_and_add_ons_travel_in_folders_of_their_own() {
+    let shot = Shot::new();
+    let config = studio(&shot);
+    // An archive of one empty file, `__init__.py`, as far as its list goes.
+    let mut zip = vec![0; 46];
+    zip[..4].copy_from_slice(b"PK\x01\x02");
+    zip[28] = 11;
+    zip.extend(b"__init__.py");
+    let mut end = vec![0; 22];
+    end[..4].copy_from_slice(b"PK\x05\x06");
+    end[12] = 57;
+    zip.extend(end);
+    let addon = shot.write("tool.zip", &zip);
+    let plain = framecrew::JobSpec::animation(shot.path("shot.blend"));
+    let before = framecrew::Project::open(plain.clone()).await.unwrap().file_count();
+    let project = framecrew::Project::open(plain.color_config(config).addon(addon)).await.unwrap();
+    assert_eq!(project.file_count(), before + 3);
+    let settings = project.spec().settings.clone().unwrap();
+    assert_eq!(settings.color_config, "framecrew-ocio/config.ocio");
+    assert_eq!(settings.addons, ["framecrew-addons/tool.zip"]);
+}
+
+#[test]
+fn an_add_on_that_a_file_needs_is_named() {
+    let shot = needs();
+    for version in VERSIONS {
+        let file = format!("needs-{version}.blend");
+        let (_, said) = framecrew(&shot, &[], &["inspect", &file]);
+        assert!(
+            said.contains("OctaneLikeNode in `Glass`") && said.contains("--addon FILE.zip"),
+            "{said}"
+        );
+        assert!(said.contains("`Game` (LogicLikeTree)"), "{said}");
+    }
+    let (is_sent, said) =
+        render(&shot, "needs-4.5.blend", &["--scene", "Seen", "--addon", "gone.zip"]);
+    assert!(!is_sent && said.contains("gone.zip is named with --addon"), "{said}");
+    // What belongs to Blender needs none.
+    let (_, said) = framecrew(&Shot::new(), &[], &["inspect", "shot.blend"]);
+    assert!(!said.contains("add-on"), "{said}");
+}
+
+#[test]
+fn what_of_the_environment_changes_pictures_is_named() {
+    let shot = Shot::new();
+    let scripts = [("BLENDER_USER_SCRIPTS", shot.base.path())];
+    let (_, said) = framecrew(&shot, &scripts, &["inspect", "shot.blend"]);
+    assert!(said.contains("BLENDER_USER_SCRIPTS is set here and may change"), "{said}");
+    let (_, said) = framecrew(&shot, &[], &["inspect", "shot.blend"]);
+    assert!(!said.contains("set here"), "{said}");
+}

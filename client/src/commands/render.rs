@@ -120,6 +120,19 @@ struct Trust {
     /// Upload what symbolic links in the project lead to, outside of it too
     #[arg(long, env = "FRAMECREW_FOLLOW_LINKS", value_parser = FalseyValueParser::new())]
     follow_links: bool,
+    /// Colour configuration (OpenColorIO, a config.ocio or .ocioz) to send and draw with [default: that of the variable
+    /// OCIO where the file needs it, or else Blender's own]
+    #[arg(long, env = "FRAMECREW_OCIO", value_name = "FILE")]
+    ocio: Option<PathBuf>,
+    /// Add-on or extension to send and enable, a .zip as Blender installs it; only on nodes started with
+    /// --allow-scripts; may be repeated
+    #[arg(
+        long = "addon",
+        env = "FRAMECREW_ADDONS",
+        value_delimiter = ',',
+        value_name = "FILE.zip"
+    )]
+    addons: Vec<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -316,7 +329,7 @@ impl Render {
             data: scratch.path().into(),
             listen: (std::net::Ipv4Addr::LOCALHOST, 0).into(),
             // They are this person's own scripts, on the person's own machine.
-            allow_scripts: self.trust.run_scripts,
+            allow_scripts: self.trust.run_scripts || !self.trust.addons.is_empty(),
         };
         let mut here = match Here::start(plan, &mut interrupts).await {
             Ok(Some(here)) => here,
@@ -451,6 +464,10 @@ impl Render {
         if let Some(time) = limits.frame_limit {
             spec = spec.frame_limit(time);
         }
+        if let Some(config) = &trust.ocio {
+            spec = spec.color_config(config);
+        }
+        let spec = trust.addons.iter().fold(spec, JobSpec::addon);
         placing.tags.iter().fold(spec, JobSpec::tag)
     }
 }

@@ -82,8 +82,13 @@ pub(crate) fn engine_fault(saved_by: BlenderVersion, scene: &Scene) -> Option<St
         || format!("`{engine}`, which is not part of Blender"),
         |name| format!("{name}, which Blender has not had since 2.80"),
     );
+    let send = if engine_of_old(scene).is_none() {
+        "send the add-on that brings it with --addon FILE.zip, or "
+    } else {
+        ""
+    };
     Some(format!(
-        "is to be drawn by {what}; choose another with --engine cycles, --engine eevee or --engine workbench, and \
+        "is to be drawn by {what}; {send}choose another with --engine cycles, --engine eevee or --engine workbench, and \
          expect its materials to look different"
     ))
 }
@@ -220,7 +225,9 @@ fn depth_fault(scene: &Scene, settings: &RenderSettings) -> Option<String> {
 pub(crate) fn admit(blend: &BlendFile, spec: &JobSpec) -> Result<FrameSet, String> {
     let settings = &spec.settings;
     let scene = scene(blend, &settings.scene)?;
+    // An add-on may bring it.
     if settings.engine == 0
+        && (spec.addons.is_empty() || engine_of_old(scene).is_some())
         && let Some(fault) = engine_fault(blend.version, scene)
     {
         return Err(fault);

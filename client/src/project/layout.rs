@@ -121,6 +121,30 @@ impl Layout {
         })
     }
 
+    /// Adds files that the .blend does not name, in folders of their own.
+    pub(crate) fn add(&mut self, files: Vec<Placed>) -> Result<(), Error> {
+        for file in &files {
+            let folder = file.place.split('/').next().unwrap_or_default();
+            let is_taken = |placed: &Placed| placed.place.split('/').next() == Some(folder);
+            if let Some(taken) = self.files.iter().find(|placed| is_taken(placed)) {
+                return Err(fault(
+                    &self.blend,
+                    format!(
+                        "needs {}, in whose folder Framecrew puts files of its own; rename that folder",
+                        taken.source.display()
+                    ),
+                ));
+            }
+            if let Err(error) = file.place.parse::<ProjectPath>() {
+                let reason = format!("has a name that not every machine can have: {error}");
+                return Err(fault(&file.source, reason));
+            }
+        }
+        self.files.extend(files);
+        self.files.sort_by(|a, b| a.place.cmp(&b.place));
+        Ok(())
+    }
+
     /// The size of all files in bytes.
     pub(crate) fn size_bytes(&self) -> u64 {
         self.files.iter().map(|file| file.size_bytes).sum()

@@ -5,8 +5,10 @@
 //! each path its new text; `admission` and `notes` say what stands in the way and what should be known, `order`
 //! whether one node draws the frames; `content` hashes and sends, and `digests` remembers.
 
+mod addons;
 pub(crate) mod admission;
 pub(crate) mod collection;
+pub(crate) mod color;
 mod content;
 mod digests;
 pub(crate) mod files;
@@ -18,13 +20,14 @@ pub(crate) mod order;
 mod outputs;
 pub(crate) mod stored;
 
-use framecrew_blend::BlenderVersion;
+use framecrew_blend::{BlenderVersion, Scene};
 use framecrew_proto::v1 as proto;
 
 pub(crate) use content::Content;
 
 use self::{
     collection::{Collection, fault},
+    color::{ColorConfig, OfEnvironment},
     layout::Layout,
     outputs::LikelyNames,
 };
@@ -80,11 +83,18 @@ impl Project {
         if let Some(message) = order::fault(&spec, &frames, &unbaked) {
             return Err(fault(&file, message));
         }
-        let layout = Layout::of(&collection, spec.follow_links)?;
+        let mut layout = Layout::of(&collection, spec.follow_links)?;
         let scene = admission::scene(blend, &spec.settings.scene);
         let scene = scene.map_err(|message| fault(&file, message))?;
         spec.settings.in_order = order::in_order(&spec, &frames, &unbaked);
-        let notes = notes::notes(&collection, Some(&layout), Some(scene), &spec);
+        let mut notes = notes::notes(&collection, Some(&layout), Some(scene), &spec);
+        let addons = addons::load(&spec.addons)?;
+        spec.settings.addons = addons.iter().map(|addon| addon.place.clone()).collect();
+        layout.add(addons)?;
+        if let Some(config) = color_config(&collection, scene, &spec, &mut notes)? {
+            spec.settings.color_config = config.place;
+            layout.add(config.files)?;
+        }
         let unbaked = !unbaked.is_empty();
         let likely_names = LikelyNames::of(scene, &spec.settings, &frames);
         let job = proto::JobSpec {
@@ -178,6 +188,42 @@ impl Project {
         on_progress: &mut (impl FnMut(SubmitProgress) + Send),
     ) -> Result<Content, Error> {
         Content::of(&self.layout, on_progress).await
+    }
+}
+
+/// The colour configuration that is sent: the one that was named, or the environment's where the file needs it.
+fn color_config(
+    collection: &Collection,
+    scene: &Scene,
+    spec: &JobSpec,
+    notes: &mut Vec<String>,
+) -> Result<Option<ColorConfig>, Error> {
+    if let Some(named) = &spec.color_config {
+        return color::load(named).map(Some);
+    }
+    let unknown = color::unknown_names(collection, scene);
+    let Some(ocio) = color::environment() else {
+        let Some(text) = color::unknown(&unknown) else { return Ok(None) };
+        if spec.strict {
+            let path = &collection.main().path;
+            return Err(fault(path, format!("is not rendered, for --strict: {text}")));
+        }
+        notes.push(text);
+        return Ok(None);
+    };
+    match color::of_environment(collection, scene, &ocio) {
+        OfEnvironment::Needed(config, needed) => {
+            notes.push(format!(
+                "the colour configuration of OCIO ({}) is sent, too: it has {}",
+                ocio.display(),
+                needed.join(", ")
+            ));
+            Ok(Some(config))
+        }
+        OfEnvironment::Stays(text) => {
+            notes.push(text);
+            Ok(None)
+        }
     }
 }
 

@@ -26,6 +26,7 @@ pub(crate) fn notes(
     let mut notes = Vec::new();
     notes.extend(missing::missing(collection));
     notes.extend(layout.and_then(|layout| outside(collection, layout)));
+    notes.extend(foreign_nodes(collection).filter(|_| spec.addons.is_empty()));
     notes.extend(others(collection));
     notes.extend(scripts(collection).filter(|_| !spec.settings.run_scripts));
     notes.extend(simulations(collection, spec.settings.in_order));
@@ -53,6 +54,16 @@ fn outside(collection: &Collection, layout: &Layout) -> Option<String> {
         .collect();
     let text = format!("files outside {} are sent too", layout.root.display());
     (!folders.is_empty()).then(|| list(&text, folders.into_iter().collect()))
+}
+
+/// Nodes that an add-on must bring, else they do nothing.
+fn foreign_nodes(collection: &Collection) -> Option<String> {
+    let nodes = collection.blends.iter().flat_map(|blend| &blend.survey.needs.foreign_nodes);
+    let lines = nodes.map(|(kind, owner)| words::printable(&format!("{kind} in `{owner}`")));
+    let lines: Vec<_> = lines.collect();
+    let text = "nodes of these types are not part of Blender, so that they do nothing unless the add-on that brings \
+                them is sent with --addon FILE.zip";
+    (!lines.is_empty()).then(|| list(text, lines))
 }
 
 fn scripts(collection: &Collection) -> Option<String> {

@@ -503,7 +503,8 @@ fn what_is_missing<'a>(
     }
     if *run_scripts && !nodes.iter().any(|node| node.allows_scripts) {
         return format!(
-            "no node{tagged} allows scripts: start one with --allow-scripts, or let the job do without"
+            "no node{tagged} allows scripts: start one with --allow-scripts, or let the job do without --run-scripts \
+             and --addon"
         );
     }
     format!(
