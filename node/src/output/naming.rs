@@ -7,8 +7,14 @@ use serde::Deserialize;
 
 use crate::renderer::frame_name;
 
-/// Bytes of a file's or folder's name before its extension: file systems take 255.
-const PART_BYTES_MAX: usize = 200;
+/// Bytes of a file's name, as file systems take them.
+const NAME_BYTES_MAX: usize = 255;
+
+/// Bytes that a file's name keeps free for the number that makes it distinct.
+const DISTINCT_BYTES: usize = 5;
+
+/// Bytes of a folder's name: with all folders the whole stays below the 1,024 bytes of a project's paths.
+const FOLDER_BYTES_MAX: usize = 180;
 
 /// Folders of a name; a path that has more loses its first ones.
 const FOLDERS_MAX: usize = 4;
@@ -53,11 +59,12 @@ impl<'a> Names<'a> {
         let number = self.frame.unsigned_abs().to_string();
         let stem = clean(wanted);
         // One that lost its frame would be the same for all frames.
-        let tells = stem.len() <= PART_BYTES_MAX
+        let rest = self.rest(file, "");
+        let tells = stem.len() + rest.len() <= NAME_BYTES_MAX
             && stem.contains(&number)
             && (self.frame >= 0 || stem.contains('-'));
         let stem = if tells { stem } else { frame_name(self.frame) };
-        self.distinct(&stem, &self.rest(file, ""))
+        self.distinct(&stem, &rest)
     }
 
     /// The name of the file `file` in the folder `folder` of the frame's own.
@@ -69,20 +76,21 @@ impl<'a> Names<'a> {
             .find(|(place, _)| place.folder == folder && file.starts_with(&place.prefix));
         let Some((place, directory)) = place else {
             let (stem, rest) = file.split_at(file.find('.').unwrap_or(file.len()));
-            let stem = cut(clean(stem));
+            let rest = clean_rest(rest);
+            let stem = cut_to(clean(stem), NAME_BYTES_MAX - DISTINCT_BYTES - rest.len());
             let stem =
                 if folder.is_empty() { stem } else { format!("{}/{stem}", cut(clean(folder))) };
-            return self.distinct(&stem, &clean_rest(rest));
+            return self.distinct(&stem, &rest);
         };
         let mut parts = vec![directory.clone()];
         parts.extend(place.path.split(['/', '\\']).map(clean).filter(|part| !part.is_empty()));
         let last = if parts.len() > 1 { parts.pop().unwrap_or_default() } else { String::new() };
-        let last = without_extension(self.numbered(&last));
+        let rest = self.rest(file, &place.prefix);
+        let last = without_extension(self.numbered(&last, NAME_BYTES_MAX - rest.len()));
         let first = parts.len().saturating_sub(FOLDERS_MAX - 1).max(1);
         let folders = std::iter::once(&parts[0]).chain(&parts[first..]);
         let mut stem: String = folders.map(|part| format!("{}/", cut(part.clone()))).collect();
         stem += &last;
-        let rest = self.rest(file, &place.prefix);
         self.distinct(&stem, &rest)
     }
 
@@ -92,21 +100,22 @@ impl<'a> Names<'a> {
         clean_rest(rest.strip_prefix(&frame_name(self.frame)).unwrap_or(rest))
     }
 
-    /// Puts the frame's number where Blender puts it: in place of the last `#`s, or else at the end.
-    fn numbered(&self, text: &str) -> String {
+    /// Puts the frame's number where Blender puts it: in place of the last `#`s, or else at the end. Gives `room`
+    /// bytes at most.
+    fn numbered(&self, text: &str, room: usize) -> String {
         let sign = if self.frame < 0 { "-" } else { "" };
         let number = |digits| format!("{sign}{:0digits$}", self.frame.unsigned_abs());
+        let at_the_end = || {
+            let number = frame_name(self.frame);
+            cut_to(text.to_owned(), room - DISTINCT_BYTES - number.len()) + &number
+        };
         match text.rfind('#') {
-            None => cut_to(text.to_owned(), PART_BYTES_MAX - 11) + &frame_name(self.frame),
+            None => at_the_end(),
             Some(last) => {
                 let first = text[..last].trim_end_matches('#').len();
                 let numbered =
                     format!("{}{}{}", &text[..first], number(last + 1 - first), &text[last + 1..]);
-                if numbered.len() <= PART_BYTES_MAX {
-                    numbered
-                } else {
-                    cut_to(text.to_owned(), PART_BYTES_MAX - 11) + &frame_name(self.frame)
-                }
+                if numbered.len() + DISTINCT_BYTES <= room { numbered } else { at_the_end() }
             }
         }
     }
@@ -181,7 +190,7 @@ fn without_extension(mut name: String) -> String {
 }
 
 fn cut(text: String) -> String {
-    cut_to(text, PART_BYTES_MAX)
+    cut_to(text, FOLDER_BYTES_MAX)
 }
 
 fn cut_to(mut text: String, bytes: usize) -> String {
@@ -247,6 +256,25 @@ mod tests {
         assert_eq!(slot("/masks", "sub/Image", 7), "masks/sub/Image0007.png");
         assert_eq!(slot("", "Image", 7), "File Output/Image0007.png");
         assert_eq!(slot("//", "", 7), "_/0007.png".replace('_', "File Output"));
+    }
+
+    #[test]
+    fn long_names_are_kept_as_far_as_file_systems_take_them() {
+        let long = format!("{}_0042", "n".repeat(240));
+        assert_eq!(image(&long, 42), format!("{long}.png"));
+        let name = "n".repeat(240);
+        assert_eq!(slot("/masks", &name, 7), format!("masks/{name}0007.png"));
+        assert_eq!(slot("/masks", &format!("{name}_####"), 7), format!("masks/{name}_0007.png"));
+        let cut = slot("/masks", &"n".repeat(300), 7);
+        assert_eq!(cut.len(), "masks/".len() + NAME_BYTES_MAX - DISTINCT_BYTES);
+        assert!(cut.ends_with("0007.png"));
+    }
+
+    #[test]
+    fn a_multilayer_file_without_a_name_bears_the_frames_number_alone() {
+        let places = [Place { prefix: "s".into(), ..place("n0", "//passes", "File Output", "") }];
+        let mut names = Names::new(7, &places);
+        assert_eq!(names.other("n0", "s0007.exr"), "passes/0007.exr");
     }
 
     #[test]
