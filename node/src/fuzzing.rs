@@ -28,7 +28,8 @@ pub fn node_lines(data: &[u8]) {
         if let Some((engine, scene)) = progress::unavailable_engine(&line) {
             assert!(line.contains(engine) && line.contains(scene));
         }
-        warnings::parse(&line, Path::new("/project/shot.blend"), |_| line.len() % 2 == 0);
+        let context = warnings::Context { blend: Path::new("/project/shot.blend"), scripts: true };
+        warnings::parse(&line, context, |_| line.len() % 2 == 0);
         assert!(line.starts_with(&lines::shorten(line.clone())));
     }
 }

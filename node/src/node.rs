@@ -606,6 +606,7 @@ pub(crate) mod tests {
             project: Project { blend: "a.blend".parse().unwrap(), files: BTreeMap::new() },
             settings: RenderSettings::default(),
             color_config: None,
+            addons: Vec::new(),
             slices: vec![Slice { frame: 1, index: 0 }],
             file_version: None,
             strict: false,

@@ -40,6 +40,9 @@ const SCALE_PERCENT_MAX: u32 = 1_000;
 /// Bytes of a scene's, camera's or view layer's name; Blender allows 63, from 5.0 on 255.
 const NAME_BYTES_MAX: usize = 255;
 
+/// Add-ons of a job: the protocol's bound.
+const ADDONS_MAX: usize = 16;
+
 /// Bytes of a movie's name without its extension: file systems take 255 with it.
 const MOVIE_NAME_BYTES_MAX: usize = 240;
 
@@ -119,6 +122,7 @@ pub(crate) fn parse(request: RenderBatchRequest) -> Result<Work, Box<Status>> {
         }
     };
     let color_config = parse_color_config(&settings, project.as_ref(), &mut faults);
+    let addons = parse_addons(&settings, project.as_ref(), &mut faults);
     let encoding = request.encoding.and_then(|encoding| {
         faults.check(slices.len() == 1, "slices", "must be one: a movie is one slice");
         parse_encoding(encoding, project.as_ref(), &mut faults)
@@ -140,6 +144,7 @@ pub(crate) fn parse(request: RenderBatchRequest) -> Result<Work, Box<Status>> {
             project,
             settings,
             color_config,
+            addons,
             slices,
             file_version,
             strict: request.strict,
@@ -245,6 +250,27 @@ fn parse_project(project: ProtoProject, faults: &mut Faults) -> Option<Project> 
         }
     };
     Some(Project { blend: blend?, files })
+}
+
+/// The add-ons that the settings name, which must be there.
+fn parse_addons(
+    settings: &RenderSettings,
+    project: Option<&Project>,
+    faults: &mut Faults,
+) -> Vec<ProjectPath> {
+    let mut addons = Vec::new();
+    faults.check(settings.addons.len() <= ADDONS_MAX, "settings.addons", "may be 16 at most");
+    for (n, addon) in settings.addons.iter().take(ADDONS_MAX).enumerate() {
+        let field = format!("settings.addons[{n}]");
+        match addon.parse() {
+            Ok(path) if project.is_some_and(|project| !project.files.contains_key(&path)) => {
+                faults.add(field, "is not one of the files");
+            }
+            Ok(path) => addons.push(path),
+            Err(error) => faults.add(field, error),
+        }
+    }
+    addons
 }
 
 /// The colour configuration that the settings name, which must be there: without it Blender starts with its own, and

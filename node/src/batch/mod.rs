@@ -52,6 +52,8 @@ pub(crate) struct Work {
     pub(crate) settings: RenderSettings,
     /// The colour configuration that the settings name, one of the project's files.
     pub(crate) color_config: Option<ProjectPath>,
+    /// The add-ons that the settings name, files of the project too.
+    pub(crate) addons: Vec<ProjectPath>,
     pub(crate) slices: Vec<Slice>,
     /// Version of Blender that saved the file, as far as the orchestrator knows.
     pub(crate) file_version: Option<Version>,

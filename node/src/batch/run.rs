@@ -13,7 +13,7 @@ use framecrew_proto::{
     BatchName,
     v1::{
         BatchEnd, Failure, FailureReason, LogLine, Slice, SliceFailed, SliceFinished, SliceStarted,
-        batch_event::Event,
+        Warning, WarningKind, batch_event::Event,
     },
 };
 use tokio::{sync::mpsc, time};
@@ -141,6 +141,10 @@ async fn render_all(node: &Node, batch: &Batch, work: &Work, slot: &mut Slot, la
             .zip(work.color_config.as_ref())
             .map(|(layout, file)| layout.path(file))
             .unwrap_or_default(),
+        addons: layout
+            .iter()
+            .flat_map(|layout| work.addons.iter().map(|file| layout.path(file)))
+            .collect(),
         settings: work.settings.clone(),
         file_version: work.file_version,
         strict: work.strict,
@@ -288,9 +292,16 @@ async fn render_one(
     let CheckedFrame { outputs, small } = match drawing.drawn {
         Drawn::Checked(checked) => CheckedFrame { outputs: vec![checked], small: None },
         Drawn::InFolder(promise) => {
-            match output::check(folder.to_owned(), slice.frame, promise).await {
-                Ok(frame) => frame,
-                Err(error) => {
+            let checked = output::check(folder.to_owned(), slice.frame, promise).await;
+            match (checked, drawing.crash) {
+                (Ok(frame), None) => frame,
+                (Ok(frame), Some(crash)) => {
+                    let text = format!("{} after it had written the whole frame", crash.message);
+                    batch.warn(Warning { kind: WarningKind::CrashedAfter.into(), text });
+                    frame
+                }
+                (Err(_), Some(crash)) => return Err(failure(crash, slot)),
+                (Err(error), None) => {
                     let error = RenderError::new(FailureReason::InvalidOutput, error.to_string());
                     let failure = failure(error, slot);
                     // What drew nothing good once is not trusted with the next frame.

@@ -159,7 +159,7 @@ impl Seat {
         idle.retain_mut(|worker| !worker.has_died());
         let wanted = self.blenders.choose(scene.file_version, &scene.settings.blender)?;
         // What the file's own Python may see is settled when the process starts.
-        let needs_own = scene.settings.run_scripts || scene.settings.cold;
+        let needs_own = scene.is_scripted() || scene.settings.cold;
         let right = |worker: &Worker| {
             !needs_own && worker.blender().path == wanted.path && worker.is_set_up_for(scene)
         };

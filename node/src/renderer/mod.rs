@@ -1,6 +1,7 @@
 //! The boundary to whatever draws: Blender, in a warm process for each slot, or a synthetic picture.
 
 mod blender;
+mod hidden;
 pub(crate) mod lines;
 mod process;
 pub(crate) mod progress;
@@ -29,12 +30,21 @@ pub(crate) struct Scene {
     pub(crate) blend: PathBuf,
     /// The colour configuration in its layout that the job asks for; empty: Blender's own.
     pub(crate) color_config: PathBuf,
+    /// The add-ons that are installed before the .blend is opened, in its layout.
+    pub(crate) addons: Vec<PathBuf>,
     pub(crate) settings: RenderSettings,
     pub(crate) file_version: Option<Version>,
     /// Whether a warning is a failure.
     pub(crate) strict: bool,
     /// How long the renderer may say nothing.
     pub(crate) silence: Duration,
+}
+
+impl Scene {
+    /// Whether Python that is not Blender's own runs: the file's, or that of add-ons.
+    pub(crate) fn is_scripted(&self) -> bool {
+        self.settings.run_scripts || !self.addons.is_empty()
+    }
 }
 
 /// What a renderer tells while it draws.
@@ -55,6 +65,8 @@ pub(crate) struct Drawing {
     pub(crate) render_seconds: f64,
     /// 0: unknown.
     pub(crate) peak_memory_bytes: u64,
+    /// How the renderer died, where it did after it had begun to draw. What it left may be whole.
+    pub(crate) crash: Option<RenderError>,
 }
 
 /// Where the drawing is.

@@ -30,9 +30,11 @@ use tracing::{debug, info};
 
 use super::{
     Drawing, Drawn, Observation, RenderError, Scene, frame_name,
+    hidden::Hidden,
     lines::{Lines, shorten},
     progress::{self, Estimate, Line},
-    stage, warnings,
+    stage,
+    warnings::{self, Context},
 };
 use crate::{
     blender::{FoundBlender, Kind, shaders},
@@ -45,7 +47,14 @@ use crate::{
 /// Folder of a Blender's own for what drivers compile.
 const SHADERS: &str = "shaders";
 
-const WORKER: &str = include_str!("worker.py");
+/// The script that Blender runs, and the modules that lie beside it.
+const WORKER: &str = "worker.py";
+const SCRIPTS: [(&str, &str); 4] = [
+    (WORKER, include_str!("worker.py")),
+    ("framecrew_addons.py", include_str!("worker/framecrew_addons.py")),
+    ("framecrew_bakes.py", include_str!("worker/framecrew_bakes.py")),
+    ("framecrew_files.py", include_str!("worker/framecrew_files.py")),
+];
 
 /// How long Blender may take to start: 1 second is usual, but the first start from a cold network disk is not.
 const START_TIMEOUT: Duration = Duration::from_secs(120);
@@ -66,8 +75,11 @@ const LAST_LINES_MAX: usize = 4_096;
 /// Scenes of a file whose engines are remembered as missing; a film in one file has dozens.
 const SCENES_MAX: usize = 1_000;
 
-/// Warnings that a scene's loading leaves; a batch tells no more.
+/// Warnings that a scene leaves; a batch tells no more.
 const WARNINGS_MAX: usize = 50;
+
+/// Lines that nobody knows and that a frame passes on as warnings: enough to see what is wrong.
+const UNKNOWN_MAX: usize = 10;
 
 /// File Output nodes' slots in one file. Films have some hundred.
 const PLACES_MAX: usize = 4_096;
@@ -104,8 +116,14 @@ pub(crate) struct Worker {
     unavailable_engines: HashMap<String, String>,
     /// The file it has opened.
     blend: PathBuf,
-    /// What Blender said while it loaded that file; for each batch that draws it.
+    /// Our folders in what it writes.
+    hidden: Hidden,
+    /// What Blender's lines about that file warned of; for each batch that draws it.
     warnings: Vec<Warning>,
+    /// What the frame in hand was warned of.
+    told: Vec<Warning>,
+    /// Whether it ended by itself.
+    died: bool,
     memory_bytes: u64,
     idle_since: Instant,
     /// What the system had killed for want of memory when it began its frame.
@@ -154,6 +172,7 @@ struct Request {
     color_depth: Option<u32>,
     denoise: Option<bool>,
     scripts: bool,
+    addons: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -212,8 +231,11 @@ enum Answer {
     Image(PromisedImage),
     /// May be among what the frame produced.
     Place(Place),
-    Done {
+    /// How Blender would name the frame's image, without its extension; empty: it would not.
+    Named {
         name: String,
+    },
+    Done {
         seconds: f64,
         peak_memory_bytes: u64,
         memory_bytes: u64,
@@ -259,6 +281,9 @@ enum Kinds {
     Denoiser,
     Format,
     Unbaked,
+    Incomplete,
+    Addon,
+    Blender,
 }
 
 impl From<Kinds> for WarningKind {
@@ -271,6 +296,9 @@ impl From<Kinds> for WarningKind {
             Kinds::Denoiser => Self::Denoiser,
             Kinds::Format => Self::Format,
             Kinds::Unbaked => Self::Unbaked,
+            Kinds::Incomplete => Self::Incomplete,
+            Kinds::Addon => Self::Addon,
+            Kinds::Blender => Self::Blender,
         }
     }
 }
@@ -303,6 +331,7 @@ impl Request {
             color_depth: settings.color_depth,
             denoise: settings.denoise,
             scripts: settings.run_scripts,
+            addons: scene.addons.iter().map(|path| path.to_string_lossy().into_owned()).collect(),
         }
     }
 }
@@ -325,8 +354,11 @@ impl Worker {
             .prefix("blender-")
             .tempdir_in(&workplace.work)
             .map_err(|error| cannot("make a folder", &error))?;
-        let script = folder.path().join("worker.py");
-        fs::write(&script, WORKER).map_err(|error| cannot("write the worker", &error))?;
+        for (name, text) in SCRIPTS {
+            fs::write(folder.path().join(name), text)
+                .map_err(|error| cannot("write the worker", &error))?;
+        }
+        let script = folder.path().join(WORKER);
 
         let mut command = Command::new(&blender.path);
         if blender.kind == Kind::Executable {
@@ -347,7 +379,7 @@ impl Worker {
             command.env("OCIO", &scene.color_config);
         }
         platform::lead_a_group(&mut command);
-        let runs_scripts = scene.settings.run_scripts;
+        let runs_scripts = scene.is_scripted();
         let only = runs_scripts.then_some(scene.blend.as_path());
         // Python could put anything among them.
         let kept = workplace.shaders().filter(|_| !runs_scripts);
@@ -387,7 +419,10 @@ impl Worker {
             color_config: scene.color_config.clone(),
             unavailable_engines: HashMap::new(),
             blend: PathBuf::new(),
+            hidden: Hidden::new(folder.path(), &[]),
             warnings: Vec::new(),
+            told: Vec::new(),
+            died: false,
             memory_bytes: 0,
             idle_since: Instant::now(),
             oom_kills: platform::out_of_memory_kills(),
@@ -409,13 +444,16 @@ impl Worker {
             }
             Ok(Ok(_)) => worker.broken("answered out of turn").await,
             Ok(Err(error)) => error,
-            Err(_) => worker.broken("did not start in time").await,
+            Err(_) => {
+                let seconds = START_TIMEOUT.as_secs();
+                worker.broken(&format!("was not ready within {seconds} seconds")).await
+            }
         };
         // No fault of the frame's: this Blender does not even start.
-        let last = worker.tail.back().map(String::as_str).unwrap_or_default();
+        let said = telling(&worker.tail).map_or(String::new(), |line| format!(": {}", line.trim()));
         Err(RenderError::new(
             FailureReason::Infrastructure,
-            format!("{} when it was started: {last}", error.message),
+            format!("{} when it was started{said}", error.message),
         ))
     }
 
@@ -533,25 +571,41 @@ impl Worker {
         let mut promise = Promise::default();
         let begun = Instant::now();
         let loads = !self.has_loaded(scene);
+        self.told.clear();
         if loads {
-            self.warnings.clear();
-            self.blend = PathBuf::from(&load.blend);
+            self.will_load(scene, &load);
         } else {
-            for warning in &self.warnings {
-                observe(Observation::Warning(warning.clone()));
+            for warning in self.warnings.clone() {
+                self.tell(warning, &mut observe);
             }
         }
         // Until it says otherwise, it may be doing anything.
         self.begin(&request, Phase::Broken).await?;
         loop {
-            let answer = self.answer(&mut observe).await?;
-            let mut warning = self.warnings.first().map(|warning| warning.text.clone());
+            let was_drawing = self.phase == Phase::Drawing;
+            let answer = match self.answer(&mut observe).await {
+                Ok(answer) => answer,
+                // Plain Blender would have left the picture too. Whether it is whole is checked as ever.
+                Err(error) if self.died && was_drawing && !scene.strict => {
+                    fs::remove_dir(folder)
+                        .and_then(|()| fs::rename(&drawn, folder))
+                        .map_err(|error| infrastructure(&error))?;
+                    return Ok(Drawing {
+                        drawn: Drawn::InFolder(promise),
+                        render_seconds: begun.elapsed().as_secs_f64(),
+                        peak_memory_bytes: self.peak_bytes,
+                        crash: Some(error),
+                    });
+                }
+                Err(error) => return Err(error),
+            };
             if let Answer::Warning { kind, text } = &answer {
                 let kind = WarningKind::from(*kind).into();
-                observe(Observation::Warning(Warning { kind, text: text.clone() }));
-                warning.get_or_insert_with(|| text.clone());
+                self.tell(Warning { kind, text: text.clone() }, &mut observe);
             }
-            if let Some(text) = warning.filter(|_| scene.strict) {
+            let failing = self.told.iter().find(|told| told.kind() != WarningKind::Blender);
+            if let Some(warning) = failing.filter(|_| scene.strict) {
+                let text = warning.text.clone();
                 self.kill().await;
                 return Err(RenderError::new(FailureReason::Permanent, text));
             }
@@ -575,9 +629,10 @@ impl Worker {
                     self.loaded = Some(load.clone());
                     self.phase = Phase::Drawing;
                 }
-                Answer::Note { text } => observe(Observation::Line(shorten(text))),
-                // Observed above.
+                Answer::Note { text } => observe(Observation::Line(self.line(text))),
+                // Told above.
                 Answer::Warning { .. } => {}
+                Answer::Named { name } => promise.name = name,
                 Answer::Image(image) if promise.images.len() < IMAGES_MAX => {
                     promise.images.push(image);
                 }
@@ -586,11 +641,11 @@ impl Worker {
                 }
                 Answer::Failed { reason, message } => {
                     self.phase = Phase::Broken;
+                    let message = self.hidden.apply(message);
                     return Err(RenderError::new(reason.into(), message));
                 }
-                Answer::Done { name, seconds, peak_memory_bytes, memory_bytes } => {
+                Answer::Done { seconds, peak_memory_bytes, memory_bytes } => {
                     self.memory_bytes = memory_bytes;
-                    promise.name = name;
                     // Where that fails, it is not fit for another frame: this one's folder is in the way.
                     fs::remove_dir(folder)
                         .and_then(|()| fs::rename(&drawn, folder))
@@ -605,6 +660,7 @@ impl Worker {
                         drawn: Drawn::InFolder(promise),
                         render_seconds: seconds,
                         peak_memory_bytes,
+                        crash: None,
                     });
                 }
                 Answer::Ready { .. }
@@ -656,15 +712,15 @@ impl Worker {
                 Answer::Loading {} => {
                     self.loaded = None;
                     self.unavailable_engines.clear();
-                    self.warnings.clear();
-                    self.blend = PathBuf::from(&load.blend);
+                    self.will_load(scene, &load);
                     self.phase = Phase::Loading;
                 }
-                Answer::Note { text } => observe(Observation::Line(shorten(text))),
+                Answer::Note { text } => observe(Observation::Line(self.line(text))),
                 // Those who drew the frames have heard them.
                 Answer::Warning { .. } => {}
                 Answer::Failed { reason, message } => {
                     self.phase = Phase::Broken;
+                    let message = self.hidden.apply(message);
                     return Err(RenderError::new(reason.into(), message));
                 }
                 Answer::Soundtrack { fps, fps_base, sound, delay_frames } => {
@@ -819,14 +875,10 @@ impl Worker {
                     {
                         self.unavailable_engines.insert(scene.into(), engine.into());
                     }
-                    if let Some(warning) = warnings::parse(&line, &self.blend, Path::exists) {
-                        observe(Observation::Warning(warning.clone()));
-                        if self.warnings.len() < WARNINGS_MAX && !self.warnings.contains(&warning) {
-                            self.warnings.push(warning);
-                        }
-                    }
+                    self.listen(&line, observe);
+                    let line = self.line(line);
                     self.remember(line.clone());
-                    observe(Observation::Line(shorten(line)));
+                    observe(Observation::Line(line));
                 }
             }
         }
@@ -836,7 +888,53 @@ impl Worker {
         if self.tail.len() == LOG_TAIL_LINES {
             self.tail.pop_front();
         }
-        self.tail.push_back(shorten(line));
+        let line = self.line(line);
+        self.tail.push_back(line);
+    }
+
+    /// A line as people may read it.
+    fn line(&self, text: String) -> String {
+        shorten(self.hidden.apply(text))
+    }
+
+    /// Another file, or the same one again, is about to be opened.
+    fn will_load(&mut self, scene: &Scene, load: &Request) {
+        self.warnings.clear();
+        self.blend = PathBuf::from(&load.blend);
+        self.hidden = Hidden::new(self.folder.path(), &[&self.blend, &scene.blend]);
+    }
+
+    /// Reads a line of Blender's own for what it warns of.
+    fn listen(&mut self, line: &str, observe: &mut impl FnMut(Observation)) {
+        let context = Context { blend: &self.blend, scripts: self.runs_scripts };
+        let Some(warning) = warnings::parse(line, context, Path::exists) else { return };
+        let is_missing = warning.kind() == WarningKind::MissingFile;
+        // The worker has named the frame's missing files before it drew, by the same names.
+        let name = warning.text.strip_suffix(" is missing").filter(|_| is_missing);
+        if let Some(name) = name
+            && self.told.iter().any(|told| told.text.starts_with(name))
+        {
+            return;
+        }
+        // Another frame may lack other files. Everything else is said once, and holds for each frame.
+        let holds = name.is_none() || self.phase == Phase::Loading;
+        let warning = self.tell(warning, observe);
+        if holds && self.warnings.len() < WARNINGS_MAX && !self.warnings.contains(&warning) {
+            self.warnings.push(warning);
+        }
+    }
+
+    /// Passes a warning on, as people may read it.
+    fn tell(&mut self, mut warning: Warning, observe: &mut impl FnMut(Observation)) -> Warning {
+        warning.text = self.hidden.apply(warning.text);
+        let unknown = |told: &&Warning| told.kind() == WarningKind::Blender;
+        let is_one_more = warning.kind() == WarningKind::Blender
+            && self.told.iter().filter(unknown).count() >= UNKNOWN_MAX;
+        if !is_one_more && !self.told.contains(&warning) && self.told.len() < WARNINGS_MAX {
+            self.told.push(warning.clone());
+            observe(Observation::Warning(warning.clone()));
+        }
+        warning
     }
 
     async fn silent(&mut self) -> RenderError {
@@ -853,6 +951,7 @@ impl Worker {
     async fn died(&mut self) -> RenderError {
         let loading = self.phase == Phase::Loading;
         self.phase = Phase::Broken;
+        self.died = true;
         // It has closed its output; what it does after that is of no interest.
         let status = time::timeout(KILL_TIMEOUT, self.child.wait()).await;
         // First: what it has started could write for ever.
@@ -898,6 +997,21 @@ impl Worker {
         let message = format!("{what} for want of memory{peak}: give it to nodes with more of it");
         RenderError::new(FailureReason::OutOfMemory, message)
     }
+}
+
+/// Of what a process wrote at last, the line that tells most of why it ended: the last one that names an error, or
+/// else the last one that is no mere address.
+fn telling(tail: &VecDeque<String>) -> Option<&str> {
+    const WORDS: [&str; 6] = ["error", "fatal", "exception", "no module", "not found", "cannot"];
+    let lines = || {
+        let lines = tail.iter().rev().map(String::as_str);
+        lines.filter(|line| !line.contains("<no Python frame>"))
+    };
+    let names_error = |line: &&str| {
+        let line = line.to_ascii_lowercase();
+        WORDS.iter().any(|word| line.contains(word))
+    };
+    lines().find(names_error).or_else(|| lines().find(|line| !line.starts_with("Current thread")))
 }
 
 /// Whether a line says that there was no memory left, of the machine's or of a graphics card's: what Blender, Cycles,
@@ -960,6 +1074,7 @@ pub(super) mod tests {
         Scene {
             blend: "a.blend".into(),
             color_config: PathBuf::new(),
+            addons: Vec::new(),
             settings: RenderSettings::default(),
             file_version: None,
             strict: false,
@@ -1003,6 +1118,64 @@ pub(super) mod tests {
             assert_eq!(error.reason, FailureReason::Infrastructure, "{error:?}");
             assert_eq!(worker.renewal(u64::MAX), Renewal::Due);
         }
+    }
+
+    #[test]
+    fn of_a_failed_start_the_line_that_names_an_error_is_told() {
+        let told = |lines: &[&str]| {
+            let tail = lines.iter().map(|line| (*line).to_owned()).collect();
+            telling(&tail).map(str::to_owned)
+        };
+        let python = [
+            "Python path configuration:",
+            "Fatal Python error: init_fs_encoding: failed to get the Python codec",
+            "ModuleNotFoundError: No module named 'encodings'",
+            "Current thread 0x00007f (most recent call first):",
+            "  <no Python frame>",
+        ];
+        assert_eq!(told(&python).as_deref(), Some(python[2]));
+        assert_eq!(
+            told(&["Blender 3.4.1", python[3], python[4]]).as_deref(),
+            Some("Blender 3.4.1")
+        );
+        assert_eq!(told(&[python[4]]), None);
+        assert_eq!(told(&[]), None);
+    }
+
+    /// A Blender that says it draws one image, does what `then` says, and dies of a segmentation fault.
+    async fn dies_after(then: &str, strict: bool) -> (Result<Drawing, RenderError>, TempDir) {
+        let folder = tempfile::tempdir().unwrap();
+        let answer = |answer: &str| format!("printf '\\n@%s %s\\n' \"$token\" '{answer}'\n");
+        let script = [
+            "read request\n".to_owned(),
+            answer(r#"{"drawing":{"scene":"Scene"}}"#),
+            answer(r#"{"named":{"name":"shot_0001"}}"#),
+            answer(r#"{"image":{"file":"0001.png","width":1,"height":1,"channels":1}}"#),
+            format!("{then}\nkill -SEGV $$"),
+        ];
+        let blender = impostor(folder.path(), &script.concat());
+        let place = workplace(folder.path());
+        let scene = Scene { strict, ..scene() };
+        let mut worker = Worker::start(blender, &place, &scene, &mut |_| ()).await.unwrap();
+        let drawn = folder.path().join("drawn");
+        fs::create_dir(&drawn).unwrap();
+        (worker.draw(&scene, 1, &drawn, |_| ()).await, folder)
+    }
+
+    #[tokio::test]
+    async fn what_a_renderer_wrote_before_it_died_is_kept_with_how_it_died() {
+        let (drawing, folder) = dies_after("echo whole > frame/0001.png", false).await;
+        let drawing = drawing.unwrap();
+        assert!(drawing.crash.unwrap().message.contains("segmentation fault"));
+        let Drawn::InFolder(promise) = drawing.drawn else { panic!() };
+        assert_eq!((promise.name.as_str(), promise.images.len()), ("shot_0001", 1));
+        assert_eq!(fs::read_to_string(folder.path().join("drawn/0001.png")).unwrap(), "whole\n");
+        let (strict, _folder) = dies_after("echo whole > frame/0001.png", true).await;
+        assert_eq!(
+            strict.unwrap_err().reason,
+            FailureReason::Renderer,
+            "its job asks for no warning"
+        );
     }
 
     #[cfg(target_os = "linux")]

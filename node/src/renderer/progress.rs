@@ -65,7 +65,7 @@ pub(crate) fn unavailable_engine(line: &str) -> Option<(&str, &str)> {
 }
 
 /// `00:03.413  render`: a time and a category.
-fn is_log_prefix(text: &str) -> bool {
+pub(crate) fn is_log_prefix(text: &str) -> bool {
     let mut words = text.split_whitespace();
     let time = words.next().and_then(parse_time);
     time.is_some() && words.next().is_some() && words.next().is_none()

@@ -72,6 +72,7 @@ impl Synthetic {
             drawn: Drawn::Checked(checked),
             render_seconds: begun.elapsed().as_secs_f64(),
             peak_memory_bytes: 0,
+            crash: None,
         })
     }
 

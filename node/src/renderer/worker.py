@@ -15,6 +15,13 @@ import time
 
 import bpy
 
+# Our modules lie beside this file, where Blender does not look by itself.
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+
+import framecrew_addons
+from framecrew_bakes import unbaked_simulations
+from framecrew_files import Files, absolute, is_asset, shown
+
 requests = queue.SimpleQueue()
 token = sys.stdin.buffer.readline().decode().strip()
 
@@ -35,15 +42,9 @@ EEVEE = ("BLENDER_EEVEE_NEXT", "BLENDER_EEVEE")
 # Warnings of one kind that are told one by one; the rest is counted.
 TOLD_MAX = 10
 
-# Blender's own folder of assets: files name it as it was where they were saved, and need nothing of it.
-ASSETS = "/datafiles/assets/"
-
 DENOISER_MISSING = (
     "this Blender was built without a denoiser: frames are drawn without denoising; --blender asks for another version"
 )
-
-# What the beginning of a file shows that only stands for an image.
-STAND_IN = b"version https://git-lfs"
 
 
 class Permanent(Exception):
@@ -88,7 +89,7 @@ class Loaded:
         self.scene = scene
         self.output_path = scene.render.filepath
         self.file_outputs = []
-        self.image_users = []
+        self.files = None
         self.simulations = []
         self.warnings = []
         self.drawn = False
@@ -116,6 +117,10 @@ def warn(kind, text):
 def load(wanted):
     """Opens the file and applies the settings. Returns the scene to draw."""
     scripts = wanted["scripts"]
+    try:
+        framecrew_addons.install(wanted.get("addons", ()))
+    except framecrew_addons.Refused as error:
+        raise Permanent(str(error)) from error
     bpy.context.preferences.filepaths.use_scripts_auto_execute = scripts
     try:
         bpy.ops.wm.open_mainfile(filepath=wanted["blend"], use_scripts=scripts)
@@ -156,14 +161,13 @@ def load(wanted):
     scene.render.use_file_extension = True
     scene.render.use_overwrite = True
     scene.render.use_placeholder = False
-    if not scene.render.use_stamp:
-        # Written into the images' metadata it would tell where the node keeps its projects.
-        scene.render.use_stamp_filename = False
+    tame_stamps()
     tame_views()
     loaded.file_outputs = take_file_outputs(loaded)
-    loaded.image_users = image_users()
     loaded.simulations = unbaked_simulations(scene)
     find_missing(loaded)
+    for text in framecrew_addons.missing_of(scene, loaded.files.read):
+        loaded.warn("addon", text)
     return loaded
 
 
@@ -240,6 +244,23 @@ def choose_denoising(loaded, wanted):
             loaded.warn("denoiser", DENOISER_MISSING)
 
 
+def tame_stamps():
+    """What Blender writes about a picture, into it or beside its pixels, is the same on every node.
+
+    The path of the .blend would be that of the node's layout, and the name of the machine that of the node. Where
+    it is burnt in, the file's own name takes the path's place, as a line of the note."""
+    name = os.path.basename(bpy.data.filepath)
+    for scene in bpy.data.scenes:
+        render = scene.render
+        if render.use_stamp and render.use_stamp_filename:
+            line = "File %s" % name if render.use_stamp_labels else name
+            note = render.stamp_note_text if render.use_stamp_note else ""
+            render.stamp_note_text = line + "\n" + note if note else line
+            render.use_stamp_note = True
+        render.use_stamp_filename = False
+        render.use_stamp_hostname = False
+
+
 def tame_views():
     """The suffixes of views become part of paths, and each must have its own."""
     for scene in bpy.data.scenes:
@@ -280,17 +301,43 @@ def take_file_output(loaded, node):
     if layered:
         if not modern:
             base, stem = os.path.split(base.replace("\\", "/"))
-        paths.append(stem or node.name)
+        paths.append(stem)
         prefixes.append("s")
     else:
         for number, slot in enumerate(slots):
             if getattr(slot, own) == modern:
                 choose_format(loaded, slot.format, None, None, what)
-            paths.append(stem + getattr(slot, path))
+            # From 5.0 on a slot's name is no path.
+            name = getattr(slot, path)
+            paths.append(stem + name.replace("/", "_") if modern else name)
             setattr(slot, path, "s%d_" % number)
         # Read after all are set: Blender keeps them distinct.
         prefixes = [getattr(slot, path) for slot in slots]
     return node, layered, base, list(zip(prefixes, paths))
+
+
+def expanded(loaded, node, path):
+    """A path of a File Output node with its templates (`{blend_name}`, from 4.5 on) filled in by Blender itself;
+    `None`: it has one that Blender does not know."""
+    render = loaded.scene.render
+    if "{" not in path and "}" not in path or bpy.app.version < (4, 5, 0):
+        return path
+    # Blender would put a frame's number in place of these, and the .blend's folder in place of others.
+    stand_ins = {"#": "\x01", "/": "\x02", "\\": "\x03"}
+    path = path.replace("{node_name}", node.name)
+    for sign, stand_in in stand_ins.items():
+        path = path.replace(sign, stand_in)
+    before, extension = render.filepath, render.use_file_extension
+    try:
+        render.filepath, render.use_file_extension = "/" + path + "####", False
+        path = render.frame_path(frame=0)[1:-4]
+    except RuntimeError:
+        return None
+    finally:
+        render.filepath, render.use_file_extension = before, extension
+    for sign, stand_in in stand_ins.items():
+        path = path.replace(stand_in, sign)
+    return path
 
 
 def place_file_outputs(loaded, folder):
@@ -303,183 +350,36 @@ def place_file_outputs(loaded, folder):
             node.file_name = "s" if layered else ""
         else:
             node.base_path = os.path.join(path, "s") if layered else path
+        base = expanded(loaded, node, base)
         for prefix, wanted in slots:
-            answer("place", folder=place, prefix=prefix, base=base, node=node.name, path=wanted)
+            wanted = expanded(loaded, node, wanted)
+            if base is None or wanted is None:
+                loaded.warn(
+                    "incomplete", "%r names a file by a template that Blender does not know, and writes none" % node.name
+                )
+                node.mute = True
+            else:
+                answer("place", folder=place, prefix=prefix, base=base, node=node.name, path=wanted)
 
 
 def find_missing(loaded):
     """Blender draws pink or nothing where a file is missing, and mostly says nothing."""
-    libraries = [
-        library for library in bpy.data.libraries if not library.packed_file and not is_asset(absolute(library))
-    ]
-    for library in libraries:
-        path = absolute(library)
-        if not os.path.exists(path):
-            by = " (linked by %s)" % shown(absolute(library.parent)) if library.parent else ""
+    for library in bpy.data.libraries:
+        parent = library.parent
+        path = absolute(library.filepath)
+        if not library.packed_file and not is_asset(path) and library.users_id and not os.path.exists(path):
+            by = " (linked by %s)" % shown(parent.filepath) if parent else ""
             text = "the library %s%s is missing: what comes from it is not drawn"
-            loaded.warn("missing_library", text % (shown(path), by))
+            loaded.warn("missing_library", text % (shown(library.filepath), by))
 
-    missing, known = [], {absolute(library) for library in libraries}
-    for image in bpy.data.images:
-        known.add(absolute(image))
-        if image.users > image.use_fake_user and not image.packed_file and image.source != "GENERATED":
-            missing += missing_of_image(image)
-    # Texts are in the file too, and a fluid that has no folder is not baked.
-    known |= {absolute(text) for text in bpy.data.texts}
-    for thing in bpy.data.objects:
-        for modifier in thing.modifiers:
-            if modifier.type == "FLUID" and modifier.fluid_type == "DOMAIN":
-                known.add(os.path.normpath(bpy.path.abspath(modifier.domain_settings.cache_directory)))
-    for path in bpy.utils.blend_paths(absolute=True, packed=False, local=False):
-        path = os.path.normpath(path)
-        if path not in known and not is_asset(path) and not os.path.exists(path):
-            missing.append("%s is missing" % shown(path))
-    loaded.warn_of_all("missing_file", sorted(set(missing)))
-
-
-def absolute(block):
-    if not block.filepath:
-        return ""
-    return os.path.normpath(bpy.path.abspath(block.filepath, library=block.library))
-
-
-def is_asset(path):
-    return ASSETS in path.replace("\\", "/")
-
-
-def shown(path):
-    """A path as people know it: from the .blend on."""
-    try:
-        path = os.path.relpath(path, os.path.dirname(bpy.data.filepath))
-    except ValueError:
-        # On another drive.
-        pass
-    return path.replace("\\", "/")
-
-
-def missing_of_image(image):
-    path = absolute(image)
-    if not path:
-        return []
-    if image.source == "TILED":
-        paths = [tile_path(path, tile.number) for tile in image.tiles]
-    elif image.source == "SEQUENCE":
-        # Which of its files a frame needs is asked for each frame.
-        paths = [] if os.path.isdir(os.path.dirname(path)) else [path]
-    else:
-        paths = [path]
-    texts = []
-    for path in paths:
-        if not os.path.exists(path):
-            texts.append("%s is missing" % shown(path))
-        elif image.source == "FILE" and stands_in(path):
-            texts.append("%s is not an image: only a pointer to it, or nothing, was saved there" % shown(path))
-    return texts
-
-
-def stands_in(path):
-    try:
-        with open(path, "rb") as file:
-            start = file.read(len(STAND_IN))
-    except OSError:
-        return False
-    return not start or start == STAND_IN
-
-
-def tile_path(path, number):
-    u, v = (number - 1001) % 10 + 1, (number - 1001) // 10 + 1
-    return path.replace("<UDIM>", str(number)).replace("<UVTILE>", "u%d_v%d" % (u, v))
+    loaded.files = Files(loaded.scene)
+    loaded.warn_of_all("missing_file", loaded.files.missing_ever())
 
 
 def node_trees():
     owners = [bpy.data.materials, bpy.data.worlds, bpy.data.lights, bpy.data.scenes]
     trees = [getattr(owner, "node_tree", None) for blocks in owners for owner in blocks]
     return list(dict.fromkeys([tree for tree in trees if tree] + list(bpy.data.node_groups)))
-
-
-def image_users():
-    """Image sequences, and how they are used."""
-    users = []
-    for tree in node_trees():
-        for node in tree.nodes:
-            image = getattr(node, "image", None)
-            if isinstance(image, bpy.types.Image) and image.source == "SEQUENCE" and not image.packed_file:
-                # In the compositor the node itself says how.
-                users.append((image, getattr(node, "image_user", node)))
-    return users
-
-
-def missing_of_sequences(loaded, frame):
-    """Files that image sequences lack at a frame, by Blender's own arithmetic."""
-    missing = []
-    for image, user in loaded.image_users:
-        folder, name = os.path.split(absolute(image))
-        stem, extension = os.path.splitext(name)
-        digits = len(stem) - len(stem.rstrip("0123456789"))
-        if not digits or not user.frame_duration:
-            continue
-        number = frame - user.frame_start + 1
-        if user.use_cyclic:
-            number = (number - 1) % user.frame_duration + 1
-        number = max(0, min(number, user.frame_duration)) + user.frame_offset
-        path = os.path.join(folder, "%s%0*d%s" % (stem[:-digits], digits, number, extension))
-        if number >= 0 and not os.path.exists(path):
-            missing.append("%s, which frame %d needs, is missing" % (shown(path), frame))
-    return missing
-
-
-def unbaked_simulations(scene):
-    """What depends on the frames before it, with the frame it begins at."""
-    found = []
-
-    def add(what, owner, cache):
-        if not cache.is_baked:
-            found.append((cache.frame_start, "the %s of %r" % (what, owner)))
-
-    world = scene.rigidbody_world
-    if world and world.enabled and world.point_cache and world.collection and world.collection.objects:
-        add("rigid body simulation", scene.name, world.point_cache)
-    for thing in scene.objects:
-        for modifier in thing.modifiers:
-            if not modifier.show_render:
-                continue
-            if modifier.type in ("CLOTH", "SOFT_BODY"):
-                add(modifier.type.lower().replace("_", " ") + " simulation", thing.name, modifier.point_cache)
-            elif modifier.type == "PARTICLE_SYSTEM":
-                particles = modifier.particle_system
-                moves = particles.settings.type == "EMITTER" and particles.settings.physics_type not in ("NO", "KEYED")
-                if moves or particles.use_hair_dynamics:
-                    add("particle system %r" % particles.name, thing.name, particles.point_cache)
-            elif modifier.type == "DYNAMIC_PAINT" and modifier.canvas_settings:
-                for surface in modifier.canvas_settings.canvas_surfaces:
-                    if surface.is_active:
-                        add("dynamic paint", thing.name, surface.point_cache)
-            elif modifier.type == "FLUID" and modifier.fluid_type == "DOMAIN":
-                domain = modifier.domain_settings
-                if not (domain.has_cache_baked_data or domain.has_cache_baked_any):
-                    found.append((domain.cache_frame_start, "the fluid simulation of %r" % thing.name))
-            elif modifier.type == "NODES" and simulates(modifier.node_group) and not has_bake(modifier):
-                found.append((scene.frame_start, "the simulation in %r of %r" % (modifier.name, thing.name)))
-    return found
-
-
-def simulates(tree, seen=None):
-    seen = set() if seen is None else seen
-    if tree is None or tree in seen:
-        return False
-    seen.add(tree)
-    return any(
-        node.bl_idname == "GeometryNodeSimulationOutput" or simulates(getattr(node, "node_tree", None), seen)
-        for node in tree.nodes
-    )
-
-
-def has_bake(modifier):
-    """Whether there may be one: one that is packed into the file does not show."""
-    if getattr(modifier, "bake_target", "DISK") == "PACKED":
-        return True
-    path = getattr(modifier, "bake_directory", "") or getattr(modifier, "simulation_bake_directory", "")
-    return bool(path) and os.path.isdir(bpy.path.abspath(path))
 
 
 def find_blocked_scripts(loaded):
@@ -562,8 +462,9 @@ def wanted_name(loaded, frame):
     render.filepath = loaded.output_path
     try:
         path = render.frame_path(frame=frame)
-    except RuntimeError:
-        return ""
+    except RuntimeError as error:
+        said = " ".join(str(error).split())[:500]
+        raise Permanent("Blender refuses the output path %r: %s" % (loaded.output_path, said)) from error
     name = os.path.basename(path.replace("\\", "/"))
     extension = render.file_extension
     return name[: -len(extension)] if extension and name.endswith(extension) else name
@@ -598,18 +499,36 @@ def draw(loaded, frame, folder, stem):
         find_blocked_scripts(loaded)
         loaded.drawn = True
     loaded.tell()
-    for text in missing_of_sequences(loaded, frame):
-        warn("missing_file", text)
+    warn_of_frame(loaded.files.missing_at(frame))
     for start, what in loaded.simulations:
         if frame > start:
             warn("unbaked", "%s is not baked: a frame drawn by itself differs from one drawn in sequence" % what)
+    answer("named", name=name)
     for file, width, height in promised(scene, stem):
         channels = 1 if scene.render.image_settings.color_mode == "BW" else 3
         answer("image", file=file, width=width, height=height, channels=channels)
     bpy.ops.render.render(write_still=True, scene=scene.name)
+    warn_of_nodes(scene)
     seconds = time.monotonic() - begun
     now, peak = memory()
-    answer("done", name=name, seconds=seconds, peak_memory_bytes=peak, memory_bytes=now)
+    answer("done", seconds=seconds, peak_memory_bytes=peak, memory_bytes=now)
+
+
+def warn_of_nodes(scene):
+    """What geometry nodes say that they could not do, known once they were evaluated (from 4.3 on)."""
+    for thing in scene.objects:
+        for modifier in thing.modifiers if not thing.hide_render else ():
+            for said in getattr(modifier, "node_warnings", ()) if modifier.show_render else ():
+                if said.type == "ERROR":
+                    kind = "incomplete" if "Import" in said.message or "file" in said.message else "blender"
+                    warn(kind, "%r of %r: %s" % (modifier.name, thing.name, said.message))
+
+
+def warn_of_frame(texts):
+    for text in texts[:TOLD_MAX]:
+        warn("missing_file", text)
+    if len(texts) > TOLD_MAX:
+        warn("missing_file", "%d more like that" % (len(texts) - TOLD_MAX))
 
 
 def develop(loaded, source, target):

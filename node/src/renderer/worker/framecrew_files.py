@@ -1,0 +1,521 @@
+"""Which files a render of a scene reads, and which of them are missing: for every frame, and for one frame.
+
+Blender draws pink or nothing where a file is missing, and mostly says nothing. Numbers in sequences follow
+Blender's own arithmetic.
+"""
+
+import os
+import re
+
+import bpy
+
+# Blender's own folder of assets: files name it as it was where they were saved, and need nothing of it.
+ASSETS = "/datafiles/assets/"
+
+# What the beginning of a file shows that only stands for an image.
+STAND_IN = b"version https://git-lfs"
+
+# Paths of Windows: a drive or a share. Blender on other systems finds neither.
+FOREIGN = re.compile(r"[A-Za-z]:[\\/]|\\\\")
+
+# Geometry nodes that read a file, by the end of their type.
+IMPORTS = ("OBJ", "PLY", "STL", "CSV", "Text", "VDB")
+
+# Depth of scenes in strips, and of groups in groups, that is followed.
+NESTING_MAX = 16
+
+
+def absolute(path, library=None):
+    """Where Blender looks for a path of the file's, or of a library's."""
+    if not path:
+        return ""
+    if FOREIGN.match(path) and os.name != "nt":
+        path = path.replace("\\", "/")
+        # Blender takes a drive for a folder.
+        return os.path.normpath("/" + path[0].lower() + path[2:]) if path[1] == ":" else path
+    return os.path.normpath(bpy.path.abspath(path, library=library))
+
+
+def shown(path, library=None):
+    """A path as people know it: as it stands in the file where it is one of Windows', else from the .blend on."""
+    if FOREIGN.match(path):
+        # Blender turns the strokes of some.
+        return path.replace("/", "\\")
+    path = absolute(path, library)
+    try:
+        path = os.path.relpath(path, os.path.dirname(bpy.data.filepath))
+    except ValueError:
+        # On another drive.
+        pass
+    return path.replace("\\", "/")
+
+
+def is_asset(path):
+    return ASSETS in path.replace("\\", "/")
+
+
+def strips_of(scene):
+    """A scene's strips that are shown, those in meta strips too."""
+    editor = scene.sequence_editor
+    if not editor or not scene.render.use_sequencer:
+        return []
+    found = []
+
+    def collect(holder):
+        muted = {number for number, channel in enumerate(getattr(holder, "channels", ())) if channel.mute}
+        for strip in holder.strips if hasattr(holder, "strips") else holder.sequences:
+            if strip.mute or strip.channel in muted:
+                continue
+            found.append(strip)
+            if strip.type == "META":
+                collect(strip)
+
+    collect(editor)
+    return found
+
+
+def laid_out(scene):
+    """The objects in a scene's view layers that are drawn, whether or not they are hidden themselves."""
+    found = {}
+
+    def collect(layer):
+        if layer.collection.hide_render:
+            return
+        if not layer.exclude:
+            found.update(dict.fromkeys(layer.collection.objects))
+        for child in layer.children:
+            collect(child)
+
+    for layer in scene.view_layers:
+        if layer.use:
+            collect(layer.layer_collection)
+    return list(found)
+
+
+def trees_of(blocks):
+    """The node trees of some data-blocks that are in use, groups and embedded ones."""
+    return [tree for tree in dict.fromkeys(tree_of(block) for block in blocks) if tree]
+
+
+def tree_of(block):
+    if isinstance(block, bpy.types.NodeTree):
+        return block
+    if isinstance(block, bpy.types.Scene):
+        return compositor(block)
+    # Modifiers have trees too, but are no data-blocks.
+    return getattr(block, "node_tree", None) if getattr(block, "use_nodes", True) else None
+
+
+def collections_of_data():
+    for collection in bpy.data.bl_rna.properties:
+        if collection.type == "COLLECTION":
+            yield getattr(bpy.data, collection.identifier)
+
+
+class Uses:
+    """Which data-blocks use which."""
+
+    def __init__(self):
+        self.users = bpy.data.user_map()
+        self.used = {}
+        for block, users in self.users.items():
+            for user in users:
+                self.used.setdefault(user, set()).add(block)
+        self.found = {}
+        self.laid_out = {thing for scene in bpy.data.scenes for thing in laid_out(scene)}
+
+    def of(self, scene):
+        """The data-blocks that a render of this scene reads, without those of other scenes."""
+        if scene not in self.found:
+            found, waiting = {scene}, [scene]
+            while waiting:
+                for block in self.read_by(waiting.pop()):
+                    if block not in found:
+                        found.add(block)
+                        waiting.append(block)
+            self.found[scene] = found
+        return self.found[scene]
+
+    def read_by(self, block):
+        types = bpy.types
+        if isinstance(block, (types.Brush, types.Screen, types.WorkSpace, types.WindowManager, types.Library)):
+            return ()
+        apart = (types.Scene, types.Brush)
+        if isinstance(block, types.Object) and block.type == "EMPTY" or isinstance(block, types.Camera):
+            # Pictures behind a camera and empties that show one are for the eyes of who works on the file.
+            apart += (types.Image, types.MovieClip)
+        if isinstance(block, types.Object) and self.is_hidden(block):
+            return ()
+        return (used for used in self.used.get(block, ()) if not isinstance(used, apart))
+
+    def is_hidden(self, thing):
+        """Whether no picture shows an object, by itself or as somebody else's shape."""
+        if thing.animation_data or not (thing.hide_render or thing not in self.laid_out):
+            return False
+        holders, waiting = set(), [thing]
+        while waiting:
+            for user in self.users.get(waiting.pop(), ()):
+                if not isinstance(user, (bpy.types.Scene, bpy.types.Collection)):
+                    return False
+                if user not in holders:
+                    holders.add(user)
+                    waiting += [user] if isinstance(user, bpy.types.Collection) else []
+        return True
+
+
+def scenes_at(scene, frame, depth=0):
+    """The scenes that a frame shows, each with its own frame; `None`: with one that cannot be told."""
+    yield scene, frame
+    if depth == NESTING_MAX:
+        return
+    others = [node.scene for tree in trees_of([scene]) for node in tree.nodes if is_layers(node)]
+    others.append(scene.background_set)
+    for other in dict.fromkeys(others):
+        if other and other != scene:
+            yield other, frame
+    for strip in strips_of(scene):
+        if strip.type == "SCENE" and strip.scene and strip.scene != scene:
+            inside = None
+            if frame is not None and strip.frame_final_start <= frame < strip.frame_final_end:
+                inside = strip.scene.frame_start + frame - int(strip.frame_start)
+            yield from scenes_at(strip.scene, inside, depth + 1)
+
+
+def compositor(scene):
+    """The scene's tree of compositing nodes, a group from 5.0 on."""
+    if not scene.render.use_compositing:
+        return None
+    if hasattr(scene, "compositing_node_group"):
+        return scene.compositing_node_group
+    return scene.node_tree if scene.use_nodes else None
+
+
+def is_layers(node):
+    return node.bl_idname == "CompositorNodeRLayers"
+
+
+def sequence_path(path, number):
+    """The file of a sequence with a number: the last digits of its name before the extension give way."""
+    folder, name = os.path.split(path)
+    stem, extension = os.path.splitext(name)
+    found = re.search(r"([0-9]*)([^0-9]*)$", stem)
+    digits, rest = found.groups()
+    number = max(0, number)
+    if not digits:
+        # Blender puts it at the end then, where it is not 0.
+        return os.path.join(folder, "%s%s%s" % (stem, number or "", extension))
+    return os.path.join(folder, "%s%0*d%s%s" % (stem[: found.start()], len(digits), number, rest, extension))
+
+
+def numbered_path(path, number):
+    """The same, for what has its number right before the extension; `None`: it has none."""
+    stem, extension = os.path.splitext(path)
+    digits = len(stem) - len(stem.rstrip("0123456789"))
+    return "%s%0*d%s" % (stem[:-digits], digits, number, extension) if digits else None
+
+
+def image_number(user, frame):
+    """The number of the file that an image's user shows; `None`: none."""
+    if not user.frame_duration:
+        return None
+    number = frame - user.frame_start + 1
+    if user.use_cyclic:
+        number = (number - 1) % user.frame_duration + 1
+    number = max(0, min(number, user.frame_duration)) + user.frame_offset
+    return number if number >= 0 else None
+
+
+def volume_number(volume, frame):
+    """The number of the file that a volume shows; `None`: none."""
+    length = volume.frame_duration
+    if not length:
+        return None
+    number = frame - volume.frame_start + 1
+    if volume.sequence_mode == "CLIP":
+        if not 1 <= number <= length:
+            return None
+    elif volume.sequence_mode == "EXTEND":
+        number = max(1, min(number, length))
+    elif volume.sequence_mode == "REPEAT":
+        number = (number - 1) % length + 1
+    else:
+        there_and_back = max(1, 2 * length - 2)
+        number = (number - 1) % there_and_back + 1
+        if number > length:
+            number = 2 * length - number
+    return number + volume.frame_offset
+
+
+class Files:
+    """The files of what a scene's render reads, and where they are missing."""
+
+    def __init__(self, scene):
+        self.scene = scene
+        self.uses = Uses()
+        self.read = set()
+        for shown_scene, _ in scenes_at(scene, None):
+            self.read |= self.uses.of(shown_scene)
+
+    def missing_at(self, frame):
+        """What lacks files at a frame, by Blender's own arithmetic."""
+        found = {}
+        for scene, inside in scenes_at(self.scene, frame):
+            if inside is not None:
+                for path, library in self.needed_at(scene, inside):
+                    if path and not os.path.exists(absolute(path, library)):
+                        text = "%s, which frame %d needs, is missing" % (shown(path, library), frame)
+                        found.setdefault(text)
+        return sorted(found)
+
+    def needed_at(self, scene, frame):
+        """Files of sequences that a scene reads at a frame, each with the library that names it."""
+        blocks = self.uses.of(scene)
+        for tree in trees_of(blocks):
+            for node in tree.nodes:
+                yield from needed_by_node(node, frame)
+        for block in blocks:
+            if isinstance(block, bpy.types.Texture) and getattr(block, "image", None):
+                yield from needed_of_image(block.image, image_number(block.image_user, frame))
+            elif isinstance(block, bpy.types.Volume) and block.is_sequence and not block.packed_file:
+                number = volume_number(block, frame)
+                if number is not None:
+                    yield numbered_path(block.filepath, number), block.library
+            elif isinstance(block, bpy.types.CacheFile) and block.is_sequence:
+                number = int(block.frame if block.override_frame else frame)
+                yield numbered_path(block.filepath, number), block.library
+        for strip in strips_of(scene):
+            if strip.frame_final_start <= frame < strip.frame_final_end:
+                yield from needed_by_strip(strip, frame, scene.library)
+
+    def missing_ever(self):
+        """What is missing at every frame: texts, sorted."""
+        texts, known = {}, set()
+
+        def need(path, library, read=True):
+            at = absolute(path, library)
+            known.add(at)
+            if read and path and not is_asset(at) and not os.path.exists(at):
+                texts.setdefault("%s is missing" % shown(path, library))
+
+        for image in bpy.data.images:
+            known.add(absolute(image.filepath, image.library))
+            if image in self.read and is_of_files(image):
+                for text in missing_of_image(image, self.scene):
+                    texts.setdefault(text)
+        for font in bpy.data.fonts:
+            if font.filepath != "<builtin>":
+                need(font.filepath, font.library, font in self.read and not font.packed_file)
+        for sound in bpy.data.sounds:
+            need(sound.filepath, sound.library, sound in self.read and not sound.packed_file)
+        for clip in bpy.data.movieclips:
+            need(clip.filepath, clip.library, clip.source == "MOVIE" and clip in self.read)
+        for volume in bpy.data.volumes:
+            once = volume in self.read and not volume.packed_file and not volume.is_sequence
+            need(volume.filepath, volume.library, once)
+        for cache in bpy.data.cache_files:
+            need(cache.filepath, cache.library, cache in self.read and not cache.is_sequence)
+            for layer in getattr(cache, "layers", ()):
+                need(layer.filepath, cache.library, cache in self.read and not layer.hide_layer)
+        for scene in bpy.data.scenes:
+            for strip in strips_of(scene):
+                if strip.type == "MOVIE":
+                    need(strip.filepath, scene.library, scene in self.read)
+                elif strip.type == "IMAGE":
+                    folder = absolute(strip.directory, scene.library)
+                    known.update(os.path.join(folder, element.filename) for element in strip.elements)
+        for thing in bpy.data.objects:
+            for path, read in files_of_object(thing):
+                need(path, thing.library, read and thing in self.read)
+        for tree in trees_of(self.read):
+            for path in files_of_nodes(tree):
+                need(path, tree.library)
+        for path, library in imported_by_modifiers(self.read):
+            need(path, library)
+        known |= self.never_read()
+        for path in bpy.utils.blend_paths(absolute=True, packed=False, local=False):
+            if os.path.normpath(path) not in known and not FOREIGN.match(path):
+                need(path, None)
+        return sorted(texts)
+
+    def never_read(self):
+        """Paths that Blender lists and no render reads."""
+        known = set()
+        for text in bpy.data.texts:
+            known.add(absolute(text.filepath, text.library))
+        for blocks in collections_of_data():
+            for block in blocks:
+                # The file that it was appended or pasted from.
+                origin = getattr(block, "library_weak_reference", None)
+                if origin:
+                    known.add(absolute(origin.filepath, block.library))
+        for library in bpy.data.libraries:
+            known.add(absolute(library.filepath, library.library))
+        return known
+
+
+def is_of_files(image):
+    return image.source in ("FILE", "SEQUENCE", "MOVIE", "TILED") and not image.packed_file
+
+
+def missing_of_image(image, scene):
+    path = absolute(image.filepath, image.library)
+    if not path:
+        return []
+    if image.source == "TILED":
+        paths = [tile_path(image.filepath, tile.number) for tile in image.tiles]
+    elif image.source == "SEQUENCE":
+        # Which of its files a frame needs is asked for each frame.
+        paths = [] if os.path.isdir(os.path.dirname(path)) else [image.filepath]
+    else:
+        paths = [image.filepath]
+    texts = []
+    for path in paths:
+        at = absolute(path, image.library)
+        if is_asset(at) or has_views(image, at, scene):
+            continue
+        if not os.path.exists(at):
+            texts.append("%s is missing" % shown(path, image.library))
+        elif image.source == "FILE" and stands_in(at):
+            label = shown(path, image.library)
+            texts.append("%s is not an image: only a pointer to it, or nothing, was saved there" % label)
+    return texts
+
+
+def has_views(image, path, scene):
+    """Whether each view has a file of its own, so that none bears the name that the image tells."""
+    if image.views_format != "INDIVIDUAL" or not (image.is_multiview or getattr(image, "use_multiview", False)):
+        return False
+    stem, extension = os.path.splitext(path)
+    return any(os.path.exists(stem + view.file_suffix + extension) for view in scene.render.views)
+
+
+def stands_in(path):
+    try:
+        with open(path, "rb") as file:
+            start = file.read(len(STAND_IN))
+    except OSError:
+        return False
+    return not start or start == STAND_IN
+
+
+def tile_path(path, number):
+    u, v = (number - 1001) % 10 + 1, (number - 1001) // 10 + 1
+    return path.replace("<UDIM>", str(number)).replace("<UVTILE>", "u%d_v%d" % (u, v))
+
+
+def needed_of_image(image, number):
+    if isinstance(image, bpy.types.Image) and image.source == "SEQUENCE" and number is not None and is_of_files(image):
+        # Where all of them are missing, that was said once.
+        if os.path.isdir(os.path.dirname(absolute(image.filepath, image.library))):
+            yield sequence_path(image.filepath, number), image.library
+
+
+def needed_by_node(node, frame):
+    if node.mute:
+        return
+    if node.bl_idname == "GeometryNodeImageTexture":
+        image, number = node.inputs["Image"], node.inputs["Frame"]
+        if not image.is_linked and not number.is_linked:
+            yield from needed_of_image(image.default_value, number.default_value)
+    elif node.bl_idname == "CompositorNodeMovieClip":
+        if node.clip and node.clip.source == "SEQUENCE":
+            yield clip_path(node.clip, frame), node.clip.library
+    elif isinstance(getattr(node, "image", None), bpy.types.Image):
+        # In the compositor the node itself says how it is used.
+        yield from needed_of_image(node.image, image_number(getattr(node, "image_user", node), frame))
+
+
+def clip_path(clip, frame):
+    """The file of a clip at a frame: its path names the first one."""
+    stem = os.path.splitext(os.path.basename(clip.filepath.replace("\\", "/")))[0]
+    first = re.findall(r"[0-9]+", stem)
+    if not first:
+        return clip.filepath
+    return sequence_path(clip.filepath, int(first[-1]) + frame - clip.frame_start + clip.frame_offset)
+
+
+def needed_by_strip(strip, frame, library):
+    if strip.type == "IMAGE":
+        element = strip.strip_elem_from_frame(frame)
+        if element:
+            yield os.path.join(strip.directory, element.filename), library
+    elif strip.type == "MOVIECLIP" and strip.clip and strip.clip.source == "SEQUENCE":
+        inside = frame - int(strip.frame_start) + strip.clip.frame_start + strip.animation_offset_start
+        yield clip_path(strip.clip, inside), strip.clip.library
+
+
+def files_of_object(thing):
+    """Files of an object's modifiers and caches, and whether a render reads them."""
+    for modifier in thing.modifiers:
+        used = modifier.show_render
+        if modifier.type == "FLUID" and modifier.fluid_type == "DOMAIN":
+            # A fluid that has no folder is not baked, which is said.
+            yield modifier.domain_settings.cache_directory, False
+        elif modifier.type == "MESH_CACHE":
+            yield modifier.filepath, used
+        elif modifier.type == "OCEAN":
+            # A folder, which is used once it was baked.
+            yield modifier.filepath, used and modifier.is_cached
+        elif modifier.type == "MULTIRES":
+            yield modifier.filepath, used and modifier.is_external
+        for cache in point_caches(modifier):
+            # Where it is not external the path is an old one.
+            yield cache.filepath, used and cache.use_external
+
+
+def point_caches(modifier):
+    if modifier.type in ("CLOTH", "SOFT_BODY"):
+        yield modifier.point_cache
+    elif modifier.type == "PARTICLE_SYSTEM":
+        yield modifier.particle_system.point_cache
+    elif modifier.type == "DYNAMIC_PAINT" and modifier.canvas_settings:
+        for surface in modifier.canvas_settings.canvas_surfaces:
+            yield surface.point_cache
+
+
+def files_of_nodes(tree):
+    for node in tree.nodes:
+        if node.mute:
+            continue
+        if node.bl_idname in ("ShaderNodeTexIES", "ShaderNodeScript") and node.mode == "EXTERNAL":
+            yield node.filepath
+
+
+def is_import(node):
+    return node.bl_idname.startswith("GeometryNodeImport") and node.bl_idname.endswith(IMPORTS)
+
+
+def imported_by_modifiers(blocks):
+    """Paths that a modifier's own inputs give to nodes that read a file."""
+    for thing in blocks:
+        for modifier in getattr(thing, "modifiers", ()) if isinstance(thing, bpy.types.Object) else ():
+            if modifier.type == "NODES" and modifier.show_render and modifier.node_group:
+                values = {
+                    item.identifier: modifier.get(item.identifier)
+                    for item in getattr(getattr(modifier.node_group, "interface", None), "items_tree", ())
+                    if item.item_type == "SOCKET" and item.socket_type == "NodeSocketString"
+                }
+                yield from imported_by(modifier.node_group, values, 0)
+
+
+def imported_by(tree, values, depth):
+    """Follows a tree's string inputs to the nodes in it that read the file they name."""
+    if depth == NESTING_MAX:
+        return
+    for node in tree.nodes:
+        inside = getattr(node, "node_tree", None)
+        if node.mute or not (is_import(node) or inside):
+            continue
+        given = {socket.identifier: value_of(socket, values) for socket in node.inputs if socket.type == "STRING"}
+        if inside:
+            yield from imported_by(inside, given, depth + 1)
+        else:
+            yield from ((value, tree.library) for value in given.values() if isinstance(value, str) and value)
+
+
+def value_of(socket, values):
+    """What a string socket is given; `None`: it cannot be told."""
+    if not socket.is_linked:
+        return socket.default_value
+    link = socket.links[0]
+    return values.get(link.from_socket.identifier) if link.from_node.bl_idname == "NodeGroupInput" else None
