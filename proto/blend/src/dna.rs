@@ -2,7 +2,7 @@
 
 use std::{cell::RefCell, collections::HashMap};
 
-use crate::header::Layout;
+use crate::{header::Layout, text_of_bytes};
 
 /// Pointers of a struct that are looked at: a scene of Blender 5.0, with all that is in it, has 120.
 const POINTERS_MAX: usize = 4_096;
@@ -246,6 +246,12 @@ pub(crate) fn text(bytes: &[u8]) -> String {
     let end = bytes.iter().position(|&byte| byte == 0);
     let text = &bytes[..end.unwrap_or(bytes.len())];
     String::from_utf8_lossy(text).into_owned()
+}
+
+/// A path up to its end mark, in which every byte counts.
+pub(crate) fn path(bytes: &[u8]) -> String {
+    let end = bytes.iter().position(|&byte| byte == 0);
+    text_of_bytes(&bytes[..end.unwrap_or(bytes.len())])
 }
 
 /// A member's name taken apart: `*mat[4][4]` is the word `mat`, of 16 addresses.

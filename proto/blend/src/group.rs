@@ -25,7 +25,7 @@ const ID_BYTES_MAX: u64 = 64 << 10;
 const TEXT_BYTES_MAX: u64 = 4 << 10;
 
 /// Data blocks of which more than the name is read: the struct of each code.
-const IDS: [([u8; 2], &str); 12] = [
+const IDS: [([u8; 2], &str); 13] = [
     (*b"SC", "Scene"),
     (*b"OB", "Object"),
     (*b"LI", "Library"),
@@ -36,12 +36,13 @@ const IDS: [([u8; 2], &str); 12] = [
     (*b"CF", "CacheFile"),
     (*b"VO", "Volume"),
     (*b"TX", "Text"),
+    (*b"TE", "Tex"),
     (*b"PA", "ParticleSettings"),
     (*b"NT", "bNodeTree"),
 ];
 
 /// Structs that are kept, and of which data blocks only, if not of all.
-const WANTED: [(&str, Option<[u8; 2]>); 49] = [
+const WANTED: [(&str, Option<[u8; 2]>); 54] = [
     // Paths.
     ("ImageView", Some(*b"IM")),
     ("ImageTile", Some(*b"IM")),
@@ -59,6 +60,7 @@ const WANTED: [(&str, Option<[u8; 2]>); 49] = [
     ("NodeShaderTexIES", None),
     ("NodeShaderScript", None),
     ("bNodeSocket", Some(*b"NT")),
+    ("bNestedNodeRef", Some(*b"NT")),
     ("bNodeSocketValueString", Some(*b"NT")),
     ("NodeInputString", Some(*b"NT")),
     ("bNodeTreeInterfaceSocket", Some(*b"NT")),
@@ -86,6 +88,11 @@ const WANTED: [(&str, Option<[u8; 2]>); 49] = [
     ("NodeImageMultiFile", None),
     ("NodeImageMultiFileSocket", None),
     ("NodeCompositorFileOutputItem", None),
+    // How rows of files are numbered.
+    ("NodeTexImage", None),
+    ("NodeTexEnvironment", None),
+    ("ImageUser", None),
+    ("AnimData", None),
     // What uses what.
     ("bNodeLink", None),
     ("IDOverrideLibrary", None),
@@ -277,7 +284,7 @@ impl<'d> Group<'d> {
     /// The text at an address, unless it is empty.
     pub(crate) fn text_at(&self, address: u64) -> Option<(String, Field)> {
         let kept = self.data.get(*self.by_address.get(&address)?)?;
-        let text = kept.structure.is_none().then(|| dna::text(&kept.bytes))?;
+        let text = kept.structure.is_none().then(|| dna::path(&kept.bytes))?;
         let length = self.dna.layout().length_place(kept.head);
         (!text.is_empty()).then(|| (text, Field::new(kept.at, &kept.bytes, Some(length))))
     }
@@ -370,7 +377,7 @@ impl<'g> View<'g> {
     pub(crate) fn path_or_empty(&self, path: &'static str) -> Option<(String, Field)> {
         let place = self.dna.at(self.structure, path)?;
         let bytes = place.slice(self.bytes)?;
-        let text = dna::text(bytes);
+        let text = dna::path(bytes);
         let at = self.at + place.offset() as u64;
         Some((text, Field::new(at, bytes, None)))
     }

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::BlockId;
+
 /// Something that Blender draws wrong in silence. Its text is one sentence that says what to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Hazard {
@@ -36,6 +38,15 @@ pub enum Hazard {
         /// Like `smoke`.
         what: &'static str,
     },
+}
+
+/// What a hazard is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct About {
+    /// The data block.
+    pub(crate) block: BlockId,
+    /// Folders, as they are stored: where one of each has a bake, the hazard is none.
+    pub(crate) folders: Vec<Vec<String>>,
 }
 
 impl fmt::Display for Hazard {

@@ -9,6 +9,7 @@
 //! What a file contains is never trusted: any bytes at all give an answer or a [`BlendError`], with bounded
 //! memory.
 
+mod bakes;
 mod dna;
 mod driver;
 mod error;
@@ -21,12 +22,14 @@ mod header;
 mod imports;
 mod needs;
 mod notes;
+mod numbering;
 mod reach;
 mod reference;
 mod rewrite;
 mod scene;
 mod stream;
 mod survey;
+mod text;
 
 use std::{
     fmt,
@@ -36,11 +39,13 @@ use std::{
 pub use error::BlendError;
 pub use hazard::Hazard;
 pub use needs::{Needs, SceneNeeds};
+pub use numbering::{Numbering, Outside};
 pub use reach::{BlockId, Drawn, Uses};
 pub use reference::{Field, Files, Reference, ReferenceKind};
 pub use rewrite::{RewriteError, rewrite};
 pub use scene::{RenderView, Scene, ViewLayer};
 pub use survey::{Survey, survey};
+pub use text::{byte_of, bytes_of_text, text_of_bytes};
 
 use crate::{header::Header, stream::Stream};
 

@@ -3,11 +3,15 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::{
-    BlendError, BlenderVersion, Files, Hazard, Reference, ReferenceKind, Scene,
+    BlendError, BlenderVersion, Files, Hazard, Numbering, Reference, ReferenceKind, Scene,
+    bakes::{self, NodesModifier, Stored, Tree, Trees},
+    byte_of, bytes_of_text,
     driver::needs_scripts,
     group::{Group, View},
+    hazard::About,
     imports::{Import, Imports},
     needs::Gathered,
+    numbering,
     reach::{BlockId, BlockList},
     reference::Field,
 };
@@ -30,6 +34,9 @@ const VARIABLES_MAX: usize = 1_000;
 /// Pictures of strips, tiles of images, bakes of modifiers, and the like, each as often as something refers to it:
 /// in a file made for it, everything may refer to everything.
 const PARTS_MAX: usize = 1_000_000;
+
+/// Ways in which one row of files is numbered; each is looked at for each frame.
+const NUMBERINGS_MAX: usize = 64;
 
 /// Views of a scene.
 const VIEWS_MAX: usize = 256;
@@ -67,8 +74,8 @@ pub(crate) struct Notes {
     pub(crate) scenes: Vec<(u64, Scene, SceneLinks)>,
     pub(crate) references: Vec<Reference>,
     pub(crate) hazards: Vec<Hazard>,
-    /// Of each hazard, the data block that it is about.
-    pub(crate) hazard_blocks: Vec<BlockId>,
+    /// Of each hazard, what it is about.
+    pub(crate) hazards_about: Vec<About>,
     pub(crate) blocks: BlockList,
     /// The data block at hand.
     block: BlockId,
@@ -78,12 +85,18 @@ pub(crate) struct Notes {
     particles: HashMap<u64, Particles>,
     /// Of objects, which settings they use.
     particle_systems: Vec<ParticleSystem>,
-    trees: HashMap<u64, Tree>,
+    trees: Trees,
     /// Modifiers that are not baked in the file: their owner, their tree.
-    node_modifiers: Vec<(BlockId, String, u64)>,
+    node_modifiers: Vec<NodesModifier>,
     libraries: Vec<Library>,
     pub(crate) needs: Gathered,
     imports: Imports,
+    /// What shows pictures, by their addresses.
+    image_users: Vec<(u64, (BlockId, Numbering))>,
+    /// Whether a scene runs faster or slower than its frames.
+    remaps_time: bool,
+    /// Rows of pictures: their addresses, and their places among the references.
+    image_rows: Vec<(u64, usize)>,
     links: usize,
     parts: usize,
 }
@@ -122,14 +135,6 @@ struct ParticleSystem {
     has_hair_dynamics: bool,
 }
 
-/// A tree of nodes.
-#[derive(Default)]
-struct Tree {
-    simulates: bool,
-    /// The trees that are groups in it.
-    groups: Vec<u64>,
-}
-
 impl Notes {
     pub(crate) fn new(saved_by: BlenderVersion) -> Self {
         Self {
@@ -137,17 +142,20 @@ impl Notes {
             scenes: Vec::new(),
             references: Vec::new(),
             hazards: Vec::new(),
-            hazard_blocks: Vec::new(),
+            hazards_about: Vec::new(),
             blocks: BlockList::new(saved_by),
             block: BlockId::FIRST,
             cameras: HashMap::new(),
             particles: HashMap::new(),
             particle_systems: Vec::new(),
-            trees: HashMap::new(),
+            trees: Trees::new(),
             node_modifiers: Vec::new(),
             libraries: Vec::new(),
             needs: Gathered::default(),
             imports: Imports::default(),
+            image_users: Vec::new(),
+            remaps_time: false,
+            image_rows: Vec::new(),
             links: 0,
             parts: 0,
         }
@@ -179,6 +187,7 @@ impl Notes {
             _ => {}
         }
         self.shader_nodes(group)?;
+        self.image_users(group)?;
         self.drivers(group);
         self.needs.group(group);
         Ok(())
@@ -186,6 +195,7 @@ impl Notes {
 
     /// Takes together what lay in different data blocks.
     pub(crate) fn finish(&mut self) -> Result<(), BlendError> {
+        self.number_images();
         self.forget_idle_libraries();
         self.imported()?;
         for (address, scene, links) in &mut self.scenes {
@@ -209,12 +219,16 @@ impl Notes {
             self.block = system.block;
             self.hazard(Hazard::UnbakedSimulation { owner: system.owner, what });
         }
-        let simulating = self.simulating();
-        for (block, owner, tree) in std::mem::take(&mut self.node_modifiers) {
-            self.block = block;
-            if simulating.contains(&tree) {
-                let what = "simulation of geometry nodes";
-                self.hazard(Hazard::UnbakedSimulation { owner, what });
+        let trees = std::mem::take(&mut self.trees);
+        let simulating = bakes::simulating(&trees);
+        for modifier in std::mem::take(&mut self.node_modifiers) {
+            if !simulating.contains(&modifier.tree) {
+                continue;
+            }
+            if let Stored::InFolders(folders) = bakes::stored(&modifier, &trees) {
+                self.block = modifier.block;
+                let (owner, what) = (modifier.owner, "simulation of geometry nodes");
+                self.hazard_unless(folders, Hazard::UnbakedSimulation { owner, what });
             }
         }
         Ok(())
@@ -248,6 +262,8 @@ impl Notes {
             objects: objects.into_iter().collect(),
         };
         self.scenes.push((group.id().address, scene, links));
+        let render = group.id();
+        self.remaps_time |= render.int("r.framapto") != render.int("r.images");
         self.strips(group)?;
         for world in group.all("RigidBodyWorld") {
             // `RBW_FLAG_MUTED`; without a collection nothing moves.
@@ -419,6 +435,7 @@ impl Notes {
             let owner = part(name, &modifier);
             let folder = modifier.either("bake_directory", "simulation_bake_directory");
             let folder = folder.and_then(|address| group.text_at(address));
+            let shared = folder.as_ref().map(|(folder, _)| folder.clone());
             self.refer(ReferenceKind::NodesCache, owner.clone(), folder, Files::Folder)?;
             let bakes = modifier.pointer("bakes");
             let bakes = || bakes.into_iter().flat_map(|at| group.at(at, "NodesModifierBake"));
@@ -428,14 +445,12 @@ impl Notes {
                 let folder = bake.pointer("directory").and_then(|at| group.text_at(at));
                 self.refer(ReferenceKind::NodesCache, owner.clone(), folder, Files::Folder)?;
             }
-            let is_packed =
-                bakes().next().is_some() && bakes().all(|bake| bake.pointer("packed").is_some());
             if let Some(tree) = modifier.pointer("node_group")
                 && rendered(&modifier)
-                && !is_packed
             {
                 self.link(1)?;
-                self.node_modifiers.push((self.block, owner, tree));
+                let about = (self.block, owner, tree);
+                self.node_modifiers.push(NodesModifier::of(group, &modifier, shared, about));
             }
         }
         Ok(())
@@ -500,9 +515,59 @@ impl Notes {
             if let Files::Tiles { numbers } = &files {
                 self.part(numbers.len())?;
             }
+            if matches!(files, Files::Sequence { .. }) {
+                self.image_rows.push((image.address, self.references.len()));
+            }
             self.refer(kind, group.name(), Some(path), files.clone())?;
         }
         Ok(())
+    }
+
+    /// What shows pictures in this data block, and how it numbers their rows.
+    fn image_users(&mut self, group: &Group<'_>) -> Result<(), BlendError> {
+        let users = numbering::of_images(group);
+        self.part(users.len())?;
+        let block = self.block;
+        self.image_users.extend(users.into_iter().map(|(image, it)| (image, (block, it))));
+        Ok(())
+    }
+
+    /// Tells rows of pictures how they are numbered.
+    fn number_images(&mut self) {
+        let mut users: HashMap<u64, Vec<(BlockId, Numbering)>> = HashMap::new();
+        for (image, user) in std::mem::take(&mut self.image_users) {
+            let users = users.entry(image).or_default();
+            if users.len() < NUMBERINGS_MAX && !users.contains(&user) {
+                users.push(user);
+            }
+        }
+        let images = std::mem::take(&mut self.image_rows);
+        // Frames are other frames then.
+        if self.remaps_time {
+            for reference in &mut self.references {
+                reference.numberings.clear();
+            }
+            return;
+        }
+        for (address, reference) in images {
+            if let (Some(users), Some(reference)) =
+                (users.get(&address), self.references.get_mut(reference))
+            {
+                reference.numberings.clone_from(users);
+            }
+        }
+    }
+
+    /// How a clip, volume or cache file numbers the row that was noted last.
+    fn number_last(&mut self, group: &Group<'_>) {
+        let block = self.block;
+        if let (Some(numbering), Some(reference)) =
+            (Numbering::of_block(group), self.references.last_mut())
+            && reference.block == block
+            && matches!(reference.files, Files::Sequence { .. })
+        {
+            reference.numberings = vec![(block, numbering)];
+        }
     }
 
     fn movie_clip(&mut self, group: &Group<'_>) -> Result<(), BlendError> {
@@ -510,7 +575,9 @@ impl Notes {
         let is_sequence = clip.int("source") == Some(1);
         let files =
             if is_sequence { Files::Sequence { first: None, frames: None } } else { Files::One };
-        self.refer(ReferenceKind::MovieClip, group.name(), file_path(&clip), files)
+        self.refer(ReferenceKind::MovieClip, group.name(), file_path(&clip), files)?;
+        self.number_last(group);
+        Ok(())
     }
 
     fn cache_file(&mut self, group: &Group<'_>) -> Result<(), BlendError> {
@@ -521,6 +588,7 @@ impl Notes {
             Files::One
         };
         self.refer(ReferenceKind::Cache, group.name(), cache.path("filepath"), files.clone())?;
+        self.number_last(group);
         for layer in group.all("CacheFileLayer") {
             let path = layer.path("filepath");
             self.refer(ReferenceKind::Cache, group.name(), path, files.clone())?;
@@ -539,7 +607,9 @@ impl Notes {
         } else {
             Files::One
         };
-        self.refer(ReferenceKind::Volume, group.name(), volume.path("filepath"), files)
+        self.refer(ReferenceKind::Volume, group.name(), volume.path("filepath"), files)?;
+        self.number_last(group);
+        Ok(())
     }
 
     fn text(&mut self, group: &Group<'_>) -> Result<(), BlendError> {
@@ -566,37 +636,11 @@ impl Notes {
     }
 
     fn tree(&mut self, group: &Group<'_>) -> Result<(), BlendError> {
-        let mut tree = Tree::default();
-        for node in group.all("bNode") {
-            match node.text("idname").as_deref() {
-                Some("GeometryNodeSimulationOutput") => tree.simulates = true,
-                Some("GeometryNodeGroup") => tree.groups.extend(node.pointer("id")),
-                _ => {}
-            }
-        }
+        let tree = Tree::of(group);
         self.link(1 + tree.groups.len())?;
         self.imports.tree(group, self.block);
         self.trees.insert(group.id().address, tree);
         Ok(())
-    }
-
-    /// The trees that simulate, or have a group in them that does.
-    fn simulating(&self) -> HashSet<u64> {
-        let mut users: HashMap<u64, Vec<u64>> = HashMap::new();
-        for (address, tree) in &self.trees {
-            for group in &tree.groups {
-                users.entry(*group).or_default().push(*address);
-            }
-        }
-        let simulates = self.trees.iter().filter(|(_, tree)| tree.simulates);
-        let mut next: Vec<u64> = simulates.map(|(address, _)| *address).collect();
-        let mut simulating = HashSet::new();
-        while let Some(tree) = next.pop() {
-            if simulating.insert(tree) {
-                next.extend(users.get(&tree).into_iter().flatten());
-            }
-        }
-        simulating
     }
 
     /// A name of something that lies in a library.
@@ -620,9 +664,24 @@ impl Notes {
             for node in group.all(structure) {
                 // `NODE_IES_EXTERNAL`, `NODE_SCRIPT_EXTERNAL`: else it is a text in the .blend.
                 if node.int("mode") == Some(1) {
-                    self.refer(kind, group.name(), node.path("filepath"), Files::One)?;
+                    let path = node.path("filepath");
+                    let script = path.as_ref().map(|(path, _)| path.clone()).unwrap_or_default();
+                    self.refer(kind, group.name(), path, Files::One)?;
+                    if let Some(stem) = script.strip_suffix(".osl") {
+                        self.compiled_script(group, format!("{stem}.oso"))?;
+                    }
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// What Cycles makes of a shader script, and takes in its place while it is newer.
+    fn compiled_script(&mut self, group: &Group<'_>, path: String) -> Result<(), BlendError> {
+        let path = Some((path, Field::nowhere()));
+        self.refer(ReferenceKind::ShaderScript, group.name(), path, Files::One)?;
+        if let Some(reference) = self.references.last_mut() {
+            reference.is_optional = true;
         }
         Ok(())
     }
@@ -694,15 +753,36 @@ impl Notes {
         if self.references.len() == REFERENCES_MAX {
             return Err(BlendError::TooMany { what: "paths", limit: REFERENCES_MAX });
         }
-        let (block, is_optional) = (self.block, false);
-        self.references.push(Reference { kind, owner, path, files, field, block, is_optional });
+        // What is not baked is computed; where that matters, it is a hazard.
+        let (block, is_optional) = (self.block, kind == ReferenceKind::NodesCache);
+        let is_unicode = !path.chars().any(|character| byte_of(character).is_some());
+        let (path, raw_path) = match is_unicode {
+            true => (path, None),
+            false => (String::from_utf8_lossy(&bytes_of_text(&path)).into_owned(), Some(path)),
+        };
+        self.references.push(Reference {
+            kind,
+            owner,
+            path,
+            raw_path,
+            files,
+            field,
+            block,
+            numberings: Vec::new(),
+            is_optional,
+        });
         Ok(())
     }
 
     fn hazard(&mut self, hazard: Hazard) {
+        self.hazard_unless(Vec::new(), hazard);
+    }
+
+    /// A hazard that is none where one of the folders of each of these has a bake.
+    fn hazard_unless(&mut self, folders: Vec<Vec<String>>, hazard: Hazard) {
         if self.hazards.len() < HAZARDS_MAX {
             self.hazards.push(hazard);
-            self.hazard_blocks.push(self.block);
+            self.hazards_about.push(About { block: self.block, folders });
         }
     }
 

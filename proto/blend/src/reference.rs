@@ -5,7 +5,7 @@ use std::{
     hash::{DefaultHasher, Hash as _, Hasher as _},
 };
 
-use crate::{BlockId, header::LengthPlace};
+use crate::{BlockId, Numbering, header::LengthPlace};
 
 /// How long a path may be that is not stored in a field of fixed size, in bytes: as long as Blender's longest field
 /// for one.
@@ -20,12 +20,18 @@ pub struct Reference {
     pub owner: String,
     /// As stored: `//tex/a.png` beside the .blend, `/srv/a.png`, `C:\a.png`. What is not Unicode in it is replaced.
     pub path: String,
+    /// The same with a stand-in for each byte that is not Unicode, where there are any:
+    /// [`bytes_of_text`](crate::bytes_of_text) gives it as it is stored.
+    pub raw_path: Option<String>,
     /// How it stands for many files.
     pub files: Files,
     /// Where the path is stored.
     pub field: Field,
     /// The data block that refers to it.
     pub block: BlockId,
+    /// Of a row of files, how what shows it numbers them, and which data blocks these are. None where that is not known
+    /// without Blender.
+    pub numberings: Vec<(BlockId, Numbering)>,
     /// Whether a render does without it: it is of use if it is there, and not missed otherwise.
     pub is_optional: bool,
 }
@@ -71,6 +77,14 @@ pub enum ReferenceKind {
     ShaderScript,
     /// A text whose words are in the .blend, too: nothing is missing without it.
     Text,
+}
+
+impl Reference {
+    /// The path, to be looked for: [`bytes_of_text`](crate::bytes_of_text) gives its bytes.
+    #[must_use]
+    pub fn stored_path(&self) -> &str {
+        self.raw_path.as_deref().unwrap_or(&self.path)
+    }
 }
 
 impl fmt::Display for ReferenceKind {

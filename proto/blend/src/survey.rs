@@ -12,6 +12,7 @@ use crate::{
     UNCOMPRESSED_BYTES_MAX, Uses,
     dna::Dna,
     group::{Group, Wanted},
+    hazard::About,
     header::{Block, Header, Layout},
     notes::{DISK_CACHES, Notes},
     reach::{DATA_BLOCKS_MAX, Pointers},
@@ -35,8 +36,8 @@ pub struct Survey {
     pub hazards: Vec<Hazard>,
     /// What it needs of the Blender that draws it.
     pub needs: Needs,
-    /// Of each hazard, the data block that it is about.
-    hazard_blocks: Vec<BlockId>,
+    /// Of each hazard, what it is about.
+    hazards_about: Vec<About>,
     /// What uses what.
     pub uses: Uses,
     /// Which data blocks its scenes are, in their order.
@@ -57,13 +58,25 @@ impl Survey {
 
     /// Forgets the hazards of what is not drawn. A script may run all the same.
     pub fn keep_hazards(&mut self, drawn: &Drawn) {
+        self.retain_hazards(|hazard, about| {
+            matches!(hazard, Hazard::RegisteredText { .. }) || drawn.contains(about.block)
+        });
+    }
+
+    /// Forgets the simulations that are stored in folders; `has_bake` says whether a folder, by its path as it is
+    /// stored in the file, has a bake.
+    pub fn forget_baked(&mut self, has_bake: impl Fn(&str) -> bool) {
+        self.retain_hazards(|_, About { folders, .. }| {
+            let is_baked = |any: &Vec<String>| any.iter().any(|folder| has_bake(folder));
+            folders.is_empty() || !folders.iter().all(is_baked)
+        });
+    }
+
+    fn retain_hazards(&mut self, is_kept: impl Fn(&Hazard, &About) -> bool) {
         let hazards = std::mem::take(&mut self.hazards);
-        let blocks = std::mem::take(&mut self.hazard_blocks);
-        let is_kept = |(hazard, block): &(Hazard, BlockId)| {
-            matches!(hazard, Hazard::RegisteredText { .. }) || drawn.contains(*block)
-        };
-        (self.hazards, self.hazard_blocks) =
-            hazards.into_iter().zip(blocks).filter(is_kept).unzip();
+        let about = std::mem::take(&mut self.hazards_about);
+        let kept = hazards.into_iter().zip(about).filter(|(hazard, about)| is_kept(hazard, about));
+        (self.hazards, self.hazards_about) = kept.unzip();
     }
 }
 
@@ -138,7 +151,7 @@ pub(crate) fn survey_limited(
         references: notes.references,
         hazards: notes.hazards,
         needs: notes.needs.into_needs(),
-        hazard_blocks: notes.hazard_blocks,
+        hazards_about: notes.hazards_about,
         uses: notes.blocks.finish(),
         scene_blocks,
     })

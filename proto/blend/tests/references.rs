@@ -9,8 +9,8 @@ use std::{
 };
 
 use framecrew_blend::{
-    Drawn, Files, Hazard, Reference, ReferenceKind, RenderView, RewriteError, Survey, rewrite,
-    survey,
+    Drawn, Files, Hazard, Numbering, Outside, Reference, ReferenceKind, RenderView, RewriteError,
+    Survey, rewrite, survey,
 };
 
 const VERSIONS: [&str; 3] = ["3.4", "4.5", "5.0"];
@@ -60,6 +60,8 @@ fn what_blender_lists_is_found() {
             format!("//blendcache_references-{version}"),
             "/srv/stage/files/views_L.png".to_owned(),
             "/srv/stage/files/views_R.png".to_owned(),
+            // What Cycles compiles the script to.
+            "//files/shader.oso".to_owned(),
         ]);
         if version != "3.4" {
             expected.insert("//files/nodes".to_owned());
@@ -210,7 +212,10 @@ fn rewritten_paths_are_found_again_and_nothing_else_changes() {
         let found: Vec<_> = stored.map(|reference| &reference.path).collect();
         assert_eq!(found, texts.iter().map(|(_, text)| text).collect::<Vec<_>>(), "{version}");
         let kinds = |survey: &Survey| -> Vec<_> {
+            // But for a compiled script, which follows the script's name.
             let references = survey.references.iter();
+            let references =
+                references.filter(|it| it.kind != ReferenceKind::ShaderScript || !it.is_optional);
             references.map(|it| (it.kind, it.owner.clone(), it.files.clone())).collect()
         };
         assert_eq!(kinds(&after), kinds(&before), "{version}");
@@ -256,7 +261,7 @@ fn blender_finds_rewritten_paths() {
     let said = String::from_utf8_lossy(&output.stdout);
     let listed: BTreeSet<_> = said.lines().filter_map(|line| line.strip_prefix("PATH ")).collect();
     let found = survey(&to).unwrap().references;
-    let is_listed = |it: &&Reference| it.kind != ReferenceKind::PointCache;
+    let is_listed = |it: &&Reference| it.kind != ReferenceKind::PointCache && !it.is_optional;
     // The views of a picture are not listed, but for the first.
     for reference in found.iter().filter(is_listed).filter(|it| it.owner != "Views") {
         for path in paths(reference) {
@@ -388,5 +393,51 @@ fn a_multiresolution_mesh_in_two_files_is_found() {
         let file = survey.references.iter().find(|it| it.kind == ReferenceKind::Displacement);
         assert_eq!(file.map(|it| (&*it.owner, &*it.path)), Some(("Dense", "//displaced.btx")));
         assert!(drawn.contains("//displaced.btx"), "{version}");
+    }
+}
+
+#[test]
+fn a_simulation_of_geometry_nodes_is_baked_into_the_file_or_into_folders_or_not() {
+    for version in ["4.5", "5.0"] {
+        let mut survey = survey(&fixture(&format!("bakes-{version}.blend"))).unwrap();
+        let owners = |survey: &Survey| -> BTreeSet<String> {
+            let owner = |hazard: &Hazard| match hazard {
+                Hazard::UnbakedSimulation { owner, .. } => Some(owner.clone()),
+                _ => None,
+            };
+            survey.hazards.iter().filter_map(owner).collect()
+        };
+        let of = |names: &[&str]| -> BTreeSet<String> {
+            names.iter().map(|name| format!("{name}/Nodes")).collect()
+        };
+        let not_baked = of(&["Packed, not baked", "On disk, not baked"]);
+        let on_disk =
+            of(&["On disk", "In a group", "In a folder of its own", "With an idle bake node"]);
+        // Without a look at the disk.
+        assert_eq!(owners(&survey), &not_baked | &on_disk, "{version}");
+        let shared = format!("//blendcache_bakes-{version}/");
+        let has_bake = |folder: &str| {
+            let is_bake = |name: &str| name.parse::<i32>().is_ok();
+            let shared = folder.strip_prefix(&shared).and_then(|rest| rest.split_once('/'));
+            folder == "//own" || shared.is_some_and(|(_, bake)| is_bake(bake))
+        };
+        survey.forget_baked(has_bake);
+        // Those that were never baked have no folder.
+        assert_eq!(owners(&survey), not_baked, "{version}");
+    }
+}
+
+#[test]
+fn a_row_of_files_says_how_it_is_numbered() {
+    let volume = Numbering::Volume { start: 10, length: 5, offset: 0, mode: Outside::Clip };
+    for version in VERSIONS {
+        let found = references_of(version).references;
+        let of = |owner: &str| {
+            let reference = found.iter().find(|it| it.owner == owner).unwrap();
+            reference.numberings.iter().map(|(_, numbering)| *numbering).collect::<Vec<_>>()
+        };
+        assert_eq!(of("Smoke"), [volume], "{version}");
+        assert_eq!(of("clip_0001.png"), [Numbering::Clip { start: 1, offset: 0 }], "{version}");
+        assert_eq!(of("Sequence"), [], "{version}: nothing shows it");
     }
 }

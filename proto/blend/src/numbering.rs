@@ -1,0 +1,241 @@
+//! Which picture of a numbered row each frame shows, as Blender computes it.
+
+use crate::group::{Group, View};
+
+/// How frames of a scene lead to numbers of a row of files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Numbering {
+    /// Of a picture in a material, a texture or the compositor.
+    Image {
+        /// The frame that shows the first.
+        start: i32,
+        /// How many there are; after the last, it stays.
+        length: i32,
+        /// What is added to the number: 1 is the first without.
+        offset: i32,
+        /// Whether the first follows the last.
+        is_cyclic: bool,
+    },
+    /// Of a movie clip: counted on from the number in its path.
+    Clip {
+        /// The frame that shows the number in the path.
+        start: i32,
+        /// What is added to the number.
+        offset: i32,
+    },
+    /// Of volumes.
+    Volume {
+        /// The frame that shows the first.
+        start: i32,
+        /// How many there are.
+        length: i32,
+        /// What is added to the number.
+        offset: i32,
+        /// What is shown before and after.
+        mode: Outside,
+    },
+    /// Of cache files: the frame itself, or always the same.
+    Cache {
+        /// The number, where it is always the same.
+        fixed: Option<i32>,
+    },
+}
+
+/// What volumes show in frames for which there is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Outside {
+    /// Nothing.
+    Clip,
+    /// The first or the last.
+    Extend,
+    /// All of them again.
+    Repeat,
+    /// All of them, there and back.
+    PingPong,
+}
+
+impl Numbering {
+    /// The number that a frame shows of a row whose path has the number `stored`; none where it shows nothing.
+    #[must_use]
+    pub fn number(self, frame: i32, stored: i64) -> Option<i64> {
+        let frame = i64::from(frame);
+        match self {
+            Self::Image { start, length, offset, is_cyclic } => {
+                let (length, at) = (i64::from(length), frame - i64::from(start) + 1);
+                if length <= 0 {
+                    return None;
+                }
+                let at = if is_cyclic { around(at, length) } else { at.clamp(0, length) };
+                // No file has a number below zero.
+                Some((at + i64::from(offset)).max(0))
+            }
+            Self::Clip { start, offset } => {
+                Some((stored + frame - i64::from(start) + i64::from(offset)).max(0))
+            }
+            Self::Volume { start, length, offset, mode } => {
+                let (length, at) = (i64::from(length), frame - i64::from(start) + 1);
+                if length <= 0 {
+                    return None;
+                }
+                let at = match mode {
+                    Outside::Clip if at < 1 || at > length => return None,
+                    Outside::Clip => at,
+                    Outside::Extend => at.clamp(1, length),
+                    Outside::Repeat => around(at, length),
+                    Outside::PingPong if length == 1 => 1,
+                    Outside::PingPong => match around(at, 2 * length - 2) {
+                        back if back > length => 2 * length - back,
+                        there => there,
+                    },
+                };
+                Some(at + i64::from(offset))
+            }
+            Self::Cache { fixed } => Some(fixed.map_or(frame, i64::from)),
+        }
+    }
+
+    /// Whether Blender finds the number only where it is the last part of the name before the ending.
+    #[must_use]
+    pub fn wants_number_last(self) -> bool {
+        matches!(self, Self::Volume { .. } | Self::Cache { .. })
+    }
+
+    /// Whether frames before the first and after the last file show nothing, and nothing is wrong with that.
+    #[must_use]
+    pub fn may_end(self) -> bool {
+        matches!(self, Self::Clip { .. })
+    }
+
+    /// Of a clip, volume or cache file.
+    pub(crate) fn of_block(group: &Group<'_>) -> Option<Self> {
+        let id = group.id();
+        if is_animated(group) {
+            return None;
+        }
+        match &group.code {
+            b"MC" => {
+                Some(Self::Clip { start: id.int("start_frame")?, offset: id.int("frame_offset")? })
+            }
+            b"VO" => Some(Self::Volume {
+                start: id.int("frame_start")?,
+                length: id.int("frame_duration")?,
+                offset: id.int("frame_offset")?,
+                mode: match id.int("sequence_mode")? {
+                    0 => Outside::Clip,
+                    1 => Outside::Extend,
+                    2 => Outside::Repeat,
+                    _ => Outside::PingPong,
+                },
+            }),
+            b"CF" => {
+                let is_fixed = id.flag("override_frame", u64::MAX);
+                // Its frame is a whole number as a rule, and cut down to one.
+                let fixed = id.float("frame").filter(|_| is_fixed).map(|frame| frame as i32);
+                Some(Self::Cache { fixed })
+            }
+            _ => None,
+        }
+    }
+
+    fn of_user(
+        user: &View<'_>,
+        [frames, start, offset, cyclic, flag]: [&'static str; 5],
+    ) -> Option<Self> {
+        // `IMA_ANIM_ALWAYS`: without, a picture stays as it is in some frames.
+        if !user.flag(flag, 1) {
+            return None;
+        }
+        Some(Self::Image {
+            start: user.int(start)?,
+            length: user.int(frames)?,
+            offset: user.int(offset)?,
+            is_cyclic: user.flag(cyclic, u64::MAX),
+        })
+    }
+}
+
+/// From 1 to `length`, and again.
+fn around(at: i64, length: i64) -> i64 {
+    (at - 1).rem_euclid(length) + 1
+}
+
+/// Whether anything of a data block moves, so that its numbers are not known without Blender.
+fn is_animated(group: &Group<'_>) -> bool {
+    let mut animated = group.all("AnimData");
+    animated.any(|it| it.pointer("action").is_some() || it.pointer("drivers.first").is_some())
+}
+
+/// What shows pictures in a data block: their addresses, and how their rows are numbered.
+pub(crate) fn of_images(group: &Group<'_>) -> Vec<(u64, Numbering)> {
+    if is_animated(group) {
+        return Vec::new();
+    }
+    const PART: [&str; 5] =
+        ["iuser.frames", "iuser.sfra", "iuser.offset", "iuser.cycl", "iuser.flag"];
+    const WHOLE: [&str; 5] = ["frames", "sfra", "offset", "cycl", "flag"];
+    let of_node = |node: View<'_>| {
+        let (image, storage) = (node.pointer("id")?, node.pointer("storage")?);
+        let shown =
+            |structure, members| Numbering::of_user(&group.at(storage, structure).next()?, members);
+        let numbering = shown("NodeTexImage", PART)
+            .or_else(|| shown("NodeTexEnvironment", PART))
+            .or_else(|| shown("ImageUser", WHOLE))?;
+        Some((image, numbering))
+    };
+    let of_texture = || {
+        let texture = group.id();
+        Some((texture.pointer("ima")?, Numbering::of_user(&texture, PART)?))
+    };
+    let texture = (&group.code == b"TE").then(of_texture).flatten();
+    group.all("bNode").filter_map(of_node).chain(texture).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numbers(numbering: Numbering, frames: [i32; 6]) -> [Option<i64>; 6] {
+        frames.map(|frame| numbering.number(frame, 10))
+    }
+
+    #[test]
+    fn a_picture_stays_after_its_last_number_or_begins_anew() {
+        let image = |is_cyclic| Numbering::Image { start: 3, length: 4, offset: 100, is_cyclic };
+        let frames = [1, 2, 3, 6, 7, 8];
+        let shown = [Some(100), Some(100), Some(101), Some(104), Some(104), Some(104)];
+        assert_eq!(numbers(image(false), frames), shown);
+        let shown = [Some(103), Some(104), Some(101), Some(104), Some(101), Some(102)];
+        assert_eq!(numbers(image(true), frames), shown);
+        let empty = Numbering::Image { start: 1, length: 0, offset: 0, is_cyclic: true };
+        assert_eq!(empty.number(5, 1), None);
+    }
+
+    #[test]
+    fn volumes_end_stay_repeat_or_go_back() {
+        let volume = |mode| Numbering::Volume { start: 1, length: 3, offset: 0, mode };
+        let frames = [0, 1, 3, 4, 5, 6];
+        for (mode, shown) in [
+            (Outside::Clip, [None, Some(1), Some(3), None, None, None]),
+            (Outside::Extend, [Some(1), Some(1), Some(3), Some(3), Some(3), Some(3)]),
+            (Outside::Repeat, [Some(3), Some(1), Some(3), Some(1), Some(2), Some(3)]),
+            (Outside::PingPong, [Some(2), Some(1), Some(3), Some(2), Some(1), Some(2)]),
+        ] {
+            assert_eq!(numbers(volume(mode), frames), shown, "{mode:?}");
+        }
+    }
+
+    #[test]
+    fn a_clip_counts_on_from_its_path_and_a_cache_is_the_frame() {
+        let clip = Numbering::Clip { start: 5, offset: 1 };
+        assert_eq!(clip.number(7, 10), Some(13));
+        assert_eq!(Numbering::Cache { fixed: None }.number(7, 10), Some(7));
+        assert_eq!(Numbering::Cache { fixed: Some(2) }.number(7, 10), Some(2));
+        let widest = Numbering::Volume {
+            start: i32::MIN,
+            length: i32::MAX,
+            offset: i32::MAX,
+            mode: Outside::PingPong,
+        };
+        assert!(widest.number(i32::MAX, i64::from(u32::MAX)).is_some());
+    }
+}

@@ -1,0 +1,65 @@
+//! Texts that may not be Unicode, as paths on Linux: taken apart as text, and put together again without a loss.
+
+/// What stands for the first byte of those that are not part of a character; there are 128. The last of the characters
+/// that are nobody's.
+const FIRST: u32 = 0x0010_FF80;
+
+/// The first byte that may stand alone without being a character.
+const FIRST_BYTE: u8 = 0x80;
+
+/// The bytes as text, in which a character that no file name has stands for each byte that is not Unicode.
+#[must_use]
+pub fn text_of_bytes(bytes: &[u8]) -> String {
+    let mut text = String::new();
+    for chunk in bytes.utf8_chunks() {
+        text.push_str(chunk.valid());
+        let stand_in = |byte: &u8| char::from_u32(FIRST + u32::from(byte.wrapping_sub(FIRST_BYTE)));
+        text.extend(chunk.invalid().iter().filter_map(stand_in));
+    }
+    text
+}
+
+/// The bytes of a text that [`text_of_bytes`] gave.
+#[must_use]
+pub fn bytes_of_text(text: &str) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(text.len());
+    for character in text.chars() {
+        match byte_of(character) {
+            Some(byte) => bytes.push(byte),
+            None => bytes.extend(character.encode_utf8(&mut [0; 4]).bytes()),
+        }
+    }
+    bytes
+}
+
+/// The byte for which a character stands.
+#[must_use]
+pub fn byte_of(character: char) -> Option<u8> {
+    let number = u32::from(character).checked_sub(FIRST)?;
+    u8::try_from(number).ok().and_then(|number| number.checked_add(FIRST_BYTE))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::{collection::vec, prelude::*};
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn any_bytes_come_back(bytes in vec(any::<u8>(), 0..40)) {
+            // But for those that stand for others.
+            let text = String::from_utf8_lossy(&bytes);
+            prop_assume!(!text.chars().any(|character| byte_of(character).is_some()));
+            prop_assert_eq!(bytes_of_text(&text_of_bytes(&bytes)), bytes);
+        }
+    }
+
+    #[test]
+    fn what_is_unicode_stays() {
+        assert_eq!(text_of_bytes("café ☃".as_bytes()), "café ☃");
+        let text = text_of_bytes(b"caf\xe9.png");
+        assert_eq!(text.chars().count(), 8);
+        assert_eq!(text.chars().filter_map(byte_of).collect::<Vec<_>>(), [0xe9]);
+    }
+}
