@@ -182,7 +182,11 @@ pub async fn inspect(file: impl AsRef<Path>) -> Result<Inspection, Error> {
 }
 
 fn inspect_blocking(file: &Path) -> Result<Inspection, Error> {
-    let collection = Collection::of(file, "")?;
+    let mut collection = Collection::of(file, "")?;
+    let scene = admission::scene(&collection.main().survey.file, "");
+    if let Some(frames) = scene.ok().and_then(|scene| admission::own_frames(scene).ok()) {
+        collection.note_gaps(&frames);
+    }
     let blend = &collection.main().survey.file;
     let layout = Layout::of(&collection, false);
     let mut problems = Vec::new();

@@ -7,7 +7,7 @@ use std::{
 };
 
 use framecrew_blend::{
-    BlendError, BlockId, Drawn, Files, Hazard, Reference, ReferenceKind, Survey,
+    BlendError, BlockId, Drawn, Files, Hazard, Numbering, Reference, ReferenceKind, Survey,
 };
 
 use super::{
@@ -47,8 +47,18 @@ pub(crate) struct Entry {
     pub(crate) stored: Stored,
     /// What is there.
     pub(crate) found: Arc<Found>,
+    /// How what is drawn numbers it, if it is a row of files.
+    pub(crate) numberings: Vec<Numbering>,
     /// Which of the .blend files it is, if it is one.
     pub(crate) library: Option<usize>,
+}
+
+impl Entry {
+    /// The folder that holds its files, which stay beside each other.
+    pub(crate) fn anchor(&self) -> &Path {
+        let beside = || self.stored.path.parent().unwrap_or(&self.stored.path);
+        self.found.anchor.as_deref().unwrap_or_else(beside)
+    }
 }
 
 /// Everything a .blend needs.
@@ -82,8 +92,17 @@ impl Collection {
             next += 1;
         }
         let mut collection = gathering.collection;
+        collection.forget_baked();
         collection.forget_undrawn(scene);
         Ok(collection)
+    }
+
+    /// A simulation of geometry nodes is baked, too, where what it baked lies on the disk.
+    fn forget_baked(&mut self) {
+        for Blend { path, survey, .. } in &mut self.blends {
+            let folder = path.parent().unwrap_or(path);
+            survey.forget_baked(|stored| files::has_bake(Stored::read(stored, folder).existing()));
+        }
     }
 
     /// What is not drawn is not missed, and no hazard. All of it is sent all the same, where it is there.
@@ -97,6 +116,13 @@ impl Collection {
         for entry in &mut self.entries {
             let drawn = drawn.get(entry.wanted_by);
             let is_drawn = drawn.is_some_and(|drawn| drawn.contains(entry.reference.block));
+            let numberings = entry.reference.numberings.iter();
+            let is_shown =
+                |block: BlockId| drawn.is_some_and(|drawn| is_drawn && drawn.contains(block));
+            let shown = numberings.filter(|(block, _)| is_shown(*block)).map(|(_, it)| *it);
+            entry.numberings = shown.collect();
+            entry.numberings.sort_unstable();
+            entry.numberings.dedup();
             if !is_drawn && entry.found.is_missed() {
                 entry.found = Arc::new(entry.found.unmissed());
             }
@@ -157,9 +183,12 @@ impl Gathering<'_> {
             if reference.kind == ReferenceKind::Text || reference.path.is_empty() {
                 continue;
             }
-            let stored = Stored::read(&reference.path, &folder);
+            let stored = Stored::read(reference.stored_path(), &folder);
             let (found, library) = self.look_for(&stored, &reference, depth)?;
-            let entry = Entry { wanted_by: blend, reference, stored, found, library };
+            let mut numberings: Vec<_> = reference.numberings.iter().map(|(_, it)| *it).collect();
+            numberings.sort_unstable();
+            numberings.dedup();
+            let entry = Entry { wanted_by: blend, reference, stored, found, numberings, library };
             self.collection.entries.push(entry);
         }
         Ok(())

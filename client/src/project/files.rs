@@ -1,16 +1,27 @@
 //! The files on the disk for which one path of a .blend stands.
 
 use std::{
+    collections::HashSet,
     fmt, fs, io,
     path::{Path, PathBuf},
 };
 
 use framecrew_blend::{Files, ReferenceKind};
 
-use super::{media, stored::Stored};
+use super::{
+    media,
+    stored::{Stored, name_of_text, text_of_name},
+    usd,
+};
 
 /// How deep a folder of a cache is followed; the deepest that Blender makes has four levels.
 const FOLDER_DEPTH_MAX: usize = 16;
+
+/// Files that are not there, of those that one path stands for: how many are named.
+const LACKING_MAX: usize = 16;
+
+/// Files of a bake that are looked at to see whether it is one.
+const BAKED_FRAMES_SEEN: usize = 100;
 
 /// How large the files are that Git leaves in the place of large ones, in bytes.
 const LFS_POINTER_BYTES: std::ops::Range<u64> = 100..256;
@@ -71,25 +82,45 @@ impl fmt::Display for Absence {
 }
 
 /// What there is for a path.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Found {
     /// The files, by name.
     pub(crate) files: Vec<Needed>,
     /// How many more the .blend names that are not there.
     pub(crate) missing: usize,
+    /// Some of these, by where they should be.
+    pub(crate) lacking: Vec<PathBuf>,
+    /// Of each of these, a frame of the job that shows it, where that is known.
+    pub(crate) lacking_frames: Vec<i32>,
+    /// The folder that holds all of them, where they must stay together and that is not the folder of the path.
+    pub(crate) anchor: Option<PathBuf>,
     /// Why there are none, where there are none.
     pub(crate) absence: Option<Absence>,
 }
 
 impl Found {
     fn none(absence: Absence) -> Self {
-        Self { files: Vec::new(), missing: 1, absence: Some(absence) }
+        Self { missing: 1, absence: Some(absence), ..Self::default() }
+    }
+
+    /// Counts a file that is not there.
+    pub(crate) fn lack(&mut self, path: PathBuf) {
+        self.missing += 1;
+        if self.lacking.len() < LACKING_MAX {
+            self.lacking.push(path);
+        }
     }
 
     /// The same for something that is not drawn: what is not there is not missed.
     pub(crate) fn unmissed(&self) -> Self {
         let absence = self.absence.as_ref().map(|_| Absence::Unmissed);
-        Self { files: self.files.clone(), missing: 0, absence }
+        Self {
+            missing: 0,
+            lacking: Vec::new(),
+            lacking_frames: Vec::new(),
+            absence,
+            ..self.clone()
+        }
     }
 
     /// Whether something is not there that is drawn.
@@ -101,7 +132,7 @@ impl Found {
         if files.is_empty() {
             Self::none(Absence::Missing)
         } else {
-            Self { files, missing, absence: None }
+            Self { files, missing, ..Self::default() }
         }
     }
 }
@@ -113,7 +144,7 @@ pub(crate) fn find(
     kind: ReferenceKind,
     limit: usize,
 ) -> Found {
-    match stands_for {
+    let mut found = match stands_for {
         Files::One => {
             let file = look(&stored.path, stored.existing(), kind);
             file.map_or_else(Found::none, |file| Found::of(vec![file], 0))
@@ -122,7 +153,44 @@ pub(crate) fn find(
         Files::Tiles { numbers } => tiles(stored, numbers, limit),
         Files::Folder => folder(stored, limit),
         Files::Named(names) => named(stored, names, limit),
+    };
+    if kind == ReferenceKind::Cache {
+        add_layers(stored, &mut found);
     }
+    found
+}
+
+/// Adds the layers of USD files, which must keep their places to each other.
+fn add_layers(stored: &Stored, found: &mut Found) {
+    let mut known: HashSet<PathBuf> = found.files.iter().map(|file| file.path.clone()).collect();
+    let mut anchor = stored.path.parent().map(Path::to_owned);
+    for file in found.files.clone() {
+        if !usd::is_usd(&file.path) {
+            continue;
+        }
+        let layers = usd::layers(file.source());
+        for path in layers.there {
+            if !known.insert(path.clone()) {
+                continue;
+            }
+            match look_for_media(&path, &path) {
+                Ok(layer) => {
+                    anchor = anchor.as_deref().and_then(|anchor| {
+                        anchor
+                            .ancestors()
+                            .find(|folder| path.starts_with(folder))
+                            .map(Path::to_owned)
+                    });
+                    found.files.push(layer);
+                }
+                Err(_) => found.lack(path),
+            }
+        }
+        layers.missing.into_iter().chain(layers.absolute).for_each(|path| found.lack(path));
+    }
+    // The root of a disk holds everything.
+    let anchor = anchor.filter(|anchor| anchor.parent().is_some());
+    found.anchor = anchor.filter(|anchor| Some(&**anchor) != stored.path.parent());
 }
 
 fn one(stored: &Stored) -> Result<Needed, Absence> {
@@ -178,8 +246,8 @@ fn absence(error: &io::Error) -> Absence {
 /// All files of a folder whose names differ from this one's in its last number only: which of them Blender shows
 /// is decided by offsets, drivers and loops.
 fn sequence(stored: &Stored, limit: usize) -> Found {
-    let name = stored.path.file_name().and_then(|name| name.to_str());
-    let Some((before, after)) = name.and_then(around_number) else {
+    let name = stored.path.file_name().map(text_of_name);
+    let Some((before, after)) = name.as_deref().and_then(around_number) else {
         return one(stored).map_or_else(Found::none, |file| Found::of(vec![file], 0));
     };
     matching(stored, limit, |name| {
@@ -190,15 +258,15 @@ fn sequence(stored: &Stored, limit: usize) -> Found {
 
 /// The path without the number that tells pictures in a row apart: the same for all of them.
 pub(crate) fn row_of(path: &Path) -> PathBuf {
-    let name = path.file_name().and_then(|name| name.to_str());
-    match name.and_then(around_number) {
-        Some((before, after)) => path.with_file_name(format!("{before}/{after}")),
+    let name = path.file_name().map(text_of_name);
+    match name.as_deref().and_then(around_number) {
+        Some((before, after)) => path.with_file_name(name_of_text(&format!("{before}/{after}"))),
         None => path.to_owned(),
     }
 }
 
 /// What stands before and after the number of a picture in a row: its last digits, but for those of its ending.
-fn around_number(name: &str) -> Option<(&str, &str)> {
+pub(crate) fn around_number(name: &str) -> Option<(&str, &str)> {
     let stem = name.rfind('.').unwrap_or(name.len());
     let end = name[..stem].rfind(|c: char| c.is_ascii_digit())? + 1;
     let start = name[..end].rfind(|c: char| !c.is_ascii_digit());
@@ -211,31 +279,31 @@ fn is_number(text: &str) -> bool {
 }
 
 fn tiles(stored: &Stored, numbers: &[i32], limit: usize) -> Found {
-    let name = stored.path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    let Some(pattern) = TilePattern::of(name) else {
+    let name = stored.path.file_name().map(text_of_name).unwrap_or_default();
+    let Some(pattern) = TilePattern::of(&name) else {
         return one(stored).map_or_else(Found::none, |file| Found::of(vec![file], 0));
     };
     if numbers.is_empty() {
         return matching(stored, limit, |name| pattern.matches(name));
     }
     let mut absence = None;
-    let mut files = Vec::new();
+    let mut found = Found::default();
     for number in numbers.iter().take(limit.saturating_add(1)) {
-        let name = pattern.name(*number);
+        let name = name_of_text(&pattern.name(*number));
         match look_for_media(
             &stored.path.with_file_name(&name),
             &stored.existing().with_file_name(&name),
         ) {
-            Ok(file) => files.push(file),
-            Err(other) => absence = absence.or(Some(other)),
+            Ok(file) => found.files.push(file),
+            Err(other) => {
+                found.lack(stored.path.with_file_name(&name));
+                absence = absence.or(Some(other));
+            }
         }
     }
     match absence {
-        Some(absence) if files.is_empty() => Found::none(absence),
-        _ => {
-            let missing = numbers.len().saturating_sub(files.len());
-            Found::of(files, missing)
-        }
+        Some(absence) if found.files.is_empty() => Found::none(absence),
+        _ => found,
     }
 }
 
@@ -306,7 +374,7 @@ fn matching(stored: &Stored, limit: usize, fits: impl Fn(&str) -> bool) -> Found
     let mut first_absence = None;
     for entry in entries.flatten() {
         let name = entry.file_name();
-        if !name.to_str().is_some_and(&fits) {
+        if !fits(&text_of_name(&name)) {
             continue;
         }
         match look_for_media(&folder.join(&name), &from.join(&name)) {
@@ -357,8 +425,7 @@ fn folder(stored: &Stored, limit: usize) -> Found {
 }
 
 fn named(stored: &Stored, names: &[String], limit: usize) -> Found {
-    let mut files = Vec::new();
-    let mut missing = 0;
+    let mut found = Found::default();
     let mut first_absence = None;
     for name in names.iter().take(limit.saturating_add(1)) {
         // A name, not a way to elsewhere.
@@ -366,17 +433,24 @@ fn named(stored: &Stored, names: &[String], limit: usize) -> Found {
             continue;
         }
         match look_for_media(&stored.path.join(name), &stored.existing().join(name)) {
-            Ok(file) => files.push(file),
+            Ok(file) => found.files.push(file),
             Err(absence) => {
-                missing += 1;
+                found.lack(stored.path.join(name));
                 first_absence = first_absence.or(Some(absence));
             }
         }
     }
-    match first_absence {
-        Some(absence) if files.is_empty() => Found { files, missing, absence: Some(absence) },
-        _ => Found::of(files, missing),
+    if found.files.is_empty() {
+        found.absence = Some(first_absence.unwrap_or(Absence::Missing));
+        found.missing = found.missing.max(1);
     }
+    found
+}
+
+/// Whether a folder holds a baked simulation of geometry nodes, or those of a modifier's parts.
+pub(crate) fn has_bake(folder: &Path) -> bool {
+    let frames = fs::read_dir(folder.join("meta")).into_iter().flatten().flatten();
+    frames.take(BAKED_FRAMES_SEEN).any(|entry| media::is_of_nodes_cache(&entry.path()))
 }
 
 #[cfg(test)]
@@ -453,6 +527,39 @@ mod tests {
         assert_eq!(found.0, ["c/config/c_0001.uni", "c/data/f_0001.vdb", "c/x/y/z/a.bphys"]);
         let some = Files::Named(vec!["a.png".into(), "../../id_rsa".into()]);
         assert_eq!(names(folder.path(), "//c", &some), (Vec::new(), 1));
+    }
+
+    #[test]
+    fn layers_of_usd_files_stay_together() {
+        let folder = folder_with(&["shots/a/shot.usda", "shots/a/near.usda", "sets/room.usda"]);
+        let shot = folder.path().join("shots/a/shot.usda");
+        let layers =
+            "#usda 1.0\n( subLayers = [ @near.usda@, @../../sets/room.usda@, @gone.usda@ ] )";
+        fs::write(&shot, layers).unwrap();
+        let stored = Stored::read("//shot.usda", &folder.path().join("shots/a"));
+        let found = find(&stored, &Files::One, ReferenceKind::Cache, 1_000);
+        let paths: Vec<_> = found.files.iter().map(|file| file.path.clone()).collect();
+        let at = |name: &str| folder.path().join(name);
+        assert_eq!(paths, [shot, at("sets/room.usda"), at("shots/a/near.usda")]);
+        assert_eq!(found.anchor.as_deref(), Some(folder.path()));
+        assert_eq!((found.missing, found.lacking), (1, vec![at("shots/a/gone.usda")]));
+        // Of a picture, nobody looks into the file.
+        let found = find(&stored, &Files::One, ReferenceKind::Image, 1_000);
+        assert_eq!(found.files.len(), 1);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_name_that_is_not_unicode_is_found_alone_and_in_a_row() {
+        use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _};
+        let folder = tempfile::tempdir().unwrap();
+        for name in [&b"caf\xe9_1.png"[..], b"caf\xe9_2.png", b"caf\xe8_3.png"] {
+            fs::write(folder.path().join(OsStr::from_bytes(name)), b"x").unwrap();
+        }
+        let stored = framecrew_blend::text_of_bytes(b"//caf\xe9_1.png");
+        let row = Files::Sequence { first: None, frames: None };
+        assert_eq!(names(folder.path(), &stored, &Files::One).0.len(), 1);
+        assert_eq!(names(folder.path(), &stored, &row).0.len(), 2);
     }
 
     #[cfg(unix)]

@@ -11,13 +11,13 @@ use std::{
     sync::Arc,
 };
 
-use framecrew_blend::{Field, Files};
+use framecrew_blend::{Field, Files, byte_of};
 use framecrew_blobs::{Digest, PathFault, ProjectPath, check_paths};
 
 use super::{
     collection::{Blend, Collection, Entry, FILES_MAX, fault},
     files::Needed,
-    stored::{StoredAs, follow, relative},
+    stored::{StoredAs, follow, relative, text_of_name},
 };
 use crate::error::Error;
 
@@ -79,8 +79,7 @@ impl Layout {
             if !seen.insert(Arc::as_ptr(&entry.found)) {
                 continue;
             }
-            let base = &entry.stored.path;
-            let anchor = base.parent().unwrap_or(base);
+            let anchor = entry.anchor();
             for file in &entry.found.files {
                 if !follow_links {
                     links.check(file)?;
@@ -97,7 +96,9 @@ impl Layout {
             let from = &places[entry.wanted_by];
             let to = target(entry, &places, &ground);
             let to = same.get(&to).cloned().unwrap_or(to);
-            if !leads_to(from, entry, &to) {
+            // What Blender finds beside something else follows that.
+            let follows = entry.reference.is_optional && entry.reference.field.capacity() == 0;
+            if !follows && !leads_to(from, entry, &to) {
                 let wanted_by = &collection.blends[entry.wanted_by];
                 texts[entry.wanted_by].push(change(entry, wanted_by, relative(from, &to))?);
             }
@@ -165,6 +166,10 @@ fn leads_to(from: &str, entry: &Entry, to: &str) -> bool {
     if entry.stored.stored_as != StoredAs::Relative {
         return false;
     }
+    // What is not Unicode has another name there.
+    if entry.reference.raw_path.is_some() {
+        return false;
+    }
     let Some(place) = follow(from, &entry.reference.path) else { return false };
     // Blender makes some paths up from the name of the .blend, as it is there.
     let is_made_up = entry.reference.field.capacity() == 0;
@@ -176,8 +181,7 @@ fn target(entry: &Entry, places: &[String], ground: &Ground) -> String {
     if let Some(library) = entry.library {
         return places[library].clone();
     }
-    let base = &entry.stored.path;
-    ground.place(base.parent().unwrap_or(base), base)
+    ground.place(entry.anchor(), &entry.stored.path)
 }
 
 fn change(entry: &Entry, wanted_by: &Blend, text: String) -> Result<(Field, String), Error> {
@@ -229,6 +233,8 @@ fn root(collection: &Collection) -> PathBuf {
             if !is_ours && !path.starts_with(&root) {
                 continue;
             }
+            // Layers may lie further up than the file that names them.
+            let path = entry.found.anchor.as_ref().unwrap_or(path);
             if let Some(shared) = shared_folder(&root, path, folder) {
                 root = shared;
                 if let Some(library) = entry.library {
@@ -272,7 +278,19 @@ impl Ground {
 /// A relative path as every system takes it.
 fn portable(path: &Path) -> String {
     let part = |part: &OsStr| {
-        part.to_string_lossy().replace(|c: char| matches!(c, ':' | '\\') || c.is_control(), "_")
+        let text = text_of_name(part);
+        let mut portable = String::with_capacity(text.len());
+        for character in text.chars() {
+            match byte_of(character) {
+                // As in addresses of the web, so that different names stay different.
+                Some(byte) => portable.push_str(&format!("%{byte:02X}")),
+                None if matches!(character, ':' | '\\') || character.is_control() => {
+                    portable.push('_');
+                }
+                None => portable.push(character),
+            }
+        }
+        portable
     };
     path.iter().map(part).collect::<Vec<_>>().join("/")
 }

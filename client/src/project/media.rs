@@ -86,7 +86,7 @@ fn is_number(text: &str) -> bool {
 }
 
 /// A simulation of geometry nodes is described by `meta/00001.json`.
-fn is_of_nodes_cache(file: &Path) -> bool {
+pub(super) fn is_of_nodes_cache(file: &Path) -> bool {
     let in_meta = file.parent().is_some_and(|folder| folder.ends_with("meta"));
     let name = file.file_stem().and_then(|name| name.to_str()).unwrap_or_default();
     let is_frame = name.bytes().all(|byte| byte.is_ascii_digit() || byte == b'_' || byte == b'-');

@@ -10,7 +10,7 @@ use framecrew_blend::{Files, ReferenceKind};
 
 use super::{
     collection::{Collection, Entry},
-    files::Absence,
+    files::{Absence, Found},
     stored::StoredAs,
 };
 use crate::view::words;
@@ -20,6 +20,9 @@ const LINES_MAX: usize = 50;
 
 /// From so many files of one folder on the folder stands for them.
 const FOLDER_FROM: usize = 4;
+
+/// Files that are named of those that one path stands for.
+const NAMED_MAX: usize = 3;
 
 /// Names of a folder among which one that differs only in case is looked for.
 const NAMES_MAX: usize = 10_000;
@@ -195,7 +198,7 @@ fn alone(collection: &Collection, lack: &Lack<'_>) -> String {
     match (many(lack), is_part) {
         (0, true) => {
             let lacks = words::plural(entry.found.missing as u64, "file");
-            format!("{path} {by}: {lacks} of it missing")
+            format!("{path} {by}: {lacks} of it missing{}", named(&entry.found))
         }
         (0, false) => {
             format!("{path} {by}: {}{}", absence(lack), hint(collection, entry).unwrap_or_default())
@@ -203,9 +206,23 @@ fn alone(collection: &Collection, lack: &Lack<'_>) -> String {
         (all, _) => {
             let of_all = if is_part { format!(" (of {all})") } else { String::new() };
             let count = loss.counted(entry.found.missing);
-            format!("{count}{of_all} of `{path}` {by}: {}", absence(lack))
+            let named = if is_part { named(&entry.found) } else { String::new() };
+            format!("{count}{of_all} of `{path}` {by}: {}{named}", absence(lack))
         }
     }
+}
+
+/// Some of the files that are missing of those that a path stands for, and a frame that shows the first.
+fn named(found: &Found) -> String {
+    let names = found.lacking.iter().take(NAMED_MAX);
+    let names: Vec<_> = names.filter_map(|path| path.file_name()?.to_str()).collect();
+    if names.is_empty() {
+        return String::new();
+    }
+    let more = if found.missing > names.len() { " …" } else { "" };
+    let frame = found.lacking_frames.first();
+    let frame = frame.map(|frame| format!(", for frame {frame}")).unwrap_or_default();
+    format!(": {}{more}{frame}", names.join(", "))
 }
 
 fn absence(lack: &Lack<'_>) -> String {

@@ -12,6 +12,7 @@ pub(crate) mod color;
 mod content;
 mod digests;
 pub(crate) mod files;
+mod gaps;
 pub(crate) mod layout;
 mod media;
 mod missing;
@@ -19,6 +20,7 @@ pub(crate) mod notes;
 pub(crate) mod order;
 mod outputs;
 pub(crate) mod stored;
+mod usd;
 
 use framecrew_blend::{BlenderVersion, Scene};
 use framecrew_proto::v1 as proto;
@@ -71,9 +73,11 @@ impl Project {
                 "names no file that every machine could have; name a .blend, in letters that are Unicode",
             ));
         }
-        let collection = Collection::of(&file, &spec.settings.scene)?;
+        let mut collection = Collection::of(&file, &spec.settings.scene)?;
+        let frames = admission::admit(&collection.main().survey.file, &spec)
+            .map_err(|message| fault(&file, message))?;
+        collection.note_gaps(&frames);
         let blend = &collection.main().survey.file;
-        let frames = admission::admit(blend, &spec).map_err(|message| fault(&file, message))?;
         if spec.strict
             && let Some(missing) = missing::missing(&collection)
         {

@@ -1,6 +1,12 @@
 //! A path as a .blend stores it, and where Blender looks for it.
 
-use std::path::{Component, Path, PathBuf};
+use std::{
+    borrow::Cow,
+    ffi::{OsStr, OsString},
+    path::{Component, Path, PathBuf},
+};
+
+use framecrew_blend::{bytes_of_text, text_of_bytes};
 
 /// How a .blend stores a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -25,18 +31,21 @@ pub(crate) struct Stored {
 }
 
 impl Stored {
-    /// Reads `text`, stored in a .blend of which `folder`, an absolute path, is the folder.
+    /// Reads `text`, with stand-ins for what is not Unicode, stored in a .blend of which `folder`, an absolute path, is the folder.
     pub(crate) fn read(text: &str, folder: &Path) -> Self {
         let is_relative = text.starts_with("//");
         let text = text.replace('\\', "/");
         let (stored_as, as_written) = if is_relative {
-            (StoredAs::Relative, folder.join(text.trim_start_matches('/')))
+            (StoredAs::Relative, folder.join(name_of_text(text.trim_start_matches('/'))))
         } else if let Some(path) = of_a_drive(&text) {
-            (StoredAs::Absolute, path)
+            (StoredAs::Absolute, PathBuf::from(name_of_text(&path)))
         } else if text.starts_with('/') {
-            (StoredAs::Absolute, PathBuf::from(format!("/{}", text.trim_start_matches('/'))))
+            (
+                StoredAs::Absolute,
+                PathBuf::from(name_of_text(&format!("/{}", text.trim_start_matches('/')))),
+            )
         } else {
-            (StoredAs::Bare, folder.join(&text))
+            (StoredAs::Bare, folder.join(name_of_text(&text)))
         };
         Self { stored_as, path: clean(&as_written), as_written }
     }
@@ -52,14 +61,34 @@ impl Stored {
 }
 
 /// A path of Windows. Elsewhere Blender makes `/c/tex/a.png` of `C:\tex\a.png`.
-fn of_a_drive(text: &str) -> Option<PathBuf> {
+fn of_a_drive(text: &str) -> Option<String> {
     let mut letters = text.chars();
     let drive = letters.next().filter(char::is_ascii_alphabetic)?;
     let rest = letters.as_str().strip_prefix(':').filter(|rest| rest.starts_with('/'))?;
     if cfg!(windows) {
-        return Some(PathBuf::from(text));
+        return Some(text.into());
     }
-    Some(PathBuf::from(format!("/{}{rest}", drive.to_ascii_lowercase())))
+    Some(format!("/{}{rest}", drive.to_ascii_lowercase()))
+}
+
+/// A name as text: what is not Unicode in it has stand-ins.
+pub(crate) fn text_of_name(name: &OsStr) -> Cow<'_, str> {
+    match name.to_str() {
+        Some(text) => text.into(),
+        None => text_of_bytes(name.as_encoded_bytes()).into(),
+    }
+}
+
+/// The name of which [`text_of_name`] gave the text.
+#[cfg(unix)]
+pub(crate) fn name_of_text(text: &str) -> OsString {
+    std::os::unix::ffi::OsStringExt::from_vec(bytes_of_text(text))
+}
+
+/// The name of which [`text_of_name`] gave the text.
+#[cfg(not(unix))]
+pub(crate) fn name_of_text(text: &str) -> OsString {
+    String::from_utf8_lossy(&bytes_of_text(text)).into_owned().into()
 }
 
 /// Takes `.` and `..` out of an absolute path by the letter, without asking the disk.
@@ -104,6 +133,8 @@ pub(crate) fn follow(from_file: &str, text: &str) -> Option<String> {
 
 #[cfg(all(test, unix))]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
 
     #[test]
@@ -126,6 +157,14 @@ mod tests {
             let stored = Stored::read(text, Path::new("/p/shot"));
             assert_eq!((stored.stored_as, stored.path), (stored_as, path.into()), "{text}");
         }
+    }
+
+    #[test]
+    fn a_name_that_is_not_unicode_is_looked_for_as_it_is_stored() {
+        let stored = Stored::read(&text_of_bytes(b"//tex\\caf\xe9.png"), Path::new("/p"));
+        assert_eq!(stored.path.as_os_str().as_encoded_bytes(), b"/p/tex/caf\xe9.png");
+        let name = stored.path.file_name().unwrap();
+        assert_eq!(name_of_text(&text_of_name(name)), name);
     }
 
     #[test]

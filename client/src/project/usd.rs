@@ -1,0 +1,381 @@
+//! The layers of a USD file: what its sublayers, references, payloads and clips name.
+//!
+//! USD joins many files to one scene, each of which names others by paths from its own folder. Layers come as text,
+//! in which a path stands between `@`, and as Pixar's "crate", in which it is one of the file's tokens. Any bytes at
+//! all give an answer, with bounded memory.
+
+use std::{
+    collections::HashSet,
+    fs::File,
+    io::{self, BufReader, Read, Seek, SeekFrom},
+    path::{Path, PathBuf},
+};
+
+use super::stored::clean;
+
+/// Layers of one file: a shot of a film has some hundred.
+const LAYERS_MAX: usize = 10_000;
+
+/// Paths in one layer, those to textures included.
+const PATHS_MAX: usize = 100_000;
+
+/// How long a path may be, in bytes.
+const PATH_BYTES_MAX: usize = 4_096;
+
+/// The tokens of a layer, decompressed, in bytes: far above the names of any scene.
+const TOKENS_BYTES_MAX: u64 = 256 << 20;
+
+/// Sections of a crate; there are six.
+const SECTIONS_MAX: u64 = 64;
+
+/// How layers end. Textures are not opened for geometry.
+const ENDINGS: [&str; 4] = ["usd", "usda", "usdc", "usdz"];
+
+/// What names clips by a pattern, so that what is opened is not known from the names alone.
+const PATTERN: &str = "templateAssetPath";
+
+/// How a crate begins.
+const CRATE: &[u8; 8] = b"PXR-USDC";
+
+/// The last form of a crate that is known: 0.13.0.
+const CRATE_VERSION_MAX: (u8, u8) = (0, 13);
+
+/// What one layer names.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Layer {
+    /// Other layers, as they stand in it.
+    pub(super) paths: Vec<String>,
+    /// Whether there may be others that are not known.
+    pub(super) is_vague: bool,
+}
+
+/// What is known of the layers of a file.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Layers {
+    /// Where each of them is, without the first.
+    pub(super) there: Vec<PathBuf>,
+    /// Where others should be.
+    pub(super) missing: Vec<PathBuf>,
+    /// Named from the root of the disk, which leads nowhere on other machines.
+    pub(super) absolute: Vec<PathBuf>,
+}
+
+/// Whether a file is USD, by its name.
+pub(super) fn is_usd(file: &Path) -> bool {
+    let ending = file.extension().and_then(|ending| ending.to_str());
+    ending.is_some_and(|ending| ENDINGS.contains(&ending.to_ascii_lowercase().as_str()))
+}
+
+/// Goes after the layers of a USD file, and theirs.
+pub(super) fn layers(file: &Path) -> Layers {
+    let mut found = Layers::default();
+    let mut seen = HashSet::from([file.to_owned()]);
+    let mut next = vec![file.to_owned()];
+    while let Some(file) = next.pop() {
+        let folder = file.parent().unwrap_or(&file).to_owned();
+        let layer = File::open(&file).map(|file| read(BufReader::new(file))).unwrap_or_default();
+        let mut paths: Vec<PathBuf> =
+            layer.paths.iter().map(|path| clean(&folder.join(path))).collect();
+        if layer.is_vague {
+            paths.extend(beside(&folder));
+        }
+        let absolute: HashSet<&Path> =
+            layer.paths.iter().map(Path::new).filter(|path| path.is_absolute()).collect();
+        for path in paths {
+            if seen.len() >= LAYERS_MAX || !seen.insert(path.clone()) {
+                continue;
+            }
+            if absolute.contains(&*path) {
+                found.absolute.push(path);
+            } else if path.is_file() {
+                found.there.push(path.clone());
+                next.push(path);
+            } else {
+                found.missing.push(path);
+            }
+        }
+    }
+    found.there.sort_unstable();
+    found.missing.sort_unstable();
+    found
+}
+
+/// All USD files of a folder.
+fn beside(folder: &Path) -> impl Iterator<Item = PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).filter(|path| is_usd(path)).take(LAYERS_MAX)
+}
+
+/// Reads one layer. What cannot be read is vague.
+pub(super) fn read(mut file: impl Read + Seek) -> Layer {
+    let mut start = [0; 8];
+    if file.read_exact(&mut start).is_err() || file.rewind().is_err() {
+        return Layer::default();
+    }
+    match &start {
+        // An archive that holds all it needs.
+        [b'P', b'K', 3, 4, ..] => Layer::default(),
+        CRATE => match tokens(&mut file) {
+            Some(tokens) => of_tokens(&tokens),
+            None => Layer { paths: Vec::new(), is_vague: true },
+        },
+        _ => of_text(file),
+    }
+}
+
+/// The path of a layer, without what tells a part of it.
+fn layer_path(text: &str) -> Option<String> {
+    let path = text.split(['[']).next().unwrap_or(text);
+    let path = path.split(":SDF_FORMAT_ARGS:").next().unwrap_or(path);
+    let is_path = !path.contains(char::is_control) && !path.contains("://");
+    (is_path && is_usd(Path::new(path))).then(|| path.replace('\\', "/"))
+}
+
+fn of_tokens(tokens: &[u8]) -> Layer {
+    let mut layer = Layer::default();
+    for token in tokens.split(|&byte| byte == 0) {
+        if token.len() > PATH_BYTES_MAX {
+            continue;
+        }
+        let Ok(token) = std::str::from_utf8(token) else { continue };
+        layer.is_vague |= token == PATTERN;
+        // A sentence may end in a name, too.
+        let path = layer_path(token).filter(|path| !path.contains(' ') || path.starts_with('.'));
+        if let Some(path) = path.filter(|_| layer.paths.len() < PATHS_MAX) {
+            layer.paths.push(path);
+        }
+    }
+    layer
+}
+
+/// The table of tokens of a crate, with a zero behind each. None where it is not as expected.
+fn tokens(file: &mut (impl Read + Seek)) -> Option<Vec<u8>> {
+    let mut head = [0; 24];
+    file.read_exact(&mut head).ok()?;
+    let version = (head[8], head[9]);
+    if version > CRATE_VERSION_MAX {
+        return None;
+    }
+    file.seek(SeekFrom::Start(number(&head[16..24])?)).ok()?;
+    let sections = read_number(file)?;
+    let mut place = None;
+    for _ in 0..sections.min(SECTIONS_MAX) {
+        let mut section = [0; 32];
+        file.read_exact(&mut section).ok()?;
+        if section.starts_with(b"TOKENS\0") {
+            place = Some((number(&section[16..24])?, number(&section[24..32])?));
+        }
+    }
+    let (at, len_bytes) = place?;
+    file.seek(SeekFrom::Start(at)).ok()?;
+    let _count = read_number(file)?;
+    let open_bytes = read_number(file)?;
+    if open_bytes > TOKENS_BYTES_MAX || len_bytes > TOKENS_BYTES_MAX {
+        return None;
+    }
+    // Compressed since 0.4.0.
+    if version < (0, 4) {
+        return read_bytes(file, open_bytes);
+    }
+    let packed_bytes = read_number(file).filter(|packed| *packed <= len_bytes)?;
+    let packed = read_bytes(file, packed_bytes)?;
+    unpack(&packed, usize::try_from(open_bytes).ok()?)
+}
+
+/// LZ4, in one piece or in many.
+fn unpack(packed: &[u8], len_bytes: usize) -> Option<Vec<u8>> {
+    let (pieces, mut rest) = packed.split_first()?;
+    if *pieces == 0 {
+        return lz4_flex::block::decompress(rest, len_bytes).ok();
+    }
+    let mut open = Vec::new();
+    for _ in 0..*pieces {
+        let (length, after) = rest.split_first_chunk::<4>()?;
+        let length = usize::try_from(i32::from_le_bytes(*length)).ok()?;
+        let (piece, after) = after.split_at_checked(length)?;
+        let left = len_bytes.checked_sub(open.len())?;
+        open.extend(lz4_flex::block::decompress(piece, left).ok()?);
+        rest = after;
+    }
+    Some(open)
+}
+
+fn number(bytes: &[u8]) -> Option<u64> {
+    bytes.try_into().ok().map(u64::from_le_bytes)
+}
+
+fn read_number(file: &mut impl Read) -> Option<u64> {
+    let mut bytes = [0; 8];
+    file.read_exact(&mut bytes).ok()?;
+    number(&bytes)
+}
+
+/// As many bytes as the file has, however many it says.
+fn read_bytes(file: &mut impl Read, len_bytes: u64) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
+    file.by_ref().take(len_bytes).read_to_end(&mut bytes).ok()?;
+    (bytes.len() as u64 == len_bytes).then_some(bytes)
+}
+
+/// Goes through a layer of text, byte by byte: geometry may make it large.
+fn of_text(file: impl Read) -> Layer {
+    let mut text = Text { bytes: BufReader::new(file).bytes(), peeked: None };
+    let mut layer = Layer::default();
+    let mut word = Vec::new();
+    while let Some(byte) = text.next() {
+        if byte.is_ascii_alphanumeric() {
+            if word.len() <= PATTERN.len() {
+                word.push(byte);
+            }
+            continue;
+        }
+        layer.is_vague |= word == PATTERN.as_bytes();
+        word.clear();
+        match byte {
+            b'#' => while text.next().is_some_and(|byte| byte != b'\n') {},
+            b'"' | b'\'' => {
+                text.quoted(byte, 0);
+            }
+            b'@' => {
+                let path = text.quoted(byte, PATH_BYTES_MAX);
+                let path = String::from_utf8(path).ok().as_deref().and_then(layer_path);
+                layer.paths.extend(path.filter(|_| layer.paths.len() < PATHS_MAX));
+            }
+            _ => {}
+        }
+    }
+    layer
+}
+
+/// A text, of which the next byte can be seen before it is taken. It ends where it cannot be read.
+struct Text<R> {
+    bytes: io::Bytes<BufReader<R>>,
+    peeked: Option<u8>,
+}
+
+impl<R: Read> Text<R> {
+    fn next(&mut self) -> Option<u8> {
+        self.peeked.take().or_else(|| self.bytes.next()?.ok())
+    }
+
+    /// Whether the next byte is this one, which is taken then.
+    fn takes(&mut self, wanted: u8) -> bool {
+        self.peeked = self.next();
+        let is_it = self.peeked == Some(wanted);
+        if is_it {
+            self.peeked = None;
+        }
+        is_it
+    }
+
+    /// What stands up to the mark that was just taken, or up to three of it where there were three; up to
+    /// `keep_bytes` of it.
+    fn quoted(&mut self, mark: u8, keep_bytes: usize) -> Vec<u8> {
+        let marks = match self.takes(mark) {
+            false => 1,
+            true if self.takes(mark) => 3,
+            // Nothing between two of them.
+            true => return Vec::new(),
+        };
+        let mut kept = Vec::new();
+        let mut seen = 0;
+        while let Some(byte) = self.next() {
+            if byte == mark {
+                seen += 1;
+                if seen == marks {
+                    break;
+                }
+                continue;
+            }
+            for byte in std::iter::repeat_n(mark, seen).chain([byte]) {
+                if kept.len() < keep_bytes {
+                    kept.push(byte);
+                }
+            }
+            seen = 0;
+            // The mark behind it is one of the text's own.
+            if byte == b'\\' && mark != b'@' {
+                self.next();
+            }
+        }
+        kept
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::{fs, io::Cursor};
+
+    use proptest::{collection::vec, prelude::*, sample::Index};
+
+    use super::*;
+
+    /// As Pixar's tools write `parts/geo.usda` and a texture into a crate, its tokens in one piece.
+    const SHOT: &[u8] = include_bytes!("fixtures/shot.usdc");
+
+    fn paths(text: &str) -> Vec<String> {
+        read(Cursor::new(text.as_bytes())).paths
+    }
+
+    #[test]
+    fn a_layer_of_text_names_others_between_at_signs() {
+        let text = "#usda 1.0\n( subLayers = [ @./parts/a.usda@, @@@b@2.usd@@@ ] )\n# @not.usda@\n\
+            def \"it's @neither.usda@\" ( doc = \"\"\"nor \\\" @this.usda@ \"\" one\"\"\" payload = @../c.usdc@</Prim> )\n\
+            asset t = @wood.png@ asset e = @@ asset p = @box.usdz[in/it.usda]@ x = @http://a/b.usd@";
+        assert_eq!(paths(text), ["./parts/a.usda", "b@2.usd", "../c.usdc", "box.usdz"]);
+    }
+
+    #[test]
+    fn a_crate_names_others_among_its_tokens() {
+        let layer = read(Cursor::new(SHOT));
+        assert_eq!(layer.paths, ["./parts/geo.usda"]);
+        assert!(!layer.is_vague);
+        let mut newer = SHOT.to_vec();
+        newer[9] = CRATE_VERSION_MAX.1 + 1;
+        assert!(read(Cursor::new(newer)).is_vague, "a form that is not known");
+    }
+
+    #[test]
+    fn clips_named_by_a_pattern_are_vague() {
+        assert!(read(Cursor::new("#usda 1.0\n string templateAssetPath = \"c.###.usd\"")).is_vague);
+    }
+
+    #[test]
+    fn layers_are_followed_from_folder_to_folder_and_round_and_round() {
+        let folder = tempfile::tempdir().unwrap();
+        let put = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, format!("#usda 1.0\n{text}")).unwrap();
+        };
+        put("shot.usda", "@a/one.usda@ @/srv/away.usda@");
+        put("a/one.usda", "@../b/two.usda@ @gone.usda@ @../shot.usda@");
+        put("b/two.usda", "@./../a/one.usda@");
+        let layers = layers(&folder.path().join("shot.usda"));
+        let at = |name: &str| folder.path().join(name);
+        assert_eq!(layers.there, [at("a/one.usda"), at("b/two.usda")]);
+        assert_eq!(layers.missing, [at("a/gone.usda")]);
+        assert_eq!(layers.absolute, [PathBuf::from("/srv/away.usda")]);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_give_an_answer(
+            noise in vec(any::<u8>(), 0..500),
+            flips in vec((any::<Index>(), any::<u8>()), 0..40),
+            cut: Index,
+        ) {
+            read(Cursor::new(&noise));
+            read(Cursor::new([CRATE, &*noise].concat()));
+            let mut bytes = SHOT.to_vec();
+            for (index, mask) in flips {
+                let index = index.index(bytes.len());
+                bytes[index] ^= mask;
+            }
+            read(Cursor::new(&bytes));
+            read(Cursor::new(&bytes[..cut.index(bytes.len())]));
+        }
+    }
+}
