@@ -46,6 +46,11 @@ pub fn orchestrator() -> Command {
     Command::new(PROGRAMS.join("framecrew-orchestrator"))
 }
 
+/// The node's program; `build` or `orchestrator` has made it.
+pub fn node() -> PathBuf {
+    PROGRAMS.join("framecrew-node")
+}
+
 /// A server of the cluster. Dropping it kills it.
 #[derive(Debug)]
 pub struct Server {
@@ -137,13 +142,13 @@ impl Crew {
         let data = path(DATA);
         command.args(["--listen", &listen, "--data"]).arg(&data);
         let orchestrator = Server::start(command, path("orchestrator.log"));
-        let node = |name: &&str| {
-            let mut command = Command::new(PROGRAMS.join("framecrew-node"));
+        let start = |name: &&str| {
+            let mut command = Command::new(node());
             command.args(["--orchestrator", &url, "--listen", &free_address(), "--name", name]);
             command.arg("--data").arg(path(name)).args(drawing);
             Server::start(command, path(&format!("{name}.log")))
         };
-        let nodes = names.iter().map(node).collect();
+        let nodes = names.iter().map(start).collect();
         Self { orchestrator, nodes, url, data, folder }
     }
 
@@ -181,7 +186,8 @@ pub async fn connect(url: &str) -> Cluster {
     timeout(PATIENCE, connected).await.unwrap()
 }
 
-fn free_address() -> String {
+/// An address on the loopback that nobody listens on at the moment.
+pub fn free_address() -> String {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
 }
 

@@ -1,0 +1,16 @@
+"""Makes the scenes of the table with the Blender that runs it: make.py -- ROOT NAMES, all for no names."""
+
+import os
+import sys
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+
+import base
+import libraries  # noqa: F401
+import outputs  # noqa: F401
+import pictures  # noqa: F401
+import simulations  # noqa: F401
+import things  # noqa: F401
+import times  # noqa: F401
+
+base.main()
