@@ -611,6 +611,7 @@ pub(crate) mod tests {
             file_version: None,
             strict: false,
             encoding: None,
+            span: None,
         }
     }
 

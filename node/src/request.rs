@@ -19,6 +19,7 @@ use crate::{
     movie::Encoding,
     outbox::Origin,
     project::Project,
+    renderer::Span,
     version::Version,
 };
 
@@ -127,6 +128,15 @@ pub(crate) fn parse(request: RenderBatchRequest) -> Result<Work, Box<Status>> {
         faults.check(slices.len() == 1, "slices", "must be one: a movie is one slice");
         parse_encoding(encoding, project.as_ref(), &mut faults)
     });
+    let span = request.span.and_then(|range| match Span::parse(range) {
+        Ok(span) => span,
+        Err(fault) => {
+            faults.add("span", fault);
+            None
+        }
+    });
+    let holds_all = |span: Span| slices.iter().all(|slice| span.holds(slice.frame));
+    faults.check(span.is_none_or(holds_all), "span", "must hold every slice");
     let limits = parse_limits(request.limits.unwrap_or_default(), &mut faults);
     faults.check(
         request.store_id.len() <= STORE_ID_BYTES_MAX,
@@ -149,6 +159,7 @@ pub(crate) fn parse(request: RenderBatchRequest) -> Result<Work, Box<Status>> {
             file_version,
             strict: request.strict,
             encoding,
+            span,
         }),
         (Some(status), _) => Err(Box::new(status)),
         // No project without a fault.

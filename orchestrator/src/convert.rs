@@ -117,7 +117,7 @@ pub(crate) fn job_spec(spec: wire::JobSpec, faults: &mut Faults) -> Option<JobSp
     Some(JobSpec {
         name: spec.name,
         project: project?,
-        frames: frames?,
+        frames: if settings.in_order { frames?.in_order() } else { frames? },
         settings,
         priority: spec.priority,
         tags: spec.tags,

@@ -172,6 +172,7 @@ impl Dispatch {
             limits: Some(convert::limits_to_wire(spec.limits)),
             store_id: self.store_id.to_string(),
             node: node.to_string(),
+            span: spec.frames.is_in_order().then(|| convert::range_to_wire(&spec.frames.span())),
         };
         self.spawn(batch, node, incarnation, client, Errand::Send(Box::new(request), turn));
     }

@@ -114,6 +114,9 @@ impl FrameRange {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct FrameSet {
     ranges: Vec<FrameRange>,
+    /// Whether each depends on those before it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    in_order: bool,
 }
 
 impl FrameSet {
@@ -128,7 +131,7 @@ impl FrameSet {
         if len == 0 || len > Self::FRAMES_MAX {
             return None;
         }
-        let set = Self { ranges };
+        let set = Self { ranges, in_order: false };
         let mut frames: Vec<i32> = set.iter().collect();
         frames.sort_unstable();
         frames.windows(2).all(|pair| pair[0] < pair[1]).then_some(set)
@@ -137,7 +140,51 @@ impl FrameSet {
     /// A set of one frame.
     #[must_use]
     pub fn one(frame: i32) -> Self {
-        Self { ranges: vec![FrameRange { first: frame, last: frame, step: 1 }] }
+        Self { ranges: vec![FrameRange { first: frame, last: frame, step: 1 }], in_order: false }
+    }
+
+    /// The same frames, rising, for one node at a time: each depends on those before it. Costs a look at every frame
+    /// where the ranges do not rise already.
+    #[must_use]
+    pub fn in_order(self) -> Self {
+        let rise = self.ranges.windows(2).all(|pair| {
+            let last =
+                i64::from(pair[0].first) + (pair[0].len() as i64 - 1) * i64::from(pair[0].step);
+            last < i64::from(pair[1].first)
+        });
+        if rise {
+            return Self { in_order: true, ..self };
+        }
+        let mut frames: Vec<i32> = self.iter().collect();
+        frames.sort_unstable();
+        let mut ranges: Vec<FrameRange> = Vec::new();
+        for frame in frames {
+            let Some(range) = ranges.last_mut() else {
+                ranges.push(FrameRange { first: frame, last: frame, step: 1 });
+                continue;
+            };
+            let distance = frame.abs_diff(range.last);
+            if range.first == range.last || distance == range.step {
+                (range.last, range.step) = (frame, distance);
+            } else {
+                ranges.push(FrameRange { first: frame, last: frame, step: 1 });
+            }
+        }
+        Self { ranges, in_order: true }
+    }
+
+    /// Whether one node at a time draws them, in their order, which rises.
+    #[must_use]
+    pub fn is_in_order(&self) -> bool {
+        self.in_order
+    }
+
+    /// From the first frame to the last one of a set that rises, with its step where it is one range.
+    #[must_use]
+    pub fn span(&self) -> FrameRange {
+        let (first, last) = (self.ranges[0], self.ranges[self.ranges.len() - 1]);
+        let step = if self.ranges.len() == 1 { first.step } else { 1 };
+        FrameRange { first: first.first, last: last.last, step }
     }
 
     /// Number of frames.
@@ -771,6 +818,20 @@ mod tests {
             }
         }
         assert_eq!(walked, [1, 3, 5, 2, 4, 6]);
+    }
+
+    #[test]
+    fn frames_that_depend_on_each_other_rise_in_as_few_ranges_as_it_takes() {
+        let in_order = |ranges| FrameSet::new(ranges).unwrap().in_order();
+        let mixed = in_order(vec![range(7, 9, 2), range(1, 5, 4), range(3, 3, 1)]);
+        assert!(mixed.is_in_order());
+        assert_eq!(mixed.ranges(), [range(1, 9, 2)]);
+        assert_eq!(mixed.span(), range(1, 9, 2));
+        let gap = in_order(vec![range(20, 22, 1), range(1, 3, 1)]);
+        assert_eq!(gap.iter().collect::<Vec<_>>(), [1, 2, 3, 20, 21, 22]);
+        assert_eq!(gap.span(), range(1, 22, 1));
+        let rising = vec![range(-5, 4, 3), range(5, 5, 1)];
+        assert_eq!(in_order(rising.clone()).ranges(), rising);
     }
 
     #[test]

@@ -36,6 +36,8 @@ pub struct Invariants {
 #[derive(Debug)]
 struct Job {
     frames: BTreeMap<i32, Frame>,
+    /// Whether each of them depends on those before it.
+    in_order: bool,
     /// Of `frames`, counted as they change: each change of one updates the job, which may have very many.
     tally: FrameCounts,
     state: JobState,
@@ -90,9 +92,10 @@ impl Invariants {
     /// A submission was acknowledged.
     pub fn submitted(&mut self, job: JobId, frames: &FrameSet) {
         let open = || Frame { state: FrameState::Open, attempts: Attempts::default() };
+        let in_order = frames.is_in_order();
         let frames: BTreeMap<_, _> = frames.iter().map(|frame| (frame, open())).collect();
         let tally = FrameCounts { open: frames.len() as u64, ..FrameCounts::default() };
-        let job_record = Job { frames, tally, state: JobState::Queued, revision: 1 };
+        let job_record = Job { frames, in_order, tally, state: JobState::Queued, revision: 1 };
         assert!(self.jobs.insert(job, job_record).is_none(), "I4: job {job} was made twice");
     }
 
@@ -201,6 +204,9 @@ impl Invariants {
         let job = &self.jobs[&job_id];
         assert!(!job.state.is_final(), "I11: job {job_id} is over and gets a batch");
         assert!((1..=BATCH_SLICES_MAX).contains(&(slices.len() as u64)), "I19: a batch is bounded");
+        if job.in_order {
+            self.check_order(job_id, slices);
+        }
         let mut alone = false;
         for slice in slices {
             let frame = &job.frames[&slice.frame];
@@ -235,6 +241,19 @@ impl Invariants {
             has_suspect: false,
         };
         self.batches.insert(id, batch);
+    }
+
+    /// Frames that depend on those before them are with one node, rising, and none is passed over.
+    fn check_order(&self, id: JobId, slices: &[Slice]) {
+        let other = self.batches.iter().find(|(_, batch)| batch.job == id);
+        assert!(other.is_none(), "I23: job {id} is drawn in order, and twice at once: {other:?}");
+        let frames = &self.jobs[&id].frames;
+        let last = slices.iter().map(|slice| slice.frame).max().unwrap_or_default();
+        let open = frames.range(..=last).filter(|(_, frame)| frame.state == FrameState::Open);
+        assert!(
+            open.map(|(number, _)| Slice::whole(*number)).eq(slices.iter().copied()),
+            "I23: {slices:?} of job {id} do not rise, or pass over an open frame"
+        );
     }
 
     /// What a batch finishes it must hold: a batch that has ended changes nothing.

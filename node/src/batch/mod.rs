@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::events::EventLog;
 pub(crate) use self::run::run;
-use crate::{movie::Encoding, outbox::Origin, project::Project, version::Version};
+use crate::{movie::Encoding, outbox::Origin, project::Project, renderer::Span, version::Version};
 
 /// How long a renderer may say nothing unless its job says otherwise. EEVEE's first shaders have been seen to take
 /// nearly a minute in silence, and scenes with large hair systems take several.
@@ -61,6 +61,8 @@ pub(crate) struct Work {
     pub(crate) strict: bool,
     /// The movie that its one slice is, if it is one.
     pub(crate) encoding: Option<Encoding>,
+    /// The animation that its slices are of, where each depends on those before it.
+    pub(crate) span: Option<Span>,
 }
 
 /// A batch the node knows: one that runs, waits for a slot, or has ended and is not settled yet.

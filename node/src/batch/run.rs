@@ -149,6 +149,7 @@ async fn render_all(node: &Node, batch: &Batch, work: &Work, slot: &mut Slot, la
         file_version: work.file_version,
         strict: work.strict,
         silence: work.limits.frame_silence,
+        span: work.span,
     };
     let course = Course { node, batch, work, scene, layout, late };
     for slice in &work.slices {
@@ -211,7 +212,8 @@ async fn try_slice(
     };
     let path = folder.as_ref().map_or_else(PathBuf::new, |folder| folder.path().to_owned());
     // Fetching a Blender is no part of the try.
-    slot.prepare(scene, observer(batch, slice)).await.map_err(|error| failure(error, slot))?;
+    let prepared = slot.prepare(scene, slice.frame, observer(batch, slice)).await;
+    prepared.map_err(|error| failure(error, slot))?;
     let drawing = async {
         match (&work.encoding, layout) {
             (Some(encoding), Some(layout)) => {

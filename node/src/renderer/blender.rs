@@ -148,12 +148,14 @@ impl Seat {
         self.worker.is_none()
     }
 
-    /// Takes the best of the idle Blenders for a scene: one that has it loaded, or else the right version.
+    /// Takes the best of the idle Blenders for a scene's frame: one whose animation has come to it, or that has the
+    /// scene loaded, or else one of the right version.
     /// Where none is right, the one that is idle for longest makes room.
     pub(crate) fn choose(
         &self,
         idle: &mut Vec<Worker>,
         scene: &Scene,
+        frame: i32,
     ) -> Result<Option<Worker>, RenderError> {
         // One that died while nobody looked must not cost a frame its try.
         idle.retain_mut(|worker| !worker.has_died());
@@ -161,11 +163,15 @@ impl Seat {
         // What the file's own Python may see is settled when the process starts.
         let needs_own = scene.is_scripted() || scene.settings.cold;
         let right = |worker: &Worker| {
-            !needs_own && worker.blender().path == wanted.path && worker.is_set_up_for(scene)
+            !needs_own
+                && worker.blender().path == wanted.path
+                && worker.is_set_up_for(scene)
+                && worker.may_draw(scene, frame)
         };
         let best = idle
             .iter()
-            .position(|worker| right(worker) && worker.has_loaded(scene))
+            .position(|worker| right(worker) && worker.is_in_an_animation())
+            .or_else(|| idle.iter().position(|worker| right(worker) && worker.has_loaded(scene)))
             .or_else(|| idle.iter().position(right));
         match best {
             Some(index) => Ok(Some(idle.remove(index))),
@@ -216,6 +222,10 @@ impl Seat {
     ) -> Result<Drawing, RenderError> {
         self.log_tail.clear();
         let memory_bytes_max = self.blenders.memory_bytes_max;
+        if self.worker.as_ref().is_some_and(|worker| !worker.may_draw(scene, frame)) {
+            // What it has drawn leads elsewhere.
+            self.kill().await;
+        }
         let worker = self.worker_for(scene, &mut observe).await?;
         let drawn = worker.draw(scene, frame, folder, observe).await;
         let renewal = worker.renewal(memory_bytes_max);
@@ -316,7 +326,7 @@ mod tests {
         time::timeout(Duration::from_secs(60), died).await.unwrap();
         let mut idle = vec![worker];
         let seat = Seat::new(Arc::new(Blenders::new(vec![dies], None, 1, place)));
-        assert!(seat.choose(&mut idle, &scene()).unwrap().is_none());
+        assert!(seat.choose(&mut idle, &scene(), 1).unwrap().is_none());
         assert!(idle.is_empty());
     }
 
@@ -333,7 +343,7 @@ mod tests {
         cold.settings.cold = true;
         for (scene, reuses) in [(cold, false), (scene(), true)] {
             let mut idle = vec![start().await.unwrap()];
-            let chosen = seat.choose(&mut idle, &scene).unwrap();
+            let chosen = seat.choose(&mut idle, &scene, 1).unwrap();
             assert_eq!(chosen.is_some(), reuses, "what waited before the batch");
             assert!(idle.is_empty(), "it has made room, or works");
             seat.sit(Some(start().await.unwrap()), &scene);

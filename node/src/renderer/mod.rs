@@ -6,6 +6,7 @@ pub(crate) mod lines;
 mod process;
 pub(crate) mod progress;
 mod slots;
+mod span;
 mod stage;
 mod synthetic;
 pub(crate) mod warnings;
@@ -17,6 +18,7 @@ use framecrew_proto::v1::{FailureReason, RenderSettings, SliceProgress, Warning}
 pub(crate) use self::{
     lines::{Lines, shorten},
     slots::{Slot, Slots},
+    span::Span,
 };
 use crate::{
     output::{Checked, Promise},
@@ -38,6 +40,8 @@ pub(crate) struct Scene {
     pub(crate) strict: bool,
     /// How long the renderer may say nothing.
     pub(crate) silence: Duration,
+    /// The animation that its frames are of, where each depends on those before it.
+    pub(crate) span: Option<Span>,
 }
 
 impl Scene {

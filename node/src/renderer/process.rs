@@ -29,7 +29,7 @@ use tokio::{
 use tracing::{debug, info};
 
 use super::{
-    Drawing, Drawn, Observation, RenderError, Scene, frame_name,
+    Drawing, Drawn, Observation, RenderError, Scene, Span, frame_name,
     hidden::Hidden,
     lines::{Lines, shorten},
     progress::{self, Estimate, Line},
@@ -106,6 +106,8 @@ pub(crate) struct Worker {
     tail: VecDeque<String>,
     phase: Phase,
     loaded: Option<Request>,
+    /// The animation that it has begun and not ended, and the frame that it has drawn last of it.
+    animation: Option<(Request, Span, i32)>,
     /// The layouts of the node.
     layouts: PathBuf,
     /// A .blend in its layout, and where this Blender finds it.
@@ -183,6 +185,8 @@ struct DrawRequest<'a> {
     folder: &'a Path,
     /// Name of the frame's image there, without an extension.
     stem: String,
+    /// The animation to draw it in.
+    span: Option<Span>,
 }
 
 #[derive(Debug, Serialize)]
@@ -414,6 +418,7 @@ impl Worker {
             tail: VecDeque::new(),
             phase: Phase::Waiting,
             loaded: None,
+            animation: None,
             layouts: workplace.layouts.clone(),
             staged: None,
             color_config: scene.color_config.clone(),
@@ -469,6 +474,18 @@ impl Worker {
     /// Whether it was started with what a scene's job asks of the process itself.
     pub(crate) fn is_set_up_for(&self, scene: &Scene) -> bool {
         self.color_config == scene.color_config
+    }
+
+    /// Whether it waits within an animation.
+    pub(crate) fn is_in_an_animation(&self) -> bool {
+        self.animation.is_some()
+    }
+
+    /// Whether a frame may come next: an animation that has begun is not left before its end, and never goes back.
+    pub(crate) fn may_draw(&self, scene: &Scene, frame: i32) -> bool {
+        self.animation.as_ref().is_none_or(|(load, span, drawn)| {
+            Some(*span) == scene.span && *load == self.request(scene) && *drawn < frame
+        })
     }
 
     /// What it must load for a scene, where it finds that.
@@ -563,7 +580,13 @@ impl Worker {
         };
         let drawn = self.folder.path().join("frame");
         fs::create_dir(&drawn).map_err(|error| infrastructure(&error))?;
-        let request = DrawRequest { load: &load, frame, folder: &drawn, stem: frame_name(frame) };
+        let request = DrawRequest {
+            load: &load,
+            frame,
+            folder: &drawn,
+            stem: frame_name(frame),
+            span: scene.span,
+        };
         let request = serde_json::to_string(&request).map_err(|error| infrastructure(&error))?;
         if let Some(leader) = self.group {
             platform::forget_peak_memory(leader);
@@ -612,6 +635,8 @@ impl Worker {
             match answer {
                 Answer::Loading {} => {
                     self.loaded = None;
+                    // Blender says them again.
+                    self.warnings.clear();
                     self.unavailable_engines.clear();
                     self.phase = Phase::Loading;
                 }
@@ -650,6 +675,8 @@ impl Worker {
                     fs::remove_dir(folder)
                         .and_then(|()| fs::rename(&drawn, folder))
                         .map_err(|error| infrastructure(&error))?;
+                    let span = scene.span.filter(|span| span.goes_on_after(frame));
+                    self.animation = span.map(|span| (load, span, frame));
                     self.phase = Phase::Waiting;
                     self.idle_since = Instant::now();
                     if loads {
@@ -1079,6 +1106,7 @@ pub(super) mod tests {
             file_version: None,
             strict: false,
             silence: Duration::from_secs(20),
+            span: None,
         }
     }
 

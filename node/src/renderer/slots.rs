@@ -124,17 +124,18 @@ impl Slots {
 }
 
 impl Slot {
-    /// Sees to it that there is a Blender for a scene; fetching one may take minutes.
+    /// Sees to it that there is a Blender for a scene's frame; fetching one may take minutes.
     pub(crate) async fn prepare(
         &mut self,
         scene: &Scene,
+        frame: i32,
         mut observe: impl FnMut(Observation),
     ) -> Result<(), RenderError> {
         if let Held::Blender(seat) = &mut self.renderer
             && seat.is_empty()
         {
             seat.provide(scene, &mut observe).await?;
-            seat.sit(seat.choose(&mut lock(&self.idle), scene)?, scene);
+            seat.sit(seat.choose(&mut lock(&self.idle), scene, frame)?, scene);
         }
         Ok(())
     }

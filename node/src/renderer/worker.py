@@ -9,6 +9,7 @@ import gc
 import json
 import os
 import queue
+import shutil
 import sys
 import threading
 import time
@@ -19,7 +20,7 @@ import bpy
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import framecrew_addons
-from framecrew_bakes import unbaked_simulations
+from framecrew_bakes import simulates, unbaked_simulations
 from framecrew_files import Files, absolute, is_asset, shown
 
 requests = queue.SimpleQueue()
@@ -488,29 +489,53 @@ def memory():
     return peak, peak
 
 
-def draw(loaded, frame, folder, stem):
+def render(scene):
+    """Draws the scene's frame range, as the command line does.
+
+    `bpy.ops` would evaluate the scene for the viewport before and after. Simulations share their caches with the
+    render, so what it draws would differ from what `blender -b FILE -f N` draws.
+    """
+    options = {"animation": True}
+    if scene != bpy.context.scene:
+        options["scene"] = scene.name
+    arguments = ["render.render", options, "EXEC_DEFAULT", False]
+    if bpy.app.version < (4, 0, 0):
+        arguments.insert(1, None)
+    try:
+        import _bpy
+
+        _bpy.ops.call(*arguments)
+    except (AttributeError, TypeError):
+        # A Blender whose insides have changed.
+        bpy.ops.render.render(**options)
+
+
+def begin_frame(loaded, frame, folder, stem):
+    """Says what the frame will bring, and sends it into `folder`."""
     scene = loaded.scene
-    begun = time.monotonic()
     name = wanted_name(loaded, frame)
-    scene.render.filepath = os.path.join(folder, stem)
+    # Blender fills in the number of the frame, as `stem` has it.
+    scene.render.filepath = os.path.join(folder, "####")
     place_file_outputs(loaded, folder)
-    scene.frame_set(frame)
-    if not loaded.drawn:
-        find_blocked_scripts(loaded)
-        loaded.drawn = True
     loaded.tell()
     warn_of_frame(loaded.files.missing_at(frame))
-    for start, what in loaded.simulations:
-        if frame > start:
-            warn("unbaked", "%s is not baked: a frame drawn by itself differs from one drawn in sequence" % what)
     answer("named", name=name)
     for file, width, height in promised(scene, stem):
         channels = 1 if scene.render.image_settings.color_mode == "BW" else 3
         answer("image", file=file, width=width, height=height, channels=channels)
-    bpy.ops.render.render(write_still=True, scene=scene.name)
-    warn_of_nodes(scene)
-    seconds = time.monotonic() - begun
+
+
+def end_frame(loaded, begun):
+    warn_of_nodes(loaded.scene)
+    if not loaded.drawn:
+        # Drivers have been evaluated by now, and before the first frame nothing else may evaluate them.
+        known = len(loaded.warnings)
+        find_blocked_scripts(loaded)
+        loaded.drawn = True
+        for kind, text in loaded.warnings[known:]:
+            warn(kind, text)
     now, peak = memory()
+    seconds = time.monotonic() - begun
     answer("done", seconds=seconds, peak_memory_bytes=peak, memory_bytes=now)
 
 
@@ -529,6 +554,145 @@ def warn_of_frame(texts):
         warn("missing_file", text)
     if len(texts) > TOLD_MAX:
         warn("missing_file", "%d more like that" % (len(texts) - TOLD_MAX))
+
+
+def draw(loaded, frame, folder, stem):
+    """Draws what `blender -b FILE -f N` draws."""
+    scene = loaded.scene
+    begun = time.monotonic()
+    for start, what in loaded.simulations:
+        if frame > start:
+            warn("unbaked", "%s is not baked: a frame drawn by itself differs from one drawn in sequence" % what)
+    begin_frame(loaded, frame, folder, stem)
+    if frame < 0:
+        # An animation cannot begin there.
+        scene.render.filepath = os.path.join(folder, stem)
+        scene.frame_set(frame)
+        bpy.ops.render.render(write_still=True, scene=scene.name)
+    else:
+        own = scene.frame_start, scene.frame_end, scene.frame_step
+
+        def restore(*_):
+            scene.frame_start, scene.frame_end, scene.frame_step = own
+
+        # Once the animation has begun, the scene has its own range again: simulations depend on it.
+        scene.frame_start = scene.frame_end = frame
+        bpy.app.handlers.render_init.insert(0, restore)
+        try:
+            render(scene)
+        finally:
+            bpy.app.handlers.render_init.remove(restore)
+            restore()
+    end_frame(loaded, begun)
+
+
+class Animation:
+    """A range of frames as `blender -b FILE -s FIRST -e LAST -j STEP -a` draws it: each continues what the one before
+    has left in memory. Blender waits within its animation for the request of the next frame, and draws those that
+    nobody asks for with little effort and throws them away."""
+
+    def __init__(self, loaded, wanted):
+        self.loaded = loaded
+        self.scene = loaded.scene
+        self.wanted = wanted
+        self.span = wanted["span"]
+        self.begun = time.monotonic()
+        self.over = False
+        self.efforts = self.own_efforts()
+
+    def draw(self):
+        self.begin()
+        first = self.span["first"]
+        self.scene.frame_start, self.scene.frame_end, self.scene.frame_step = (
+            first,
+            self.span["last"],
+            self.span["step"],
+        )
+        self.make_effort(first)
+        handlers = [(bpy.app.handlers.render_write, self.wrote)]
+        if self.loaded.simulations and any(map(simulates, node_groups(self.scene))):
+            handlers.append((bpy.app.handlers.render_pre, self.simulate))
+        for of_kind, handler in handlers:
+            of_kind.append(handler)
+        try:
+            render(self.scene)
+        finally:
+            for of_kind, handler in handlers:
+                of_kind.remove(handler)
+        if not self.over:
+            raise RuntimeError("Blender ended the animation before frame %d" % self.wanted["frame"])
+
+    def simulate(self, *_):
+        """A handler: geometry nodes simulate only for the viewport, and a render reads what that has left."""
+        for layer in self.scene.view_layers:
+            layer.update()
+
+    def begin(self):
+        wanted = self.wanted
+        begin_frame(self.loaded, wanted["frame"], wanted["folder"], wanted["stem"])
+
+    def wrote(self, *_):
+        """A handler: Blender prints what is raised here and goes on."""
+        try:
+            self.take(self.scene.frame_current)
+        except BaseException as error:
+            answer("failed", reason="renderer", message=explain(error)[1])
+            os._exit(1)
+
+    def take(self, frame):
+        wanted = self.wanted
+        if frame != wanted["frame"]:
+            throw_away(wanted["folder"])
+        else:
+            end_frame(self.loaded, self.begun)
+            self.over = frame + self.span["step"] > self.span["last"]
+            if not self.over:
+                self.wait_for_more(frame)
+        self.make_effort(frame + self.span["step"])
+
+    def wait_for_more(self, frame):
+        while True:
+            wanted = requests.get()
+            if "develop" in wanted:
+                develop(self.loaded, wanted["develop"]["from"], wanted["develop"]["to"])
+                continue
+            same = wanted.get("load") == self.wanted["load"] and wanted.get("span") == self.span
+            if not same or wanted["frame"] <= frame:
+                raise RuntimeError("the frame is none of those that follow")
+            self.wanted = wanted
+            self.begun = time.monotonic()
+            answer("drawing", scene=self.scene.name)
+            self.begin()
+            return
+
+    def own_efforts(self):
+        """What makes a frame expensive and changes nothing that the next one depends on: owner, name, own, least."""
+        scene = self.scene
+        efforts = [(scene.eevee, "taa_render_samples", 1), (scene.display, "render_aa", "OFF")]
+        cycles = getattr(scene, "cycles", None)
+        if cycles:
+            efforts += [(cycles, "samples", 1), (cycles, "use_denoising", False)]
+        return [(owner, name, getattr(owner, name), least) for owner, name, least in efforts]
+
+    def make_effort(self, frame):
+        is_wanted = frame == self.wanted["frame"]
+        for owner, name, own, least in self.efforts:
+            value = own if is_wanted else least
+            if getattr(owner, name) != value:
+                setattr(owner, name, value)
+
+
+def node_groups(scene):
+    modifiers = [modifier for thing in scene.objects for modifier in thing.modifiers]
+    return [modifier.node_group for modifier in modifiers if modifier.type == "NODES"]
+
+
+def throw_away(folder):
+    for entry in os.scandir(folder):
+        if entry.is_dir(follow_symlinks=False):
+            shutil.rmtree(entry.path)
+        else:
+            os.unlink(entry.path)
 
 
 def develop(loaded, source, target):
@@ -609,7 +773,10 @@ def main():
             if "develop" in wanted:
                 develop(loaded, wanted["develop"]["from"], wanted["develop"]["to"])
                 continue
-            if wanted["load"] != request:
+            span = wanted.get("span")
+            # A simulation keeps what former frames have left, and each frame is to be as in a Blender of its own.
+            is_used = loaded and loaded.drawn and "frame" in wanted and (span or loaded.simulations)
+            if wanted["load"] != request or is_used:
                 request, loaded = None, None
                 answer("loading")
                 loaded = load(wanted["load"])
@@ -619,7 +786,11 @@ def main():
                 soundtrack(loaded.scene, wanted["soundtrack"]["span"], wanted["soundtrack"]["to"])
                 continue
             answer("drawing", scene=loaded.scene.name)
-            draw(loaded, wanted["frame"], wanted["folder"], wanted["stem"])
+            if span:
+                Animation(loaded, wanted).draw()
+                request, loaded = None, None
+            else:
+                draw(loaded, wanted["frame"], wanted["folder"], wanted["stem"])
         except Exception as error:
             request, loaded = None, None
             reason, message = explain(error)

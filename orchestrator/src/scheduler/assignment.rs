@@ -57,13 +57,14 @@ impl Scheduler {
         let places =
             passes.iter().flat_map(|failed| queue.iter().map(move |place| (failed, place)));
         for (&failed_here, &(.., job_id)) in places {
-            let Some(job) = self.jobs.get(&job_id) else { continue };
+            let Some(job) = self.jobs.get(&job_id).filter(|job| !job.is_held()) else { continue };
             let is_its_turn = !in_doubt || job.failed_on.contains(name) == failed_here;
             if !is_its_turn || !node.description.meets(&job.requirements) {
                 continue;
             }
             let runs_ahead = || {
-                job.waiting() > self.slots as u64
+                !job.is_in_order()
+                    && job.waiting() > self.slots as u64
                     && node.runs_dry_soon(job.mean_seconds.unwrap_or(f64::INFINITY))
             };
             // The last slices are left for whoever is free first, and nothing less important overtakes them.
@@ -112,7 +113,11 @@ impl Scheduler {
     }
 
     /// Guided: a share of what is left, so that all nodes end together; never more than a moment's work.
+    /// Frames in order are all for one node, which draws them best without a break.
     fn batch_size(&self, job: &Job) -> u64 {
+        if job.is_in_order() {
+            return BATCH_SLICES_MAX;
+        }
         let share = job.waiting().div_ceil(2 * self.slots.max(1) as u64);
         let moment = match job.mean_seconds {
             Some(seconds) if seconds > 0.0 => (BATCH_SECONDS / seconds) as u64,

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{AWAITED_FOR, Action, Batch, Begun, Loss, Scheduler, job::Verdict};
+use super::{AWAITED_FOR, Action, Batch, Begun, Job, Loss, Scheduler, job::Verdict};
 use crate::domain::{
     BatchId, Failure, FailureReason, JobId, NodeDescription, NodeName, Now, Rendered, Slice,
 };
@@ -46,7 +46,13 @@ impl Scheduler {
             }
             self.update_job(job_id, actions);
         }
-        actions.push(Action::EndBatch { batch, node });
+        actions.push(Action::EndBatch { batch, node: node.clone() });
+        let waits = |job: &Job| job.is_in_order() && job.waiting() > 0;
+        if self.jobs.get(&job_id).is_some_and(waits) {
+            // First the node whose Blender can go on; then whoever is there.
+            self.assign(BTreeSet::from([node]), actions);
+            looked_at.extend(self.roomy.iter().cloned());
+        }
         looked_at
     }
 

@@ -211,6 +211,9 @@ impl Job {
     ) -> Taken {
         let suits =
             |blame: &Blame| !blame.failed_on.contains(node) || !other_could(&blame.failed_on);
+        if self.is_in_order() {
+            return self.take_in_order(size, empty, suits);
+        }
         let mut slices = Vec::new();
         let fill = |slices: &mut Vec<Slice>, returned: &mut VecDeque<Slice>| {
             let room = (size - slices.len() as u64) as usize;
@@ -246,6 +249,71 @@ impl Job {
         self.returned.retain(|_, returned| !returned.is_empty());
         self.returned_len = self.returned.values().map(|returned| returned.len() as u64).sum();
         taken.unwrap_or(if slices.is_empty() { Taken::Nothing } else { Taken::Batch(slices) })
+    }
+
+    /// Whether its frames are drawn in order: by one node at a time, in one batch.
+    pub(super) fn is_in_order(&self) -> bool {
+        self.frames.is_in_order()
+    }
+
+    /// Whether nothing of it may be given away, as a batch holds the frames before.
+    pub(super) fn is_held(&self) -> bool {
+        self.is_in_order() && !self.batches.is_empty()
+    }
+
+    /// The lowest of the slices that wait. One that does not suit the node, or must have it for itself, holds up all
+    /// above it.
+    fn take_in_order(&mut self, size: u64, empty: bool, suits: impl Fn(&Blame) -> bool) -> Taken {
+        if self.is_held() {
+            return Taken::Nothing;
+        }
+        let returned = self.returned.iter();
+        let mut returned: Vec<(Slice, Blame)> = returned
+            .flat_map(|(blame, slices)| slices.iter().map(|slice| (*slice, blame.clone())))
+            .collect();
+        returned.sort_unstable_by_key(|(slice, _)| *slice);
+        let mut returned = returned.into_iter().peekable();
+        let mut slices = Vec::new();
+        while (slices.len() as u64) < size {
+            let ahead = self.next_ahead().map(Slice::whole);
+            match returned.next_if(|(slice, _)| ahead.is_none_or(|ahead| *slice < ahead)) {
+                Some((_, blame)) if !suits(&blame) => break,
+                Some((slice, blame)) if blame.alone => match slices.is_empty() {
+                    true if empty => {
+                        self.remove_waiting(slice);
+                        return Taken::Alone(slice);
+                    }
+                    true => return Taken::OnceEmpty,
+                    false => break,
+                },
+                Some((slice, _)) => slices.push(slice),
+                None => {
+                    let Some(slice) = ahead else { break };
+                    self.cursor.next(&self.frames);
+                    self.ahead -= 1;
+                    slices.push(slice);
+                }
+            }
+        }
+        let taken: HashSet<&Slice> = slices.iter().collect();
+        self.returned.retain(|_, returned| {
+            returned.retain(|slice| !taken.contains(slice));
+            !returned.is_empty()
+        });
+        self.returned_len = self.returned.values().map(|returned| returned.len() as u64).sum();
+        if slices.is_empty() { Taken::Nothing } else { Taken::Batch(slices) }
+    }
+
+    /// The frame that the cursor gives next; it passes over those that it must not give.
+    fn next_ahead(&mut self) -> Option<i32> {
+        loop {
+            let mut next = self.cursor;
+            let frame = next.next(&self.frames)?;
+            if !self.passed_over.remove(&frame) {
+                return Some(frame);
+            }
+            self.cursor = next;
+        }
     }
 
     /// Puts a slice back; what is held against it stays.
@@ -377,6 +445,28 @@ impl Job {
     ) -> Option<bool> {
         let suits =
             |blame: &&Blame| !(blame.failed_on.contains(node) && other_could(&blame.failed_on));
+        if self.is_held() {
+            return Some(false);
+        }
+        let lowest = self
+            .returned
+            .iter()
+            .filter_map(|(blame, slices)| Some((slices.iter().min()?.frame, blame)));
+        let lowest = lowest.min_by_key(|(frame, _)| *frame).filter(|_| self.is_in_order());
+        let mut cursor = self.cursor;
+        let ahead = std::iter::from_fn(|| cursor.next(&self.frames))
+            .find(|frame| !self.passed_over.contains(frame));
+        if let Some((_, blame)) =
+            lowest.filter(|(frame, _)| ahead.is_none_or(|ahead| *frame < ahead))
+        {
+            return if !suits(&blame) {
+                Some(false)
+            } else if blame.alone && !empty {
+                None
+            } else {
+                Some(true)
+            };
+        }
         if self.ahead > 0 {
             return Some(true);
         }

@@ -69,6 +69,7 @@ impl World {
             _ => vec![range(first, 1)],
         };
         let frames = FrameSet::new(frames).unwrap();
+        let frames = if self.chance(0.15) { frames.in_order() } else { frames };
         let all: Vec<i32> = frames.iter().collect();
         let poison = if poisoned { self.dice.usize(0..3) } else { 0 };
         let file_version = version(self.pick(&["3.4", "4.2"]));

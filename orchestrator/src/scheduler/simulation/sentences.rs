@@ -673,6 +673,57 @@ fn started(actions: &[Action]) -> Option<(crate::domain::BatchId, JobId)> {
 }
 
 #[test]
+fn frames_in_order_are_with_one_node_at_a_time_and_go_on_where_it_was_lost() {
+    let (mut scheduler, first) = by_hand();
+    let description = NodeDescription {
+        slots: 2,
+        blenders: vec![Blender { version: None, kind: 3, ..Blender::default() }],
+        ..NodeDescription::default()
+    };
+    let second: crate::domain::NodeName = "b".into();
+    let (node, incarnation) = (second.clone(), Incarnation(2));
+    let event = Event::NodeRegistered { node, incarnation, description };
+    scheduler.handle(Duration::ZERO, event);
+    let Event::JobSubmitted { job, frames, requirements, priority, node_silence } = submitted(1)
+    else {
+        panic!("it is a submission")
+    };
+    let frames = frames.in_order();
+    let event = Event::JobSubmitted { job, frames, requirements, priority, node_silence };
+    let sent = |actions: &[Action]| -> Vec<_> {
+        let started = actions.iter().filter_map(|action| match action {
+            Action::StartBatch { batch, node, slices, .. } => {
+                let frames: Vec<_> = slices.iter().map(|slice| slice.frame).collect();
+                Some((*batch, node.clone(), frames))
+            }
+            _ => None,
+        });
+        started.collect()
+    };
+    let all = sent(&scheduler.handle(Duration::ZERO, event));
+    let [(batch, node, numbers)] = &all[..] else { panic!("{all:?}") };
+    assert_eq!(*numbers, (1..=9).collect::<Vec<_>>(), "all of them, rising");
+    let (batch, node) = (*batch, node.clone());
+    let other = if node == first { second } else { first };
+    for frame in 1..=4 {
+        let slice = Slice::whole(frame);
+        scheduler.handle(Duration::ZERO, Event::SliceStarted { batch, slice });
+        let rendered = rendered(slice, 1.0);
+        let actions =
+            scheduler.handle(Duration::ZERO, Event::SliceFinished { batch, slice, rendered });
+        assert_eq!(sent(&actions), [], "nothing while it is at work");
+        scheduler.check_invariants();
+    }
+    let event =
+        Event::NodeLeft { node: node.clone(), incarnation: scheduler.incarnation(&node).unwrap() };
+    let all = sent(&scheduler.handle(Duration::ZERO, event));
+    let [(_, node, numbers)] = &all[..] else { panic!("{all:?}") };
+    assert_eq!(*node, other);
+    assert_eq!(*numbers, (5..=9).collect::<Vec<_>>(), "from where it was lost");
+    scheduler.check_invariants();
+}
+
+#[test]
 fn a_job_that_nodes_cannot_even_begin_yields_to_the_next() {
     let (mut scheduler, _) = by_hand();
     let mut now = Duration::ZERO;

@@ -1,0 +1,71 @@
+//! Frames that one Blender draws as one animation, since each depends on those before it.
+
+use std::ops::RangeInclusive;
+
+use framecrew_proto::v1::FrameRange;
+use serde::Serialize;
+
+/// Frames in which an animation of Blender's can begin and end.
+const FRAMES: RangeInclusive<i32> = 0..=1_048_574;
+
+/// From the first frame of a job to its last one, every `step`-th.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub(crate) struct Span {
+    first: i32,
+    last: i32,
+    step: u32,
+}
+
+impl Span {
+    /// `Err`: what is wrong with the range. `Ok(None)`: Blender has no animations there, so that frames are drawn one
+    /// by one.
+    pub(crate) fn parse(range: FrameRange) -> Result<Option<Self>, &'static str> {
+        let FrameRange { first, last, step } = range;
+        let step = step.max(1);
+        if first > last {
+            return Err("must not end before it begins");
+        }
+        let whole = FRAMES.contains(&first) && FRAMES.contains(&last);
+        Ok(whole.then_some(Self { first, last, step }))
+    }
+
+    /// Whether a frame is one of those that Blender draws.
+    pub(crate) fn holds(&self, frame: i32) -> bool {
+        (self.first..=self.last).contains(&frame)
+            && frame.abs_diff(self.first).is_multiple_of(self.step)
+    }
+
+    /// Whether frames come after this one.
+    pub(super) fn goes_on_after(&self, frame: i32) -> bool {
+        i64::from(frame) + i64::from(self.step) <= i64::from(self.last)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    fn span(first: i32, last: i32, step: u32) -> Span {
+        Span::parse(FrameRange { first, last, step }).unwrap().unwrap()
+    }
+
+    #[test]
+    fn an_animation_holds_every_frame_of_its_step_and_ends_with_the_last_of_them() {
+        let odd = span(1, 10, 2);
+        assert!(odd.holds(1) && odd.holds(9));
+        assert!(!odd.holds(2) && !odd.holds(11) && !odd.holds(-1));
+        assert!(odd.goes_on_after(7) && !odd.goes_on_after(9));
+        assert!(!span(5, 5, 1).goes_on_after(5));
+    }
+
+    #[test]
+    fn frames_where_blender_has_no_animation_are_drawn_one_by_one() {
+        let parse = |first, last| Span::parse(FrameRange { first, last, step: 0 });
+        assert_eq!(parse(-3, 5), Ok(None));
+        assert_eq!(parse(1, i32::MAX), Ok(None));
+        assert!(parse(0, 5).unwrap().is_some());
+        assert!(parse(5, 4).is_err());
+    }
+}
