@@ -47,6 +47,8 @@ pub(crate) struct Entry {
     pub(crate) stored: Stored,
     /// What is there.
     pub(crate) found: Arc<Found>,
+    /// Whether something that is drawn refers to it.
+    pub(crate) is_drawn: bool,
     /// How what is drawn numbers it, if it is a row of files.
     pub(crate) numberings: Vec<Numbering>,
     /// Which of the .blend files it is, if it is one.
@@ -116,6 +118,7 @@ impl Collection {
         for entry in &mut self.entries {
             let drawn = drawn.get(entry.wanted_by);
             let is_drawn = drawn.is_some_and(|drawn| drawn.contains(entry.reference.block));
+            entry.is_drawn = is_drawn;
             let numberings = entry.reference.numberings.iter();
             let is_shown =
                 |block: BlockId| drawn.is_some_and(|drawn| is_drawn && drawn.contains(block));
@@ -188,7 +191,15 @@ impl Gathering<'_> {
             let mut numberings: Vec<_> = reference.numberings.iter().map(|(_, it)| *it).collect();
             numberings.sort_unstable();
             numberings.dedup();
-            let entry = Entry { wanted_by: blend, reference, stored, found, numberings, library };
+            let entry = Entry {
+                wanted_by: blend,
+                reference,
+                stored,
+                found,
+                is_drawn: true,
+                numberings,
+                library,
+            };
             self.collection.entries.push(entry);
         }
         Ok(())

@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use framecrew_blend::{Files, Numbering};
+use framecrew_blend::{Files, Numbering, ReferenceKind};
 
 use super::{
     collection::Collection,
@@ -18,6 +18,9 @@ use crate::frames::FrameSet;
 /// Frames of a job that are looked at: three quarters of an hour of film. The nodes look at each that they draw.
 const FRAMES_MAX: usize = 65_536;
 
+/// So many files of a simulation are a row, in which one may lack.
+const ROW_MIN: usize = 3;
+
 /// Digits of a number in a name: more than any number has.
 const DIGITS_MAX: usize = 64;
 
@@ -26,11 +29,19 @@ impl Collection {
     /// the nodes.
     pub(crate) fn note_gaps(&mut self, frames: &FrameSet) {
         for entry in &mut self.entries {
-            let is_row = matches!(entry.reference.files, Files::Sequence { .. });
-            if !is_row || entry.found.files.is_empty() || entry.numberings.is_empty() {
-                continue;
-            }
-            let gaps = gaps(&entry.stored, &entry.found, &entry.numberings, frames);
+            let gaps = match entry.reference.files {
+                _ if entry.found.files.is_empty() => continue,
+                Files::Sequence { .. } => {
+                    gaps(&entry.stored, &entry.found, &entry.numberings, frames)
+                }
+                Files::Folder if entry.is_drawn => {
+                    // The folder of all caches of a .blend, whose place is made up.
+                    let is_shared = entry.reference.field.capacity() == 0;
+                    let about = (entry.reference.kind, entry.reference.owner.as_str());
+                    holes(about, is_shared, &entry.found, frames)
+                }
+                _ => continue,
+            };
             if gaps.is_empty() {
                 continue;
             }
@@ -43,6 +54,72 @@ impl Collection {
             }
             entry.found = Arc::new(found);
         }
+    }
+}
+
+/// Frames of a baked simulation that are lacking between others: each frame has a file, or each of so many.
+fn holes(
+    (kind, owner): (ReferenceKind, &str),
+    is_shared: bool,
+    found: &Found,
+    frames: &FrameSet,
+) -> BTreeMap<String, i32> {
+    let mut rows: BTreeMap<(&Path, String, String), BTreeMap<i64, usize>> = BTreeMap::new();
+    for file in &found.files {
+        let folder = file.path.parent().unwrap_or(&file.path);
+        let name = file_name(&file.path).unwrap_or_default();
+        let object = owner.split('/').next().filter(|_| is_shared);
+        let Some((before, after)) = around_frame(kind, object, &name) else { continue };
+        let digits = name.get(before.len()..name.len() - after.len()).unwrap_or_default();
+        let Ok(number) = digits.parse() else { continue };
+        let row = rows.entry((folder, before.to_owned(), after.to_owned())).or_default();
+        row.insert(number, digits.len());
+    }
+    let mut holes = BTreeMap::new();
+    for ((_, before, after), row) in rows {
+        let (Some((first, width)), Some((last, _))) = (row.first_key_value(), row.last_key_value())
+        else {
+            continue;
+        };
+        let steps = row.keys().zip(row.keys().skip(1)).map(|(a, b)| b - a);
+        let Some(step) = steps.min().filter(|_| row.len() >= ROW_MIN) else { continue };
+        for frame in frames.iter().take(FRAMES_MAX) {
+            let number = i64::from(frame);
+            let is_between = (*first..*last).contains(&number) && (number - first) % step == 0;
+            if is_between && !row.contains_key(&number) {
+                holes.insert(format!("{before}{number:0width$}{after}"), frame);
+            }
+        }
+    }
+    holes
+}
+
+/// What stands before and after the frame in the name of a file of a simulation; none where there is no frame in it,
+/// or it is of another simulation.
+fn around_frame<'n>(
+    kind: ReferenceKind,
+    object: Option<&str>,
+    name: &'n str,
+) -> Option<(&'n str, &'n str)> {
+    let end_of_digits = |text: &str| text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    match kind {
+        ReferenceKind::FluidCache => around_number(name),
+        // `00004_00000.json`: the frame, then a part of it.
+        ReferenceKind::NodesCache if name.ends_with(".json") => {
+            Some(("", &name[end_of_digits(name)..]))
+        }
+        // `47726964_000004_00.bphys`: the object, the frame, which of its caches.
+        ReferenceKind::PointCache => {
+            let mut parts = name.rsplitn(3, '_');
+            let (_, frame, owner) = (parts.next()?, parts.next()?, parts.next()?);
+            let hex = |object: &str| -> String {
+                object.bytes().map(|byte| format!("{byte:02X}")).collect()
+            };
+            let is_it = object.is_none_or(|object| owner == hex(object));
+            let at = owner.len() + 1;
+            is_it.then(|| (&name[..at], &name[at + frame.len()..]))
+        }
+        _ => None,
     }
 }
 
@@ -93,10 +170,52 @@ fn file_name(path: &Path) -> Option<String> {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use framecrew_blend::{Outside, ReferenceKind};
+    use framecrew_blend::Outside;
 
     use super::*;
     use crate::project::files;
+
+    fn holes_of(
+        path: &str,
+        owner: &str,
+        kind: ReferenceKind,
+        names: &[&str],
+    ) -> Vec<(String, i32)> {
+        let folder = tempfile::tempdir().unwrap();
+        for name in names {
+            let file = folder.path().join(path).join(name);
+            std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+            std::fs::write(file, b"x").unwrap();
+        }
+        let stored = Stored::read(&format!("//{path}"), folder.path());
+        let found = files::find(&stored, &Files::Folder, kind, 1_000);
+        holes((kind, owner), true, &found, &"1-6".parse().unwrap()).into_iter().collect()
+    }
+
+    #[test]
+    fn a_frame_is_missed_between_others_of_a_simulation() {
+        use ReferenceKind::{FluidCache, NodesCache, PointCache};
+        let fluid = ["data/f_0001.vdb", "data/f_0002.vdb", "data/f_0004.vdb"];
+        assert_eq!(holes_of("c", "D/Fluid", FluidCache, &fluid), [("f_0003.vdb".to_owned(), 3)]);
+        let nodes =
+            ["1/meta/00001_00000.json", "1/meta/00003_00000.json", "1/meta/00004_00000.json"];
+        let missed = [("00002_00000.json".to_owned(), 2)];
+        assert_eq!(holes_of("c", "P/GN", NodesCache, &nodes), missed);
+        // Each second frame is stored, and another object's cache counts for nothing.
+        let points = [
+            "47726964_000001_00.bphys",
+            "47726964_000003_00.bphys",
+            "47726964_000005_00.bphys",
+            "00FF_000001_00.bphys",
+            "00FF_000002_00.bphys",
+            "00FF_000005_00.bphys",
+        ];
+        assert_eq!(holes_of("c", "Grid/Cloth", PointCache, &points), []);
+        let points =
+            ["47726964_000001_00.bphys", "47726964_000002_00.bphys", "47726964_000004_00.bphys"];
+        let missed = [("47726964_000003_00.bphys".to_owned(), 3)];
+        assert_eq!(holes_of("c", "Grid/Cloth", PointCache, &points), missed);
+    }
 
     /// Of the row that begins with the first of these files, what is lacking in frames 1 to 6, and when.
     fn lacking(names: &[&str], numbering: Numbering) -> Vec<(String, i32)> {
