@@ -84,7 +84,7 @@ pub enum Error {
         message: String,
     },
     /// The orchestrator found fault with the request.
-    #[error("{message}{}", Listed { violations, message })]
+    #[error("{}{}", in_flags(message), Listed { violations, message })]
     Refused {
         /// What it said.
         message: String,
@@ -190,6 +190,54 @@ impl fmt::Display for OrMore {
     }
 }
 
+/// Fields of a job, with the flags that set them. What begins like another stands before it.
+const FLAGS: [(&str, &str); 22] = [
+    ("spec.name", "--name"),
+    ("spec.frames", "--frames"),
+    ("spec.priority", "--priority"),
+    ("spec.tags", "--tag"),
+    ("spec.strict", "--strict"),
+    ("spec.movie", "--movie"),
+    ("spec.settings.scene", "--scene"),
+    ("spec.settings.camera", "--camera"),
+    ("spec.settings.engine", "--engine"),
+    ("spec.settings.samples", "--samples"),
+    ("spec.settings.scale_percent", "--scale"),
+    ("spec.settings.format", "--format"),
+    ("spec.settings.denoise", "--denoise"),
+    ("spec.settings.blender", "--blender"),
+    ("spec.settings.view_layer", "--view-layer"),
+    ("spec.settings.color_depth", "--depth"),
+    ("spec.settings.run_scripts", "--run-scripts"),
+    ("spec.settings.color_config", "--ocio"),
+    ("spec.settings.addons", "--addon"),
+    ("spec.limits.node_silence_seconds", "--node-silence"),
+    ("spec.limits.frame_silence_seconds", "--frame-silence"),
+    ("spec.limits.frame_seconds", "--frame-limit"),
+];
+
+/// A text of the server's in which the fields of a job have the names of the flags that set them: `spec.tags[0]` is
+/// `--tag`.
+fn in_flags(text: &str) -> String {
+    let mut told = String::new();
+    let mut rest = text;
+    while let Some(at) = rest.find("spec.") {
+        let (before, field) = rest.split_at(at);
+        told.push_str(before);
+        let is_of_field = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '[' | ']');
+        let end = field.find(|c| !is_of_field(c)).unwrap_or(field.len());
+        let name = field[..end].trim_end_matches('.');
+        let is_it = |of: &str| {
+            name.strip_prefix(of)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with(['[', '.']))
+        };
+        let flag = FLAGS.iter().find(|(of, _)| is_it(of)).map(|(_, flag)| *flag);
+        told.push_str(flag.unwrap_or(name));
+        rest = &field[name.len()..];
+    }
+    told + rest
+}
+
 /// What is where a job was, by name.
 struct Instead<'a>(Option<&'a str>);
 
@@ -264,9 +312,9 @@ impl fmt::Display for Listed<'_> {
         {
             return Ok(());
         }
-        self.violations
-            .iter()
-            .try_for_each(|fault| write!(f, "\n  {}: {}", fault.subject, fault.description))
+        self.violations.iter().try_for_each(|fault| {
+            write!(f, "\n  {}: {}", in_flags(&fault.subject), in_flags(&fault.description))
+        })
     }
 }
 
@@ -402,10 +450,7 @@ mod tests {
         let status =
             Status::with_error_details(Code::InvalidArgument, "the job is faulty", details);
         let error = Error::from_status("http://a:4000", &status);
-        assert_eq!(
-            error.to_string(),
-            "the job is faulty\n  spec.name: is empty\n  spec.frames[0].step: is 0"
-        );
+        assert_eq!(error.to_string(), "the job is faulty\n  --name: is empty\n  --frames: is 0");
     }
 
     #[test]
@@ -431,7 +476,23 @@ mod tests {
         let status =
             Status::with_error_details(Code::InvalidArgument, "spec.name: is empty", details);
         let error = Error::from_status("http://a:4000", &status);
-        assert_eq!(error.to_string(), "spec.name: is empty");
+        assert_eq!(error.to_string(), "--name: is empty");
+    }
+
+    #[test]
+    fn fields_of_a_job_are_named_by_their_flags() {
+        for (text, told) in [
+            (
+                "spec.tags[0]: is empty; spec.settings.blender: is no version",
+                "--tag: is empty; --blender: is no version",
+            ),
+            ("see spec.limits.frame_seconds.", "see --frame-limit."),
+            ("spec.movie_of_job_id must be 0", "spec.movie_of_job_id must be 0"),
+            ("spec.project.files[3].path and inspec.", "spec.project.files[3].path and inspec."),
+            ("spec.", "spec."),
+        ] {
+            assert_eq!(in_flags(text), told);
+        }
     }
 
     #[test]

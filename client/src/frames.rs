@@ -7,6 +7,9 @@ use framecrew_proto::v1 as proto;
 /// Frames in one job; the orchestrator takes no more.
 pub const FRAMES_MAX: u64 = 1_000_000;
 
+/// What is written between the first frame of a range and its last.
+const DOTS: &str = "..";
+
 /// Frames from `first` to `last`, both included, every `step`-th.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FrameRange {
@@ -22,10 +25,10 @@ impl FrameRange {
     /// When `last` lies below `first`, or `step` is 0.
     pub fn new(first: i32, last: i32, step: u32) -> Result<Self, InvalidFrames> {
         if last < first {
-            return Err(InvalidFrames::Reversed { first, last });
+            return Err(InvalidFrames::Reversed { first, last, between: DOTS });
         }
         if step == 0 {
-            return Err(InvalidFrames::ZeroStep { first, last });
+            return Err(InvalidFrames::ZeroStep { first, last, between: DOTS });
         }
         let step = if first == last { 1 } else { step };
         Ok(Self { first, last, step })
@@ -215,20 +218,24 @@ pub enum InvalidFrames {
         number: String,
     },
     /// A range runs backwards.
-    #[error("the range {first}..{last} runs backwards; write {last}..{first}")]
+    #[error("the range {first}{between}{last} runs backwards; write {last}{between}{first}")]
     Reversed {
         /// First frame.
         first: i32,
         /// Last frame.
         last: i32,
+        /// What was written between them.
+        between: &'static str,
     },
     /// A step of 0.
-    #[error("the range {first}..{last} has a step of 0; the smallest step is 1")]
+    #[error("the range {first}{between}{last} has a step of 0; the smallest step is 1")]
     ZeroStep {
         /// First frame.
         first: i32,
         /// Last frame.
         last: i32,
+        /// What was written between them.
+        between: &'static str,
     },
     /// A frame is in two ranges.
     #[error("frame {frame} is named twice; name each frame once")]
@@ -278,7 +285,22 @@ fn range(part: &str) -> Result<FrameRange, InvalidFrames> {
             u32::try_from(step).map_err(|_| unreadable())?
         }
     };
-    FrameRange::new(first, last, step)
+    FrameRange::new(first, last, step).map_err(|error| as_typed(error, span))
+}
+
+/// A fault of a range, in the notation in which it was typed.
+fn as_typed(error: InvalidFrames, span: &str) -> InvalidFrames {
+    // `5--1` would be read, but not by people.
+    let between = if span.contains(DOTS) || span.contains("--") { DOTS } else { "-" };
+    match error {
+        InvalidFrames::Reversed { first, last, .. } if last >= 0 => {
+            InvalidFrames::Reversed { first, last, between }
+        }
+        InvalidFrames::ZeroStep { first, last, .. } => {
+            InvalidFrames::ZeroStep { first, last, between }
+        }
+        error => error,
+    }
 }
 
 /// Splits at `..` or at the first dash that is not a sign.
@@ -345,7 +367,10 @@ mod tests {
 
     #[test]
     fn a_reversed_range_is_refused_and_turned_around() {
-        assert_eq!(refusal("10-1"), "the range 10..1 runs backwards; write 1..10");
+        assert_eq!(refusal("10-1"), "the range 10-1 runs backwards; write 1-10");
+        assert_eq!(refusal("10..1"), "the range 10..1 runs backwards; write 1..10");
+        assert_eq!(refusal("5--1"), "the range 5..-1 runs backwards; write -1..5");
+        assert_eq!(refusal("1-9x0"), "the range 1-9 has a step of 0; the smallest step is 1");
     }
 
     #[test]

@@ -287,3 +287,18 @@ fn what_of_the_environment_changes_pictures_is_named() {
     let (_, said) = framecrew(&shot, &[], &["inspect", "shot.blend"]);
     assert!(!said.contains("set here"), "{said}");
 }
+
+#[test]
+fn what_people_type_is_read_or_answered_in_their_notation() {
+    let shot = Shot::new();
+    let (is_sent, said) = render(&shot, "shot.blend", &["--scale", "50%"]);
+    assert!(is_sent, "{said}");
+    for (flags, words) in [
+        (["--scale", "half"], "like 50"),
+        (["--priority", "high"], "-100 to 100: higher goes first"),
+        (["-f", "5-1"], "the range 5-1 runs backwards; write 1-5"),
+    ] {
+        let (is_sent, said) = render(&shot, "shot.blend", &flags);
+        assert!(!is_sent && said.contains(words), "{said}");
+    }
+}

@@ -92,7 +92,7 @@ struct Settings {
     #[arg(long, env = "FRAMECREW_SAMPLES", value_parser = clap::value_parser!(u32).range(1..=1_000_000), value_name = "COUNT")]
     samples: Option<u32>,
     /// Size of the frames in percent of the file's resolution
-    #[arg(long, env = "FRAMECREW_SCALE", value_parser = clap::value_parser!(u32).range(1..=1_000), value_name = "PERCENT")]
+    #[arg(long, env = "FRAMECREW_SCALE", value_parser = percent, value_name = "PERCENT")]
     scale: Option<u32>,
     /// Scene to render
     #[arg(long, env = "FRAMECREW_SCENE", value_name = "NAME")]
@@ -142,7 +142,7 @@ struct Placing {
     #[arg(long, env = "FRAMECREW_JOB_NAME", value_name = "NAME")]
     name: Option<String>,
     /// Jobs of higher priority get free slots first
-    #[arg(long, env = "FRAMECREW_PRIORITY", default_value_t = 0, value_parser = clap::value_parser!(i32).range(-100..=100), allow_hyphen_values = true, value_name = "-100..100")]
+    #[arg(long, env = "FRAMECREW_PRIORITY", default_value_t = 0, value_parser = priority, allow_hyphen_values = true, value_name = "-100..100")]
     priority: i32,
     /// Render only on nodes with this tag; may be repeated
     #[arg(long = "tag", env = "FRAMECREW_JOB_TAGS", value_delimiter = ',', value_name = "TAG")]
@@ -237,6 +237,21 @@ enum InOrder {
 enum Switch {
     On,
     Off,
+}
+
+/// Reads `50`, and `50%` as people write it.
+fn percent(text: &str) -> Result<u32, &'static str> {
+    let number = text.trim().trim_end_matches('%').trim_end();
+    let percent = number.parse().ok().filter(|percent| (1..=1_000).contains(percent));
+    percent.ok_or("write a whole number of percent, 1 to 1000, like 50")
+}
+
+/// Reads a priority.
+fn priority(text: &str) -> Result<i32, &'static str> {
+    let priority = text.trim().parse().ok().filter(|priority| (-100..=100).contains(priority));
+    priority.ok_or(
+        "write a number, -100 to 100: higher goes first, 0 is usual, like 50 for what is urgent",
+    )
 }
 
 /// Reads a version as the cluster takes it.
