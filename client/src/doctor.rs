@@ -24,6 +24,8 @@ const YEAR_2025_SECONDS: u64 = 1_735_689_600;
 pub(crate) struct Facts {
     /// Blenders, newest first.
     pub(crate) blenders: Option<Vec<Blender>>,
+    /// Programs that may be Blenders and do not tell their version: each what is wrong with it.
+    pub(crate) unsure: Vec<String>,
     /// Where there is no Blender: libraries that the one which is provisioned will lack.
     pub(crate) likely_missing: Option<Vec<Library>>,
     /// A Python that is installed with Blender's module but cannot load it for want of libraries.
@@ -53,6 +55,8 @@ pub(crate) struct Facts {
 pub(crate) struct Blender {
     pub(crate) version: String,
     pub(crate) path: PathBuf,
+    /// Why it does not start as a node starts it: within walls, with the environment of a job.
+    pub(crate) does_not_start: Option<String>,
     pub(crate) missing: Vec<Library>,
 }
 
@@ -169,11 +173,29 @@ fn blender(facts: &Facts) -> Check {
     let Some(blenders) = &facts.blenders else {
         return unknown(NAME, "this build renders on other machines only");
     };
-    if !blenders.is_empty() {
-        let found = blenders
-            .iter()
-            .map(|blender| format!("{} at {}", blender.version, blender.path.display()));
-        return good(NAME, found.collect::<Vec<_>>().join(", "));
+    let failing = blenders.iter().filter_map(|blender| {
+        let why = blender.does_not_start.as_ref()?;
+        let (version, path) = (&blender.version, blender.path.display());
+        Some((format!("{version} at {path} does not start: {why}"), mend(why)))
+    });
+    let unsure = facts.unsure.iter().map(|why| (why.clone(), mend(why)));
+    let (wrong, fixes): (Vec<_>, BTreeSet<_>) = failing.chain(unsure).unzip();
+    let good_ones = blenders.iter().filter(|blender| blender.does_not_start.is_none());
+    let good_ones: Vec<_> = good_ones
+        .map(|blender| format!("{} at {}", blender.version, blender.path.display()))
+        .collect();
+    if !wrong.is_empty() {
+        let fixes = fixes.into_iter().collect::<Vec<_>>().join("; ");
+        if good_ones.is_empty() {
+            let costs = "this machine cannot render";
+            return lacking(NAME, wrong.join("; "), costs, fixes).blocking();
+        }
+        let detail = format!("{}; good: {}", wrong.join("; "), good_ones.join(", "));
+        let costs = "a node here draws with the good ones only";
+        return lacking(NAME, detail, costs, fixes);
+    }
+    if !good_ones.is_empty() {
+        return good(NAME, good_ones.join(", "));
     }
     if let Some(broken) = &facts.broken_module {
         return lacking(
@@ -199,6 +221,22 @@ fn blender(facts: &Facts) -> Check {
             "install Blender 3.4 or newer, or Python 3.11 as below",
         )
         .blocking(),
+    }
+}
+
+/// What a person may do about a Blender that does not start, by its own words.
+fn mend(why: &str) -> &'static str {
+    let says = |words: &str| why.contains(words);
+    if says("has not told its version") || says("was not ready within") {
+        "try again when the machine is less busy; start the program by hand to see whether it ever answers"
+    } else if says("OpenColorIO") || says("OCIO") {
+        "let OCIO name a colour configuration that is there and whole, or unset it"
+    } else if says("encodings") || says("Fatal Python error") || says("PYTHONHOME") {
+        "take the Python that is not its own off PATH, PYTHONHOME and PYTHONPATH (a virtual environment is active?)"
+    } else if says(".so") || says("shared librar") {
+        "install the system libraries that it names"
+    } else {
+        "start the program by hand to see all that it says; `framecrew-node --confine off` starts it without walls"
     }
 }
 
@@ -400,7 +438,30 @@ mod tests {
     }
 
     fn blender(missing: Vec<Library>) -> Blender {
-        Blender { version: "4.5.15".into(), path: "/opt/python".into(), missing }
+        let (version, path) = ("4.5.15".into(), "/opt/python".into());
+        Blender { version, path, does_not_start: None, missing }
+    }
+
+    #[test]
+    fn a_blender_that_does_not_start_blocks_where_there_is_no_other() {
+        let why = "ModuleNotFoundError: No module named 'encodings'";
+        let broken = || Blender { does_not_start: Some(why.into()), ..blender(Vec::new()) };
+        let alone = Facts { blenders: Some(vec![broken()]), ..Facts::default() };
+        let check = super::blender(&alone);
+        assert!(check.blocks(), "{check:?}");
+        assert_eq!(check.detail, format!("4.5.15 at /opt/python does not start: {why}"));
+        assert!(matches!(&check.verdict, Verdict::Lacking { fix, .. } if fix.contains("PATH")));
+        let both =
+            Facts { blenders: Some(vec![broken(), blender(Vec::new())]), ..Facts::default() };
+        let check = super::blender(&both);
+        assert!(matches!(check.verdict, Verdict::Lacking { blocks: false, .. }), "{check:?}");
+        let silent = Facts {
+            blenders: Some(Vec::new()),
+            unsure: vec!["/usr/bin/blender has not told its version within 30 s".into()],
+            ..Facts::default()
+        };
+        let check = super::blender(&silent);
+        assert!(check.blocks() && check.detail.contains("/usr/bin/blender"), "{check:?}");
     }
 
     #[test]

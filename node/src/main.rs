@@ -6,9 +6,9 @@ use anyhow::{Context as _, anyhow};
 use clap::Parser;
 use framecrew_node::{
     Config, Confine, Faults, RendererChoice,
-    blender::{self, FoundBlender, Teller},
+    blender::{self, Search, Teller},
 };
-use framecrew_proto::v1::{DescribeNodeRequest, render_node_client::RenderNodeClient};
+use framecrew_proto::v1::{Blender, DescribeNodeRequest, render_node_client::RenderNodeClient};
 use tokio::{net::TcpListener, runtime::Runtime, signal, task};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tracing::{info, warn};
@@ -145,7 +145,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
     let (given, provisions) = (args.blenders, args.provision);
     let find = move |temporary: PathBuf| async move {
         if !draws {
-            return Ok(Vec::new());
+            return Ok(Search::default());
         }
         let finding = task::spawn_blocking(move || find(&given, &cache, provisions, &temporary));
         finding.await.map_err(anyhow::Error::from).flatten().map_err(|error| format!("{error:#}"))
@@ -177,8 +177,9 @@ async fn is_leased(address: SocketAddr) -> bool {
     };
     let answer = node.describe_node(DescribeNodeRequest {}).await;
     let Ok(answer) = answer.map(tonic::Response::into_inner) else { return false };
-    let knows_its_blenders = answer.description.is_some_and(|it| !it.blenders.is_empty());
-    knows_its_blenders && answer.status.is_some_and(|status| status.leased)
+    let draws = |blender: &Blender| blender.unusable.is_empty();
+    let has_blenders = answer.description.is_some_and(|it| it.blenders.iter().any(draws));
+    has_blenders && answer.status.is_some_and(|status| status.leased)
 }
 
 /// The Blenders of this machine; with `provision`, one that is installed now when there is none.
@@ -187,17 +188,21 @@ fn find(
     cache: &std::path::Path,
     provision: bool,
     temporary: &std::path::Path,
-) -> anyhow::Result<Vec<FoundBlender>> {
-    let mut found = blender::find_in(given, cache, temporary);
+) -> anyhow::Result<Search> {
+    let mut search = blender::search_in(given, cache, temporary);
     for path in given {
-        if !found.iter().any(|blender| &blender.path == path) {
+        let is_known = search.found.iter().any(|blender| &blender.path == path)
+            || search.unsure.iter().any(|unsure| &unsure.path == path);
+        if !is_known {
             return Err(anyhow!(
                 "{} is neither a Blender nor a Python that can import bpy",
                 path.display()
             ));
         }
     }
-    if found.is_empty() && provision {
+    // One that has not answered may be all that is needed.
+    let may_come = search.unsure.iter().any(|unsure| unsure.is_silent);
+    if search.found.is_empty() && !may_come && provision {
         let mut teller = Teller::default();
         let blender = blender::provision(cache, |progress| {
             if let Some(line) = teller.line(&progress) {
@@ -206,20 +211,23 @@ fn find(
         })?;
         let missing = blender::missing_libraries(&blender);
         blender::install_libraries(&missing, |command| info!("running: {command}"))?;
-        found = blender::find_in(given, cache, temporary);
+        search = blender::search_in(given, cache, temporary);
     }
-    if found.is_empty() {
+    if search == Search::default() {
         return Err(anyhow!(
             "there is no Blender on this machine; install one, name it with --blender, or let --provision install it"
         ));
     }
-    for blender in &found {
+    for unsure in &search.unsure {
+        warn!("{}; it is asked again", unsure.why);
+    }
+    for blender in &search.found {
         info!(version = %blender.version, path = %blender.path.display(), "found Blender");
         for library in blender::missing_libraries(blender) {
             warn!(library = library.name, "EEVEE and Workbench may not draw: a library is missing");
         }
     }
-    Ok(found)
+    Ok(search)
 }
 
 /// What completes when the process is told to end, and when it is told so for the second time.

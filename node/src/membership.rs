@@ -12,7 +12,7 @@ use framecrew_proto::v1::{
     HeartbeatRequest, RegisterNodeRequest, UnregisterNodeRequest,
     orchestrator_client::OrchestratorClient,
 };
-use tokio::time;
+use tokio::time::{self, Instant};
 use tonic::{Code, Status, transport::Channel};
 use tracing::{info, warn};
 
@@ -28,6 +28,9 @@ const GOODBYE_TIMEOUT: Duration = Duration::from_secs(2);
 /// orchestrator that has just come up.
 const RETRY_MIN: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(3);
+
+/// How often a node that cannot register says so while nothing changes.
+const REMIND_INTERVAL: Duration = Duration::from_secs(60);
 
 /// How often the lease is looked at. The sum of this, the time to kill and the lease must stay below what the
 /// orchestrator waits before it gives the work away (it adds a margin of seconds).
@@ -85,6 +88,8 @@ pub(crate) struct Reach {
     pub(crate) address: String,
     /// Port, for an empty address.
     pub(crate) port: u16,
+    /// Where the node reaches the orchestrator, for people.
+    pub(crate) orchestrator: String,
 }
 
 /// Why a node cannot be a member. Trying again does not help.
@@ -122,6 +127,7 @@ pub(crate) async fn keep(node: Arc<Node>, channel: Channel, reach: Reach) -> Exp
             },
             // Registered again at once, with what it has now.
             () = node.equipped.notified() => {}
+            () = node.slots.news.notified(), if node.is_equipped() => {}
         }
     }
 }
@@ -195,7 +201,7 @@ async fn register(
     reach: &Reach,
 ) -> Result<Duration, Expelled> {
     let mut pause = RETRY_MIN;
-    let mut said = None;
+    let mut said: Option<(Code, Instant)> = None;
     loop {
         let mut joining = async || {
             for owed in node.goodbye.owed() {
@@ -234,10 +240,12 @@ async fn register(
                     return Err(Expelled::Refused { said });
                 }
                 code => {
-                    // Once for each kind of trouble: a node may wait for days.
-                    if said != Some(code) {
-                        said = Some(code);
-                        warn!(reason = reason(&status), "cannot register yet; trying on");
+                    // A node may wait for days.
+                    let is_news = said
+                        .is_none_or(|(what, at)| what != code || at.elapsed() >= REMIND_INTERVAL);
+                    if is_news {
+                        said = Some((code, Instant::now()));
+                        warn!("{}; trying on", trouble(&status, &reach.orchestrator));
                     }
                 }
             },
@@ -316,6 +324,16 @@ fn superseded(node: &Node, status: &Status) -> Expelled {
     Expelled::Superseded { name: node.name.clone(), said: status.message().to_owned() }
 }
 
+/// Why a node cannot register, in words.
+fn trouble(status: &Status, orchestrator: &str) -> String {
+    let reason = reason(status);
+    if std::error::Error::source(status).is_some() {
+        format!("nothing answers at {orchestrator} ({reason})")
+    } else {
+        format!("the orchestrator at {orchestrator} does not register this node yet: {reason}")
+    }
+}
+
 /// The deepest cause is what a person can act on: "connection refused", not "transport error".
 fn reason(status: &Status) -> String {
     let mut cause = std::error::Error::source(status);
@@ -335,6 +353,25 @@ pub(crate) fn jittered(pause: Duration) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_url_at_which_nothing_answers_is_named_with_the_reason() {
+        // Bound and let go: nothing listens there.
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let url = format!("http://{}", listener.local_addr().expect("an address"));
+        drop(listener);
+        let channel = Channel::from_shared(url.clone()).expect("a URL").connect_lazy();
+        let mut rpc = OrchestratorClient::new(channel);
+        let status =
+            rpc.register_node(RegisterNodeRequest::default()).await.expect_err("nothing is there");
+        let told = trouble(&status, &url);
+        assert!(
+            told.starts_with(&format!("nothing answers at {url} (Connection refused")),
+            "{told}"
+        );
+        let told = trouble(&Status::resource_exhausted("too many nodes"), &url);
+        assert!(told.contains(&url) && told.ends_with(": too many nodes"), "{told}");
+    }
 
     #[test]
     fn a_lease_counts_from_when_the_heartbeat_was_sent() {

@@ -11,6 +11,7 @@ use framecrew_proto::{
     BatchName,
     v1::{NodeDescription, NodeStatus},
 };
+use futures::FutureExt as _;
 use tokio::{
     sync::{Notify, watch},
     time,
@@ -20,7 +21,6 @@ use tracing::{info, warn};
 
 use crate::{
     batch::{self, Batch, Work},
-    blender::FoundBlender,
     goodbye::Goodbye,
     membership::Lease,
     movie::Ffmpeg,
@@ -191,13 +191,15 @@ impl Node {
     }
 
     /// Takes in what was found on this machine.
-    pub(crate) fn equip(&self, blenders: Vec<FoundBlender>, ffmpeg: Option<Ffmpeg>) {
-        self.slots.add(blenders);
+    pub(crate) fn equip(&self, ffmpeg: Option<Ffmpeg>) {
         let _ = self.ffmpeg.set(ffmpeg);
+        // What has been found out until now is told with it.
+        let _ = self.slots.news.notified().now_or_never();
+        self.equipped.notify_one();
     }
 
     /// Whether it is known what this machine draws with.
-    fn is_equipped(&self) -> bool {
+    pub(crate) fn is_equipped(&self) -> bool {
         self.ffmpeg.get().is_some()
     }
 
@@ -595,7 +597,7 @@ pub(crate) mod tests {
             free_bytes_min,
         });
         node.meet_store("store".into(), 0, 0);
-        node.equip(Vec::new(), None);
+        node.equip(None);
         (Arc::new(node), folder)
     }
 

@@ -26,7 +26,7 @@ use tracing::{info, warn};
 
 use crate::{
     adoption,
-    blender::{Fetcher, FoundBlender},
+    blender::{Fetcher, Search},
     config::Config,
     confine::{self, Confine, Workplace},
     goodbye::Goodbye,
@@ -63,6 +63,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long open streams may hold up the end of the process after everything else is over.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// How long a node waits for its Blenders to start before it announces those that have: a second is usual, and what
+/// takes longer must not keep the others from working.
+const PROOF_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// How often Blenders without work are looked at.
 const IDLE_CHECK_INTERVAL: Duration = Duration::from_secs(30);
 
@@ -73,17 +77,17 @@ pub enum ServeError {
     #[error("{0}")]
     Config(String),
     /// The data folder cannot be used.
-    #[error("the data folder {} cannot be used: {source}", path.display())]
+    #[error("the data folder {} cannot be used: {error}; name another one with --data", path.display())]
     Data {
         /// The folder.
         path: PathBuf,
-        /// What the operating system said.
-        source: io::Error,
+        /// What the operating system said; no source, as the sentence has it.
+        error: io::Error,
     },
     /// Another node uses the data folder.
     #[error(
-        "another node uses the data folder {}; give this one another name with --name, and its folder follows, or \
-         another folder with --data",
+        "another node uses the data folder {}; stop it, or choose another folder with --data (another --name of \
+         framecrew-node has a folder of its own, too)",
         path.display()
     )]
     DataInUse {
@@ -118,7 +122,7 @@ pub async fn serve(
     config: Config,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), ServeError> {
-    let none_more = future::ready(Ok(Vec::new()));
+    let none_more = future::ready(Ok(Search::default()));
     serve_until(listener, config, |_| none_more, future::pending(), shutdown).await
 }
 
@@ -129,7 +133,7 @@ pub async fn serve(
 ///
 /// # Errors
 /// As [`serve`].
-pub async fn serve_until<F: Future<Output = Result<Vec<FoundBlender>, String>> + Send + 'static>(
+pub async fn serve_until<F: Future<Output = Result<Search, String>> + Send + 'static>(
     listener: TcpListener,
     config: Config,
     find: impl FnOnce(PathBuf) -> F,
@@ -140,7 +144,7 @@ pub async fn serve_until<F: Future<Output = Result<Vec<FoundBlender>, String>> +
     let local = listener.local_addr().map_err(ServeError::Listener)?;
     check_reach(local, &config).await?;
     let channel = channel(&config.orchestrator)?;
-    let data = |source| ServeError::Data { path: config.data.clone(), source };
+    let data = |error| ServeError::Data { path: config.data.clone(), error };
     fs::create_dir_all(&config.data).map_err(data)?;
     let _lock = lock(&config)?;
     // Blender runs in a folder of its own: what it is given must not depend on where we are.
@@ -156,6 +160,8 @@ pub async fn serve_until<F: Future<Output = Result<Vec<FoundBlender>, String>> +
 
     let confined = check_walls(&config)?;
     let workplace = Workplace { work: work.clone(), layouts: root.join(LAYOUTS), confined };
+    // Walls are built of what is there, and a Blender may start before its first project comes.
+    fs::create_dir_all(&workplace.layouts).map_err(data)?;
     let fetcher = fetcher(config.provision).await;
     // Gone with whoever asks, also if that is told to end before there are answers.
     let asked = tempfile::Builder::new().prefix("asked").tempdir_in(&work).map_err(data)?;
@@ -182,16 +188,29 @@ pub async fn serve_until<F: Future<Output = Result<Vec<FoundBlender>, String>> +
         work,
         free_bytes_min: FREE_BYTES_MIN,
     }));
-    let reach = Reach { address: config.advertise.unwrap_or_default(), port: local.port() };
+    let reach = Reach {
+        address: config.advertise.unwrap_or_default(),
+        port: local.port(),
+        orchestrator: config.orchestrator.clone(),
+    };
     info!(name = %node.name, %local, orchestrator = config.orchestrator, "node started");
 
     let equipped = node.clone();
     let equipping = async move {
-        let (blenders, ffmpeg) = tokio::join!(found, ffmpeg(config.ffmpeg, confined));
-        drop(asked);
-        equipped.equip(blenders.map_err(ServeError::Config)?, ffmpeg?);
-        equipped.equipped.notify_one();
-        Ok::<_, ServeError>(())
+        let proved = async {
+            let search = found.await.map_err(ServeError::Config)?;
+            drop(asked);
+            equipped.slots.add(search);
+            // Whoever takes longer is announced when it has started.
+            let _ = time::timeout(PROOF_TIMEOUT, equipped.slots.prove()).await;
+            Ok::<_, ServeError>(())
+        };
+        let (proved, ffmpeg) = tokio::join!(proved, ffmpeg(config.ffmpeg, confined));
+        proved?;
+        let ffmpeg = ffmpeg?;
+        equipped.equip(ffmpeg);
+        equipped.slots.keep_proving().await;
+        Ok(())
     };
     let mut equipping = std::pin::pin!(equipping);
 
@@ -371,7 +390,7 @@ fn channel(url: &str) -> Result<Channel, ServeError> {
 /// Holds the data folder until it is dropped, or the process dies.
 fn lock(config: &Config) -> Result<fs::File, ServeError> {
     let path = config.data.join("lock");
-    let data = |source| ServeError::Data { path: config.data.clone(), source };
+    let data = |error| ServeError::Data { path: config.data.clone(), error };
     let file = fs::File::create(path).map_err(data)?;
     match file.try_lock() {
         Ok(()) => Ok(file),

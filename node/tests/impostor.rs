@@ -10,17 +10,19 @@ use std::{
     io::Cursor,
     path::{Path, PathBuf},
     process::Command,
+    time::Duration,
 };
 
 use framecrew_node::{
-    RendererChoice,
-    blender::{FoundBlender, Kind},
+    Config, Confine, RendererChoice,
+    blender::{FoundBlender, Kind, Search, Unsure},
+    serve_until,
 };
 use framecrew_proto::v1::{
-    BatchEnd, Failure, FailureReason, RenderBatchRequest, TimeLimits, batch_event::Event,
+    BatchEnd, Blender, Failure, FailureReason, RenderBatchRequest, TimeLimits, batch_event::Event,
 };
 use image::{ImageFormat, RgbImage};
-use support::{Crew, end, failures, files, finished, log, request};
+use support::{Crew, end, eventually, failures, files, finished, log, orchestrate, request};
 
 /// What the worker says before a frame is there.
 const BEGIN: &str = r#"
@@ -148,17 +150,98 @@ async fn a_line_that_only_looks_like_an_answer_is_a_line() {
     assert_eq!(failure.log_tail, ["@0000 {\"done\":{}}"]);
 }
 
+/// The Blenders as the cluster knows them now.
+fn announced(crew: &Crew) -> Vec<Blender> {
+    let state = crew.state.lock().unwrap();
+    let description = state.registered.last().unwrap().description.clone();
+    description.unwrap().blenders
+}
+
+/// Waits until that is announced of the first Blender.
+async fn announces(crew: &Crew, what: &str, is: impl Fn(&Blender) -> bool) {
+    eventually(what, async || announced(crew).first().is_some_and(&is)).await;
+}
+
 #[tokio::test]
-async fn a_blender_that_does_not_start_is_no_fault_of_the_frames() {
+async fn a_blender_that_does_not_start_any_more_is_no_fault_of_the_frames_and_taken_off_the_list() {
     let folder = tempfile::tempdir().unwrap();
+    // The one that proved that it starts draws the first frame.
     let crew = crew(folder.path(), "exit 0").await;
-    let script = "echo 'libXi.so.6: cannot open shared object file' >&2; exit 127";
+    assert_eq!(announced(&crew)[0].unusable, "");
+    let script = "echo 'libXi.so.6: cannot open shared object file' >&2; echo bye >&2; exit 127";
     program(&folder.path().join("impostor"), script);
     let file = crew.put("scene.blend", b"any");
-    let events = crew.render(request(1, file, [1])).await.unwrap().all().await;
-    let failure = failures(&events).remove(0);
+    let events = crew.render(request(1, file, [1, 2])).await.unwrap().all().await;
+    let failure = failures(&events).remove(1);
     assert_eq!(failure.reason(), FailureReason::Infrastructure, "{failure:?}");
+    assert!(failure.message.contains("9.9.9 of this node does not start"), "{failure:?}");
     assert!(failure.message.contains("libXi.so.6"), "{failure:?}");
+    announces(&crew, "that it is off the list", |it| it.unusable.contains("libXi.so.6")).await;
+    // Mended: it comes back by itself.
+    program(&folder.path().join("impostor"), BEGIN);
+    announces(&crew, "that it starts again", |it| it.unusable.is_empty()).await;
+}
+
+#[tokio::test]
+async fn another_blender_that_may_draw_the_file_takes_over_for_one_that_does_not_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let picture = picture(folder.path());
+    let found = |name: &str, version: &str, script: &str| FoundBlender {
+        version: version.parse().unwrap(),
+        kind: Kind::Module,
+        path: program(&folder.path().join(name), script),
+    };
+    let draws = format!("{BEGIN}\ncp {picture} $output.png; done_with 40; read more");
+    let fails = "echo \"ModuleNotFoundError: No module named 'encodings'\" >&2
+        echo '  <no Python frame>' >&2; exit 1";
+    let blenders = vec![found("old", "3.4.1", fails), found("new", "4.5.15", &draws)];
+    let crew = Crew::start(RendererChoice::Blender(blenders)).await;
+    let known = announced(&crew);
+    assert_eq!(known[1].version, "3.4.1");
+    assert_eq!(known[1].unusable, "ModuleNotFoundError: No module named 'encodings'");
+    assert_eq!(known[0].unusable, "");
+    let file = crew.put("scene.blend", b"any");
+    let request = RenderBatchRequest { file_version: "3.4".into(), ..request(1, file, [1]) };
+    let events = crew.render(request).await.unwrap().all().await;
+    assert_eq!(finished(&events).len(), 1, "{events:#?}");
+}
+
+#[tokio::test]
+async fn a_program_that_takes_its_time_is_asked_again_and_not_dropped() {
+    let folder = tempfile::tempdir().unwrap();
+    let (wait, may_answer) = (folder.path().join("wait"), folder.path().join("may-answer"));
+    let answers =
+        format!("if [ \"$1\" = --version ]; then echo 'Blender 9.9.9'; exit 0; fi\n{BEGIN}");
+    let script = format!("test -e {} || exit 1\n{answers}", may_answer.display());
+    let path = program(&wait, &script);
+    let (state, orchestrator, _fake) = orchestrate(Duration::from_secs(15)).await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let nothing = RendererChoice::Blender(Vec::new());
+    let config = Config {
+        confine: Confine::Off,
+        ..Config::new("node", orchestrator, nothing, folder.path().join("data"))
+    };
+    let why = format!("{} has not told its version within 30 s", path.display());
+    let unsure = vec![Unsure { path, why: why.clone(), is_silent: true }];
+    let find = |_| std::future::ready(Ok(Search { found: Vec::new(), unsure }));
+    let node = serve_until(listener, config, find, std::future::pending(), std::future::pending());
+    let node = tokio::spawn(node);
+    let first = || {
+        let state = state.lock().unwrap();
+        let last = state.registered.last()?.description.clone()?;
+        last.blenders.first().cloned()
+    };
+    eventually("a node that says what it waits for", async || {
+        first().is_some_and(|blender| blender.version.is_empty() && blender.unusable == why)
+    })
+    .await;
+    assert!(!node.is_finished(), "it stays");
+    fs::write(may_answer, "").unwrap();
+    eventually("that it is found", async || {
+        first().is_some_and(|blender| blender.version == "9.9.9" && blender.unusable.is_empty())
+    })
+    .await;
+    node.abort();
 }
 
 #[test]

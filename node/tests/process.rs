@@ -6,7 +6,8 @@ mod support;
 
 use std::{process::Command, time::Duration};
 
-use framecrew_proto::v1::{BatchEnd, ProjectFile, batch_event::Event};
+use framecrew_node::blender::Kind;
+use framecrew_proto::v1::{BatchEnd, Blender, ProjectFile, batch_event::Event};
 use rustix::process::{self, Pid, Signal};
 use support::{Crew, end, eventually, finished, request};
 
@@ -302,4 +303,44 @@ async fn a_node_waits_for_an_orchestrator_that_is_not_there_yet() {
     eventually("a heartbeat", async || state.lock().unwrap().heartbeats > 0).await;
     process.kill().unwrap();
     process.wait().unwrap();
+}
+
+/// Waits until a node that is started with `variables` announces that of the Blender at `path`.
+async fn announces(
+    path: &std::path::Path,
+    variables: &[(&str, &std::ffi::OsStr)],
+    is: impl Fn(&Blender) -> bool,
+) {
+    let crew = Crew::spawn_in(&["--name", "alone"], variables, Duration::from_secs(15)).await;
+    eventually("that it is announced", async || {
+        let state = crew.state.lock().unwrap();
+        let blenders = state.registered.last().unwrap().description.clone().unwrap().blenders;
+        blenders.iter().any(|blender| std::path::Path::new(&blender.path) == path && is(blender))
+    })
+    .await;
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_nodes_own_colour_configuration_is_readable_and_a_broken_one_is_named() {
+    let found = support::blender::found();
+    let Some(executable) = found.iter().find(|blender| blender.kind == Kind::Executable) else {
+        return;
+    };
+    // Outside of all that is readable within the walls.
+    let folder = tempfile::tempdir().unwrap();
+    let copy = "
+import shutil
+source = bpy.utils.system_resource('DATAFILES', path='colormanagement')
+shutil.copytree(source, FOLDER + '/ocio')
+";
+    let copy = copy.replace("FOLDER", &format!("{:?}", folder.path()));
+    support::blender::run(executable, &copy, folder.path());
+    let whole = folder.path().join("ocio/config.ocio");
+    let broken = folder.path().join("broken.ocio");
+    std::fs::write(&broken, "no configuration").unwrap();
+    let path = &executable.path;
+    announces(path, &[("OCIO", whole.as_os_str())], |blender| blender.unusable.is_empty()).await;
+    let names_it = |blender: &Blender| blender.unusable.contains("OpenColorIO Error");
+    announces(path, &[("OCIO", broken.as_os_str())], names_it).await;
 }

@@ -457,6 +457,8 @@ pub(crate) fn node_description(
     for (n, blender) in description.blenders.into_iter().enumerate().take(BLENDERS_MAX) {
         let version = match wire::BlenderKind::try_from(blender.kind) {
             Ok(wire::BlenderKind::Synthetic) => None,
+            // The node is still finding out which one it is.
+            _ if blender.version.is_empty() && !blender.unusable.is_empty() => None,
             _ => match blender.version.parse() {
                 Ok(version) => Some(version),
                 Err(_) => {

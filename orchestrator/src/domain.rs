@@ -575,20 +575,58 @@ impl NodeDescription {
     /// Whether the node can render such a job.
     #[must_use]
     pub fn meets(&self, requirements: &Requirements) -> bool {
-        let Requirements { file_version, blender, tags, ffmpeg, run_scripts } = requirements;
+        self.takes(requirements)
+            && self.blenders.iter().any(|have| have.is_usable() && have.draws(requirements))
+    }
+
+    /// Whether the node does not know yet whether it has a Blender for such a job: it is still looking for them, or
+    /// one takes its time.
+    #[must_use]
+    pub fn may_come_to_meet(&self, requirements: &Requirements) -> bool {
+        let is_open = |have: &Blender| !have.is_usable() && have.version.is_none();
+        self.takes(requirements) && (self.blenders.is_empty() || self.blenders.iter().any(is_open))
+    }
+
+    /// Why the Blender for such a job does not start here, in words; `None` where none that fits fails.
+    #[must_use]
+    pub fn why_unable(&self, requirements: &Requirements) -> Option<String> {
+        let mut failing = self.blenders.iter().filter(|have| !have.is_usable());
+        let failing = failing.find(|have| have.draws(requirements))?;
+        self.takes(requirements).then(|| failing.failure())
+    }
+
+    /// Whether it takes such a job, whatever its Blenders are.
+    fn takes(&self, requirements: &Requirements) -> bool {
+        let Requirements { tags, ffmpeg, run_scripts, .. } = requirements;
         tags.iter().all(|tag| self.tags.contains(tag))
             && (!ffmpeg || !self.ffmpeg.is_empty())
             && (!run_scripts || self.allows_scripts)
-            && self.blenders.iter().filter(|have| have.unusable.is_empty()).any(|have| {
-                match have.version {
-                    None => true,
-                    Some(version) => match blender {
-                        // Asked for, it may be older than the file.
-                        Some(wanted) => version.is(*wanted) && version.reads(*file_version),
-                        None => version.opens(*file_version),
-                    },
-                }
-            })
+    }
+}
+
+impl Blender {
+    /// Whether it starts, as far as the node knows.
+    #[must_use]
+    pub fn is_usable(&self) -> bool {
+        self.unusable.is_empty()
+    }
+
+    /// Whether it may draw such a job; of one that has not told its version that is not known.
+    fn draws(&self, requirements: &Requirements) -> bool {
+        let Requirements { file_version, blender, .. } = requirements;
+        self.version.is_none_or(|version| match blender {
+            // Asked for, it may be older than the file.
+            Some(wanted) => version.is(*wanted) && version.reads(*file_version),
+            None => version.opens(*file_version),
+        })
+    }
+
+    /// Why it draws nothing, in words.
+    fn failure(&self) -> String {
+        match self.version {
+            Some(version) => format!("Blender {version} does not start: {}", self.unusable),
+            None => self.unusable.clone(),
+        }
     }
 }
 
@@ -870,5 +908,35 @@ mod tests {
             batch = batch.next();
         }
         assert!(BatchId::first(Epoch(2)) > batch);
+    }
+
+    #[test]
+    fn a_blender_that_does_not_start_meets_nothing_and_says_why() {
+        let blender = |version: &str, unusable: &str| Blender {
+            version: version.parse().ok(),
+            unusable: unusable.into(),
+            ..Blender::default()
+        };
+        let node = |blenders| NodeDescription { blenders, ..NodeDescription::default() };
+        let job = Requirements::of_file("3.4".parse().unwrap());
+        let broken =
+            node(vec![blender("3.4.1", "ModuleNotFoundError: No module named 'encodings'")]);
+        assert!(!broken.meets(&job) && !broken.may_come_to_meet(&job));
+        assert_eq!(
+            broken.why_unable(&job).unwrap(),
+            "Blender 3.4.1 does not start: ModuleNotFoundError: No module named 'encodings'"
+        );
+        let newer = Requirements::of_file("4.5".parse().unwrap());
+        assert_eq!(broken.why_unable(&newer), None, "it would not do if it started");
+        let scripted = Requirements { run_scripts: true, ..job.clone() };
+        assert_eq!(broken.why_unable(&scripted), None);
+
+        let two = node(vec![blender("4.5.15", ""), blender("3.4.1", "Fatal")]);
+        assert!(two.meets(&job) && two.meets(&newer), "the other one takes over");
+        let slow = node(vec![blender("", "blender has not told its version within 30 s")]);
+        assert!(!slow.meets(&job), "no synthetic renderer");
+        assert!(slow.may_come_to_meet(&job) && !slow.may_come_to_meet(&scripted));
+        assert_eq!(slow.why_unable(&job).unwrap(), "blender has not told its version within 30 s");
+        assert!(node(Vec::new()).may_come_to_meet(&job), "it is looking for them");
     }
 }

@@ -427,16 +427,20 @@ impl Feed {
         let feed = lock(&self.jobs).get(&job).cloned();
         let at_work = feed.map(|feed| lock(&feed.now).at_work()).unwrap_or_default();
         let cluster = lock(&self.cluster);
-        let mut live = cluster.nodes.values().filter(|(_, node)| node.state.is_live()).peekable();
-        if live.peek().is_none() {
+        let live = cluster.nodes.values().map(|(_, node)| node);
+        let live: Vec<_> = live.filter(|node| node.state.is_live()).collect();
+        if live.is_empty() {
             return "no node is registered".to_owned();
         }
-        let could: Vec<_> = live
-            .map(|(_, node)| node)
-            .filter(|node| node.description.meets(requirements))
-            .collect();
+        let could = live.iter().copied().filter(|node| node.description.meets(requirements));
+        let could: Vec<_> = could.collect();
         if could.is_empty() {
-            return format!("no registered node has {requirements}");
+            let unable = who_is_unable(&live, requirements);
+            return if unable.is_empty() {
+                format!("no registered node has {requirements}")
+            } else {
+                unable
+            };
         }
         who_rests(&could, &at_work)
     }
@@ -751,6 +755,23 @@ fn who_rests(nodes: &[&NodeView], at_work: &HashSet<NodeName>) -> String {
     format!("no node that could render it takes work now: {}{more}", resting[..named].join(", "))
 }
 
+/// On which of these nodes the Blender for a job does not start, and why, in a sentence; empty where there is none.
+fn who_is_unable(nodes: &[&NodeView], requirements: &Requirements) -> String {
+    let why = |node: &&NodeView| {
+        let why = node.description.why_unable(requirements)?;
+        Some(format!("on {}: {why}", node.name))
+    };
+    let unable: Vec<_> = nodes.iter().filter_map(why).collect();
+    let named = unable.len().min(RESTING_NAMED_MAX);
+    match unable.len() - named {
+        _ if unable.is_empty() => String::new(),
+        0 => format!("no node can render it now: {}", unable[..named].join("; ")),
+        more => {
+            format!("no node can render it now: {}; and on {more} more", unable[..named].join("; "))
+        }
+    }
+}
+
 fn vanished() -> StoreError {
     StoreError::Unreadable { what: "a job", detail: "it vanished".to_owned() }
 }
@@ -871,8 +892,8 @@ mod tests {
     use super::*;
     use crate::{
         domain::{
-            Attempts, Failure, FailureReason, FrameSet, FrameState, JobSpec, JobState, Project,
-            RenderSettings, TimeLimits,
+            Attempts, Blender, Failure, FailureReason, FrameSet, FrameState, JobSpec, JobState,
+            Project, RenderSettings, TimeLimits,
         },
         store::{Group, Request, sqlite::SqliteStore},
     };
@@ -1023,6 +1044,29 @@ mod tests {
         // Of the first feed it is told the end alone.
         let (revision, update) = resumes.next().await.unwrap().unwrap();
         assert!(matches!(update, Update::Changes { .. }) && revision == 2);
+    }
+
+    #[test]
+    fn a_job_waits_for_a_blender_that_does_not_start_in_its_own_words() {
+        let requirements = Requirements::of_file("3.4".parse().unwrap());
+        let with = |name: &str, version: &str, unusable: &str| {
+            let version = version.parse().ok();
+            let blender = Blender { version, unusable: unusable.into(), ..Blender::default() };
+            let record = NodeRecord {
+                incarnation: Incarnation(1),
+                address: String::new(),
+                description: NodeDescription { blenders: vec![blender], ..Default::default() },
+            };
+            NodeView::new(name.into(), &record, NodeState::Idle, 0)
+        };
+        let nodes =
+            [with("a", "3.4.1", "Fatal"), with("b", "2.93.0", ""), with("c", "", "no answer")];
+        let unable = who_is_unable(&nodes.iter().collect::<Vec<_>>(), &requirements);
+        assert_eq!(
+            unable,
+            "no node can render it now: on a: Blender 3.4.1 does not start: Fatal; on c: no answer"
+        );
+        assert_eq!(who_is_unable(&[&nodes[1]], &requirements), "");
     }
 
     #[test]

@@ -76,7 +76,7 @@ async fn examine(global: &Global, data: &Path) -> Facts {
         first_line("docker", &["version", "--format", "{{.Server.Version}}"]),
         first_line("docker", &["compose", "version", "--short"]),
     );
-    let Here { blenders, broken_module, likely_missing, walls } = local.unwrap_or_default();
+    let Here { blenders, unsure, broken_module, likely_missing, walls } = local.unwrap_or_default();
     let ours = ours(&cluster, &nodes).await;
     let ports = PORTS.map(|(number, user)| Port {
         number,
@@ -86,6 +86,7 @@ async fn examine(global: &Global, data: &Path) -> Facts {
     });
     Facts {
         blenders,
+        unsure,
         broken_module,
         likely_missing,
         walls,
@@ -103,8 +104,10 @@ async fn examine(global: &Global, data: &Path) -> Facts {
 /// What there is of Blender here; nothing where nothing here can run one.
 #[derive(Default)]
 struct Here {
-    /// The Blenders that work.
+    /// The Blenders that tell their version.
     blenders: Option<Vec<Blender>>,
+    /// Programs that may be Blenders, in words: they do not answer, or do not run.
+    unsure: Vec<String>,
     /// Where there is none, one that is installed but does not load.
     broken_module: Option<Blender>,
     /// Where there is none either, what the one to be provisioned will lack.
@@ -122,18 +125,28 @@ mod local {
         blender::{self, FoundBlender, Kind, MissingLibrary},
     };
 
+    use tokio::runtime::Handle;
+
     use super::Here;
     use crate::doctor::{Blender, Library};
 
     pub(super) fn examine() -> Here {
         let cache = blender::default_cache();
-        let found = blender::find(&[], &cache);
+        let blender::Search { found, unsure } = blender::search(&[], &cache);
+        // As a node does it: what tells its version may still not start for a job.
+        let proofs = Handle::current().block_on(blender::prove(&found));
+        let mut proofs = proofs.unwrap_or_default().into_iter();
         let broken_module = if found.is_empty() { broken_module(&cache) } else { None };
         let likely_missing = (found.is_empty() && broken_module.is_none())
             .then(|| libraries(blender::likely_missing_libraries()));
-        let blenders = Some(found.iter().map(describe).collect());
+        let proved = |found| {
+            let does_not_start = proofs.next().and_then(Result::err);
+            Blender { does_not_start, ..describe(found) }
+        };
+        let blenders = Some(found.iter().map(proved).collect());
+        let unsure = unsure.into_iter().map(|unsure| unsure.why).collect();
         let walls = Some(framecrew_node::walls());
-        Here { blenders, broken_module, likely_missing, walls }
+        Here { blenders, unsure, broken_module, likely_missing, walls }
     }
 
     fn broken_module(cache: &std::path::Path) -> Option<Blender> {
@@ -156,6 +169,7 @@ mod local {
         Blender {
             version: found.version.to_string(),
             path: found.path.clone(),
+            does_not_start: None,
             missing: libraries(blender::missing_libraries(found)),
         }
     }

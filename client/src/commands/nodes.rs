@@ -38,6 +38,7 @@ impl Nodes {
             say(table(&nodes))?;
             let now_ms = unix_ms();
             nodes.iter().filter_map(|node| words::why_idle(node, now_ms)).try_for_each(say)?;
+            nodes.iter().flat_map(words::unusable_blenders).try_for_each(say)?;
         }
         if self.verbose {
             show_inside(&cluster, &nodes, global.json).await?;
@@ -54,6 +55,8 @@ fn table(nodes: &[Node]) -> Table {
     for node in nodes {
         let description = node.description.clone().unwrap_or_default();
         let blenders = description.blenders.iter().map(|blender| match blender.kind() {
+            _ if !blender.unusable.is_empty() && blender.version.is_empty() => "one asked".into(),
+            _ if !blender.unusable.is_empty() => format!("({})", blender.version),
             BlenderKind::Synthetic => "synthetic".to_owned(),
             BlenderKind::Provisionable => format!("{} on demand", blender.version),
             _ => blender.version.clone(),

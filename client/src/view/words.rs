@@ -208,6 +208,21 @@ pub fn node_state(state: NodeState) -> &'static str {
     }
 }
 
+/// `node a: Blender 3.4.1 does not start: ModuleNotFoundError: No module named 'encodings'`: of each Blender that draws
+/// nothing on a node.
+pub fn unusable_blenders(node: &Node) -> Vec<String> {
+    let blenders = node.description.iter().flat_map(|description| &description.blenders);
+    let unusable = blenders.filter(|blender| !blender.unusable.is_empty());
+    let words = unusable.map(|blender| {
+        let (name, why) = (printable(&node.name), printable(&blender.unusable));
+        match printable(&blender.version) {
+            version if version.is_empty() => format!("node {name}: {why}"),
+            version => format!("node {name}: Blender {version} does not start: {why}"),
+        }
+    });
+    words.collect()
+}
+
 /// `node a is quarantined for 3 min 20 s more: every try on it failed`: of a node that is there and gets no work.
 #[must_use]
 pub fn why_idle(node: &Node, unix_ms: i64) -> Option<String> {

@@ -7,7 +7,7 @@ use tokio::{sync::mpsc, task};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    FoundBlender, InstallError, ProvisionError, ProvisionProgress, ask, install_libraries,
+    Asked, FoundBlender, InstallError, ProvisionError, ProvisionProgress, ask, install_libraries,
     missing_libraries, provision_version, provisionable,
 };
 use crate::version::Version;
@@ -95,7 +95,10 @@ impl Fetcher {
                 }
                 installed => installed?,
             }
-            ask(&fetched.path, &env::temp_dir()).ok_or(FetchError::DoesNotStart(version))
+            match ask(&fetched.path, &env::temp_dir()) {
+                Asked::Blender(blender) => Ok(blender),
+                Asked::Unsure(_) | Asked::Other => Err(FetchError::DoesNotStart(version)),
+            }
         });
         while let Some(line) = reports.recv().await {
             tell(line);

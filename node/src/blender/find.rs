@@ -3,22 +3,27 @@
 use std::{
     collections::BTreeSet,
     env, fs,
-    io::Read as _,
+    io::{self, Read as _},
     path::{Path, PathBuf},
     process::{Command, Stdio},
     thread,
     time::Duration,
 };
 
-use tokio::time::Instant;
+use framecrew_proto::v1;
+use tokio::time::{self, Instant};
 
 use super::{FoundBlender, Kind, provision};
+use crate::renderer::telling::telling;
 
 /// How long a program may take to tell its version. Importing the module from a cold disk takes seconds.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How often it is looked whether a program has answered.
 const ANSWER_CHECK_INTERVAL: Duration = Duration::from_millis(10);
+
+/// Bytes of a program's answer that are kept.
+const SAID_BYTES_MAX: u64 = 1 << 20;
 
 /// Programs that are asked, at most: no machine has more, but a PATH may.
 const CANDIDATES_MAX: usize = 64;
@@ -30,21 +35,69 @@ import bpy
 print('Blender', bpy.app.version_string, flush=True)
 os._exit(0)";
 
+/// What a search for Blenders came to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Search {
+    /// Programs that have told their version, newest first.
+    pub found: Vec<FoundBlender>,
+    /// Programs that may be Blenders.
+    pub unsure: Vec<Unsure>,
+}
+
+/// A program that may be a Blender: it did not answer in time, or does not run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unsure {
+    /// The program.
+    pub path: PathBuf,
+    /// What is wrong with it, in words.
+    pub why: String,
+    /// Whether it did not answer; otherwise it ended badly.
+    pub is_silent: bool,
+}
+
+impl Unsure {
+    /// As a node tells the cluster: without a version, which is not known.
+    pub(crate) fn describe(&self) -> v1::Blender {
+        let kind = if is_python(&self.path) { Kind::Module } else { Kind::Executable };
+        v1::Blender {
+            version: String::new(),
+            kind: kind.to_wire().into(),
+            path: self.path.to_string_lossy().into_owned(),
+            unusable: self.why.clone(),
+        }
+    }
+}
+
+/// What a program that was asked is.
+#[derive(Debug)]
+pub(crate) enum Asked {
+    Blender(FoundBlender),
+    Unsure(Unsure),
+    /// No Blender.
+    Other,
+}
+
 /// Finds the Blenders of this machine, newest first: those `given`, programs named `blender` on the PATH and
 /// in the usual places, and Python interpreters that can import `bpy`, among them those provisioned in
 /// `cache`. Runs each of them, all at once; one that does not answer in 30 seconds is left out. Blocks.
 #[must_use]
 pub fn find(given: &[PathBuf], cache: &Path) -> Vec<FoundBlender> {
+    search(given, cache).found
+}
+
+/// The same; gives those that did not answer, too. Blocks.
+#[must_use]
+pub fn search(given: &[PathBuf], cache: &Path) -> Search {
     match tempfile::tempdir() {
-        Ok(temporary) => find_in(given, cache, temporary.path()),
-        Err(_) => find_in(given, cache, &env::temp_dir()),
+        Ok(temporary) => search_in(given, cache, temporary.path()),
+        Err(_) => search_in(given, cache, &env::temp_dir()),
     }
 }
 
 /// The same; what is run puts its temporary files into a folder that the caller removes: a Blender that is asked
 /// for its version leaves some behind.
 #[must_use]
-pub fn find_in(given: &[PathBuf], cache: &Path, temporary: &Path) -> Vec<FoundBlender> {
+pub fn search_in(given: &[PathBuf], cache: &Path, temporary: &Path) -> Search {
     let askers: Vec<_> = candidates(given, cache)
         .into_iter()
         .map(|path| {
@@ -52,47 +105,126 @@ pub fn find_in(given: &[PathBuf], cache: &Path, temporary: &Path) -> Vec<FoundBl
             thread::spawn(move || ask(&path, &temporary))
         })
         .collect();
-    let mut found: Vec<_> =
-        askers.into_iter().filter_map(|asker| asker.join().ok().flatten()).collect();
+    let mut search = Search::default();
+    for asker in askers {
+        match asker.join() {
+            Ok(Asked::Blender(blender)) => search.found.push(blender),
+            Ok(Asked::Unsure(unsure)) => search.unsure.push(unsure),
+            Ok(Asked::Other) | Err(_) => {}
+        }
+    }
     // The first of equals is the one that was named first.
-    found.sort_by_key(|blender| (std::cmp::Reverse(blender.version), blender.kind));
-    found
+    search.found.sort_by_key(|blender| (std::cmp::Reverse(blender.version), blender.kind));
+    search
 }
 
-/// Runs a program and reads which Blender it is, if it is one.
-pub(crate) fn ask(path: &Path, temporary: &Path) -> Option<FoundBlender> {
-    let kind = if is_python(path) { Kind::Module } else { Kind::Executable };
+/// Runs a program and reads which Blender it is, if it is one. Blocks.
+pub(crate) fn ask(path: &Path, temporary: &Path) -> Asked {
     let mut command = Command::new(path);
-    match kind {
-        Kind::Executable => command.arg("--version"),
-        Kind::Module => command.args(["-c", ASK_MODULE]),
+    command.args(question(path)).env("TMPDIR", temporary);
+    understand(path, run(&mut command, ANSWER_TIMEOUT), ANSWER_TIMEOUT)
+}
+
+/// The same for a program that may take its time. Dropping the future ends the program.
+pub(crate) async fn ask_patiently(path: &Path, temporary: &Path, patience: Duration) -> Asked {
+    let mut command = tokio::process::Command::new(path);
+    command.args(question(path)).env("TMPDIR", temporary);
+    command.stdin(Stdio::null()).kill_on_drop(true);
+    let ran = match time::timeout(patience, command.output()).await {
+        Err(_) => Ran::Silent,
+        Ok(Err(error)) => Ran::Badly(error.to_string()),
+        Ok(Ok(output)) if output.status.success() => Ran::Well(lossy(output.stdout)),
+        Ok(Ok(output)) => Ran::Badly(lossy(output.stderr)),
     };
-    let output = answer(command.env("TMPDIR", temporary), ANSWER_TIMEOUT)?;
-    let version = output.lines().find_map(|line| line.trim().strip_prefix("Blender "))?;
-    Some(FoundBlender { version: version.parse().ok()?, kind, path: path.to_owned() })
+    understand(path, ran, patience)
+}
+
+fn lossy(bytes: Vec<u8>) -> String {
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+fn question(path: &Path) -> Vec<&'static str> {
+    if is_python(path) { vec!["-c", ASK_MODULE] } else { vec!["--version"] }
+}
+
+/// What a program that was asked has said.
+enum Ran {
+    /// To its standard output.
+    Well(String),
+    /// To its standard error.
+    Badly(String),
+    Silent,
+}
+
+fn understand(path: &Path, ran: Ran, patience: Duration) -> Asked {
+    let kind = if is_python(path) { Kind::Module } else { Kind::Executable };
+    let unsure =
+        |why: String, is_silent| Asked::Unsure(Unsure { path: path.to_owned(), why, is_silent });
+    let shown = path.display();
+    match ran {
+        Ran::Well(said) => {
+            let version = said.lines().find_map(|line| line.trim().strip_prefix("Blender "));
+            match version.and_then(|version| version.parse().ok()) {
+                Some(version) => {
+                    Asked::Blender(FoundBlender { version, kind, path: path.to_owned() })
+                }
+                None => Asked::Other,
+            }
+        }
+        // A Python without the module is no Blender.
+        Ran::Badly(said) if kind == Kind::Module && !said.contains("/bpy/") => Asked::Other,
+        Ran::Badly(said) => {
+            let why = telling(&said);
+            unsure(format!("{shown} does not run: {why}"), false)
+        }
+        Ran::Silent => {
+            let seconds = patience.as_secs();
+            unsure(format!("{shown} has not told its version within {seconds} s"), true)
+        }
+    }
 }
 
 /// What a command writes to its standard output, if it ends well and in time.
 pub(crate) fn answer(command: &mut Command, timeout: Duration) -> Option<String> {
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-    let mut child = command.spawn().ok()?;
-    let mut stdout = child.stdout.take()?;
-    let reader = thread::spawn(move || {
-        let mut text = String::new();
-        stdout.read_to_string(&mut text).map(|_| text)
-    });
+    match run(command, timeout) {
+        Ran::Well(said) => Some(said),
+        Ran::Badly(_) | Ran::Silent => None,
+    }
+}
+
+fn run(command: &mut Command, timeout: Duration) -> Ran {
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = match command.spawn() {
+        Ok(child) => child,
+        Err(error) => return Ran::Badly(error.to_string()),
+    };
+    let (stdout, stderr) = (child.stdout.take().map(reader), child.stderr.take().map(reader));
+    let text = |reader: Option<thread::JoinHandle<Vec<u8>>>| {
+        lossy(reader.and_then(|reader| reader.join().ok()).unwrap_or_default())
+    };
     let begun = Instant::now();
     loop {
         match child.try_wait() {
-            Ok(Some(status)) if status.success() => return reader.join().ok()?.ok(),
+            Ok(Some(status)) if status.success() => return Ran::Well(text(stdout)),
+            Ok(Some(_)) => return Ran::Badly(text(stderr)),
             Ok(None) if begun.elapsed() < timeout => thread::sleep(ANSWER_CHECK_INTERVAL),
             _ => {
                 let _ = child.kill();
                 let _ = child.wait();
-                return None;
+                return Ran::Silent;
             }
         }
     }
+}
+
+/// Reads what a program writes, and keeps as much of it as is looked at.
+fn reader(from: impl io::Read + Send + 'static) -> thread::JoinHandle<Vec<u8>> {
+    thread::spawn(move || {
+        let (mut from, mut kept) = (from, Vec::new());
+        let _ = (&mut from).take(SAID_BYTES_MAX).read_to_end(&mut kept);
+        let _ = io::copy(&mut from, &mut io::sink());
+        kept
+    })
 }
 
 fn is_python(path: &Path) -> bool {

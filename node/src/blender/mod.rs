@@ -3,6 +3,7 @@
 mod fetch;
 mod find;
 mod libraries;
+mod proof;
 mod provision;
 pub(crate) mod shaders;
 
@@ -12,15 +13,16 @@ use framecrew_proto::v1::{self, BlenderKind};
 
 pub(crate) use self::{
     fetch::Fetcher,
-    find::{answer, ask},
+    find::{Asked, answer, ask, ask_patiently},
 };
 pub use self::{
     fetch::Teller,
-    find::{find, find_in},
+    find::{Search, Unsure, find, search, search_in},
     libraries::{
         InstallError, MissingLibrary, install_libraries, likely_missing_libraries,
         missing_libraries,
     },
+    proof::prove,
     provision::{ProvisionError, ProvisionProgress, provision, provision_version, provisionable},
 };
 use crate::{confine, version::Version};
@@ -45,6 +47,15 @@ pub enum Kind {
     Module,
 }
 
+impl Kind {
+    pub(crate) fn to_wire(self) -> BlenderKind {
+        match self {
+            Self::Executable => BlenderKind::Executable,
+            Self::Module => BlenderKind::Module,
+        }
+    }
+}
+
 impl FoundBlender {
     /// Folders that its program reads besides the system's: its own, and those of Python's modules.
     pub(crate) fn folders(&self) -> Vec<PathBuf> {
@@ -58,13 +69,9 @@ impl FoundBlender {
     }
 
     pub(crate) fn describe(&self) -> v1::Blender {
-        let kind = match self.kind {
-            Kind::Executable => BlenderKind::Executable,
-            Kind::Module => BlenderKind::Module,
-        };
         v1::Blender {
             version: self.version.to_string(),
-            kind: kind.into(),
+            kind: self.kind.to_wire().into(),
             path: self.path.to_string_lossy().into_owned(),
             unusable: String::new(),
         }

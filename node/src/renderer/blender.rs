@@ -1,36 +1,41 @@
 //! Which Blender draws a batch, and one warm process of it in the slot.
 
 use std::{
-    cmp::Reverse,
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use framecrew_proto::v1::{Blender, FailureReason, Preview};
+use futures::future;
 use image::Rgba32FImage;
 use sysinfo::System;
+use tokio::sync::Notify;
+use tracing::{info, warn};
 
 use super::{
     Drawing, Observation, RenderError, Scene,
-    process::{Renewal, Worker},
+    process::{NotStarted, Renewal, Worker},
+    roster::{Roster, best},
 };
 use crate::{
-    blender::{Fetcher, FoundBlender},
+    blender::{Asked, Fetcher, FoundBlender, Unsure, ask_patiently},
     confine::Workplace,
     movie::Soundtrack,
     output::Blob,
-    version::{Version, matches_prefix},
 };
 
 /// The Blenders of a node.
 #[derive(Debug)]
 pub(crate) struct Blenders {
-    /// Newest first; those that are fetched come in.
-    found: Mutex<Vec<FoundBlender>>,
+    /// Those that are fetched come in.
+    roster: Mutex<Roster>,
     fetcher: Option<Fetcher>,
     workplace: Workplace,
     /// Memory from which on a process is replaced after its frame.
     memory_bytes_max: u64,
+    /// Notified when what the cluster knows of them has changed.
+    news: Arc<Notify>,
 }
 
 impl Blenders {
@@ -39,39 +44,27 @@ impl Blenders {
         fetcher: Option<Fetcher>,
         slots: u32,
         workplace: Workplace,
+        news: Arc<Notify>,
     ) -> Self {
         let mut system = System::new();
         system.refresh_memory();
         // A process that has grown to half of its slot's share has leaked, or cached for another scene.
         let memory_bytes_max = system.total_memory() / u64::from(slots.max(1)) / 2;
-        let blenders = Self { found: Mutex::default(), fetcher, workplace, memory_bytes_max };
+        let roster = Mutex::default();
+        let blenders = Self { roster, fetcher, workplace, memory_bytes_max, news };
         blenders.add(found);
         blenders
     }
 
     pub(crate) fn describe(&self) -> Vec<Blender> {
-        let found = self.found();
-        let fetchable = self.fetcher.iter().flat_map(|fetcher| fetcher.describe(&found));
-        found.iter().map(FoundBlender::describe).chain(fetchable).collect()
+        let roster = self.roster();
+        let known = roster.blenders();
+        let fetchable = self.fetcher.iter().flat_map(|fetcher| fetcher.describe(&known));
+        roster.describe().into_iter().chain(fetchable).collect()
     }
 
-    /// The Blender for a file: of those that the job allows, and that are not older than the file, the series
-    /// closest to the file's, because a newer one may draw the scene differently from what its author saw; of
-    /// that series the latest patch. For a file of unknown version the newest. An older one, which may lose some of
-    /// the file, only where the job asks for it and no other fits.
-    fn choose(&self, file: Option<Version>, wanted: &str) -> Result<FoundBlender, RenderError> {
-        let found = self.found();
-        if let Some(best) = best(&found, |blender| blender.version, file, wanted) {
-            return Ok(best.clone());
-        }
-        let have: Vec<_> = found.iter().map(|blender| blender.version.to_string()).collect();
-        let have = if have.is_empty() { "none".into() } else { have.join(", ") };
-        let wanted = if wanted.is_empty() { "any Blender" } else { wanted };
-        let file = file.map_or(String::new(), |v| format!(" not older than the file's {v}"));
-        Err(RenderError::new(
-            FailureReason::Permanent,
-            format!("the job needs {wanted}{file}, but this node has {have}"),
-        ))
+    fn choose(&self, scene: &Scene) -> Result<FoundBlender, RenderError> {
+        self.roster().choose(scene.file_version, &scene.settings.blender)
     }
 
     /// Fetches a Blender for a scene, when none that is here is right and one that is can be had.
@@ -80,10 +73,10 @@ impl Blenders {
         scene: &Scene,
         observe: &mut impl FnMut(Observation),
     ) -> Result<(), RenderError> {
-        let (file, wanted) = (scene.file_version, scene.settings.blender.as_str());
-        if self.choose(file, wanted).is_ok() {
+        if self.choose(scene).is_ok() {
             return Ok(());
         }
+        let (file, wanted) = (scene.file_version, scene.settings.blender.as_str());
         let Some(fetcher) = &self.fetcher else { return Ok(()) };
         let Some(version) = best(fetcher.versions(), |version| *version, file, wanted) else {
             return Ok(());
@@ -95,38 +88,133 @@ impl Blenders {
         Ok(())
     }
 
-    pub(crate) fn add(&self, more: Vec<FoundBlender>) {
-        let mut found = self.found();
-        for blender in more {
-            // Two slots may have waited for the same.
-            if !found.contains(&blender) {
-                found.push(blender);
+    /// Starts the Blender for a scene. Where one does not start, it is tried again, then another that may draw the
+    /// file as well.
+    async fn start(
+        &self,
+        scene: &Scene,
+        observe: &mut impl FnMut(Observation),
+    ) -> Result<Worker, RenderError> {
+        loop {
+            // Ends: each one that fails is off the list after some tries.
+            let blender = self.choose(scene)?;
+            match self.start_one(blender, scene, observe).await {
+                Ok(worker) => return Ok(worker),
+                Err(NotStarted::Node(error)) => return Err(error),
+                Err(NotStarted::Blender { version, why, .. }) if is_of_the_job(scene, &why) => {
+                    return Err(RenderError::new(
+                        FailureReason::Permanent,
+                        format!(
+                            "Blender {version} cannot use the job's colour configuration: {why}"
+                        ),
+                    ));
+                }
+                Err(NotStarted::Blender { version, why, .. }) => {
+                    observe(Observation::Line(format!("Blender {version} does not start: {why}")));
+                }
             }
         }
-        found.sort_by_key(|blender| (Reverse(blender.version), blender.kind));
     }
 
-    fn found(&self) -> MutexGuard<'_, Vec<FoundBlender>> {
-        self.found.lock().unwrap_or_else(PoisonError::into_inner)
+    async fn start_one(
+        &self,
+        blender: FoundBlender,
+        scene: &Scene,
+        observe: &mut impl FnMut(Observation),
+    ) -> Result<Worker, NotStarted> {
+        let path = blender.path.clone();
+        let started = Worker::start(blender, &self.workplace, scene, observe).await;
+        let is_news = match &started {
+            Ok(_) => self.roster().started(&path),
+            Err(NotStarted::Blender { version, why, for_good }) if !is_of_the_job(scene, why) => {
+                let is_news = self.roster().failed(&path, why, *for_good);
+                if is_news {
+                    warn!(%version, path = %path.display(), why, "a Blender does not start; trying again later");
+                }
+                is_news
+            }
+            Err(_) => false,
+        };
+        if is_news {
+            self.news.notify_one();
+        }
+        started
+    }
+
+    /// Starts each Blender that has not started yet, or did not the last time, as for a job. Gives those that now
+    /// wait for work.
+    pub(crate) async fn prove(&self) -> Vec<Worker> {
+        let scene = Scene::none();
+        let unproved = self.roster().unproved();
+        let starts = unproved.into_iter().map(|blender| {
+            let scene = &scene;
+            async move { self.start_one(blender, scene, &mut |_| ()).await.ok() }
+        });
+        future::join_all(starts).await.into_iter().flatten().collect()
+    }
+
+    /// Those that have not been proved yet count as slow from now on.
+    pub(crate) fn call_slow(&self) {
+        if self.roster().call_slow() {
+            self.news.notify_one();
+        }
+    }
+
+    /// Asks again what may be Blenders, for so long.
+    pub(crate) async fn ask_again(&self, patience: Duration) {
+        let unsure = self.roster().unsure().to_vec();
+        if unsure.is_empty() {
+            return;
+        }
+        let folder = tempfile::Builder::new().prefix("asked").tempdir_in(&self.workplace.work);
+        let Ok(folder) = folder else { return };
+        let asked = unsure.into_iter().map(|unsure| {
+            let temporary = folder.path();
+            async move { ask_patiently(&unsure.path, temporary, patience).await }
+        });
+        let (mut found, mut left) = (Vec::new(), Vec::new());
+        for asked in future::join_all(asked).await {
+            match asked {
+                Asked::Blender(blender) => found.push(blender),
+                Asked::Unsure(unsure) => left.push(unsure),
+                Asked::Other => {}
+            }
+        }
+        for blender in &found {
+            info!(version = %blender.version, path = %blender.path.display(), "found Blender");
+        }
+        let mut roster = self.roster();
+        let is_news = !found.is_empty() || roster.unsure() != left;
+        roster.set_unsure(left);
+        roster.add(found);
+        drop(roster);
+        if is_news {
+            self.news.notify_one();
+        }
+    }
+
+    /// Whether a Blender is not known well enough, or does not start.
+    pub(crate) fn is_in_doubt(&self) -> bool {
+        let roster = self.roster();
+        !roster.unsure().is_empty() || !roster.unproved().is_empty()
+    }
+
+    pub(crate) fn add(&self, more: Vec<FoundBlender>) {
+        self.roster().add(more);
+    }
+
+    pub(crate) fn add_unsure(&self, unsure: Vec<Unsure>) {
+        self.roster().set_unsure(unsure);
+    }
+
+    fn roster(&self) -> MutexGuard<'_, Roster> {
+        self.roster.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The best of some Blenders, which stand in the order of their versions, newest first.
-fn best<'a, T>(
-    of: &'a [T],
-    version: impl Fn(&T) -> Version,
-    file: Option<Version>,
-    wanted: &str,
-) -> Option<&'a T> {
-    let wanted_one = |blender: &&T| wanted.is_empty() || matches_prefix(version(blender), wanted);
-    let mut allowed = of.iter().filter(wanted_one);
-    let Some(file) = file else { return allowed.next() };
-    let series = |blender: &T| version(blender).series();
-    // Newest first: the first of those with the lowest series is the latest patch.
-    let not_older = allowed.clone().filter(|blender| series(blender) >= file.series());
-    not_older
-        .min_by_key(|blender| series(blender))
-        .or_else(|| allowed.next().filter(|_| !wanted.is_empty()))
+/// Whether it is the colour configuration of a job that keeps a Blender from starting.
+fn is_of_the_job(scene: &Scene, why: &str) -> bool {
+    !scene.color_config.as_os_str().is_empty() && why.contains("OpenColorIO")
 }
 
 /// A slot's place for a Blender.
@@ -159,7 +247,7 @@ impl Seat {
     ) -> Result<Option<Worker>, RenderError> {
         // One that died while nobody looked must not cost a frame its try.
         idle.retain_mut(|worker| !worker.has_died());
-        let wanted = self.blenders.choose(scene.file_version, &scene.settings.blender)?;
+        let wanted = self.blenders.choose(scene)?;
         // What the file's own Python may see is settled when the process starts.
         let needs_own = scene.is_scripted() || scene.settings.cold;
         let right = |worker: &Worker| {
@@ -204,9 +292,7 @@ impl Seat {
         observe: &mut impl FnMut(Observation),
     ) -> Result<&mut Worker, RenderError> {
         if self.worker.is_none() {
-            let blender = self.blenders.choose(scene.file_version, &scene.settings.blender)?;
-            let started = Worker::start(blender, &self.blenders.workplace, scene, observe).await?;
-            self.worker = Some(started);
+            self.worker = Some(self.blenders.start(scene, observe).await?);
         }
         self.worker.as_mut().ok_or_else(|| {
             RenderError::new(FailureReason::Infrastructure, "the slot has no Blender")
@@ -289,22 +375,7 @@ impl Seat {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::{blender::Kind, renderer::process::tests::workplace};
-
-    fn blenders(versions: &[&str]) -> Blenders {
-        let found = versions.iter().map(|version| FoundBlender {
-            version: version.parse().unwrap(),
-            kind: Kind::Executable,
-            path: version.into(),
-        });
-        Blenders::new(found.collect(), None, 1, workplace(Path::new("")))
-    }
-
-    fn chosen(versions: &[&str], file: &str, wanted: &str) -> Option<String> {
-        let blenders = blenders(versions);
-        let chosen = blenders.choose(file.parse().ok(), wanted);
-        chosen.ok().map(|blender| blender.version.to_string())
-    }
+    use crate::renderer::process::tests::workplace;
 
     #[tokio::test]
     async fn an_idle_blender_that_died_is_not_given_a_frame() {
@@ -325,7 +396,7 @@ mod tests {
         };
         time::timeout(Duration::from_secs(60), died).await.unwrap();
         let mut idle = vec![worker];
-        let seat = Seat::new(Arc::new(Blenders::new(vec![dies], None, 1, place)));
+        let seat = Seat::new(Arc::new(Blenders::new(vec![dies], None, 1, place, Arc::default())));
         assert!(seat.choose(&mut idle, &scene(), 1).unwrap().is_none());
         assert!(idle.is_empty());
     }
@@ -337,8 +408,13 @@ mod tests {
         let waits = impostor(folder.path(), "cat >/dev/null");
         let place = workplace(folder.path());
         let start = async || Worker::start(waits.clone(), &place, &scene(), &mut |_| ()).await;
-        let mut seat =
-            Seat::new(Arc::new(Blenders::new(vec![waits.clone()], None, 2, place.clone())));
+        let mut seat = Seat::new(Arc::new(Blenders::new(
+            vec![waits.clone()],
+            None,
+            2,
+            place.clone(),
+            Arc::default(),
+        )));
         let mut cold = scene();
         cold.settings.cold = true;
         for (scene, reuses) in [(cold, false), (scene(), true)] {
@@ -349,32 +425,5 @@ mod tests {
             seat.sit(Some(start().await.unwrap()), &scene);
             assert_eq!(seat.take_well().is_some(), reuses, "what waits after the batch");
         }
-    }
-
-    #[test]
-    fn the_series_closest_to_the_file_draws_it() {
-        let have = ["3.4.1", "4.5.15", "4.5.2", "5.0.1"];
-        assert_eq!(chosen(&have, "3.4", "").unwrap(), "3.4.1");
-        assert_eq!(chosen(&have, "3.6", "").unwrap(), "4.5.15");
-        assert_eq!(chosen(&have, "4.5", "").unwrap(), "4.5.15");
-        assert_eq!(chosen(&have, "", "").unwrap(), "5.0.1");
-    }
-
-    #[test]
-    fn the_job_may_ask_for_a_version() {
-        let have = ["3.4.1", "4.5.15", "5.0.1"];
-        assert_eq!(chosen(&have, "3.4", "5").unwrap(), "5.0.1");
-        assert_eq!(chosen(&have, "3.4", "4.5").unwrap(), "4.5.15");
-        assert_eq!(chosen(&have, "3.4", "4.2"), None);
-    }
-
-    #[test]
-    fn a_blender_older_than_the_file_opens_it_only_when_asked_for() {
-        assert_eq!(chosen(&["3.4.1"], "4.5", ""), None);
-        assert_eq!(chosen(&["3.4.1", "5.0.1"], "4.5", "3.4").unwrap(), "3.4.1");
-        assert_eq!(chosen(&["3.4.1", "3.6.2", "3.6.9"], "3.6", "3").unwrap(), "3.6.9");
-        assert_eq!(chosen(&["3.3.1", "3.4.1"], "3.6", "3").unwrap(), "3.4.1");
-        assert_eq!(chosen(&[], "3.4", ""), None);
-        assert_eq!(chosen(&["3.4.1"], "3.6", "3.6"), None);
     }
 }

@@ -5,22 +5,27 @@ mod hidden;
 pub(crate) mod lines;
 mod process;
 pub(crate) mod progress;
+mod roster;
 mod slots;
 mod span;
 mod stage;
 mod synthetic;
+pub(crate) mod telling;
 pub(crate) mod warnings;
 
 use std::{path::PathBuf, time::Duration};
 
 use framecrew_proto::v1::{FailureReason, RenderSettings, SliceProgress, Warning};
 
+use self::process::{NotStarted, Worker};
 pub(crate) use self::{
     lines::{Lines, shorten},
     slots::{Slot, Slots},
     span::Span,
 };
 use crate::{
+    blender::FoundBlender,
+    confine::Workplace,
     output::{Checked, Promise},
     version::Version,
 };
@@ -44,10 +49,36 @@ pub(crate) struct Scene {
     pub(crate) span: Option<Span>,
 }
 
+/// Starts a Blender as for a job, and ends it; the error says why it does not start.
+pub(crate) async fn prove(blender: FoundBlender, workplace: &Workplace) -> Result<(), String> {
+    match Worker::start(blender, workplace, &Scene::none(), &mut |_| ()).await {
+        Ok(mut worker) => {
+            worker.kill().await;
+            Ok(())
+        }
+        Err(NotStarted::Node(error)) => Err(error.message),
+        Err(NotStarted::Blender { why, .. }) => Err(why),
+    }
+}
+
 impl Scene {
     /// Whether Python that is not Blender's own runs: the file's, or that of add-ons.
     pub(crate) fn is_scripted(&self) -> bool {
         self.settings.run_scripts || !self.addons.is_empty()
+    }
+
+    /// No scene: what a Blender is started with to see whether it starts.
+    pub(crate) fn none() -> Self {
+        Self {
+            blend: PathBuf::new(),
+            color_config: PathBuf::new(),
+            addons: Vec::new(),
+            settings: RenderSettings::default(),
+            file_version: None,
+            strict: false,
+            span: None,
+            silence: Duration::ZERO,
+        }
     }
 }
 

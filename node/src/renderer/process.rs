@@ -34,6 +34,7 @@ use super::{
     lines::{Lines, shorten},
     progress::{self, Estimate, Line},
     stage,
+    telling::Telling,
     warnings::{self, Context},
 };
 use crate::{
@@ -42,6 +43,7 @@ use crate::{
     movie::{Rate, Sound, Soundtrack},
     output::{self, Blob, Place, Promise, PromisedImage},
     platform::{self, KILL_CHECK_INTERVAL, KILL_TIMEOUT, KillOnDrop},
+    version::Version,
 };
 
 /// Folder of a Blender's own for what drivers compile.
@@ -158,6 +160,21 @@ enum Phase {
 pub(crate) enum Renewal {
     NotDue,
     Due,
+}
+
+/// Why a Blender was not started.
+#[derive(Debug)]
+pub(crate) enum NotStarted {
+    /// The node could not: it lacks room or processes.
+    Node(RenderError),
+    /// This Blender does not start.
+    Blender {
+        version: Version,
+        /// Its own words.
+        why: String,
+        /// Whether another try at once is of no use: it took all the time that it may take, or is gone.
+        for_good: bool,
+    },
 }
 
 /// What a worker must load. Two equal ones need it once.
@@ -347,12 +364,11 @@ impl Worker {
         workplace: &Workplace,
         scene: &Scene,
         observe: &mut impl FnMut(Observation),
-    ) -> Result<Self, RenderError> {
+    ) -> Result<Self, NotStarted> {
+        let version = blender.version;
         let cannot = |what: &str, error: &dyn std::fmt::Display| {
-            RenderError::new(
-                FailureReason::Infrastructure,
-                format!("cannot {what} for Blender {}: {error}", blender.version),
-            )
+            let message = format!("cannot {what} for Blender {version}: {error}");
+            NotStarted::Node(RenderError::new(FailureReason::Infrastructure, message))
         };
         let folder = tempfile::Builder::new()
             .prefix("blender-")
@@ -399,7 +415,12 @@ impl Worker {
         let program = if workplace.confined { blender.folders() } else { Vec::new() };
         let walls = workplace.walls(folder.path(), program, only);
         let mut child =
-            confine::spawn(command, walls).await.map_err(|error| cannot("start", &error))?;
+            confine::spawn(command, walls).await.map_err(|error| match error.kind() {
+                io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied => {
+                    NotStarted::Blender { version, why: error.to_string(), for_good: true }
+                }
+                _ => cannot("start", &error),
+            })?;
         let (Some(requests), Some(output), Some(errors)) =
             (child.stdin.take(), child.stdout.take(), child.stderr.take())
         else {
@@ -437,29 +458,50 @@ impl Worker {
             shaders,
             folder,
         };
-        let ready = match worker.begin(&token, Phase::Broken).await {
-            Ok(()) => time::timeout(START_TIMEOUT, worker.answer(observe)).await,
+        worker.be_ready(&token, observe).await.map(|()| worker)
+    }
+
+    /// Waits until it is ready, after which it knows the token.
+    async fn be_ready(
+        &mut self,
+        token: &str,
+        observe: &mut impl FnMut(Observation),
+    ) -> Result<(), NotStarted> {
+        let version = self.blender.version;
+        let (mut telling, begun) = (Telling::default(), Instant::now());
+        let mut observe = |observation: Observation| {
+            if let Observation::Line(line) = &observation {
+                telling.observe(line);
+            }
+            observe(observation);
+        };
+        let ready = match self.begin(token, Phase::Broken).await {
+            Ok(()) => time::timeout(START_TIMEOUT, self.answer(&mut observe)).await,
             Err(error) => Ok(Err(error)),
         };
         let error = match ready {
             Ok(Ok(Answer::Ready { version })) => {
-                info!(%version, path = %worker.blender.path.display(), "Blender started");
-                worker.phase = Phase::Waiting;
-                return Ok(worker);
+                info!(%version, path = %self.blender.path.display(), "Blender started");
+                self.phase = Phase::Waiting;
+                return Ok(());
             }
-            Ok(Ok(_)) => worker.broken("answered out of turn").await,
+            Ok(Ok(_)) => self.broken("answered out of turn").await,
             Ok(Err(error)) => error,
-            Err(_) => {
-                let seconds = START_TIMEOUT.as_secs();
-                worker.broken(&format!("was not ready within {seconds} seconds")).await
-            }
+            Err(_) => self.broken("did not start in time").await,
         };
-        // No fault of the frame's: this Blender does not even start.
-        let said = telling(&worker.tail).map_or(String::new(), |line| format!(": {}", line.trim()));
-        Err(RenderError::new(
-            FailureReason::Infrastructure,
-            format!("{} when it was started{said}", error.message),
-        ))
+        if error.reason == FailureReason::OutOfMemory {
+            let reason = FailureReason::Infrastructure;
+            return Err(NotStarted::Node(RenderError { reason, ..error }));
+        }
+        // What it wrote last is read when it has died.
+        self.tail.iter().for_each(|line| telling.observe(line));
+        let for_good = begun.elapsed() >= START_TIMEOUT;
+        let why = match telling.line() {
+            _ if for_good => format!("it was not ready within {} s", START_TIMEOUT.as_secs()),
+            Some(line) => line.to_owned(),
+            None => error.message,
+        };
+        Err(NotStarted::Blender { version, why, for_good })
     }
 
     pub(crate) fn blender(&self) -> &FoundBlender {
@@ -1026,21 +1068,6 @@ impl Worker {
     }
 }
 
-/// Of what a process wrote at last, the line that tells most of why it ended: the last one that names an error, or
-/// else the last one that is no mere address.
-fn telling(tail: &VecDeque<String>) -> Option<&str> {
-    const WORDS: [&str; 6] = ["error", "fatal", "exception", "no module", "not found", "cannot"];
-    let lines = || {
-        let lines = tail.iter().rev().map(String::as_str);
-        lines.filter(|line| !line.contains("<no Python frame>"))
-    };
-    let names_error = |line: &&str| {
-        let line = line.to_ascii_lowercase();
-        WORDS.iter().any(|word| line.contains(word))
-    };
-    lines().find(names_error).or_else(|| lines().find(|line| !line.starts_with("Current thread")))
-}
-
 /// Whether a line says that there was no memory left, of the machine's or of a graphics card's: what Blender, Cycles,
 /// C++ and Python write then.
 fn tells_of_no_memory(line: &str) -> bool {
@@ -1146,28 +1173,6 @@ pub(super) mod tests {
             assert_eq!(error.reason, FailureReason::Infrastructure, "{error:?}");
             assert_eq!(worker.renewal(u64::MAX), Renewal::Due);
         }
-    }
-
-    #[test]
-    fn of_a_failed_start_the_line_that_names_an_error_is_told() {
-        let told = |lines: &[&str]| {
-            let tail = lines.iter().map(|line| (*line).to_owned()).collect();
-            telling(&tail).map(str::to_owned)
-        };
-        let python = [
-            "Python path configuration:",
-            "Fatal Python error: init_fs_encoding: failed to get the Python codec",
-            "ModuleNotFoundError: No module named 'encodings'",
-            "Current thread 0x00007f (most recent call first):",
-            "  <no Python frame>",
-        ];
-        assert_eq!(told(&python).as_deref(), Some(python[2]));
-        assert_eq!(
-            told(&["Blender 3.4.1", python[3], python[4]]).as_deref(),
-            Some("Blender 3.4.1")
-        );
-        assert_eq!(told(&[python[4]]), None);
-        assert_eq!(told(&[]), None);
     }
 
     /// A Blender that says it draws one image, does what `then` says, and dies of a segmentation fault.

@@ -1,9 +1,15 @@
 //! The slots of a node, and the warm Blenders that wait in them.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use framecrew_proto::v1::{Blender, BlenderKind, Preview};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::{
+    sync::{Notify, OwnedSemaphorePermit, Semaphore},
+    time,
+};
 
 use super::{
     Drawing, Observation, RenderError, Scene,
@@ -11,13 +17,22 @@ use super::{
     synthetic::Synthetic,
 };
 use crate::{
-    blender::{Fetcher, FoundBlender},
+    blender::{Fetcher, Search},
     config::{Faults, RendererChoice},
     confine::Workplace,
     movie::Soundtrack,
     output::{self, Blob, Small},
     renderer::process::Worker,
 };
+
+/// First and longest pause before a Blender that does not start is started again, and a program that did not answer is
+/// asked again: what a person mends is noticed within minutes, and a start takes a second of a processor.
+const PROOF_PAUSE_MIN: Duration = Duration::from_secs(5);
+const PROOF_PAUSE_MAX: Duration = Duration::from_secs(300);
+
+/// How long a program may take for its answer when it is asked again, in the background: a machine that has just been
+/// started reads everything from a cold disk.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(300);
 
 /// All slots of a node.
 #[derive(Debug)]
@@ -27,6 +42,8 @@ pub(crate) struct Slots {
     free: Arc<Semaphore>,
     /// Warm Blenders without a batch, the longest idle first; never more than there are free slots.
     idle: Arc<Mutex<Vec<Worker>>>,
+    /// Notified when what the cluster knows of the Blenders has changed.
+    pub(crate) news: Arc<Notify>,
 }
 
 #[derive(Debug)]
@@ -59,9 +76,11 @@ impl Slots {
         count: u32,
         workplace: Workplace,
     ) -> Self {
+        let news = Arc::new(Notify::new());
         let renderer = match choice {
             RendererChoice::Blender(found) => {
-                Renderer::Blender(Arc::new(Blenders::new(found, fetcher, count, workplace)))
+                let blenders = Blenders::new(found, fetcher, count, workplace, news.clone());
+                Renderer::Blender(Arc::new(blenders))
             }
             RendererChoice::Synthetic(time) => {
                 Renderer::Synthetic(Arc::new(Synthetic::new(time, faults)))
@@ -72,6 +91,7 @@ impl Slots {
             count,
             free: Arc::new(Semaphore::new(count as usize)),
             idle: Arc::default(),
+            news,
         }
     }
 
@@ -106,9 +126,38 @@ impl Slots {
     }
 
     /// Adds Blenders that were found since.
-    pub(crate) fn add(&self, found: Vec<FoundBlender>) {
+    pub(crate) fn add(&self, search: Search) {
         if let Renderer::Blender(blenders) = &self.renderer {
-            blenders.add(found);
+            blenders.add(search.found);
+            blenders.add_unsure(search.unsure);
+        }
+    }
+
+    /// Starts each Blender that has not started yet, and keeps as many as there are free slots.
+    pub(crate) async fn prove(&self) {
+        let Renderer::Blender(blenders) = &self.renderer else { return };
+        for worker in blenders.prove().await {
+            let mut idle = lock(&self.idle);
+            if idle.len() < self.free.available_permits() {
+                idle.push(worker);
+            }
+        }
+    }
+
+    /// The same for those that take their time, and for programs that have not answered yet; goes on for ever, less
+    /// and less often while there is no change.
+    pub(crate) async fn keep_proving(&self) {
+        let Renderer::Blender(blenders) = &self.renderer else { return };
+        blenders.call_slow();
+        let mut pause = PROOF_PAUSE_MIN;
+        loop {
+            time::sleep(pause).await;
+            pause = if blenders.is_in_doubt() { (pause * 2).min(PROOF_PAUSE_MAX) } else { pause };
+            blenders.ask_again(ANSWER_PATIENCE).await;
+            self.prove().await;
+            if !blenders.is_in_doubt() {
+                pause = PROOF_PAUSE_MIN;
+            }
         }
     }
 

@@ -346,13 +346,23 @@ impl Crew {
 
     /// Starts a node as a process of its own.
     pub async fn spawn(arguments: &[&str], ttl: Duration) -> Self {
+        Self::spawn_in(arguments, &[], ttl).await
+    }
+
+    /// The same, with variables set.
+    pub async fn spawn_in(
+        arguments: &[&str],
+        variables: &[(&str, &std::ffi::OsStr)],
+        ttl: Duration,
+    ) -> Self {
         let (state, orchestrator, fake) = orchestrate(ttl).await;
         let data = tempfile::tempdir().unwrap();
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_framecrew-node"));
         command
             .args(["--orchestrator", &orchestrator, "--listen", "127.0.0.1:0", "--data"])
             .arg(data.path())
-            .args(arguments);
+            .args(arguments)
+            .envs(variables.iter().copied());
         let process = command.spawn().unwrap();
         let stop = CancellationToken::new();
         let mut crew = Self::registered(state, data, Some(process), stop, None, fake).await;

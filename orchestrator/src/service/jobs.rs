@@ -193,7 +193,7 @@ impl OrchestratorService {
             self.feed.nodes().into_iter().filter(|node| node.state.is_live()).collect();
         // Who is still looking for its Blenders may have the right one.
         let may_suit = |node: &NodeView| {
-            node.description.blenders.is_empty() || node.description.meets(requirements)
+            node.description.meets(requirements) || node.description.may_come_to_meet(requirements)
         };
         if nodes.is_empty() || nodes.iter().any(may_suit) {
             return Ok(());
@@ -480,6 +480,12 @@ fn what_is_missing<'a>(
         return format!("no node has the tags {of_tags}; start one with --tag, or leave them out");
     }
     let only_blender = Requirements { blender: *blender, ..Requirements::of_file(*file_version) };
+    if let Some(why) = nodes.iter().find_map(|node| node.why_unable(requirements)) {
+        return format!(
+            "no node{tagged} can render it now: {why}; `framecrew doctor` on that machine tells more, and the node \
+             tries it again by itself"
+        );
+    }
     let has = words_for_blenders(&nodes);
     nodes.retain(|node| node.meets(&only_blender));
     if nodes.is_empty() {
@@ -516,7 +522,8 @@ fn what_is_missing<'a>(
 fn words_for_blenders(nodes: &[&NodeDescription]) -> String {
     let mut versions: Vec<_> = nodes
         .iter()
-        .flat_map(|node| node.blenders.iter().filter_map(|blender| blender.version))
+        .flat_map(|node| node.blenders.iter().filter(|blender| blender.is_usable()))
+        .filter_map(|blender| blender.version)
         .collect();
     versions.sort_unstable();
     versions.dedup();
@@ -527,6 +534,10 @@ fn words_for_blenders(nodes: &[&NodeDescription]) -> String {
 fn what_it_has(node: &NodeView) -> (String, String) {
     let NodeDescription { blenders, tags, ffmpeg, allows_scripts, .. } = &node.description;
     let blenders = blenders.iter().map(|blender| match blender.version {
+        Some(version) if !blender.is_usable() => {
+            format!("Blender {version} (does not start: {})", blender.unusable)
+        }
+        None if !blender.is_usable() => blender.unusable.clone(),
         Some(version) if blender.kind == BlenderKind::Provisionable as i32 => {
             format!("Blender {version} (fetched when needed)")
         }

@@ -1,0 +1,29 @@
+//! Whether Blenders start as they do for a job.
+
+use std::io;
+
+use futures::future;
+
+use super::FoundBlender;
+use crate::{
+    confine::{self, Workplace},
+    project::LAYOUTS,
+    renderer,
+};
+
+/// Starts each of these Blenders as a node does for a job: within walls where this system has them, and with the
+/// environment of a job. Gives for each why it does not start. Asks for a tokio runtime.
+///
+/// # Errors
+/// When there is no place for temporary files.
+pub async fn prove(blenders: &[FoundBlender]) -> io::Result<Vec<Result<(), String>>> {
+    let folder = tempfile::tempdir()?;
+    let root = std::fs::canonicalize(folder.path())?;
+    let (work, layouts) = (root.join("work"), root.join(LAYOUTS));
+    for folder in [&work, &layouts] {
+        std::fs::create_dir(folder)?;
+    }
+    let place = Workplace { work, layouts, confined: confine::probe().is_ok() };
+    let starts = blenders.iter().map(|blender| renderer::prove(blender.clone(), &place));
+    Ok(future::join_all(starts).await)
+}

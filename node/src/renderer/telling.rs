@@ -1,0 +1,120 @@
+//! Pure: which of the lines that a program writes says why it does not start.
+
+/// Characters of such a line that are kept.
+const CHARS_MAX: usize = 300;
+
+/// Words in lines of errors that are none, or say nothing: they come on good starts as well.
+const NOISE: [&str; 7] = [
+    "not freed memory",
+    "EGL Error",
+    "ALSA",
+    "libdecor",
+    "no Python frame",
+    "Current thread",
+    "AL lib",
+];
+
+/// Words of other lines that say why.
+const WORDS: [&str; 10] = [
+    "error while loading shared libraries",
+    "cannot open shared object file",
+    "symbol lookup error",
+    "cannot execute",
+    "not found",
+    "Permission denied",
+    "No such file",
+    "Fatal Python error",
+    "Unable to",
+    "Error:",
+];
+
+/// Remembers the line that tells most of those that it is shown.
+#[derive(Debug, Default)]
+pub(crate) struct Telling {
+    best: Option<(u8, String)>,
+}
+
+impl Telling {
+    /// Shows it a line. Of lines that tell as much the first is kept: it is the cause, others follow from it.
+    pub(crate) fn observe(&mut self, line: &str) {
+        let line = line.trim();
+        let rank = rank(line);
+        let is_better = match &self.best {
+            None => !line.is_empty(),
+            // Of lines that tell nothing the last one is nearest to the end.
+            Some((best, _)) => rank < *best || (rank == LAST && *best == LAST && !line.is_empty()),
+        };
+        if is_better {
+            self.best = Some((rank, line.chars().take(CHARS_MAX).collect()));
+        }
+    }
+
+    /// The line.
+    pub(crate) fn line(&self) -> Option<&str> {
+        self.best.as_ref().map(|(_, line)| line.as_str())
+    }
+}
+
+/// The line of a text that tells most; empty for an empty text.
+pub(crate) fn telling(text: &str) -> String {
+    let mut telling = Telling::default();
+    text.lines().for_each(|line| telling.observe(line));
+    telling.line().unwrap_or_default().to_owned()
+}
+
+/// Of lines that tell nothing, and of noise.
+const LAST: u8 = 2;
+const NEVER: u8 = 3;
+
+fn rank(line: &str) -> u8 {
+    if NOISE.iter().any(|noise| line.contains(noise)) {
+        return NEVER;
+    }
+    if is_exception(line) || line.contains("OpenColorIO Error") {
+        return 0;
+    }
+    if WORDS.iter().any(|words| line.contains(words)) { 1 } else { LAST }
+}
+
+/// Whether a line is how Python ends: `ModuleNotFoundError: No module named 'encodings'`.
+fn is_exception(line: &str) -> bool {
+    let Some((name, text)) = line.split_once(": ") else { return false };
+    let is_name = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '.' || c == '_');
+    is_name && !text.is_empty() && (name.len() > 5 && name.ends_with("Error"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(lines: &[&str]) -> String {
+        telling(&lines.join("\n"))
+    }
+
+    #[test]
+    fn the_first_line_that_tells_is_kept_and_not_the_last() {
+        let python = [
+            "Python path configuration:",
+            "  PYTHONHOME = (not set)",
+            "Fatal Python error: init_fs_encoding: failed to get the Python codec of the filesystem encoding",
+            "Python runtime state: core initialized",
+            "ModuleNotFoundError: No module named 'encodings'",
+            "",
+            "Current thread 0x00007f1 (most recent call first):",
+            "  <no Python frame>",
+        ];
+        assert_eq!(told(&python), "ModuleNotFoundError: No module named 'encodings'");
+        let without = [python[0], python[2], python[7]];
+        assert!(told(&without).starts_with("Fatal Python error: init_fs_encoding"));
+        let colour = "OpenColorIO Error: Error could not read '/a/config.ocio' OCIO profile.";
+        assert_eq!(told(&["Color management: Using fallback mode", colour, colour, "bye"]), colour);
+        let library = "blender: error while loading shared libraries: libXi.so.6: cannot open shared object file";
+        assert_eq!(told(&["EGL Error (0x3001): EGL_NOT_INITIALIZED", library, "more"]), library);
+        assert_eq!(told(&["a", "b", "<no Python frame>"]), "b");
+        assert_eq!(
+            told(&["Error: Not freed memory blocks: 3"]),
+            "Error: Not freed memory blocks: 3"
+        );
+        assert_eq!(told(&[]), "");
+    }
+}
