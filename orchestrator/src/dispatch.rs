@@ -6,6 +6,7 @@ use std::{
     collections::{HashMap, HashSet},
     convert::Infallible,
     error::Error,
+    net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -34,6 +35,7 @@ use crate::{
         NodeName, Rendered, Slice,
     },
     driver::{BatchNews, DriverHandle},
+    neighbour,
     store::{Identity, NodeRecord},
 };
 
@@ -54,6 +56,9 @@ pub(crate) const LINK_BYTES_A_SECOND: u64 = 128 << 10;
 const RETRY_MIN: Duration = Duration::from_millis(100);
 /// Longest such pause.
 const RETRY_MAX: Duration = Duration::from_secs(2);
+/// Attempts in a row to reach a node on this machine that are refused before its process counts as ended: about half a
+/// second, in which one that its supervisor starts again is back, and answers for itself.
+const REFUSALS_CERTAIN: u32 = 3;
 /// How often it is told that a batch is still out of reach; what breaks for less heals by itself.
 const OUT_OF_REACH_TOLD_EVERY: Duration = Duration::from_secs(30);
 /// Ended batches remembered for one node until its next batch tells it; a heartbeat tells it of the others.
@@ -78,6 +83,8 @@ pub(crate) struct Assignment {
 struct Link {
     address: String,
     client: RenderNodeClient<Channel>,
+    /// Where the node's process itself listens on this machine, if it does.
+    neighbour: Option<SocketAddr>,
     settled: Vec<u64>,
     /// Dropped when the node has answered for the batch sent last: batches arrive in their order.
     answered: Option<oneshot::Receiver<Infallible>>,
@@ -112,8 +119,13 @@ impl State {
                 .tcp_nodelay(true)
                 .connect_lazy();
             let client = RenderNodeClient::new(channel).max_decoding_message_size(MESSAGE_MAX);
-            let link =
-                Link { address: address.to_owned(), client, settled: Vec::new(), answered: None };
+            let link = Link {
+                address: address.to_owned(),
+                client,
+                neighbour: None,
+                settled: Vec::new(),
+                answered: None,
+            };
             self.links.insert(node.clone(), link);
         }
         self.links.get_mut(node)
@@ -260,9 +272,17 @@ impl Dispatch {
         Some((link.client.clone(), std::mem::take(&mut link.settled), turn))
     }
 
-    /// Notes where a node is reached that has registered.
-    pub(crate) fn meet(&self, node: &NodeName, address: &str) {
-        self.lock().meet(node, address);
+    /// Notes where a node is reached that has registered, and where its process itself listens, if that is on this
+    /// machine.
+    pub(crate) fn meet(&self, node: &NodeName, address: &str, neighbour: Option<SocketAddr>) {
+        if let Some(link) = self.lock().meet(node, address) {
+            link.neighbour = neighbour;
+        }
+    }
+
+    /// Where a node's process itself listens on this machine, if it does.
+    pub(crate) fn neighbour(&self, node: &NodeName) -> Option<SocketAddr> {
+        self.lock().links.get(node)?.neighbour
     }
 
     /// Lets go of a node that is gone; it may never come back under its name.
@@ -296,6 +316,7 @@ impl Dispatch {
             node,
             incarnation,
             client,
+            neighbour: None,
             sequence: 0,
             logged: match errand {
                 Errand::Attach { logged } => logged,
@@ -323,6 +344,8 @@ struct Follower {
     /// The life of the node that the batch is meant for.
     incarnation: Incarnation,
     client: RenderNodeClient<Channel>,
+    /// Where the node's process itself listens on this machine, if it does.
+    neighbour: Option<SocketAddr>,
     /// Sequence of the last event that the driver has.
     sequence: u64,
     /// Log lines up to this event are kept from a former life.
@@ -389,6 +412,8 @@ impl Follower {
             }
         }
         let mut limit = FIRST_ATTACH_TIMEOUT;
+        // Attempts in a row that the node's machine refused.
+        let mut refused = 0;
         loop {
             let request = AttachBatchRequest {
                 batch_id: batch.0,
@@ -424,7 +449,14 @@ impl Follower {
                     let news = if had_it { BatchNews::Unknown } else { BatchNews::Refused(None) };
                     return self.driver.report(batch, vec![news]).await;
                 }
-                Err(status) => debug!(%batch, %node, %status, "cannot attach"),
+                Err(status) => {
+                    debug!(%batch, %node, %status, "cannot attach");
+                    refused = if self.is_refused(&status).await { refused + 1 } else { 0 };
+                    if refused >= REFUSALS_CERTAIN {
+                        warn!(%batch, %node, "the node's process has ended: nothing listens at its port on this machine");
+                        return self.driver.report(batch, vec![BatchNews::Unknown]).await;
+                    }
+                }
             }
             let lasts = lost.elapsed();
             if lasts >= told + OUT_OF_REACH_TOLD_EVERY {
@@ -441,6 +473,15 @@ impl Follower {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(link) = state.links.get(&self.node) {
             self.client = link.client.clone();
+            self.neighbour = link.neighbour;
+        }
+    }
+
+    /// Whether a call failed because nothing listens any more where the node's process did, on this machine.
+    async fn is_refused(&self, status: &Status) -> bool {
+        match self.neighbour {
+            Some(at) if was_refused(status) => neighbour::refuses(at).await,
+            _ => false,
         }
     }
 
@@ -592,6 +633,19 @@ fn never_connected(status: &Status) -> bool {
     let mut source = Error::source(status);
     while let Some(error) = source {
         if error.is::<ConnectError>() {
+            return true;
+        }
+        source = error.source();
+    }
+    false
+}
+
+/// Whether the connection for a call was refused.
+fn was_refused(status: &Status) -> bool {
+    let mut source = Error::source(status);
+    while let Some(error) = source {
+        let error_kind = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+        if error_kind == Some(std::io::ErrorKind::ConnectionRefused) {
             return true;
         }
         source = error.source();

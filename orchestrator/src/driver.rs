@@ -655,7 +655,7 @@ impl Driver {
             }
             Command::Register(registration, reply) => match self.may_register(&registration) {
                 Ok(()) => {
-                    let welcome = self.register(registration, turn);
+                    let welcome = self.register(*registration, turn);
                     turn.reply(reply, Ok(welcome));
                 }
                 Err(error) => turn.reply(reply, Err(error)),
@@ -783,12 +783,16 @@ impl Driver {
             (Some(known), _) if known > registration.incarnation => {
                 Err(MembershipError::NewerIncarnation(node.clone()))
             }
-            // The same address proves that the former process there is dead; another one may be another machine.
+            // The same address proves that the former process there is dead, as a port does where nothing listens any
+            // more; otherwise it may be another machine.
             (Some(known), Some(record))
-                if known < registration.incarnation && record.address != registration.address =>
+                if known < registration.incarnation
+                    && record.address != registration.address
+                    && registration.replaces.as_ref() != Some(&record.address) =>
             {
                 let address = record.address.clone();
-                Err(MembershipError::NameTaken { node: node.clone(), address })
+                let neighbour = self.dispatch.neighbour(node);
+                Err(MembershipError::NameTaken { node: node.clone(), address, neighbour })
             }
             _ => Ok(()),
         }
@@ -796,7 +800,8 @@ impl Driver {
 
     fn register(&mut self, registration: Registration, turn: &mut Turn) -> Welcome {
         let first_batch = self.scheduler.next_batch();
-        let Registration { node, incarnation, address, description, batches } = registration;
+        let Registration { node, incarnation, address, description, batches, neighbour, .. } =
+            registration;
         info!(%node, incarnation = incarnation.0, %address, slots = description.slots, "node registered");
         let event = Event::NodeRegistered {
             node: node.clone(),
@@ -805,7 +810,7 @@ impl Driver {
         };
         // First: what the scheduler decides now is meant for this address.
         // Batches of this life that are followed already are to be found there too.
-        self.dispatch.meet(&node, &address);
+        self.dispatch.meet(&node, &address, neighbour);
         let record = NodeRecord { incarnation, address, description };
         let former = self.nodes.insert(node.clone(), record.clone());
         if former.is_some_and(|former| former.incarnation != incarnation) {

@@ -20,6 +20,7 @@ mod history;
 #[cfg(any(test, feature = "history"))]
 pub mod invariants;
 mod movie;
+mod neighbour;
 mod previews;
 pub mod scheduler;
 mod serve;

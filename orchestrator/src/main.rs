@@ -186,6 +186,12 @@ async fn run(args: Args) -> anyhow::Result<()> {
     {
         config.history = args.history;
     }
+    if !args.listen.ip().is_loopback() {
+        tracing::warn!(
+            address = %args.listen,
+            "there is no authentication: whoever reaches this address can render here and read what is rendered"
+        );
+    }
     Ok(serve(listener, config, shutdown_signal()).await?)
 }
 

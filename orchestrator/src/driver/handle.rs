@@ -1,6 +1,7 @@
 //! How everyone else talks to the driver.
 
 use std::{
+    net::SocketAddr,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -92,13 +93,17 @@ pub(crate) enum NoAnswer {
 }
 
 /// A node that wants to join.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Registration {
     pub(crate) node: NodeName,
     pub(crate) incarnation: Incarnation,
     pub(crate) address: String,
     pub(crate) description: NodeDescription,
     pub(crate) batches: Vec<BatchId>,
+    /// Where its process itself listens on this machine, if it does.
+    pub(crate) neighbour: Option<SocketAddr>,
+    /// The address of a former process of that name which is certain to have ended.
+    pub(crate) replaces: Option<String>,
 }
 
 /// What a node is told when it has joined.
@@ -126,7 +131,12 @@ pub(crate) enum MembershipError {
         "a node at {address} has the name {node}, and it is not certain yet that it has ended: `framecrew nodes` tells \
          until when; wait, or choose another name with --name"
     )]
-    NameTaken { node: NodeName, address: String },
+    NameTaken {
+        node: NodeName,
+        address: String,
+        /// Where that process itself listens on this machine, if it does.
+        neighbour: Option<SocketAddr>,
+    },
     #[error(transparent)]
     NoAnswer(#[from] NoAnswer),
 }
@@ -195,7 +205,7 @@ pub(super) type SubmitReply = oneshot::Sender<Result<(JobRecord, bool), SubmitEr
 pub(super) enum Command {
     Submit(NewJob, SubmitReply),
     Cancel(JobId, oneshot::Sender<()>),
-    Register(Registration, oneshot::Sender<Result<Welcome, MembershipError>>),
+    Register(Box<Registration>, oneshot::Sender<Result<Welcome, MembershipError>>),
     Retry(JobId, Option<FrameSet>, RetryReply),
     Adopt {
         node: NodeName,
@@ -285,7 +295,7 @@ impl DriverHandle {
         &self,
         registration: Registration,
     ) -> Result<Welcome, MembershipError> {
-        let answer = self.ask(|reply| Command::Register(registration, reply)).await;
+        let answer = self.ask(|reply| Command::Register(Box::new(registration), reply)).await;
         answer?
     }
 

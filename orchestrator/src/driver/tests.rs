@@ -253,6 +253,8 @@ impl Fixture {
                 ..NodeDescription::default()
             },
             batches: Vec::new(),
+            neighbour: None,
+            replaces: None,
         };
         self.driver.register(registration).await.unwrap();
     }
@@ -682,6 +684,8 @@ async fn who_gave_up_registering_while_a_commit_was_held_is_not_registered() {
         address: "http://127.0.0.1:9".to_owned(),
         description: NodeDescription::default(),
         batches: Vec::new(),
+        neighbour: None,
+        replaces: None,
     };
     assert!(fixture.driver.register(registration).now_or_never().is_none());
     fixture.store.is_full.store(false, Ordering::SeqCst);

@@ -14,6 +14,7 @@ use crate::{
     convert,
     domain::{BatchId, Incarnation},
     driver::{AdoptError, MembershipError, Registration, Welcome},
+    neighbour,
 };
 
 /// Heartbeats in one lease: two may be lost before it runs out.
@@ -50,14 +51,26 @@ impl OrchestratorService {
         let Some(description) = description else {
             return Err(Status::internal("a description without faults did not parse"));
         };
-        let registration = Registration {
+        let neighbour = neighbour::of(&address, request.port, peer);
+        let mut registration = Registration {
             node: request.name.into(),
             incarnation: Incarnation(request.incarnation),
             address,
             description,
             batches: request.batch_ids.into_iter().map(BatchId).collect(),
+            neighbour,
+            replaces: None,
         };
-        let Welcome { abandoned, first_batch } = self.driver.register(registration).await?;
+        let welcome = match self.driver.register(registration.clone()).await {
+            Err(MembershipError::NameTaken { address, neighbour, .. })
+                if has_ended(&address, neighbour, peer).await =>
+            {
+                registration.replaces = Some(address);
+                self.driver.register(registration).await
+            }
+            welcome => welcome,
+        };
+        let Welcome { abandoned, first_batch } = welcome?;
         Ok(RegisterNodeResponse {
             lease_ttl_ms: self.lease.as_millis() as u64,
             heartbeat_interval_ms: (self.lease / HEARTBEATS_A_LEASE).as_millis() as u64,
@@ -129,6 +142,20 @@ impl OrchestratorService {
 
     pub(super) fn nodes(&self) -> ListNodesResponse {
         ListNodesResponse { nodes: self.feed.nodes().iter().map(convert::node_to_wire).collect() }
+    }
+}
+
+/// Whether the process at a node's former address is certain to have ended: it is a neighbour of ours, or of the process
+/// that asks for its name, and nothing listens there any more.
+async fn has_ended(address: &str, ours: Option<SocketAddr>, peer: Option<SocketAddr>) -> bool {
+    let asks_from = peer.map(|peer| peer.ip().to_canonical());
+    let theirs = neighbour::socket(address).filter(|at| {
+        // Of the loopback only a process that is known to be here can be told.
+        Some(at.ip()) == asks_from && !at.ip().is_loopback()
+    });
+    match ours.or(theirs) {
+        Some(at) => neighbour::refuses(at).await,
+        None => false,
     }
 }
 

@@ -1,0 +1,104 @@
+//! Nodes on this very machine: that the process of one has ended can be known, where of others it is only likely.
+//!
+//! Nothing listens at a port here once the process that did is gone, and the kernel says so at once. From another
+//! machine the same answer may come from a firewall, a router that has just restarted, or whoever has the address by
+//! now, while the node draws on: there the lease stays the rule.
+
+use std::{
+    io::ErrorKind,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    time::Duration,
+};
+
+use tokio::{net::TcpStream, time::timeout};
+use tonic::transport::Uri;
+
+/// How long the kernel, or another machine, may take to refuse a connection: longer than any link that is fit for
+/// a render farm, and short for whoever waits to register.
+const REFUSED_WITHIN: Duration = Duration::from_secs(1);
+
+/// Where a node's own process listens on this machine, if it does: it calls from here, and is reached here at the very
+/// port that it listens on. Another port may be a forwarder's, which can end before the node.
+pub(crate) fn of(address: &str, port: u32, peer: Option<SocketAddr>) -> Option<SocketAddr> {
+    let at = socket(address)?;
+    let peer = peer?.ip().to_canonical();
+    (u32::from(at.port()) == port && is_here(at.ip()) && is_here(peer)).then_some(at)
+}
+
+/// The socket of a URL that names its host by number.
+pub(crate) fn socket(address: &str) -> Option<SocketAddr> {
+    let uri: Uri = address.parse().ok()?;
+    let host = uri.host()?.trim_start_matches('[').trim_end_matches(']');
+    let ip: IpAddr = match host {
+        "localhost" => Ipv4Addr::LOCALHOST.into(),
+        host => host.parse().ok()?,
+    };
+    Some(SocketAddr::new(ip.to_canonical(), uri.port_u16()?))
+}
+
+/// Whether the machine says that nothing listens there.
+pub(crate) async fn refuses(at: SocketAddr) -> bool {
+    match timeout(REFUSED_WITHIN, TcpStream::connect(at)).await {
+        Ok(Err(error)) => error.kind() == ErrorKind::ConnectionRefused,
+        Ok(Ok(_)) | Err(_) => false,
+    }
+}
+
+/// Whether an address is one of this machine's: what is sent to it leaves from it. No packet is sent to find out.
+fn is_here(ip: IpAddr) -> bool {
+    if ip.is_loopback() {
+        return true;
+    }
+    let any: IpAddr = match ip {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let from = || {
+        let socket = UdpSocket::bind((any, 0))?;
+        // Any port will do.
+        socket.connect((ip, 9))?;
+        socket.local_addr()
+    };
+    !ip.is_unspecified() && from().is_ok_and(|from| from.ip() == ip)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn a_neighbour_calls_from_here_and_is_reached_here_at_its_own_port() {
+        let here: SocketAddr = "127.0.0.1:50000".parse().unwrap();
+        let elsewhere: SocketAddr = "192.0.2.7:50000".parse().unwrap();
+        let at = |text: &str| Some(text.parse::<SocketAddr>().unwrap());
+        assert_eq!(of("http://127.0.0.1:3000", 3000, Some(here)), at("127.0.0.1:3000"));
+        assert_eq!(of("http://[::1]:3000/", 3000, Some(here)), at("[::1]:3000"));
+        assert_eq!(of("http://localhost:3000", 3000, Some(here)), at("127.0.0.1:3000"));
+        let mapped: SocketAddr = "[::ffff:127.0.0.1]:50000".parse().unwrap();
+        assert_eq!(of("http://127.0.0.1:3000", 3000, Some(mapped)), at("127.0.0.1:3000"));
+        for (address, port, peer) in [
+            ("http://127.0.0.1:3000", 4000, Some(here)),
+            ("http://127.0.0.1:3000", 0, Some(here)),
+            ("http://127.0.0.1:3000", 3000, Some(elsewhere)),
+            ("http://127.0.0.1:3000", 3000, None),
+            ("http://192.0.2.7:3000", 3000, Some(elsewhere)),
+            ("http://192.0.2.7:3000", 3000, Some(here)),
+            ("http://0.0.0.0:3000", 3000, Some(here)),
+            ("http://render-7:3000", 3000, Some(here)),
+            ("http://127.0.0.1", 80, Some(here)),
+        ] {
+            assert_eq!(of(address, port, peer), None, "{address} {port} {peer:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn only_a_port_that_nothing_listens_at_refuses() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let at = listener.local_addr().unwrap();
+        assert!(!refuses(at).await);
+        drop(listener);
+        assert!(refuses(at).await);
+    }
+}
