@@ -25,6 +25,7 @@ use crate::{
     log::{self, LogEvent},
     project::{Content, Project},
     spec::JobSpec,
+    view::words,
     watch::{Resume, Watch, check_same, pause},
 };
 
@@ -274,14 +275,16 @@ impl Cluster {
         })
     }
 
-    /// The nodes, by name.
+    /// The nodes, by name: node-2 before node-10.
     ///
     /// # Errors
     /// When the orchestrator cannot be reached.
     pub async fn nodes(&self) -> Result<Vec<proto::Node>, Error> {
         let mut rpc = self.rpc.clone();
         let answer = within(CALL_DEADLINE, rpc.list_nodes(ListNodesRequest {})).await;
-        Ok(answer.map_err(|status| self.error(&status))?.into_inner().nodes)
+        let mut nodes = answer.map_err(|status| self.error(&status))?.into_inner().nodes;
+        nodes.sort_by(|a, b| words::by_number(&a.name, &b.name));
+        Ok(nodes)
     }
 
     /// Asks a node itself, at its own address, what it is and does; `node` is one of [`nodes`](Self::nodes).

@@ -7,10 +7,10 @@ use std::{
 
 use clap::Args;
 use framecrew::{
-    Cluster, Error, FrameRange, FrameSet, OutputFile,
+    Cluster, Error, FrameRange, FrameSet, JobView, OutputFile, WatchEvent,
     contact_sheet::{self, ContactSheet, SheetError},
     proto::{self, FailureReason, FrameState},
-    view::words,
+    view::{self, words},
 };
 use futures::StreamExt as _;
 
@@ -63,7 +63,29 @@ async fn show(cluster: &Cluster, job: &proto::Job) -> Result<(), Failure> {
     for warning in &job.warnings {
         say(words::warning(warning))?;
     }
-    show_failures(cluster, job).await
+    show_failures(cluster, job).await?;
+    show_retried(cluster, job).await
+}
+
+/// What happened to frames that are tried again, which no count tells of where nothing of it is the frames' fault.
+async fn show_retried(cluster: &Cluster, job: &proto::Job) -> Result<(), Failure> {
+    if job.counts.unwrap_or_default().open == 0 {
+        return Ok(());
+    }
+    // A watch begins with the frames that have trouble, however many others there are.
+    let mut watch = cluster.watch(job.job_id);
+    let snapshot = loop {
+        match watch.next().await {
+            Some(Ok(WatchEvent::Update(update))) => break update,
+            Some(Ok(_)) => {}
+            Some(Err(error)) => return Err(error.into()),
+            None => return Ok(()),
+        }
+    };
+    let mut view = JobView::default();
+    view.apply(&snapshot);
+    view::retried(&view).into_iter().try_for_each(say)?;
+    Ok(())
 }
 
 /// Why frames failed, by kind of failure, and what to do about each.

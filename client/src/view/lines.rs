@@ -179,7 +179,12 @@ fn class(failure: &Failure) -> String {
 /// The last lines of Blender's output for a frame that has failed, indented.
 pub(super) fn last_words(frame: &Frame) -> impl Iterator<Item = String> {
     let is_failed = frame.state() == FrameState::Failed;
-    let tail = frame.failure.iter().filter(move |_| is_failed).flat_map(|failure| {
+    tail(frame).filter(move |_| is_failed)
+}
+
+/// The last lines of Blender's output when the frame was last tried in vain, indented.
+pub(super) fn tail(frame: &Frame) -> impl Iterator<Item = String> {
+    let tail = frame.failure.iter().flat_map(|failure| {
         let skipped = failure.log_tail.len().saturating_sub(LAST_WORDS_MAX);
         failure.log_tail.iter().skip(skipped)
     });

@@ -13,7 +13,7 @@ pub use warned::Warned;
 
 use std::{borrow::Cow, time::Duration};
 
-use framecrew_proto::v1::{FrameState, JobState};
+use framecrew_proto::v1::{Frame, FrameState, JobState};
 use serde::Serialize;
 
 use crate::{FrameRange, live::Live, state::JobView};
@@ -85,7 +85,15 @@ fn of_frames(view: &JobView, took: Option<Duration>) -> String {
             });
             format!("finished: {}{time}", words::frames(total))
         }
-        JobState::Failed => format!("failed: {}; failed: {}", done(), failed_frames(view)),
+        JobState::Failed | JobState::Cancelled => {
+            let after = took.map(|took| format!(" after {}", words::duration(took)));
+            let state = words::job_state(view.state());
+            let text = format!("{state}{}: {}", after.unwrap_or_default(), done());
+            match view.state() {
+                JobState::Failed => format!("{text}; failed: {}", failed_frames(view)),
+                _ => text,
+            }
+        }
         state => format!("{}: {}", words::job_state(state), done()),
     }
 }
@@ -112,6 +120,27 @@ pub fn failures(view: &JobView) -> Vec<String> {
         lines::frame_line(view.job(), frame).into_iter().chain(lines::last_words(frame))
     })
     .collect()
+}
+
+/// Why frames that are open did not succeed when they were last tried, the latest first, with Blender's last lines.
+#[must_use]
+pub fn retried(view: &JobView) -> Vec<String> {
+    let is_retried = |frame: &&Frame| frame.state() == FrameState::Open && frame.failure.is_some();
+    let mut frames: Vec<_> = view.troubled().filter(is_retried).collect();
+    frames.sort_by_key(|frame| std::cmp::Reverse(frame.revision));
+    let more = frames.len().saturating_sub(FAILED_TOLD_MAX);
+    let told = frames.into_iter().take(FAILED_TOLD_MAX).flat_map(|frame| {
+        let line = lines::frame_line(view.job(), frame);
+        line.into_iter().chain(lines::tail(frame))
+    });
+    let mut told: Vec<_> = told.collect();
+    if more > 0 {
+        told.push(format!(
+            "{} did not succeed yet either",
+            words::plural(more as u64, "more frame")
+        ));
+    }
+    told
 }
 
 /// `13, 20-25 and 7 more`.
@@ -142,7 +171,43 @@ fn outlook(live: &Live, now: Duration) -> String {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
+    use framecrew_proto::v1::{
+        Failure, FailureReason, Job, JobSnapshot, WatchJobResponse, watch_job_response::Update,
+    };
+
     use super::*;
+
+    #[test]
+    fn what_is_tried_again_is_told_the_latest_first() {
+        let failed = |number: i32, state: FrameState, message: &str| Frame {
+            frame: number,
+            state: state.into(),
+            node: "six".into(),
+            revision: u64::from(number.unsigned_abs()),
+            failure: Some(Failure {
+                reason: FailureReason::Infrastructure.into(),
+                message: message.into(),
+                log_tail: vec!["the last line".into()],
+            }),
+            ..Frame::default()
+        };
+        let snapshot = JobSnapshot {
+            job: Some(Job { job_id: 7, ..Job::default() }),
+            troubled: (1..=5)
+                .map(|number| failed(number, FrameState::Open, "no disk"))
+                .chain([failed(9, FrameState::Failed, "no memory")])
+                .collect(),
+            ..JobSnapshot::default()
+        };
+        let mut view = JobView::default();
+        let update = Some(Update::Snapshot(snapshot));
+        view.apply(&WatchJobResponse { update, ..WatchJobResponse::default() });
+        let told = retried(&view);
+        let first = "frame 5 did not succeed on six (infrastructure) and is tried again: no disk";
+        assert_eq!(told[..2], [first.to_owned(), "    the last line".to_owned()]);
+        assert_eq!(told.len(), 2 * FAILED_TOLD_MAX + 1);
+        assert_eq!(told.last().unwrap(), "2 more frames did not succeed yet either");
+    }
 
     #[test]
     fn json_has_nothing_that_steers_a_terminal_and_says_the_same() {

@@ -1,6 +1,6 @@
 //! Numbers and states in words.
 
-use std::time::Duration;
+use std::{cmp::Ordering, time::Duration};
 
 use framecrew_proto::v1::{
     FailureReason, FrameCounts, ImageFormat, Job, JobState, Node, NodeState, RenderEngine,
@@ -46,6 +46,36 @@ pub fn shown_as(c: char) -> Option<char> {
         | '\u{e0000}'..='\u{e007f}' => Some(char::REPLACEMENT_CHARACTER),
         _ => None,
     }
+}
+
+/// Orders names as people count: `node-2` before `node-10`.
+#[must_use]
+pub fn by_number(a: &str, b: &str) -> Ordering {
+    let (mut left, mut right) = (a, b);
+    while !left.is_empty() && !right.is_empty() {
+        let (first, second) = (piece_of(left), piece_of(right));
+        let is_number = |piece: &str| piece.starts_with(|c: char| c.is_ascii_digit());
+        let order = if is_number(first) && is_number(second) {
+            // However long: the one with more digits is greater.
+            let [first, second] = [first, second].map(|piece| piece.trim_start_matches('0'));
+            first.len().cmp(&second.len()).then_with(|| first.cmp(second))
+        } else {
+            first.cmp(second)
+        };
+        if order.is_ne() {
+            return order;
+        }
+        (left, right) = (&left[first.len()..], &right[second.len()..]);
+    }
+    // Of names that count the same, like a1 and a01, one goes first all the same.
+    left.len().cmp(&right.len()).then_with(|| a.cmp(b))
+}
+
+/// The digits at the beginning of a text, or what stands before the first of them.
+fn piece_of(text: &str) -> &str {
+    let starts_with_digit = text.starts_with(|c: char| c.is_ascii_digit());
+    let end = text.find(|c: char| c.is_ascii_digit() != starts_with_digit);
+    &text[..end.unwrap_or(text.len())]
 }
 
 /// Frames of the job, whatever their state.
@@ -384,6 +414,16 @@ mod tests {
     fn a_name_cannot_play_with_the_terminal() {
         assert_eq!(printable("a\x1b[31mb\r\n"), "a [31mb  ");
         assert_eq!(printable("a\u{9b}31mb\u{7f}\u{7}"), "a 31mb  ");
+    }
+
+    #[test]
+    fn names_are_ordered_by_the_numbers_in_them() {
+        let mut names =
+            ["node-10", "b", "node-2", "a01", "node-1", "a1", "node-2b", "99999999999999999999"];
+        names.sort_by(|a, b| by_number(a, b));
+        let expected =
+            ["99999999999999999999", "a1", "a01", "b", "node-1", "node-2", "node-2b", "node-10"];
+        assert_eq!(names, expected);
     }
 
     #[test]
