@@ -132,6 +132,8 @@ async fn settings_override_those_of_the_file() {
             &blender::scene(
                 &blender,
                 "
+if hasattr(scene.render.image_settings, 'media_type'):
+    scene.render.image_settings.media_type = 'VIDEO'
 scene.render.image_settings.file_format = 'FFMPEG'
 second = bpy.data.scenes.new('Second')
 second.render.resolution_x, second.render.resolution_y = 31, 17
