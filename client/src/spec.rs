@@ -196,8 +196,8 @@ impl JobSpec {
         self
     }
 
-    /// Whether every batch is drawn by a Blender that was started for it. EEVEE's first frame in a process differs
-    /// slightly from its later ones, so frames are equal to the bit only among those that come first.
+    /// Whether every frame is drawn by a Blender that was started for it, for equal bits: EEVEE's first frame in a
+    /// process differs slightly from its later ones. Frames in order share one.
     #[must_use]
     pub fn cold(mut self, cold: bool) -> Self {
         self.settings.cold = cold;

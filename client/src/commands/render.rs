@@ -161,7 +161,7 @@ struct Placing {
         value_name = "WHETHER"
     )]
     in_order: InOrder,
-    /// Start a Blender for each batch: the first frame that EEVEE draws in a process differs slightly from later ones
+    /// Start a Blender for each frame: the first frame that EEVEE draws in a process differs slightly from later ones
     #[arg(long, env = "FRAMECREW_COLD", value_parser = FalseyValueParser::new())]
     cold: bool,
 }

@@ -77,21 +77,34 @@ fn holes(
     }
     let mut holes = BTreeMap::new();
     for ((_, before, after), row) in rows {
-        let (Some((first, width)), Some((last, _))) = (row.first_key_value(), row.last_key_value())
-        else {
-            continue;
-        };
-        let steps = row.keys().zip(row.keys().skip(1)).map(|(a, b)| b - a);
-        let Some(step) = steps.min().filter(|_| row.len() >= ROW_MIN) else { continue };
+        let Some((first, last, step)) = stride(&row) else { continue };
+        let width = row.get(&first).copied().unwrap_or_default();
         for frame in frames.iter().take(FRAMES_MAX) {
             let number = i64::from(frame);
-            let is_between = (*first..*last).contains(&number) && (number - first) % step == 0;
+            let is_between = (first..last).contains(&number) && (number - first) % step == 0;
             if is_between && !row.contains_key(&number) {
                 holes.insert(format!("{before}{number:0width$}{after}"), frame);
             }
         }
     }
     holes
+}
+
+/// The distance that most files of a row have from the next one, and from where to where it holds. A simulation also
+/// keeps its first state and its last frame, which may lie off it.
+fn stride(row: &BTreeMap<i64, usize>) -> Option<(i64, i64, i64)> {
+    let pairs = || row.keys().zip(row.keys().skip(1)).map(|(a, b)| (*a, *b, b - a));
+    let mut counts = BTreeMap::<i64, usize>::new();
+    for (_, _, step) in pairs() {
+        *counts.entry(step).or_default() += 1;
+    }
+    // Of equals the shorter: two files with a hole between them are no rhythm.
+    let (step, _) = counts.into_iter().max_by_key(|(step, count)| (*count, -step))?;
+    let (anchor, ..) = pairs().find(|(_, _, of_pair)| *of_pair == step)?;
+    let mut in_step = row.keys().copied().filter(|number| (number - anchor) % step == 0);
+    let first = in_step.next()?;
+    let last = in_step.last()?;
+    (row.len() >= ROW_MIN).then_some((first, last, step))
 }
 
 /// What stands before and after the frame in the name of a file of a simulation; none where there is no frame in it,
@@ -215,6 +228,10 @@ mod tests {
             ["47726964_000001_00.bphys", "47726964_000002_00.bphys", "47726964_000004_00.bphys"];
         let missed = [("47726964_000003_00.bphys".to_owned(), 3)];
         assert_eq!(holes_of("c", "Grid/Cloth", PointCache, &points), missed);
+        // The last frame is kept though it is off the step, and so is the first state.
+        let points = [0, 1, 3, 5, 6].map(|frame| format!("47726964_{frame:06}_00.bphys"));
+        let points = points.each_ref().map(String::as_str);
+        assert_eq!(holes_of("c", "Grid/Cloth", PointCache, &points), []);
     }
 
     /// Of the row that begins with the first of these files, what is lacking in frames 1 to 6, and when.

@@ -45,6 +45,8 @@ const CRATE_VERSION_MAX: (u8, u8) = (0, 13);
 pub(super) struct Layer {
     /// Other layers, as they stand in it.
     pub(super) paths: Vec<String>,
+    /// Texts with spaces that look like layers: they are if they are there. A sentence may end in a name, too.
+    pub(super) guesses: Vec<String>,
     /// Whether there may be others that are not known.
     pub(super) is_vague: bool,
 }
@@ -79,6 +81,8 @@ pub(super) fn layers(file: &Path) -> Layers {
         if layer.is_vague {
             paths.extend(beside(&folder));
         }
+        let guesses = layer.guesses.iter().map(|path| clean(&folder.join(path)));
+        paths.extend(guesses.filter(|path| path.is_file()));
         let absolute: HashSet<&Path> =
             layer.paths.iter().map(Path::new).filter(|path| path.is_absolute()).collect();
         for path in paths {
@@ -117,7 +121,7 @@ pub(super) fn read(mut file: impl Read + Seek) -> Layer {
         [b'P', b'K', 3, 4, ..] => Layer::default(),
         CRATE => match tokens(&mut file) {
             Some(tokens) => of_tokens(&tokens),
-            None => Layer { paths: Vec::new(), is_vague: true },
+            None => Layer { is_vague: true, ..Layer::default() },
         },
         _ => of_text(file),
     }
@@ -139,10 +143,13 @@ fn of_tokens(tokens: &[u8]) -> Layer {
         }
         let Ok(token) = std::str::from_utf8(token) else { continue };
         layer.is_vague |= token == PATTERN;
-        // A sentence may end in a name, too.
-        let path = layer_path(token).filter(|path| !path.contains(' ') || path.starts_with('.'));
-        if let Some(path) = path.filter(|_| layer.paths.len() < PATHS_MAX) {
-            layer.paths.push(path);
+        let Some(path) = layer_path(token) else { continue };
+        let of_its_kind = match path.contains(' ') && !path.starts_with('.') {
+            true => &mut layer.guesses,
+            false => &mut layer.paths,
+        };
+        if of_its_kind.len() < PATHS_MAX {
+            of_its_kind.push(path);
         }
     }
     layer

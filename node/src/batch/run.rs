@@ -222,7 +222,9 @@ async fn try_slice(
             _ => render_one(course, slot, slice, &path).await,
         }
     };
-    let drawn = match work.limits.frame {
+    // A Blender that takes an animation over draws the frames before, too, and has a frame's time for each of them.
+    let frames = work.span.map_or(1, |span| span.frames_to(slice.frame));
+    let drawn = match work.limits.frame.map(|limit| limit.saturating_mul(frames)) {
         None => drawing.await,
         Some(limit) => match time::timeout(limit, drawing).await {
             Ok(drawn) => drawn,

@@ -308,8 +308,13 @@ impl Seat {
     ) -> Result<Drawing, RenderError> {
         self.log_tail.clear();
         let memory_bytes_max = self.blenders.memory_bytes_max;
-        if self.worker.as_ref().is_some_and(|worker| !worker.may_draw(scene, frame)) {
-            // What it has drawn leads elsewhere.
+        let is_spent = |worker: &Worker| {
+            // An animation is one piece of work.
+            let is_warm = self.cold && scene.span.is_none() && worker.has_loaded(scene);
+            is_warm || !worker.may_draw(scene, frame)
+        };
+        if self.worker.as_ref().is_some_and(is_spent) {
+            // What it has drawn leads elsewhere, or leaves traces.
             self.kill().await;
         }
         let worker = self.worker_for(scene, &mut observe).await?;

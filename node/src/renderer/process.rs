@@ -8,7 +8,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    fs, io,
+    fs, io, mem,
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
     time::Duration,
@@ -124,6 +124,8 @@ pub(crate) struct Worker {
     hidden: Hidden,
     /// What Blender's lines about that file warned of; for each batch that draws it.
     warnings: Vec<Warning>,
+    /// What it said while it started, like of a colour configuration that it cannot read; for each frame.
+    start_warnings: Vec<Warning>,
     /// What the frame in hand was warned of.
     told: Vec<Warning>,
     /// Whether it ended by itself.
@@ -447,6 +449,7 @@ impl Worker {
             blend: PathBuf::new(),
             hidden: Hidden::new(folder.path(), &[]),
             warnings: Vec::new(),
+            start_warnings: Vec::new(),
             told: Vec::new(),
             died: false,
             memory_bytes: 0,
@@ -483,6 +486,7 @@ impl Worker {
             Ok(Ok(Answer::Ready { version })) => {
                 info!(%version, path = %self.blender.path.display(), "Blender started");
                 self.phase = Phase::Waiting;
+                self.start_warnings = mem::take(&mut self.warnings);
                 return Ok(());
             }
             Ok(Ok(_)) => self.broken("answered out of turn").await,
@@ -577,7 +581,9 @@ impl Worker {
 
     /// Whether it must not get another frame.
     pub(crate) fn renewal(&self, memory_bytes_max: u64) -> Renewal {
-        if self.phase == Phase::Waiting && self.memory_bytes <= memory_bytes_max {
+        // One that is replaced within an animation has all of it to draw again.
+        let may_grow = self.animation.is_some();
+        if self.phase == Phase::Waiting && (may_grow || self.memory_bytes <= memory_bytes_max) {
             Renewal::NotDue
         } else {
             Renewal::Due
@@ -639,10 +645,9 @@ impl Worker {
         self.told.clear();
         if loads {
             self.will_load(scene, &load);
-        } else {
-            for warning in self.warnings.clone() {
-                self.tell(warning, &mut observe);
-            }
+        }
+        for warning in [&*self.start_warnings, &*self.warnings].concat() {
+            self.tell(warning, &mut observe);
         }
         // Until it says otherwise, it may be doing anything.
         self.begin(&request, Phase::Broken).await?;

@@ -35,6 +35,12 @@ impl Span {
             && frame.abs_diff(self.first).is_multiple_of(self.step)
     }
 
+    /// How many frames Blender draws up to this one, which is among them.
+    pub(crate) fn frames_to(&self, frame: i32) -> u32 {
+        let before = frame.max(self.first).abs_diff(self.first);
+        (before / self.step).saturating_add(1)
+    }
+
     /// Whether frames come after this one.
     pub(super) fn goes_on_after(&self, frame: i32) -> bool {
         i64::from(frame) + i64::from(self.step) <= i64::from(self.last)

@@ -53,7 +53,11 @@ pub(super) fn set(blend: &Path, layouts: &Path, home: &Path) -> io::Result<PathB
             return Ok(blend.to_owned());
         }
         let mut room = COPIES_BYTES_MAX;
-        plan.build(&layout, &stage, &mut room)?;
+        if let Err(error) = plan.build(&layout, &stage, &mut room) {
+            // Half of it would be taken for all of it.
+            let _ = fs::remove_dir_all(&stage);
+            return Err(error);
+        }
     }
     Ok(inside.map_or_else(|| blend.to_owned(), |inside| stages.join(inside)))
 }

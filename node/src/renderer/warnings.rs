@@ -10,7 +10,7 @@ use framecrew_proto::v1::{Warning, WarningKind};
 /// Where a line was written.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Context<'a> {
-    /// The file that Blender has opened.
+    /// The file that Blender has opened; empty before the first.
     pub(crate) blend: &'a Path,
     /// Whether the file's own Python runs: where it does not, the worker names what fails for that.
     pub(crate) scripts: bool,
@@ -163,6 +163,12 @@ pub(crate) fn parse(
     let named = || named_file(text).map(|path| shown(Path::new(path), context.blend));
     match known.map(|(_, meaning)| meaning) {
         Some(Noise) => None,
+        // Blender starts with a scene of its own, whose names a studio's colour configuration may lack.
+        Some(Matters(Color))
+            if context.blend.as_os_str().is_empty() && text.contains(" not found") =>
+        {
+            None
+        }
         Some(Matters(kind)) => warning(*kind, text.to_owned()),
         Some(Missing) => warning(WarningKind::MissingFile, format!("{} is missing", named()?)),
         Some(Unreadable) if text.contains("Unrecognized file format") => {
@@ -301,6 +307,18 @@ mod tests {
                 KNOWN.iter().position(|(words, _)| words.iter().all(|word| line.contains(word)));
             assert_eq!(first, Some(number), "an earlier row hides {words:?}");
         }
+    }
+
+    #[test]
+    fn the_scene_that_blender_starts_with_is_not_the_jobs() {
+        let line =
+            r#"Color management: scene view "AgX" not found, setting default "Studio Look"."#;
+        let warned = |blend| {
+            let context = Context { blend: Path::new(blend), scripts: false };
+            parse(line, context, |_| true).map(|warning| warning.kind())
+        };
+        assert_eq!(warned(""), None);
+        assert_eq!(warned("/shot/main.blend"), Some(WarningKind::Color));
     }
 
     #[test]

@@ -9,6 +9,7 @@ import gc
 import json
 import os
 import queue
+import re
 import shutil
 import sys
 import threading
@@ -507,6 +508,7 @@ def render(scene):
         _bpy.ops.call(*arguments)
     except (AttributeError, TypeError):
         # A Blender whose insides have changed.
+        warn("blender", "simulations without a cache may differ: this Blender renders in another way than it did")
         bpy.ops.render.render(**options)
 
 
@@ -545,7 +547,7 @@ def warn_of_nodes(scene):
         for modifier in thing.modifiers if not thing.hide_render else ():
             for said in getattr(modifier, "node_warnings", ()) if modifier.show_render else ():
                 if said.type == "ERROR":
-                    kind = "incomplete" if "Import" in said.message or "file" in said.message else "blender"
+                    kind = "incomplete" if re.search(r"\b(Import|files?)\b", said.message) else "blender"
                     warn(kind, "%r of %r: %s" % (modifier.name, thing.name, said.message))
 
 
@@ -763,8 +765,21 @@ def explain(error):
     return "renderer", said
 
 
+def flush_blender():
+    """Sends on what Blender has printed so far, so that it comes before the next answer."""
+    try:
+        import ctypes
+
+        ctypes.CDLL(None).fflush(None)
+    except (ImportError, OSError, TypeError):
+        # Where the C library is not found under no name, the lines come later.
+        pass
+
+
 def main():
     threading.Thread(target=read_requests, daemon=True).start()
+    # What it says of the scene that it starts with is not about the job.
+    flush_blender()
     answer("ready", version=bpy.app.version_string)
     request, loaded = None, None
     while True:
@@ -788,7 +803,8 @@ def main():
             answer("drawing", scene=loaded.scene.name)
             if span:
                 Animation(loaded, wanted).draw()
-                request, loaded = None, None
+                # Its scene still develops previews.
+                request = None
             else:
                 draw(loaded, wanted["frame"], wanted["folder"], wanted["stem"])
         except Exception as error:

@@ -280,13 +280,20 @@ impl<'g> Nodes<'g> {
 
     /// Where a socket may have its text from.
     fn sources(&self, socket: &View<'g>) -> Vec<Source> {
-        let mut sources = Vec::new();
-        self.collect(socket, 0, &mut sources);
+        let (mut sources, mut seen) = (Vec::new(), HashSet::new());
+        self.collect(socket, 0, &mut sources, &mut seen);
         sources
     }
 
-    fn collect(&self, socket: &View<'g>, depth: usize, sources: &mut Vec<Source>) {
-        if sources.len() >= SOURCES_MAX {
+    /// `seen` are the sockets that were followed: each is worth one look, however many ways lead to it.
+    fn collect(
+        &self,
+        socket: &View<'g>,
+        depth: usize,
+        sources: &mut Vec<Source>,
+        seen: &mut HashSet<u64>,
+    ) {
+        if sources.len() >= SOURCES_MAX || !seen.insert(socket.address) {
             return;
         }
         let Some((from, output)) = self.links.get(&socket.address) else {
@@ -314,7 +321,7 @@ impl<'g> Nodes<'g> {
                 // A reroute's input has no text of its own.
                 let texts = texts.filter(|it| kind == "NodeReroute" || self.is_text(it));
                 for input in texts {
-                    self.collect(&input, depth + 1, sources);
+                    self.collect(&input, depth + 1, sources, seen);
                 }
             }
             _ => sources.push(Source::Computed),

@@ -50,6 +50,9 @@ const CAMERA: i32 = 11;
 /// `eModifierMode_Render`.
 const MODIFIER_RENDERED: u64 = 1 << 1;
 
+/// `SEQ_MUTE`.
+const STRIP_MUTED: u64 = 1 << 5;
+
 /// `PTCACHE_BAKED`, `PTCACHE_DISK_CACHE`, `PTCACHE_EXTERNAL`.
 const CACHE_BAKED: u64 = 1 << 0;
 const CACHE_ON_DISK: u64 = 1 << 6;
@@ -279,6 +282,7 @@ impl Notes {
 
     /// Of all scenes' strips, those in meta strips included: all belong to the scene.
     fn strips(&mut self, group: &Group<'_>) -> Result<(), BlendError> {
+        let is_off = !group.id().flag("r.scemode", crate::scene::USES_SEQUENCER);
         for strip in group.all("Sequence") {
             // `SEQ_TYPE_*`: a picture, a movie, two kinds of sound.
             let Some(kind @ (0 | 3 | 4 | 5)) = strip.int("type") else { continue };
@@ -288,6 +292,7 @@ impl Notes {
             let owner = format!("{}/{}", group.name(), name.get(2..).unwrap_or_default());
             let folder = data.path_or_empty("dir");
             let Some((folder, field)) = folder else { continue };
+            let before = self.references.len();
             if kind == 0 {
                 let names = group.at(elements, "StripElem").filter_map(|it| it.text("name"));
                 let names: Vec<_> = names.take(PARTS_MAX + 1).collect();
@@ -308,6 +313,9 @@ impl Notes {
                 let path = Some((path, field.with_name(name)));
                 self.refer(ReferenceKind::Strip, owner, path, Files::One)?;
             }
+            if is_off || strip.flag("flag", STRIP_MUTED) {
+                self.excuse(before);
+            }
         }
         Ok(())
     }
@@ -320,13 +328,21 @@ impl Notes {
         }
         for modifier in group.all("MeshCacheModifierData") {
             let owner = part(&name, &modifier);
+            let before = self.references.len();
             self.refer(ReferenceKind::MeshCache, owner, modifier.path("filepath"), Files::One)?;
+            if !rendered(&modifier) {
+                self.excuse(before);
+            }
         }
         for modifier in group.all("OceanModifierData") {
             // What is not baked is computed for any frame.
             if modifier.flag("cached", u64::MAX) {
                 let (owner, path) = (part(&name, &modifier), modifier.path("cachepath"));
+                let before = self.references.len();
                 self.refer(ReferenceKind::OceanCache, owner, path, Files::Folder)?;
+                if !rendered(&modifier) {
+                    self.excuse(before);
+                }
             }
         }
         self.fluids(group, &name)?;
@@ -772,6 +788,13 @@ impl Notes {
             is_optional,
         });
         Ok(())
+    }
+
+    /// What was referred to since then is switched off: nothing is lost where it is not there.
+    fn excuse(&mut self, since: usize) {
+        for reference in self.references.iter_mut().skip(since) {
+            reference.is_optional = true;
+        }
     }
 
     fn hazard(&mut self, hazard: Hazard) {

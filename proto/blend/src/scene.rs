@@ -43,7 +43,7 @@ const FORMATS: [(i32, &str); 24] = [
 const DEPTHS: [(u64, u32); 7] = [(1, 1), (2, 8), (4, 10), (8, 12), (16, 16), (32, 24), (64, 32)];
 
 /// `R_DOSEQ`, `R_DOCOMP`, `R_MULTIVIEW`.
-const USES_SEQUENCER: u64 = 1 << 0;
+pub(crate) const USES_SEQUENCER: u64 = 1 << 0;
 const USES_COMPOSITOR: u64 = 1 << 6;
 const MULTIVIEW: u64 = 1 << 21;
 

@@ -56,21 +56,24 @@ def is_asset(path):
 
 def strips_of(scene):
     """A scene's strips that are shown, those in meta strips too."""
+    return [strip for strip, is_shown in all_strips(scene) if is_shown]
+
+
+def all_strips(scene):
+    """A scene's strips, and whether each is shown."""
     editor = scene.sequence_editor
-    if not editor or not scene.render.use_sequencer:
-        return []
     found = []
 
-    def collect(holder):
+    def collect(holder, is_shown):
         muted = {number for number, channel in enumerate(getattr(holder, "channels", ())) if channel.mute}
         for strip in holder.strips if hasattr(holder, "strips") else holder.sequences:
-            if strip.mute or strip.channel in muted:
-                continue
-            found.append(strip)
+            shows = is_shown and not strip.mute and strip.channel not in muted
+            found.append((strip, shows))
             if strip.type == "META":
-                collect(strip)
+                collect(strip, shows)
 
-    collect(editor)
+    if editor:
+        collect(editor, scene.render.use_sequencer)
     return found
 
 
@@ -317,18 +320,19 @@ class Files:
             for layer in getattr(cache, "layers", ()):
                 need(layer.filepath, cache.library, cache in self.read and not layer.hide_layer)
         for scene in bpy.data.scenes:
-            for strip in strips_of(scene):
+            for strip, is_shown in all_strips(scene):
                 if strip.type == "MOVIE":
-                    need(strip.filepath, scene.library, scene in self.read)
+                    need(strip.filepath, scene.library, is_shown and scene in self.read)
                 elif strip.type == "IMAGE":
                     folder = absolute(strip.directory, scene.library)
                     known.update(os.path.join(folder, element.filename) for element in strip.elements)
         for thing in bpy.data.objects:
             for path, read in files_of_object(thing):
                 need(path, thing.library, read and thing in self.read)
-        for tree in trees_of(self.read):
-            for path in files_of_nodes(tree):
-                need(path, tree.library)
+        read = set(trees_of(self.read))
+        for tree in all_trees():
+            for path, used in files_of_nodes(tree):
+                need(path, tree.library, used and tree in read)
         for path, library in imported_by_modifiers(self.read):
             need(path, library)
         known |= self.never_read()
@@ -473,42 +477,58 @@ def point_caches(modifier):
             yield surface.point_cache
 
 
+def all_trees():
+    owners = [bpy.data.materials, bpy.data.worlds, bpy.data.lights, bpy.data.scenes, bpy.data.textures]
+    embedded = [getattr(owner, "node_tree", None) for blocks in owners for owner in blocks]
+    return dict.fromkeys([tree for tree in embedded if tree] + list(bpy.data.node_groups))
+
+
 def files_of_nodes(tree):
+    """Files that a tree's nodes name, and whether the nodes are in use."""
     for node in tree.nodes:
-        if node.mute:
-            continue
         if node.bl_idname in ("ShaderNodeTexIES", "ShaderNodeScript") and node.mode == "EXTERNAL":
-            yield node.filepath
+            yield node.filepath, not node.mute
 
 
 def is_import(node):
     return node.bl_idname.startswith("GeometryNodeImport") and node.bl_idname.endswith(IMPORTS)
 
 
+def has_imports(tree, known):
+    """Whether a node of the tree, or of a group in it, reads a file. `known`: the answers so far."""
+    if tree not in known:
+        known[tree] = False
+        groups = (getattr(node, "node_tree", None) for node in tree.nodes)
+        known[tree] = any(map(is_import, tree.nodes)) or any(has_imports(group, known) for group in groups if group)
+    return known[tree]
+
+
 def imported_by_modifiers(blocks):
     """Paths that a modifier's own inputs give to nodes that read a file."""
+    known = {}
     for thing in blocks:
         for modifier in getattr(thing, "modifiers", ()) if isinstance(thing, bpy.types.Object) else ():
-            if modifier.type == "NODES" and modifier.show_render and modifier.node_group:
+            tree = modifier.node_group if modifier.type == "NODES" and modifier.show_render else None
+            if tree and has_imports(tree, known):
                 values = {
                     item.identifier: modifier.get(item.identifier)
-                    for item in getattr(getattr(modifier.node_group, "interface", None), "items_tree", ())
+                    for item in getattr(getattr(tree, "interface", None), "items_tree", ())
                     if item.item_type == "SOCKET" and item.socket_type == "NodeSocketString"
                 }
-                yield from imported_by(modifier.node_group, values, 0)
+                yield from imported_by(tree, values, known, 0)
 
 
-def imported_by(tree, values, depth):
+def imported_by(tree, values, known, depth):
     """Follows a tree's string inputs to the nodes in it that read the file they name."""
     if depth == NESTING_MAX:
         return
     for node in tree.nodes:
         inside = getattr(node, "node_tree", None)
-        if node.mute or not (is_import(node) or inside):
+        if node.mute or not (is_import(node) or inside and has_imports(inside, known)):
             continue
         given = {socket.identifier: value_of(socket, values) for socket in node.inputs if socket.type == "STRING"}
         if inside:
-            yield from imported_by(inside, given, depth + 1)
+            yield from imported_by(inside, given, known, depth + 1)
         else:
             yield from ((value, tree.library) for value in given.values() if isinstance(value, str) and value)
 
