@@ -103,7 +103,7 @@ fn stride(row: &BTreeMap<i64, usize>) -> Option<(i64, i64, i64)> {
     let (anchor, ..) = pairs().find(|(_, _, of_pair)| *of_pair == step)?;
     let mut in_step = row.keys().copied().filter(|number| (number - anchor) % step == 0);
     let first = in_step.next()?;
-    let last = in_step.last()?;
+    let last = in_step.next_back()?;
     (row.len() >= ROW_MIN).then_some((first, last, step))
 }
 

@@ -776,7 +776,16 @@ def flush_blender():
         pass
 
 
+@bpy.app.handlers.persistent
+def print_progress(text, *_):
+    """A handler: prints what Blender itself prints only where its log level is "info", from 5.0 on."""
+    if isinstance(text, str):
+        print("00:00.000  render           | Fra: 0 | %s" % text, flush=True)
+
+
 def main():
+    if bpy.app.version >= (5, 0, 0):
+        bpy.app.handlers.render_stats.append(print_progress)
     threading.Thread(target=read_requests, daemon=True).start()
     # What it says of the scene that it starts with is not about the job.
     flush_blender()
