@@ -23,19 +23,16 @@ mod table;
 mod support;
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "known.txt is behind what has landed; run by hand"]
 async fn pictures_of_blender_3_4_are_those_that_it_draws_by_itself() {
     table::check("3.4").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "known.txt is behind what has landed; run by hand"]
 async fn pictures_of_blender_4_5_are_those_that_it_draws_by_itself() {
     table::check("4.5").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "known.txt is behind what has landed; run by hand"]
 async fn pictures_of_blender_5_0_are_those_that_it_draws_by_itself() {
     table::check("5.0").await;
 }

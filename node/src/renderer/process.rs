@@ -61,6 +61,9 @@ const SCRIPTS: [(&str, &str); 4] = [
 /// How long Blender may take to start: 1 second is usual, but the first start from a cold network disk is not.
 const START_TIMEOUT: Duration = Duration::from_secs(120);
 
+/// What Blender adds to a line about a colour setting that its configuration does not have.
+const SETTING_REPLACED: &str = "not found, setting ";
+
 /// How often progress is told when Blender tells none: people are promised it every second, also on a machine
 /// that is busy.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
@@ -359,6 +362,12 @@ impl Request {
     }
 }
 
+/// Whether it is about Blender's own startup scene, which wants a view that a studio's configuration may lack. No
+/// job draws that scene.
+fn is_of_startup(warning: &Warning) -> bool {
+    warning.text.contains(SETTING_REPLACED)
+}
+
 impl Worker {
     /// Starts a Blender for a scene and waits until it is ready.
     pub(crate) async fn start(
@@ -476,7 +485,9 @@ impl Worker {
             if let Observation::Line(line) = &observation {
                 telling.observe(line);
             }
-            observe(observation);
+            if !matches!(&observation, Observation::Warning(warning) if is_of_startup(warning)) {
+                observe(observation);
+            }
         };
         let ready = match self.begin(token, Phase::Broken).await {
             Ok(()) => time::timeout(START_TIMEOUT, self.answer(&mut observe)).await,
@@ -487,6 +498,7 @@ impl Worker {
                 info!(%version, path = %self.blender.path.display(), "Blender started");
                 self.phase = Phase::Waiting;
                 self.start_warnings = mem::take(&mut self.warnings);
+                self.start_warnings.retain(|warning| !is_of_startup(warning));
                 return Ok(());
             }
             Ok(Ok(_)) => self.broken("answered out of turn").await,

@@ -52,6 +52,7 @@ def a_library_override(folder):
     group = link(folder + "/lib/rig.blend", "collections", "Group")
     scene().collection.children.link(group)
     changed = group.override_hierarchy_create(scene(), bpy.context.view_layer)
+    scene().collection.children.unlink(group)
     thing = changed.objects[0]
     thing.location.x = 0.5
     move(thing)
@@ -109,6 +110,7 @@ def a_linked_cloth_whose_override_is_baked(folder):
     group = link(folder + "/lib/cloth.blend", "collections", "Group")
     scene().collection.children.link(group)
     changed = group.override_hierarchy_create(scene(), bpy.context.view_layer)
+    scene().collection.children.unlink(group)
     thing = changed.objects[0]
     cache = thing.modifiers["Cloth"].point_cache
     cache.use_disk_cache = True

@@ -194,7 +194,7 @@ def a_view_of_the_studio(folder):
     studio(folder)
 
 
-@row(saves=True, env={"OCIO": "{folder}/ocio/config.ocio"})
+@row(saves=True, env={"OCIO": "{folder}/ocio/config.ocio"}, says=["is sent, too"])
 def a_view_of_the_studio_by_the_environment(folder):
     studio(folder)
 

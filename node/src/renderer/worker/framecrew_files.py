@@ -286,6 +286,10 @@ class Files:
             elif isinstance(block, bpy.types.CacheFile) and block.is_sequence:
                 number = int(block.frame if block.override_frame else frame)
                 yield numbered_path(block.filepath, number), block.library
+        for thing in laid_out(scene):
+            for modifier in thing.modifiers if not thing.hide_render else ():
+                if modifier.show_render:
+                    yield from ((path, thing.library) for path in needed_by_modifier(modifier, frame))
         for strip in strips_of(scene):
             if strip.frame_final_start <= frame < strip.frame_final_end:
                 yield from needed_by_strip(strip, frame, scene.library)
@@ -419,14 +423,32 @@ def needed_by_node(node, frame):
         return
     if node.bl_idname == "GeometryNodeImageTexture":
         image, number = node.inputs["Image"], node.inputs["Frame"]
-        if not image.is_linked and not number.is_linked:
-            yield from needed_of_image(image.default_value, number.default_value)
+        from_time = number.is_linked and number.links[0].from_node.bl_idname == "GeometryNodeInputSceneTime"
+        if from_time and number.links[0].from_socket.name == "Frame":
+            number = frame
+        else:
+            number = None if number.is_linked else number.default_value
+        if not image.is_linked:
+            yield from needed_of_image(image.default_value, number)
     elif node.bl_idname == "CompositorNodeMovieClip":
         if node.clip and node.clip.source == "SEQUENCE":
             yield clip_path(node.clip, frame), node.clip.library
     elif isinstance(getattr(node, "image", None), bpy.types.Image):
         # In the compositor the node itself says how it is used.
         yield from needed_of_image(node.image, image_number(getattr(node, "image_user", node), frame))
+
+
+def needed_by_modifier(modifier, frame):
+    """The file of a bake that a frame reads."""
+    if modifier.type == "OCEAN" and modifier.is_cached:
+        number = min(max(frame, modifier.frame_start), modifier.frame_end)
+        yield os.path.join(modifier.filepath, "disp_%04d.exr" % number)
+    elif modifier.type == "FLUID" and modifier.fluid_type == "DOMAIN":
+        domain = modifier.domain_settings
+        is_within = domain.cache_frame_start <= frame <= domain.cache_frame_end
+        if domain.has_cache_baked_data and not domain.cache_frame_offset and is_within:
+            ending = "vdb" if domain.cache_data_format == "OPENVDB" else "uni"
+            yield os.path.join(domain.cache_directory, "data", "fluid_data_%04d.%s" % (frame, ending))
 
 
 def clip_path(clip, frame):
@@ -529,8 +551,11 @@ def imported_by(tree, values, known, depth):
         given = {socket.identifier: value_of(socket, values) for socket in node.inputs if socket.type == "STRING"}
         if inside:
             yield from imported_by(inside, given, known, depth + 1)
-        else:
-            yield from ((value, tree.library) for value in given.values() if isinstance(value, str) and value)
+            continue
+        # The path comes first; a delimiter of CSV is a string too.
+        path = next(iter(given.values()), None)
+        if isinstance(path, str) and path:
+            yield path, tree.library
 
 
 def value_of(socket, values):
