@@ -9,8 +9,9 @@
 //! | `meta/*.json` of a simulation or a Bake node, baked to disk | 4.5, 5.0 | opens each with `O_RDWR`; refused, the object is empty |
 //! | `.oso` beside the `.osl` of a script node | all | compiles the script, and writes the result beside it; refused, the shader is black |
 //!
-//! Point caches, fluids, oceans, Dynamic Paint's images, Alembic, USD, VDB, external multires, images, fonts, sounds
-//! and libraries are opened with `O_RDONLY` only (strace, Blender 3.4.1, 4.5.15 and 5.0.1).
+//! Traced and opened with `O_RDONLY` only: point caches, external multires, images and libraries (3.4.1, 4.5.15),
+//! Alembic and USD (4.5.15). Fluids, oceans, Dynamic Paint's images, fonts and sounds were not traced with write access
+//! in mind.
 //!
 //! Where a project has such files, its Blender gets a stand-in for the layout in its own folder: folders of its own on
 //! the way to them, private copies of these small files, and symbolic links to everything else. So nothing that
