@@ -295,27 +295,6 @@ fn what_is_missing_is_told_before_anything_is_paid_for_and_refused_when_strict()
 }
 
 #[test]
-fn each_of_many_missing_files_has_a_line_of_its_own() {
-    let shot = Shot::new();
-    // Each library misses one picture.
-    fs::remove_file(shot.path("tex/metal.png")).unwrap();
-    let mut before = "shot.blend".to_owned();
-    for number in 0..12 {
-        let name = format!("lib{number}/a.blend");
-        shot.copy("shot.blend", &name);
-        shot.point(&name, "wood", &format!("//gone{number}.png"));
-        let owner = "props.blend";
-        let way = if before.contains('/') { format!("//../{name}") } else { format!("//{name}") };
-        shot.point(&before, owner, &way);
-        before = name;
-    }
-    shot.point(&before, "props.blend", "//../lib/props.blend");
-    let said = render(&shot, "shot.blend", &[]);
-    said.says("13 missing files", UNREACHABLE, &["//gone11.png", "metal.png"]);
-    assert_eq!(said.stderr.matches(": missing").count(), 13, "{}", said.stderr);
-}
-
-#[test]
 fn libraries_that_link_each_other_and_themselves_are_no_trap() {
     let shot = Shot::new();
     shot.copy("shot.blend", "lib/props.blend");
