@@ -584,7 +584,11 @@ impl NodeDescription {
     #[must_use]
     pub fn may_come_to_meet(&self, requirements: &Requirements) -> bool {
         let is_open = |have: &Blender| !have.is_usable() && have.version.is_none();
-        self.takes(requirements) && (self.blenders.is_empty() || self.blenders.iter().any(is_open))
+        // A node that is still looking does not know its ffmpeg yet either.
+        let is_looking = self.blenders.is_empty();
+        let ffmpeg = requirements.ffmpeg && !is_looking;
+        let known = Requirements { ffmpeg, ..requirements.clone() };
+        self.takes(&known) && (is_looking || self.blenders.iter().any(is_open))
     }
 
     /// Why the Blender for such a job does not start here, in words; `None` where none that fits fails.
