@@ -412,7 +412,7 @@ pub struct RenderSettings {
     /// Paths of add-ons in the project.
     #[serde(default)]
     pub addons: Vec<String>,
-    /// Whether each batch has a Blender of its own.
+    /// Whether each frame has a Blender of its own; frames in order share one.
     #[serde(default)]
     pub cold: bool,
     /// Whether one node at a time draws the frames, in ascending order.

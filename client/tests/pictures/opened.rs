@@ -165,10 +165,10 @@ pub(crate) fn is_known() -> bool {
 #[test]
 fn opens_are_read_from_what_strace_writes() {
     let log = tempfile::NamedTempFile::new().unwrap();
-    let lines = r#"12 openat(AT_FDCWD</work>, "/p/caf\351.png", O_RDONLY|O_CLOEXEC) = 3</p/caf\351.png>
-13 openat(AT_FDCWD</work>, "a \"b", O_RDWR <unfinished ...>
+    let lines = r#"12 openat(AT_FDCWD</shot>, "/p/caf\351.png", O_RDONLY|O_CLOEXEC) = 3</p/caf\351.png>
+13 openat(AT_FDCWD</shot>, "a \"b", O_RDWR <unfinished ...>
 12 openat(7</p/q>, "c", O_WRONLY|O_CREAT, 0666) = -1 EACCES (Permission denied)
-13 <... openat resumed>) = 4</work/a b>
+13 <... openat resumed>) = 4</shot/a b>
 "#;
     fs::write(log.path(), lines.replace(r#"a \"b"#, "a b")).unwrap();
     let opens = read(&[log.path().into()]);
@@ -183,7 +183,7 @@ fn opens_are_read_from_what_strace_writes() {
         [
             ("/p/caf\u{fffd}.png".into(), "O_RDONLY|O_CLOEXEC", None),
             ("/p/q/c".into(), "O_WRONLY|O_CREAT", Some("EACCES")),
-            ("/work/a b".into(), "O_RDWR", None),
+            ("/shot/a b".into(), "O_RDWR", None),
         ]
     );
 }
