@@ -94,11 +94,14 @@ fn holes(
 /// keeps its first state and its last frame, which may lie off it.
 fn stride(row: &BTreeMap<i64, usize>) -> Option<(i64, i64, i64)> {
     let pairs = || row.keys().zip(row.keys().skip(1)).map(|(a, b)| (*a, *b, b - a));
-    let mut counts = BTreeMap::<i64, usize>::new();
-    for (_, _, step) in pairs() {
-        *counts.entry(step).or_default() += 1;
+    let ends = [0, row.len().saturating_sub(2)];
+    let mut counts = BTreeMap::<i64, (usize, usize)>::new();
+    for (at, (_, _, step)) in pairs().enumerate() {
+        let (everywhere, within) = counts.entry(step).or_default();
+        *everywhere += 1;
+        *within += usize::from(!ends.contains(&at));
     }
-    // Of equals the shorter: two files with a hole between them are no rhythm.
+    // Of equals the one that is not at the ends, then the shorter: two files with a hole between them are no rhythm.
     let (step, _) = counts.into_iter().max_by_key(|(step, count)| (*count, -step))?;
     let (anchor, ..) = pairs().find(|(_, _, of_pair)| *of_pair == step)?;
     let mut in_step = row.keys().copied().filter(|number| (number - anchor) % step == 0);

@@ -595,7 +595,7 @@ mod tests {
         );
         assert_eq!(
             super::super::summary(live.view()),
-            "job 7 · sunrise failed: 247 of 250 frames finished; failed: 13, 20-21"
+            "job 7 · sunrise failed after 10 min 0 s: 247 of 250 frames finished; failed: 13, 20-21"
         );
         assert_eq!(
             super::super::failures(live.view())[0],

@@ -67,8 +67,8 @@ pub fn by_number(a: &str, b: &str) -> Ordering {
         }
         (left, right) = (&left[first.len()..], &right[second.len()..]);
     }
-    // Of names that count the same, like a1 and a01, one goes first all the same.
-    left.len().cmp(&right.len()).then_with(|| a.cmp(b))
+    // Of names that count the same, like a1 and a01, the shorter goes first.
+    left.len().cmp(&right.len()).then_with(|| (a.len(), a).cmp(&(b.len(), b)))
 }
 
 /// The digits at the beginning of a text, or what stands before the first of them.
