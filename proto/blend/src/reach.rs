@@ -29,8 +29,9 @@ const POINTERS_BYTES_MAX: u64 = 64 << 10;
 /// Bytes of a block of structs that are looked at for pointers.
 const STRUCTS_BYTES_MAX: u64 = 64 << 20;
 
-/// Structs that only the interface needs: brushes and what they paint on, pictures behind a camera's view.
-const IDLE_STRUCTS: [&str; 16] = [
+/// Structs that only the interface needs (brushes and what they paint on, pictures behind a camera's view), and what
+/// an override replaces.
+const IDLE_STRUCTS: [&str; 17] = [
     "ToolSettings",
     "ImagePaintSettings",
     "Paint",
@@ -46,6 +47,7 @@ const IDLE_STRUCTS: [&str; 16] = [
     "PaintToolSlot",
     "CameraBGImage",
     "IDOverrideLibrary",
+    "IDOverrideLibraryPropertyOperation",
     "IDPropertyUIDataID",
 ];
 
