@@ -160,10 +160,9 @@ impl Collection {
         &self.blends[0]
     }
 
-    /// Simulations of what is drawn that are not baked: each frame depends on those before it.
-    pub(crate) fn unbaked(&self) -> impl Iterator<Item = &Hazard> {
-        let hazards = self.blends.iter().flat_map(|blend| &blend.survey.hazards);
-        hazards.filter(|hazard| matches!(hazard, Hazard::UnbakedSimulation { .. }))
+    /// What goes wrong with what is drawn, without a word.
+    pub(crate) fn hazards(&self) -> impl Iterator<Item = &Hazard> {
+        self.blends.iter().flat_map(|blend| &blend.survey.hazards)
     }
 }
 

@@ -87,9 +87,12 @@ impl Project {
         if let Some(message) = order::fault(&spec, &frames, &unbaked) {
             return Err(fault(&file, message));
         }
-        let mut layout = Layout::of(&collection, spec.follow_links)?;
         let scene = admission::scene(blend, &spec.settings.scene);
         let scene = scene.map_err(|message| fault(&file, message))?;
+        if let Some(message) = order::fault_of_nodes(&spec, &frames, &collection, scene) {
+            return Err(fault(&file, message));
+        }
+        let mut layout = Layout::of(&collection, spec.follow_links)?;
         spec.settings.in_order = order::in_order(&spec, &frames, &unbaked);
         let mut notes = notes::notes(&collection, Some(&layout), Some(scene), &spec);
         let addons = addons::load(&spec.addons)?;
@@ -224,7 +227,11 @@ fn color_config(
             ));
             Ok(Some(config))
         }
-        OfEnvironment::Stays(text) => {
+        OfEnvironment::Unreadable(text) if spec.strict => {
+            let path = &collection.main().path;
+            Err(fault(path, format!("is not rendered, for --strict: {text}")))
+        }
+        OfEnvironment::Stays(text) | OfEnvironment::Unreadable(text) => {
             notes.push(text);
             Ok(None)
         }

@@ -88,8 +88,7 @@ fn others(collection: &Collection) -> Option<String> {
 }
 
 fn hazards(collection: &Collection, is_wanted: impl Fn(&Hazard) -> bool) -> Vec<String> {
-    let hazards = collection.blends.iter().flat_map(|blend| &blend.survey.hazards);
-    let wanted = hazards.filter(|hazard| is_wanted(hazard));
+    let wanted = collection.hazards().filter(|hazard| is_wanted(hazard));
     wanted.map(|hazard| words::printable(&hazard.to_string())).collect()
 }
 

@@ -1,6 +1,6 @@
 //! Whether a job's frames are drawn in order, because a simulation in them is not baked.
 
-use framecrew_blend::Hazard;
+use framecrew_blend::{Hazard, Scene};
 
 use super::collection::Collection;
 use crate::{frames::FrameSet, spec::JobSpec, view::words};
@@ -14,7 +14,7 @@ pub(crate) const APART: &str = "a simulation is not baked, so frames that are dr
 
 /// The simulations that are not baked, as people name them.
 pub(crate) fn unbaked(collection: &Collection) -> Vec<String> {
-    let named = collection.unbaked().filter_map(|hazard| match hazard {
+    let named = collection.hazards().filter_map(|hazard| match hazard {
         Hazard::UnbakedSimulation { owner, what } => {
             Some(words::printable(&format!("the {what} of `{owner}`")).to_string())
         }
@@ -39,6 +39,19 @@ pub(crate) fn fault(spec: &JobSpec, frames: &FrameSet, unbaked: &[String]) -> Op
             if unbaked.len() > 1 { "are" } else { "is" },
         )
     })
+}
+
+/// Why a strict job is refused some of whose frames geometry nodes would have simulated, were they baked.
+pub(crate) fn fault_of_nodes(
+    spec: &JobSpec,
+    frames: &FrameSet,
+    collection: &Collection,
+    scene: &Scene,
+) -> Option<String> {
+    let is_later = || frames.iter().any(|frame| frame > scene.first);
+    let of_nodes = |hazard: &&Hazard| matches!(hazard, Hazard::UnbakedNodes { .. });
+    let hazard = collection.hazards().find(of_nodes).filter(|_| spec.strict && is_later())?;
+    Some(format!("is not rendered, for --strict: {}", words::printable(&hazard.to_string())))
 }
 
 #[cfg(test)]

@@ -92,8 +92,11 @@ impl Crew {
     pub(crate) async fn render(&self, row: &Row, folder: &Path, name: &str) -> Fate {
         let frames = self.data.path().join("frames").join(name);
         let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_framecrew"));
-        command.args(["render", "--strict", "--cluster", &self.url, "--blender", &self.version]);
+        command.args(["render", "--cluster", &self.url, "--blender", &self.version]);
         command.args(["--name", name, "--output"]).arg(&frames);
+        if !row.lenient {
+            command.arg("--strict");
+        }
         if let Some(wanted) = &row.frames {
             command.arg(format!("--frames={wanted}"));
         }

@@ -33,6 +33,9 @@ pub(crate) struct Row {
     /// Whether plain Blender runs the file's Python.
     #[serde(default)]
     pub(crate) scripts: bool,
+    /// Whether it is drawn though it is warned of.
+    #[serde(default)]
+    pub(crate) lenient: bool,
     /// Words of the notes and warnings that belong there.
     #[serde(default)]
     pub(crate) says: Vec<String>,

@@ -21,8 +21,8 @@ import bpy
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import framecrew_addons
-from framecrew_bakes import simulates, unbaked_simulations
-from framecrew_files import Files, absolute, is_asset, shown
+from framecrew_bakes import APART, unbaked_simulations
+from framecrew_files import Files, absolute, draws_itself, is_asset, scenes_at, shown
 
 requests = queue.SimpleQueue()
 token = sys.stdin.buffer.readline().decode().strip()
@@ -238,11 +238,14 @@ def choose_denoising(loaded, wanted):
         return
     if wanted is not None:
         scene.cycles.use_denoising = wanted
-    if scene.render.engine == "CYCLES" and scene.cycles.use_denoising:
-        import _cycles
+    import _cycles
 
-        if not getattr(_cycles, "with_openimagedenoise", True) and scene.cycles.denoiser != "OPTIX":
-            scene.cycles.use_denoising = False
+    if getattr(_cycles, "with_openimagedenoise", True):
+        return
+    for shown, _ in scenes_at(scene, None):
+        is_denoised = shown.cycles.use_denoising and shown.cycles.denoiser != "OPTIX"
+        if is_denoised and shown.render.engine == "CYCLES" and (shown != scene or draws_itself(shown)):
+            shown.cycles.use_denoising = False
             loaded.warn("denoiser", DENOISER_MISSING)
 
 
@@ -512,7 +515,7 @@ def render(scene):
         bpy.ops.render.render(**options)
 
 
-def begin_frame(loaded, frame, folder, stem):
+def begin_frame(loaded, frame, folder, stem, in_sequence=False):
     """Says what the frame will bring, and sends it into `folder`."""
     scene = loaded.scene
     name = wanted_name(loaded, frame)
@@ -521,6 +524,9 @@ def begin_frame(loaded, frame, folder, stem):
     place_file_outputs(loaded, folder)
     loaded.tell()
     warn_of_frame(loaded.files.missing_at(frame))
+    for begins, what, why in loaded.simulations:
+        if frame > begins and not (in_sequence and why == APART):
+            warn("unbaked", "%s %s" % (what, why))
     answer("named", name=name)
     for file, width, height in promised(scene, stem):
         channels = 1 if scene.render.image_settings.color_mode == "BW" else 3
@@ -562,9 +568,6 @@ def draw(loaded, frame, folder, stem):
     """Draws what `blender -b FILE -f N` draws."""
     scene = loaded.scene
     begun = time.monotonic()
-    for start, what in loaded.simulations:
-        if frame > start:
-            warn("unbaked", "%s is not baked: a frame drawn by itself differs from one drawn in sequence" % what)
     begin_frame(loaded, frame, folder, stem)
     if frame < 0:
         # An animation cannot begin there.
@@ -611,27 +614,17 @@ class Animation:
             self.span["step"],
         )
         self.make_effort(first)
-        handlers = [(bpy.app.handlers.render_write, self.wrote)]
-        if self.loaded.simulations and any(map(simulates, node_groups(self.scene))):
-            handlers.append((bpy.app.handlers.render_pre, self.simulate))
-        for of_kind, handler in handlers:
-            of_kind.append(handler)
+        bpy.app.handlers.render_write.append(self.wrote)
         try:
             render(self.scene)
         finally:
-            for of_kind, handler in handlers:
-                of_kind.remove(handler)
+            bpy.app.handlers.render_write.remove(self.wrote)
         if not self.over:
             raise RuntimeError("Blender ended the animation before frame %d" % self.wanted["frame"])
 
-    def simulate(self, *_):
-        """A handler: geometry nodes simulate only for the viewport, and a render reads what that has left."""
-        for layer in self.scene.view_layers:
-            layer.update()
-
     def begin(self):
         wanted = self.wanted
-        begin_frame(self.loaded, wanted["frame"], wanted["folder"], wanted["stem"])
+        begin_frame(self.loaded, wanted["frame"], wanted["folder"], wanted["stem"], in_sequence=True)
 
     def wrote(self, *_):
         """A handler: Blender prints what is raised here and goes on."""
@@ -682,11 +675,6 @@ class Animation:
             value = own if is_wanted else least
             if getattr(owner, name) != value:
                 setattr(owner, name, value)
-
-
-def node_groups(scene):
-    modifiers = [modifier for thing in scene.objects for modifier in thing.modifiers]
-    return [modifier.node_group for modifier in modifiers if modifier.type == "NODES"]
 
 
 def throw_away(folder):

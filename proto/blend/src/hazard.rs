@@ -26,6 +26,12 @@ pub enum Hazard {
         /// Like `cloth`.
         what: &'static str,
     },
+    /// A simulation of geometry nodes that is not stored. Blender computes it while the file is played, never in a
+    /// render, which shows its first state in all frames.
+    UnbakedNodes {
+        /// The object, and the modifier.
+        owner: String,
+    },
     /// A node that imports a file whose path is joined from pieces, so that nobody knows it before the node runs.
     ComputedPath {
         /// The tree of nodes.
@@ -63,6 +69,11 @@ impl fmt::Display for Hazard {
             Self::UnbakedSimulation { owner, what } => write!(
                 f,
                 "the {what} of `{owner}` is not baked, so frames drawn apart do not fit together; bake it and save"
+            ),
+            Self::UnbakedNodes { owner } => write!(
+                f,
+                "the simulation of geometry nodes of `{owner}` is not baked, and a render shows its first state in all \
+                 frames; bake it and save"
             ),
             Self::ComputedPath { owner } => write!(
                 f,

@@ -230,8 +230,7 @@ impl Notes {
             }
             if let Stored::InFolders(folders) = bakes::stored(&modifier, &trees) {
                 self.block = modifier.block;
-                let (owner, what) = (modifier.owner, "simulation of geometry nodes");
-                self.hazard_unless(folders, Hazard::UnbakedSimulation { owner, what });
+                self.hazard_unless(folders, Hazard::UnbakedNodes { owner: modifier.owner });
             }
         }
         Ok(())

@@ -138,7 +138,7 @@ fn what_is_hazardous_is_told() {
             simulation("Sparks/Particles", "particle system"),
         ];
         if version != "3.4" {
-            expected.push(simulation("Simulated/Nodes", "simulation of geometry nodes"));
+            expected.push(Hazard::UnbakedNodes { owner: "Simulated/Nodes".into() });
         }
         assert_eq!(references_of(version).hazards, expected, "{version}");
     }
@@ -402,7 +402,7 @@ fn a_simulation_of_geometry_nodes_is_baked_into_the_file_or_into_folders_or_not(
         let mut survey = survey(&fixture(&format!("bakes-{version}.blend"))).unwrap();
         let owners = |survey: &Survey| -> BTreeSet<String> {
             let owner = |hazard: &Hazard| match hazard {
-                Hazard::UnbakedSimulation { owner, .. } => Some(owner.clone()),
+                Hazard::UnbakedNodes { owner } => Some(owner.clone()),
                 _ => None,
             };
             survey.hazards.iter().filter_map(owner).collect()

@@ -20,6 +20,7 @@ def row(frames="1", since=(3, 4), until=(9, 9), **facts):
     saves     the function has saved the scene as it is to be
     env       environment of both; plain_env: of plain Blender alone
     scripts   plain Blender runs the file's Python
+    lenient   without --strict, for what is drawn though it is warned of
     says      a line of the client's must contain it; every other warning or note is a false alarm
     refused   the client refuses the job, or every frame fails, in these words; plain Blender is not asked
     noise     largest difference of a channel of 255 that plain Blender shows between two runs of its own

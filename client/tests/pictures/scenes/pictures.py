@@ -109,7 +109,8 @@ def sequence_in_the_compositor(folder):
 
 @row(frames="1,2", without=["in/p_0002.png"])
 def compositing_only(folder):
-    """No camera, and no Render Layers node: Blender composites."""
+    """No camera, and no Render Layers node: Blender composites. Nothing is denoised, though that is on."""
+    scene().cycles.use_denoising = True
     sequence_in_the_compositor(folder)
     for thing in list(bpy.data.objects):
         bpy.data.objects.remove(thing)
@@ -124,7 +125,7 @@ def compositing_of_another_scene(folder):
     other.name = "Other"
     made = bpy.data.scenes.new("Comp")
     made.render.engine = "CYCLES"
-    made.cycles.samples, made.cycles.use_denoising = 1, False
+    made.cycles.samples, made.cycles.use_denoising = 1, True
     made.render.resolution_x, made.render.resolution_y = 48, 32
     made.view_settings.view_transform = "Standard"
     made.render.filepath = "//render/"
@@ -384,7 +385,7 @@ def strip_of_another_scene(folder):
     other = scene()
     cut = bpy.data.scenes.new("Cut")
     cut.render.engine = "CYCLES"
-    cut.cycles.use_denoising = False
+    cut.cycles.use_denoising = True
     cut.render.resolution_x, cut.render.resolution_y = 48, 32
     cut.view_settings.view_transform = "Standard"
     cut.render.filepath = "//render/"

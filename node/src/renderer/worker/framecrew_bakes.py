@@ -16,20 +16,25 @@ BYTES_MAX = 4 << 30
 CHUNK_BYTES = 1 << 20
 
 
+# Why a frame is not as the simulation would have it.
+APART = "is not baked: a frame drawn by itself differs from one drawn in sequence"
+NEVER_IN_A_RENDER = "is not baked: a render shows its first state in all frames"
+
+
 def unbaked_simulations(scene):
-    """What depends on the frames before it, with the frame it begins at."""
+    """What depends on the frames before it: the frame it begins at, its name, and why a frame differs."""
     found = {}
     for shown, _ in scenes_at(scene, None):
-        for begins, what in unbaked_in(shown):
-            found.setdefault(what, begins)
-    return [(begins, what) for what, begins in found.items()]
+        for begins, what, why in unbaked_in(shown):
+            found.setdefault(what, (begins, why))
+    return [(begins, what, why) for what, (begins, why) in found.items()]
 
 
 def unbaked_in(scene):
     world = scene.rigidbody_world
     if world and world.enabled and world.point_cache and world.collection and world.collection.objects:
         if not world.point_cache.is_baked:
-            yield world.point_cache.frame_start, "the rigid body simulation of %r" % scene.name
+            yield world.point_cache.frame_start, "the rigid body simulation of %r" % scene.name, APART
     for thing in laid_out(scene):
         # Where visibility changes with time it counts.
         if thing.hide_render and not thing.animation_data:
@@ -42,7 +47,7 @@ def unbaked_in(scene):
 def unbaked_by(scene, thing, modifier, number):
     def unless_baked(what, cache):
         if not cache.is_baked:
-            yield cache.frame_start, "the %s of %r" % (what, thing.name)
+            yield cache.frame_start, "the %s of %r" % (what, thing.name), APART
 
     if modifier.type in ("CLOTH", "SOFT_BODY"):
         what = modifier.type.lower().replace("_", " ")
@@ -59,9 +64,9 @@ def unbaked_by(scene, thing, modifier, number):
     elif modifier.type == "FLUID" and modifier.fluid_type == "DOMAIN":
         domain = modifier.domain_settings
         if not (domain.has_cache_baked_data or domain.has_cache_baked_any):
-            yield domain.cache_frame_start, "the fluid simulation of %r" % thing.name
+            yield domain.cache_frame_start, "the fluid simulation of %r" % thing.name, APART
     elif modifier.type == "NODES" and simulates(modifier.node_group) and not has_bakes(thing, modifier, number):
-        yield scene.frame_start, "the simulation in %r of %r" % (modifier.name, thing.name)
+        yield scene.frame_start, "the simulation in %r of %r" % (modifier.name, thing.name), NEVER_IN_A_RENDER
 
 
 def simulates(tree, seen=None):
