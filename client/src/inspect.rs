@@ -254,7 +254,7 @@ fn colors(collection: &Collection, scene: &Scene) -> Option<String> {
             ocio.display(),
             needed.join(", ")
         ),
-        OfEnvironment::Stays(text) => text,
+        OfEnvironment::Stays(text) | OfEnvironment::Unreadable(text) => text,
     })
 }
 

@@ -228,6 +228,14 @@ fn a_view_that_blender_lacks_is_sent_with_the_configuration_that_has_it() {
     let (_, said) = framecrew(&shot, &here, &["inspect", "shot.blend"]);
     assert!(said.contains("nodes draw with Blender's own colour configuration; --ocio"), "{said}");
 
+    // One that cannot be read may be needed.
+    let gone = [("OCIO", Path::new("gone.ocio"))];
+    let (_, said) = framecrew(&shot, &gone, &["inspect", "shot.blend"]);
+    assert!(said.contains("nodes draw with Blender's own colour configuration: gone"), "{said}");
+    let strict = ["render", "shot.blend", "--cluster", NOWHERE, "--strict"];
+    let (_, said) = framecrew(&shot, &gone, &strict);
+    assert!(said.contains("for --strict: OCIO is set here"), "{said}");
+
     let (is_sent, said) =
         render(&shot, "studio.blend", &["--ocio", "ocio/config.ocio", "--strict"]);
     assert!(is_sent && !said.contains("lacks"), "{said}");

@@ -183,8 +183,10 @@ fn unknown_spaces(collection: &Collection) -> BTreeSet<&str> {
 pub(crate) enum OfEnvironment {
     /// The file needs it: it is sent. What for.
     Needed(ColorConfig, Vec<String>),
-    /// It stays here, with why that should be known.
+    /// The file needs nothing of it: it stays here, with why that should be known.
     Stays(String),
+    /// The file needs it, or may, and it cannot be sent: why.
+    Unreadable(String),
 }
 
 /// Reads the configuration that `OCIO` names in the environment, and says what becomes of it.
@@ -192,7 +194,7 @@ pub(crate) fn of_environment(collection: &Collection, scene: &Scene, ocio: &Path
     let shown = ocio.display();
     let mut needed = unknown_names(collection, scene);
     match read(ocio) {
-        // What lies in an archive cannot be told from here.
+        // An archive is not read: it may have each of them.
         Ok(text) => {
             let of_it = |space: &&str| text.as_deref().is_none_or(|text| text.contains(*space));
             let spaces = unknown_spaces(collection).into_iter().filter(of_it);
@@ -206,11 +208,11 @@ pub(crate) fn of_environment(collection: &Collection, scene: &Scene, ocio: &Path
             match load(ocio) {
                 Ok(config) => OfEnvironment::Needed(config, needed),
                 Err(error) => {
-                    OfEnvironment::Stays(format!("the colours are not those of here: {error}"))
+                    OfEnvironment::Unreadable(format!("the colours are not those of here: {error}"))
                 }
             }
         }
-        Err(error) => OfEnvironment::Stays(format!(
+        Err(error) => OfEnvironment::Unreadable(format!(
             "OCIO is set here, but nodes draw with Blender's own colour configuration: {error}"
         )),
     }

@@ -101,7 +101,9 @@ impl Blenders {
             match self.start_one(blender, scene, observe).await {
                 Ok(worker) => return Ok(worker),
                 Err(NotStarted::Node(error)) => return Err(error),
-                Err(NotStarted::Blender { version, why, .. }) if is_of_the_job(scene, &why) => {
+                Err(NotStarted::Blender { version, why, for_good })
+                    if is_of_the_job(scene, &why, for_good) =>
+                {
                     return Err(RenderError::new(
                         FailureReason::Permanent,
                         format!(
@@ -126,7 +128,9 @@ impl Blenders {
         let started = Worker::start(blender, &self.workplace, scene, observe).await;
         let is_news = match &started {
             Ok(_) => self.roster().started(&path),
-            Err(NotStarted::Blender { version, why, for_good }) if !is_of_the_job(scene, why) => {
+            Err(NotStarted::Blender { version, why, for_good })
+                if !is_of_the_job(scene, why, *for_good) =>
+            {
                 let is_news = self.roster().failed(&path, why, *for_good);
                 if is_news {
                     warn!(%version, path = %path.display(), why, "a Blender does not start; trying again later");
@@ -212,9 +216,10 @@ impl Blenders {
     }
 }
 
-/// Whether it is the colour configuration of a job that keeps a Blender from starting.
-fn is_of_the_job(scene: &Scene, why: &str) -> bool {
-    !scene.color_config.as_os_str().is_empty() && why.contains("OpenColorIO")
+/// Whether it is the colour configuration of a job that keeps a Blender from starting: it refuses that, or is never
+/// through with it. Other jobs draw with the same Blender all the same.
+fn is_of_the_job(scene: &Scene, why: &str, for_good: bool) -> bool {
+    !scene.color_config.as_os_str().is_empty() && (for_good || why.contains("OpenColorIO"))
 }
 
 /// A slot's place for a Blender.

@@ -193,6 +193,18 @@ def compositor(scene):
     return scene.node_tree if scene.use_nodes else None
 
 
+def draws_itself(scene):
+    """Whether a render draws what is in a scene, and does not only cut strips or compose other pictures."""
+    editor = scene.sequence_editor
+    cut = getattr(editor, "strips", None) or getattr(editor, "sequences", ())
+    if scene.render.use_sequencer and any(strip.type != "SOUND" and not strip.mute for strip in cut):
+        return False
+    tree = compositor(scene)
+    return tree is None or any(
+        is_layers(node) and not node.mute and node.scene in (None, scene) for node in tree.nodes
+    )
+
+
 def is_layers(node):
     return node.bl_idname == "CompositorNodeRLayers"
 
