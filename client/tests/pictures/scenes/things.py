@@ -376,3 +376,25 @@ def usd_in_three_layers(folder):
     for thing in bpy.data.objects:
         if thing.type == "MESH" and not thing.data.materials:
             thing.data.materials.append(glow())
+
+
+@row(frames="1")
+def a_tree_of_an_add_on(folder):
+    """Logic of a game, which no renderer reads, though an object that is drawn points to it."""
+
+    class GameTree(bpy.types.NodeTree):
+        bl_idname, bl_label, bl_icon = "GameTree", "Game", "NODETREE"
+
+    class GameNode(bpy.types.Node):
+        bl_idname, bl_label = "GameNode", "Game"
+
+        def init(self, _):
+            self.inputs.new("NodeSocketFloat", "In")
+            self.outputs.new("NodeSocketFloat", "Out")
+
+    bpy.utils.register_class(GameTree)
+    bpy.utils.register_class(GameNode)
+    tree = bpy.data.node_groups.new("Logic", "GameTree")
+    nodes = [tree.nodes.new("GameNode") for _ in range(2)]
+    tree.links.new(nodes[0].outputs[0], nodes[1].inputs[0])
+    plane(glow())["logic"] = tree

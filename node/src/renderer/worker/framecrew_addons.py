@@ -15,6 +15,9 @@ FILES_MAX = 50_000
 
 MANIFEST = "blender_manifest.toml"
 
+# Kinds of node trees that renderers read.
+OWN_TREES = ("ShaderNodeTree", "CompositorNodeTree", "GeometryNodeTree", "TextureNodeTree")
+
 installed = set()
 
 
@@ -129,15 +132,13 @@ def missing_of(scene, read):
     """What a scene needs of add-ons that are not there: texts."""
     texts = {}
     for tree in bpy.data.node_groups:
-        if tree in read and tree.bl_idname in ("", "NodeTreeUndefined"):
-            texts.setdefault("the node tree %r is of a kind that no enabled add-on has" % tree.name)
-    for tree in bpy.data.node_groups:
-        if tree in read:
+        # Renderers read no others, such as an add-on's game logic.
+        if tree in read and tree.bl_idname in OWN_TREES:
             undefined_in(tree, "the node group %r" % tree.name, texts)
     for block in read:
         tree = getattr(block, "node_tree", None)
         if tree and not isinstance(block, bpy.types.NodeTree) and getattr(block, "use_nodes", True):
-            undefined_in(tree, "the nodes of %r" % block.name, texts)
+            undefined_in(tree, "%r" % block.name, texts)
     return sorted(texts)
 
 
@@ -145,5 +146,5 @@ def undefined_in(tree, where, texts):
     for node in tree.nodes:
         is_used = any(socket.is_linked for socket in node.outputs)
         if node.bl_idname in ("", "NodeUndefined") and is_used and not node.mute:
-            text = "%s hold %r, which no enabled add-on has: it is not drawn; --addon brings one"
+            text = "%s has a node %r of a type that no enabled add-on has: it does nothing; --addon brings one"
             texts.setdefault(text % (where, node.name))
