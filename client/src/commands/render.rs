@@ -151,8 +151,8 @@ struct Placing {
     /// older]
     #[arg(long, env = "FRAMECREW_BLENDER", value_parser = blender_version, value_name = "VERSION")]
     blender: Option<String>,
-    /// Whether one node draws the frames in ascending order; auto: where a simulation is not baked, so that frames
-    /// equal those that one Blender draws in sequence
+    /// Whether one node draws the frames in ascending order; auto: of a range in which a simulation is not baked, so
+    /// that frames equal those that one Blender draws in sequence
     #[arg(
         long,
         env = "FRAMECREW_IN_ORDER",

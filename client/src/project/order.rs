@@ -23,9 +23,11 @@ pub(crate) fn unbaked(collection: &Collection) -> Vec<String> {
     named.collect()
 }
 
-/// Whether one node draws the frames in order. One frame has nothing before it, as in Blender.
+/// Whether one node draws the frames in order. Frames that are named one by one are drawn each by itself, as Blender's
+/// `-f` draws one; a range is an animation.
 pub(crate) fn in_order(spec: &JobSpec, frames: &FrameSet, unbaked: &[String]) -> bool {
-    spec.in_order.unwrap_or(!unbaked.is_empty() && frames.count() > 1)
+    let has_range = frames.ranges().iter().any(|range| range.count() > 1);
+    spec.in_order.unwrap_or(!unbaked.is_empty() && has_range)
 }
 
 /// Why a strict job is refused: nobody chose that one node is to draw all frames.
@@ -72,6 +74,8 @@ mod tests {
         let cloth = ["the cloth of `Flag`".to_owned()];
         assert_eq!(decided(None, "1-9", &cloth), (true, true), "strict jobs want a choice");
         assert_eq!(decided(None, "5", &cloth), (false, false), "one frame has none before it");
+        assert_eq!(decided(None, "1,75", &cloth), (false, false), "nobody asked for those between");
+        assert_eq!(decided(None, "1-9,75", &cloth), (true, true));
         assert_eq!(decided(None, "1-9", &[]), (false, false));
         assert_eq!(decided(Some(true), "1-9", &cloth), (true, false));
         assert_eq!(decided(Some(true), "1-9", &[]), (true, false));

@@ -92,6 +92,7 @@ const KNOWN: &[(&[&str], Meaning)] = &[
     (&["Not freed memory blocks"], Noise),
     (&["Error: Not freed"], Noise),
     (&["pyrna_enum_to_py: current value"], Noise),
+    (&["region type ", " missing in space type "], Noise),
     (&["RNA_float_get: "], Noise),
     (&["RNA_enum_get: "], Noise),
     (&["RNA_boolean_get: "], Noise),
