@@ -249,7 +249,7 @@ impl Cluster {
         Ok(jobs)
     }
 
-    /// The same, page by page.
+    /// Lists the latest jobs like [`Cluster::jobs`], one page at a time.
     pub fn job_pages(
         &self,
         max: usize,
@@ -275,7 +275,7 @@ impl Cluster {
         })
     }
 
-    /// The nodes, by name: node-2 before node-10.
+    /// Lists the nodes ordered by name, with node-2 before node-10.
     ///
     /// # Errors
     /// When the orchestrator cannot be reached.
@@ -344,12 +344,13 @@ impl Cluster {
         })
     }
 
-    /// Brings what the job has finished so far into the folder `to`, as files. What is there already, with
-    /// the right content, is not fetched again. A file of that name with another content gives way if Framecrew wrote
-    /// it; what a person made or changed stays, and [`Error::Incomplete`] names it (see [`OutputFolder::overwriting`]).
+    /// Downloads everything that the job has finished so far into the folder `to`. A file that is already there
+    /// with the right content is not fetched again. A file of the same name with other content is replaced if
+    /// Framecrew wrote it. A file that a person made or changed stays, and [`Error::Incomplete`] names it (see
+    /// [`OutputFolder::overwriting`]).
     ///
     /// # Errors
-    /// When the folder cannot be written to, there is no such job, or the connection breaks for long.
+    /// When the folder cannot be written to, there is no such job, or the connection stays broken.
     pub async fn fetch(&self, job_id: u64, to: impl AsRef<Path>) -> Result<FetchProgress, Error> {
         let folder = OutputFolder::open(to.as_ref())?;
         fetch::fetch(self, job_id, &folder, None, |_| {}).await

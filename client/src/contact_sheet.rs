@@ -75,14 +75,13 @@ pub struct ContactSheet {
     pub unseen: usize,
 }
 
-/// Writes a sheet of the job's frames, as far as they are finished, to the PNG `to`, which is there only when it
-/// is whole.
+/// Writes a sheet of the job's finished frames to the PNG `to`. The file appears only when it is complete.
 ///
 /// # Errors
 /// When there is no such job, the orchestrator cannot be reached, or the file cannot be written. A frame whose
-/// picture is damaged is no error: it is one of the unseen.
+/// picture is damaged causes no error and counts as unseen.
 ///
-/// [`Error::InTheWay`], before anything is fetched, when there is a file that may not be replaced.
+/// [`Error::InTheWay`], before anything is fetched, if a file must not be replaced.
 pub async fn make(
     cluster: &Cluster,
     job_id: u64,

@@ -24,7 +24,7 @@ const YEAR_2025_SECONDS: u64 = 1_735_689_600;
 pub(crate) struct Facts {
     /// Blenders, newest first.
     pub(crate) blenders: Option<Vec<Blender>>,
-    /// Programs that may be Blenders and do not tell their version: each what is wrong with it.
+    /// Programs that may be Blenders but do not report their version, each with what is wrong with it.
     pub(crate) unsure: Vec<String>,
     /// Where there is no Blender: libraries that the one which is provisioned will lack.
     pub(crate) likely_missing: Option<Vec<Library>>,
@@ -55,7 +55,7 @@ pub(crate) struct Facts {
 pub(crate) struct Blender {
     pub(crate) version: String,
     pub(crate) path: PathBuf,
-    /// Why it does not start as a node starts it: within walls, with the environment of a job.
+    /// Why it does not start the way a node starts it: within the walls, with the environment of a job.
     pub(crate) does_not_start: Option<String>,
     pub(crate) missing: Vec<Library>,
 }
@@ -224,7 +224,7 @@ fn blender(facts: &Facts) -> Check {
     }
 }
 
-/// What a person may do about a Blender that does not start, by its own words.
+/// Suggests a fix for a Blender that does not start, based on its own error message.
 fn mend(why: &str) -> &'static str {
     let says = |words: &str| why.contains(words);
     if says("has not told its version") || says("was not ready within") {

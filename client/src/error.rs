@@ -119,7 +119,7 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
-    /// Files are where outputs would go that Framecrew did not write, or that were changed since. They stay.
+    /// Outputs would overwrite files that Framecrew did not write, or that were changed since. These files stay.
     #[error(
         "{}{} there already, and Framecrew did not write {it} (or somebody changed {it} since); move {it} away, name \
          another place, or replace {it} with --overwrite",
@@ -128,9 +128,9 @@ pub enum Error {
         it = if *more == 0 { "it" } else { "them" },
     )]
     InTheWay {
-        /// The first of them.
+        /// The first of these files.
         path: PathBuf,
-        /// How many more there are.
+        /// The number of further files.
         more: u64,
     },
     /// Some outputs did not come, for reasons of their own; all the others did.
@@ -165,7 +165,7 @@ pub struct Missing {
     pub name: String,
     /// Why it did not come, for people.
     pub reason: String,
-    /// Whether a file is in its place that is not to be replaced; nothing is wrong with the output then.
+    /// Whether the output was not written because a file must not be replaced. The output itself is fine.
     pub in_the_way: bool,
 }
 
@@ -178,7 +178,7 @@ pub struct Violation {
     pub description: String,
 }
 
-/// ` is`, or ` and 3 more files are`.
+/// Displays as ` is`, or ` and 3 more files are`.
 struct OrMore(u64);
 
 impl fmt::Display for OrMore {
@@ -190,7 +190,7 @@ impl fmt::Display for OrMore {
     }
 }
 
-/// Fields of a job, with the flags that set them. What begins like another stands before it.
+/// Fields of a job with the flags that set them. A name that starts with another name comes before it.
 const FLAGS: [(&str, &str); 22] = [
     ("spec.name", "--name"),
     ("spec.frames", "--frames"),
@@ -216,7 +216,7 @@ const FLAGS: [(&str, &str); 22] = [
     ("spec.limits.frame_seconds", "--frame-limit"),
 ];
 
-/// A text of the server's in which the fields of a job have the names of the flags that set them: `spec.tags[0]` is
+/// Replaces the names of job fields in a server's message by the flags that set them, such as `spec.tags[0]` by
 /// `--tag`.
 fn in_flags(text: &str) -> String {
     let mut told = String::new();
@@ -415,7 +415,7 @@ fn violations(status: &Status) -> Vec<Violation> {
     fields.chain(conditions).collect()
 }
 
-/// What the server said, as a line that can be printed, or the code in words where it said nothing.
+/// Returns the server's message as a printable line, or a description of the code if there is no message.
 fn sentence(status: &Status) -> String {
     match status.message().trim() {
         "" => format!("the orchestrator answered: {}", status.code().description()),

@@ -109,12 +109,12 @@ pub async fn follow(
     downloads.finish().await
 }
 
-/// Brings the movie that a job has made to the file `to`, which is there only when it is whole. `on_bytes` is told
-/// how many bytes of how many are there.
+/// Downloads the movie that a job has made to the file `to`. The file appears only when it is complete. `on_bytes`
+/// receives the bytes downloaded so far and the total.
 ///
 /// # Errors
-/// When the job has made none (yet), the file cannot be written, or the orchestrator stays away.
-/// [`Error::InTheWay`] when there is a file that may not be replaced.
+/// When the job has made no movie (yet), the file cannot be written, or the orchestrator stays unreachable.
+/// [`Error::InTheWay`] if an existing file must not be replaced.
 pub async fn fetch_movie(
     cluster: &Cluster,
     job_id: u64,
@@ -345,14 +345,14 @@ impl<P: FnMut(FetchProgress) + Send> Downloads<P> {
     }
 }
 
-/// Where outputs come from.
+/// The source of outputs.
 #[derive(Debug, Clone)]
 struct Source {
     url: String,
     blobs: BlobClient,
-    /// The job, for the mark on what was written.
+    /// The job, named in the marks of written files.
     job: String,
-    /// At one call, while the orchestrator is away.
+    /// Attempts for one call while the orchestrator is unreachable.
     attempts_max: u32,
 }
 
@@ -403,7 +403,7 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
     }
 }
 
-/// Pause before another attempt.
+/// The pause before another attempt.
 fn pause(attempt: u32, retry_after: Option<Duration>) -> Duration {
     watch::pause(attempt, retry_after).max(PAUSE_MIN)
 }

@@ -1,4 +1,4 @@
-//! Where outputs go: a folder, or a file in one, that was found fit to take them.
+//! Targets for outputs: a folder, or a file in a folder, that was checked to be writable.
 
 use std::{
     fs,
@@ -14,35 +14,35 @@ use crate::{
     written::{Standing, Written},
 };
 
-/// What a folder must be able to take before a job is submitted: enough to notice a disk that is full.
+/// Bytes written to test a folder before a job is submitted: enough to notice a full disk.
 const PROBE_BYTES: usize = 256 * 1024;
 
-/// A folder that has been found fit to take outputs. Files in it that Framecrew did not write, or that were changed
-/// since, stay as they are.
+/// A folder that was checked to be writable. Files in it that Framecrew did not write, or that were changed since,
+/// are kept.
 #[derive(Debug, Clone)]
 pub struct OutputFolder {
     path: PathBuf,
-    /// Folders that were made for it, it included, the innermost first.
+    /// Folders created for it, itself included, the innermost first.
     made: Vec<PathBuf>,
     written: Arc<Written>,
     overwrites: bool,
 }
 
-/// A file that an output goes to, in a folder that has been found fit to take it.
+/// The target file of an output, in a folder that was checked to be writable.
 #[derive(Debug, Clone)]
 pub struct OutputFile {
     folder: OutputFolder,
-    /// Below the folder.
+    /// Path below the folder.
     name: String,
     path: PathBuf,
 }
 
 impl OutputFolder {
-    /// Makes the folder where it is missing, and writes a file into it to prove that it can be written to.
-    /// Blocks for a moment.
+    /// Creates the folder if it is missing, and writes a test file to check that it is writable. Blocks for a
+    /// moment.
     ///
     /// # Errors
-    /// [`Error::OutputFolder`] when it cannot.
+    /// [`Error::OutputFolder`] if it cannot be created or written to.
     pub fn open(path: &Path) -> Result<Self, Error> {
         let is_missing = |folder: &&Path| !folder.as_os_str().is_empty() && !folder.exists();
         let made = path.ancestors().take_while(is_missing).map(Path::to_owned).collect();
@@ -65,27 +65,28 @@ impl OutputFolder {
         }
     }
 
-    /// Whether any file of an output's name gives way to it, a person's own included; without this none does.
+    /// Sets whether an output may replace any file of its name, including one that a person made. Off by default.
     #[must_use]
     pub fn overwriting(self, overwrites: bool) -> Self {
         Self { overwrites, ..self }
     }
 
-    /// Takes away what was made to open it, as far as it is empty: for when nothing will come.
+    /// Removes the folders that were created for it, if they are empty. To be called if no output will arrive.
     pub fn abandon(self) {
         for folder in &self.made {
-            // A folder that will not go does no harm.
+            // It does no harm if a folder cannot be removed.
             let _ = fs::remove_dir(folder);
         }
     }
 
-    /// Where it is.
+    /// The path of the folder.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Refuses if a file lies in the folder itself whose name `is_output` and which may not be replaced. Blocks.
+    /// Returns an error if the folder itself contains a file whose name satisfies `is_output` and that must not be
+    /// replaced. Blocks.
     pub(crate) fn check_free(&self, is_output: impl Fn(&str) -> bool) -> Result<(), Error> {
         if self.overwrites || !self.made.is_empty() {
             return Ok(());
@@ -109,8 +110,8 @@ impl OutputFolder {
         }
     }
 
-    /// Where an output goes; the folders of its name are made on the way. The name comes from elsewhere: neither
-    /// it nor a link that lies in the folder may lead out of it.
+    /// Returns the target file of an output and creates the folders in its name. The name is untrusted: neither it
+    /// nor a link in the folder may lead out of the folder.
     pub(crate) async fn place(&self, name: &str) -> Result<OutputFile, Error> {
         let (folder, name) = (self.clone(), name.to_owned());
         let placed = tokio::task::spawn_blocking(move || {
@@ -125,10 +126,10 @@ impl OutputFolder {
 }
 
 impl OutputFile {
-    /// Makes the file's folder where it is missing, and proves that it can be written to. Blocks for a moment.
+    /// Creates the file's folder if it is missing and checks that it is writable. Blocks for a moment.
     ///
     /// # Errors
-    /// [`Error::OutputFolder`] when it cannot.
+    /// [`Error::OutputFolder`] if it cannot be created or written to.
     pub fn open(path: &Path) -> Result<Self, Error> {
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
         let folder = OutputFolder::open(folder.unwrap_or(Path::new(".")))?;
@@ -136,24 +137,24 @@ impl OutputFile {
         Ok(Self { folder, name, path: path.into() })
     }
 
-    /// Whether any file of its name gives way to it, a person's own included; without this none does.
+    /// Sets whether it may replace any existing file, including one that a person made. Off by default.
     #[must_use]
     pub fn overwriting(self, overwrites: bool) -> Self {
         Self { folder: self.folder.overwriting(overwrites), ..self }
     }
 
-    /// Takes away what was made to open it, as far as it is empty: for when nothing will come.
+    /// Removes the folders that were created for it, if they are empty. To be called if no output will arrive.
     pub fn abandon(self) {
         self.folder.abandon();
     }
 
-    /// Where it is.
+    /// The path of the file.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Refuses if a file lies there that may not be replaced. Blocks.
+    /// Returns an error if a file is there that must not be replaced. Blocks.
     ///
     /// # Errors
     /// [`Error::InTheWay`].
@@ -164,10 +165,10 @@ impl OutputFile {
         }
     }
 
-    /// What stands there now, where this content is to go. Blocks.
+    /// Determines what is there now, where this content is to be written. Blocks.
     ///
     /// # Errors
-    /// [`Error::InTheWay`] where that may not be replaced.
+    /// [`Error::InTheWay`] if it must not be replaced.
     pub(crate) fn make_way(&self, content: Digest) -> Result<Standing, Error> {
         match self.folder.written.standing(&self.name, &self.path, Some(content)) {
             Standing::Theirs if !self.folder.overwrites => Err(self.in_the_way()),
@@ -175,7 +176,7 @@ impl OutputFile {
         }
     }
 
-    /// Notes that this content is there now, and whose it is. Blocks.
+    /// Records that this content is there now, and which job wrote it. Blocks.
     pub(crate) fn record(&self, content: Digest, by: &str) {
         self.folder.written.record(&self.name, &self.path, content, by);
     }
@@ -208,7 +209,7 @@ fn place(root: &Path, name: &str) -> Result<PathBuf, Error> {
             }
             _ => {}
         }
-        // Before anything is made below it: where a link leads is only known now.
+        // Checked before anything is created below it, because only now is it known where a link leads.
         match folder.canonicalize() {
             Ok(real) if !real.is_dir() => {
                 return Err(refused("but there is a file where its folder would be"));
@@ -221,7 +222,7 @@ fn place(root: &Path, name: &str) -> Result<PathBuf, Error> {
     Ok(to)
 }
 
-/// `tempfile` names the probe in its message, which means nothing to anybody.
+/// Removes the name of `tempfile`'s probe from the message, as it means nothing to people.
 fn plain(error: io::Error) -> io::Error {
     match (error.raw_os_error(), error.kind()) {
         (None, kind) if kind != io::ErrorKind::Other => io::Error::from(kind),

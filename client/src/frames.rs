@@ -7,7 +7,7 @@ use framecrew_proto::v1 as proto;
 /// Frames in one job; the orchestrator takes no more.
 pub const FRAMES_MAX: u64 = 1_000_000;
 
-/// What is written between the first frame of a range and its last.
+/// Separator between the first and the last frame of a range.
 const DOTS: &str = "..";
 
 /// Frames from `first` to `last`, both included, every `step`-th.
@@ -224,7 +224,7 @@ pub enum InvalidFrames {
         first: i32,
         /// Last frame.
         last: i32,
-        /// What was written between them.
+        /// The separator as it was written.
         between: &'static str,
     },
     /// A step of 0.
@@ -234,7 +234,7 @@ pub enum InvalidFrames {
         first: i32,
         /// Last frame.
         last: i32,
-        /// What was written between them.
+        /// The separator as it was written.
         between: &'static str,
     },
     /// A frame is in two ranges.
@@ -288,9 +288,9 @@ fn range(part: &str) -> Result<FrameRange, InvalidFrames> {
     FrameRange::new(first, last, step).map_err(|error| as_typed(error, span))
 }
 
-/// A fault of a range, in the notation in which it was typed.
+/// Restores the notation that was typed in an error about a range.
 fn as_typed(error: InvalidFrames, span: &str) -> InvalidFrames {
-    // `5--1` would be read, but not by people.
+    // `5--1` could be parsed, but people would misread it.
     let between = if span.contains(DOTS) || span.contains("--") { DOTS } else { "-" };
     match error {
         InvalidFrames::Reversed { first, last, .. } if last >= 0 => {

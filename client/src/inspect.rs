@@ -19,7 +19,7 @@ use crate::{
     view::words,
 };
 
-/// Variables by which Blender loads other scripts, files or devices than it brings.
+/// Environment variables that make Blender load scripts, files or devices other than its own.
 const VARIABLES: [&str; 9] = [
     "BLENDER_USER_RESOURCES",
     "BLENDER_USER_CONFIG",
@@ -43,7 +43,7 @@ const KNOWN_VERSION: (u16, u16) = (5, 2);
 pub struct Inspection {
     /// The .blend, as it was named.
     pub file: String,
-    /// Version of the Blender that saved it, like `4.5`; an older one may lose some of it.
+    /// Version of the Blender that saved the file, like `4.5`. An older Blender may lose some of it.
     pub version: String,
     /// `none`, `gzip` or `zstd`.
     pub compression: &'static str,
@@ -243,7 +243,7 @@ fn inspect_blocking(file: &Path) -> Result<Inspection, Error> {
     })
 }
 
-/// What the colours depend on outside the file.
+/// Describes what the colours depend on outside the file.
 fn colors(collection: &Collection, scene: &Scene) -> Option<String> {
     let Some(ocio) = color::environment() else {
         return color::unknown(&color::unknown_names(collection, scene));
@@ -258,7 +258,7 @@ fn colors(collection: &Collection, scene: &Scene) -> Option<String> {
     })
 }
 
-/// Trees of add-ons: no picture shows them, but what an add-on makes of them may be in it.
+/// Describes node trees of add-ons. No picture shows them, but it may show what an add-on makes of them.
 fn foreign_trees(collection: &Collection) -> Option<String> {
     let trees = collection.blends.iter().flat_map(|blend| &blend.survey.needs.foreign_trees);
     let trees: Vec<_> = trees.map(|(kind, tree)| format!("`{tree}` ({kind})")).collect();
@@ -271,7 +271,7 @@ fn foreign_trees(collection: &Collection) -> Option<String> {
     })
 }
 
-/// Variables of the environment that change what Blender here draws, and that nodes do not have.
+/// Names environment variables that change what Blender draws here and that nodes do not have.
 fn environment() -> Option<String> {
     let is_set = |name: &&&str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     let set: Vec<&str> = VARIABLES.iter().filter(is_set).copied().collect();

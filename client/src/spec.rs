@@ -47,7 +47,7 @@ pub struct JobSpec {
     pub(crate) follow_links: bool,
     pub(crate) color_config: Option<PathBuf>,
     pub(crate) addons: Vec<PathBuf>,
-    /// `None`: as the .blend needs it.
+    /// `None`: decided by whether the .blend needs it.
     pub(crate) in_order: Option<bool>,
     pub(crate) limits: proto::TimeLimits,
 }
@@ -188,24 +188,24 @@ impl JobSpec {
         self
     }
 
-    /// Version of Blender to use, like `4.5`; without it, any that is not older than the file. An older one that is
-    /// asked for draws the file, but may lose some of it.
+    /// Requests a version of Blender, like `4.5`. By default any version that is not older than the file is used.
+    /// An older version draws the file, but may lose some of it.
     #[must_use]
     pub fn blender(mut self, version: impl Into<String>) -> Self {
         self.settings.blender = version.into();
         self
     }
 
-    /// Whether every frame is drawn by a Blender that was started for it, for equal bits: EEVEE's first frame in a
-    /// process differs slightly from its later ones. Frames in order share one.
+    /// Sets whether a newly started Blender draws each frame, for identical bits: EEVEE's first frame in a process
+    /// differs slightly from its later ones. Frames drawn in order share one Blender.
     #[must_use]
     pub fn cold(mut self, cold: bool) -> Self {
         self.settings.cold = cold;
         self
     }
 
-    /// Whether one node at a time draws the frames in ascending order, as a simulation that is not baked needs it.
-    /// Without this call, frames are drawn in order where the .blend has such a simulation and the job has more than
+    /// Sets whether one node at a time draws the frames in ascending order, which a simulation that is not baked
+    /// needs. By default frames are drawn in order if the .blend has such a simulation and the job has more than
     /// one frame.
     #[must_use]
     pub fn in_order(mut self, in_order: bool) -> Self {
@@ -220,16 +220,16 @@ impl JobSpec {
         self
     }
 
-    /// Sends a colour configuration (OpenColorIO, a `config.ocio` or an `.ocioz`) with all that it names, and draws with
-    /// that. Without it, the one that the variable `OCIO` names is sent where the file needs it.
+    /// Sends a colour configuration (OpenColorIO, a `config.ocio` or an `.ocioz`) with all the files that it
+    /// names, and draws with it. By default the configuration in the variable `OCIO` is sent if the file needs it.
     #[must_use]
     pub fn color_config(mut self, file: impl Into<PathBuf>) -> Self {
         self.color_config = Some(file.into());
         self
     }
 
-    /// Sends an add-on or extension, a .zip as Blender installs it, and enables it before the file is opened; 16 at
-    /// most. It is Python, so only nodes that allow scripts render such a job.
+    /// Sends an add-on or extension, as a .zip that Blender can install, and enables it before the file is opened.
+    /// A job takes 16 at most. Add-ons are Python, so only nodes that allow scripts render such a job.
     #[must_use]
     pub fn addon(mut self, file: impl Into<PathBuf>) -> Self {
         self.addons.push(file.into());

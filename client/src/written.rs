@@ -1,8 +1,8 @@
-//! Which files Framecrew has written: what may give way to newer ones, and what is a person's own.
+//! Records which files Framecrew has written, and so may replace, and which belong to a person.
 //!
-//! Each file bears a mark with the digest of what was written, as an extended attribute; where the file system has none,
-//! a note in the folder holds the marks. A file that still has that content may be replaced. One without a mark, or
-//! changed since, may not.
+//! Each file has a mark with the digest of what was written, as an extended attribute. On file systems without
+//! attributes, a note in the folder holds the marks. A file that still has that content may be replaced. A file
+//! without a mark, or changed since, may not.
 
 use std::{
     collections::BTreeMap,
@@ -16,60 +16,60 @@ use std::{
 use framecrew_blobs::Digest;
 use serde::{Deserialize, Serialize};
 
-/// The note's name in its folder. No output can bear it: their names begin with no dot.
+/// Name of the note in its folder. No output can have it, because names of outputs do not begin with a dot.
 const NOTE_NAME: &str = ".framecrew-written";
-/// Lines for each name before a note is written anew: a folder that is rendered into every day must not make it grow
-/// for ever.
+/// Lines for each name before the note is rewritten, so that it does not grow without bound in a folder that is
+/// used every day.
 const LINES_A_NAME: usize = 8;
-/// Bytes of a note that is read: a million frames. What is larger is not one of ours.
+/// Maximum size of a note, enough for a million frames. Framecrew did not write a larger one.
 const NOTE_BYTES_MAX: u64 = 256 << 20;
 
-/// What a file says about who wrote it.
+/// The mark of a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Mark {
-    /// The digest of what was written.
+    /// The digest of the content that was written.
     blake3: String,
-    /// When the file was changed last, in nanoseconds since 1970: where that is still so, it need not be read.
+    /// The file's modification time, in nanoseconds since 1970. If it is unchanged, the file need not be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     mtime_ns: Option<u64>,
-    /// Whose it is, for people: `job 7 at http://127.0.0.1:4000`.
+    /// Which job wrote it, for people: `job 7 at http://127.0.0.1:4000`.
     by: String,
 }
 
 /// One line of the note.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Line {
-    /// The file, below the folder.
+    /// Path of the file below the folder.
     name: String,
     #[serde(flatten)]
     mark: Mark,
 }
 
-/// What stands where an output goes.
+/// What is at the place of an output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Standing {
-    /// Nothing.
+    /// Nothing is there.
     Absent,
-    /// The output itself.
+    /// The output itself is there.
     Same,
-    /// A file that may be replaced: Framecrew wrote it, or it is empty.
+    /// A file is there that may be replaced: Framecrew wrote it, or it is empty.
     Ours,
-    /// A file that a person made or changed.
+    /// A file is there that a person made or changed.
     Theirs,
 }
 
-/// The files of one folder that Framecrew has written. Blocks.
+/// The files of one folder that Framecrew has written. Its methods block.
 #[derive(Debug)]
 pub(crate) struct Written {
     note: PathBuf,
-    /// What the note holds.
+    /// The marks in the note.
     noted: Mutex<BTreeMap<String, Mark>>,
-    /// Whether files are to bear their marks themselves, where they can.
+    /// Whether files get their marks as attributes, if the file system supports them.
     marks_files: bool,
 }
 
 impl Written {
-    /// Reads the folder's note, if there is one. One that cannot be read says nothing, and then nothing is replaced.
+    /// Reads the folder's note, if there is one. A note that cannot be read has no marks, so nothing is replaced.
     pub(crate) fn read(folder: &Path) -> Self {
         let note = folder.join(NOTE_NAME);
         let (noted, lines) = match read(&note) {
@@ -89,7 +89,8 @@ impl Written {
         Self { note, noted: Mutex::new(noted), marks_files: true }
     }
 
-    /// Marks a file that is there now as written by us. Where that cannot be, it counts as a person's from then on.
+    /// Marks an existing file as written by Framecrew. A file that cannot be marked counts as a person's from then
+    /// on.
     pub(crate) fn record(&self, name: &str, path: &Path, content: Digest, by: &str) {
         let record = || {
             let mtime_ns = mtime_ns(&fs::symlink_metadata(path)?);
@@ -104,7 +105,8 @@ impl Written {
         }
     }
 
-    /// What stands at `path`, the place of the file `name`, where `wanted` is to go if that is known.
+    /// Determines what is at `path`, the place of the file `name`. `wanted` is the content of the output, if
+    /// known.
     pub(crate) fn standing(&self, name: &str, path: &Path, wanted: Option<Digest>) -> Standing {
         let metadata = match fs::symlink_metadata(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Standing::Absent,
@@ -118,13 +120,13 @@ impl Written {
         if wanted.is_none() && metadata.is_file() && is_unchanged {
             return Standing::Ours;
         }
-        // Through a link: its owner may have led us to what we would write.
+        // Follows a link: it may lead to exactly the content that would be written.
         let content = fs::metadata(path).ok().filter(Metadata::is_file);
         let content = content.and_then(|_| Digest::of_file(path).ok()).map(|(digest, _)| digest);
         match content {
             Some(content) if Some(content) == wanted => Standing::Same,
             _ if !metadata.is_file() => Standing::Theirs,
-            // As Blender's own placeholders are: nothing is lost with it.
+            // Blender's own placeholders are empty. Nothing is lost if one is replaced.
             _ if metadata.len() == 0 => Standing::Ours,
             Some(content) if mark.is_some_and(|mark| mark.blake3 == content.to_string()) => {
                 Standing::Ours
@@ -137,33 +139,33 @@ impl Written {
         let mut noted = self.lock();
         let mut text = serde_json::to_string(&line)?;
         text.push('\n');
-        // A link would lead what is written out of the folder.
+        // Through a link the data would be written outside the folder.
         if fs::symlink_metadata(&self.note).is_ok_and(|found| !found.is_file()) {
             return Err(io::Error::other("the note is no file"));
         }
-        // In one write, so that two commands in one folder do not mix their lines.
+        // One write, so that two commands in one folder do not mix their lines.
         File::options().append(true).create(true).open(&self.note)?.write_all(text.as_bytes())?;
         noted.insert(line.name, line.mark);
         Ok(())
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Mark>> {
-        // No holder panics, so a poisoned note is still whole.
+        // No holder of the lock panics, so a poisoned lock still guards valid data.
         self.noted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A file's mark on the file itself.
+/// Stores the mark on the file itself.
 mod attribute {
     use std::{io, path::Path};
 
     #[cfg(any(target_os = "linux", target_os = "android", target_os = "macos"))]
     const NAME: &str = "user.framecrew.written";
-    /// Bytes of a mark that is read; ours have some 200.
+    /// Maximum size of a mark that is read. Framecrew's own have some 200 bytes.
     #[cfg(any(target_os = "linux", target_os = "android", target_os = "macos"))]
     const BYTES_MAX: usize = 4_096;
 
-    /// Of the file itself, never of what a link leads to.
+    /// Reads the mark of the file itself, never of a link's target.
     #[cfg(any(target_os = "linux", target_os = "android", target_os = "macos"))]
     pub(super) fn read(path: &Path) -> Option<Vec<u8>> {
         let mut bytes = vec![0; BYTES_MAX];
@@ -189,7 +191,7 @@ mod attribute {
     }
 }
 
-/// The note's marks by name, and how many lines there are. A line that a crash cut off is none.
+/// Returns the marks in the note by name, and the number of lines. A line that a crash cut off is ignored.
 fn read(note: &Path) -> io::Result<(BTreeMap<String, Mark>, usize)> {
     let metadata = fs::symlink_metadata(note)?;
     if !metadata.is_file() || metadata.len() > NOTE_BYTES_MAX {
@@ -214,7 +216,7 @@ fn rewrite(folder: &Path, note: &Path, noted: &BTreeMap<String, Mark>) -> io::Re
         text.push(b'\n');
     }
     file.write_all(&text)?;
-    // Others who write here must be able to add to it, as before.
+    // Other people who write here must still be able to append to it.
     file.as_file().set_permissions(fs::metadata(note)?.permissions())?;
     file.persist(note)?;
     Ok(())
@@ -237,7 +239,7 @@ mod tests {
     }
 
     impl Folder {
-        /// One whose files bear their marks, and one where a note has to do.
+        /// A folder whose files get their marks as attributes, and a folder that needs a note.
         fn both() -> [Self; 2] {
             [true, false]
                 .map(|marks_files| Self { folder: tempfile::tempdir().unwrap(), marks_files })
@@ -255,7 +257,7 @@ mod tests {
             Written { marks_files: self.marks_files, ..Written::read(self.folder.path()) }
         }
 
-        /// As a download does, which gives the name to another file.
+        /// Writes a file as a download does, by renaming another file to it.
         fn bring(&self, name: &str, content: &[u8]) {
             self.put("new", content);
             fs::rename(self.path("new"), self.path(name)).unwrap();
@@ -278,7 +280,7 @@ mod tests {
                 assert_eq!(folder.standing(wanted), Standing::Ours);
             }
             assert_eq!(folder.standing(Some(b"old")), Standing::Same);
-            // Painted over, to the same size.
+            // Edited to the same size.
             let before = fs::metadata(folder.path("0001.png")).unwrap().modified().unwrap();
             folder.put("0001.png", b"0ld");
             let file = File::options().append(true).open(folder.path("0001.png")).unwrap();
@@ -313,12 +315,12 @@ mod tests {
         let note = noted.path(NOTE_NAME);
         let lines = fs::read_to_string(&note).unwrap().lines().count();
         assert!(lines <= LINES_A_NAME + 1, "{lines}");
-        // A crash may cut the last line off.
+        // A crash may cut off the last line.
         let mut bytes = fs::read(&note).unwrap();
         bytes.extend_from_slice(b"{\"name\":\"0001.png\",\"bl");
         fs::write(&note, bytes).unwrap();
         assert_eq!(noted.standing(Some(b"new")), Standing::Ours);
-        // Where the temporary folder's file system has attributes at all.
+        // Only if the temporary folder's file system supports attributes.
         if attribute::write(&marked.path("0001.png"), b"{}").is_ok() {
             assert!(!marked.path(NOTE_NAME).exists());
         }

@@ -38,7 +38,7 @@ pub(crate) struct Demo {
         value_name = "DIR"
     )]
     output: PathBuf,
-    /// Replace files that are there already, also those that Framecrew did not write or that were changed since
+    /// Replace existing files, including those that Framecrew did not write or that were changed since
     #[arg(long, env = "FRAMECREW_DEMO_OVERWRITE", value_parser = clap::builder::FalseyValueParser::new())]
     overwrite: bool,
     #[command(flatten)]

@@ -104,9 +104,9 @@ async fn examine(global: &Global, data: &Path) -> Facts {
 /// What there is of Blender here; nothing where nothing here can run one.
 #[derive(Default)]
 struct Here {
-    /// The Blenders that tell their version.
+    /// The Blenders that report their version.
     blenders: Option<Vec<Blender>>,
-    /// Programs that may be Blenders, in words: they do not answer, or do not run.
+    /// Programs that may be Blenders but do not answer or do not run, each described in words.
     unsure: Vec<String>,
     /// Where there is none, one that is installed but does not load.
     broken_module: Option<Blender>,
@@ -133,7 +133,7 @@ mod local {
     pub(super) fn examine() -> Here {
         let cache = blender::default_cache();
         let blender::Search { found, unsure } = blender::search(&[], &cache);
-        // As a node does it: what tells its version may still not start for a job.
+        // Start each one as a node does: a Blender that reports its version may still not start for a job.
         let proofs = Handle::current().block_on(blender::prove(&found));
         let mut proofs = proofs.unwrap_or_default().into_iter();
         let broken_module = if found.is_empty() { broken_module(&cache) } else { None };

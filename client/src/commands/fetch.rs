@@ -37,7 +37,7 @@ pub(crate) struct Fetch {
     /// Bring the movie of the job's frames into this file, instead of the frames
     #[arg(long, env = "FRAMECREW_FETCH_MOVIE", value_parser = MovieFile::parser(), value_name = "FILE")]
     movie: Option<MovieFile>,
-    /// Replace files that are there already, also those that Framecrew did not write or that were changed since
+    /// Replace existing files, including those that Framecrew did not write or that were changed since
     #[arg(long, env = "FRAMECREW_FETCH_OVERWRITE", value_parser = clap::builder::FalseyValueParser::new())]
     overwrite: bool,
 }

@@ -31,7 +31,7 @@ pub(crate) struct Job {
     /// Lay the small pictures of its frames out on one sheet, as a PNG [default: the job's name with -sheet.png]
     #[arg(long, env = "FRAMECREW_CONTACT_SHEET", value_name = "FILE")]
     contact_sheet: Option<Option<PathBuf>>,
-    /// Replace a file that is where the sheet goes, also one that Framecrew did not write or that was changed since
+    /// Replace an existing file, including one that Framecrew did not write or that was changed since
     #[arg(long, env = "FRAMECREW_JOB_OVERWRITE", value_parser = clap::builder::FalseyValueParser::new())]
     overwrite: bool,
 }
@@ -67,12 +67,12 @@ async fn show(cluster: &Cluster, job: &proto::Job) -> Result<(), Failure> {
     show_retried(cluster, job).await
 }
 
-/// What happened to frames that are tried again, which no count tells of where nothing of it is the frames' fault.
+/// Shows why frames are being retried. The counts do not say so when the failures are not the frames' fault.
 async fn show_retried(cluster: &Cluster, job: &proto::Job) -> Result<(), Failure> {
     if job.counts.unwrap_or_default().open == 0 {
         return Ok(());
     }
-    // A watch begins with the frames that have trouble, however many others there are.
+    // A watch starts with the frames that have trouble, however many others there are.
     let mut watch = cluster.watch(job.job_id);
     let snapshot = loop {
         match watch.next().await {

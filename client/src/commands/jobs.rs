@@ -20,9 +20,9 @@ pub(crate) struct Jobs {
     limit: Option<u32>,
 }
 
-/// Jobs in a table where nobody asks for a number: two screens of them.
+/// Number of jobs in the table when no limit is given: two screens full.
 const LISTED: usize = 50;
-/// Older jobs that are counted, in one call or two; beyond it says that there are even more.
+/// Most older jobs that are counted, in one call or two. Above it the note only says "more than".
 const OLDER_COUNTED_MAX: usize = 1_000;
 
 impl Jobs {
@@ -63,7 +63,7 @@ impl Jobs {
     }
 }
 
-/// Prints the latest jobs as JSON, page by page: there may be more than one wants to hold.
+/// Prints the latest jobs as JSON one page at a time, since all of them may not fit in memory.
 async fn say_all(cluster: &Cluster, limit: usize) -> Result<Exit, Failure> {
     let mut pages = std::pin::pin!(cluster.job_pages(limit));
     while let Some(page) = pages.next().await {
@@ -72,7 +72,7 @@ async fn say_all(cluster: &Cluster, limit: usize) -> Result<Exit, Failure> {
     Ok(Exit::Success)
 }
 
-/// `and 14 older: -n 64`; `None` where all `count` jobs are listed.
+/// Returns `and 14 older: -n 64`, or `None` if all `count` jobs are listed.
 fn and_older(older: usize, count: usize) -> Option<String> {
     match older {
         0 => None,

@@ -17,7 +17,7 @@ pub(crate) struct Logs {
     /// Go on with new lines until the job is over
     #[arg(short, long, env = "FRAMECREW_FOLLOW", value_parser = clap::builder::FalseyValueParser::new())]
     follow: bool,
-    // `-f 12` named the frame once. This takes the 12, so that the answer says what to type now.
+    // `-f 12` used to name the frame. This argument takes the 12 so that the answer can name the new option.
     #[arg(hide = true, value_name = "FRAME", allow_negative_numbers = true)]
     frame_of_old: Option<String>,
 }
@@ -44,7 +44,7 @@ impl Logs {
     }
 }
 
-/// Says that there is nothing to see, as that may be news.
+/// Returns a note that there are no lines, since an empty output would not say why.
 fn no_lines(job_id: u64, frame: Option<i32>) -> String {
     let of = frame.map_or_else(|| "it".to_owned(), |frame| format!("frame {frame}"));
     format!(
@@ -53,7 +53,7 @@ fn no_lines(job_id: u64, frame: Option<i32>) -> String {
     )
 }
 
-/// Prints a log; returns how many lines there were, those lost included.
+/// Prints a log and returns the number of lines, including the lost ones.
 async fn show(
     log: impl Stream<Item = Result<LogEvent, Error>>,
     json: bool,

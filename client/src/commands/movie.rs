@@ -43,8 +43,8 @@ impl MovieFile {
         self.format
     }
 
-    /// Makes sure that the file can be written and that none is in its way, before anything is done for it. What it
-    /// gives is to be abandoned if nothing comes.
+    /// Checks that the file can be written and that no other file is in its way, before any other work. The caller
+    /// must abandon the returned file if no movie arrives.
     pub(crate) fn check(&self, overwrite: bool) -> Result<OutputFile, Failure> {
         let path = self.path.display();
         if self.path.is_dir() {

@@ -46,7 +46,7 @@ pub(crate) struct Render {
     /// Folder for the frames [default: the job's name with -frames]
     #[arg(short, long, env = "FRAMECREW_OUTPUT", value_name = "DIR", help_heading = "Frames")]
     output: Option<PathBuf>,
-    /// Replace files that are there already, also those that Framecrew did not write or that were changed since
+    /// Replace existing files, including those that Framecrew did not write or that were changed since
     #[arg(long, env = "FRAMECREW_OVERWRITE", value_parser = FalseyValueParser::new(), help_heading = "Frames")]
     overwrite: bool,
     /// Image format of the frames [default: the file's own; PNG for a movie]
@@ -120,11 +120,11 @@ struct Trust {
     /// Upload what symbolic links in the project lead to, outside of it too
     #[arg(long, env = "FRAMECREW_FOLLOW_LINKS", value_parser = FalseyValueParser::new())]
     follow_links: bool,
-    /// Colour configuration (OpenColorIO, a config.ocio or .ocioz) to send and draw with [default: that of the variable
-    /// OCIO where the file needs it, or else Blender's own]
+    /// Colour configuration (OpenColorIO, a config.ocio or .ocioz) to send and draw with [default: the one in the
+    /// variable OCIO if the file needs it, otherwise Blender's own]
     #[arg(long, env = "FRAMECREW_OCIO", value_name = "FILE")]
     ocio: Option<PathBuf>,
-    /// Add-on or extension to send and enable, a .zip as Blender installs it; only on nodes started with
+    /// Add-on or extension to send and enable, as a .zip that Blender can install; only for nodes started with
     /// --allow-scripts; may be repeated
     #[arg(
         long = "addon",
@@ -147,7 +147,7 @@ struct Placing {
     /// Render only on nodes with this tag; may be repeated
     #[arg(long = "tag", env = "FRAMECREW_JOB_TAGS", value_delimiter = ',', value_name = "TAG")]
     tags: Vec<String>,
-    /// Version of Blender, like 4.5; one that is older than the file may lose some of it [default: any that is not
+    /// Version of Blender, like 4.5; a version older than the file may lose some of it [default: any that is not
     /// older]
     #[arg(long, env = "FRAMECREW_BLENDER", value_parser = blender_version, value_name = "VERSION")]
     blender: Option<String>,
@@ -161,7 +161,8 @@ struct Placing {
         value_name = "WHETHER"
     )]
     in_order: InOrder,
-    /// Start a Blender for each frame: the first frame that EEVEE draws in a process differs slightly from later ones
+    /// Start a new Blender for each frame: the first frame that EEVEE draws in a process differs slightly from
+    /// later ones
     #[arg(long, env = "FRAMECREW_COLD", value_parser = FalseyValueParser::new())]
     cold: bool,
 }
@@ -239,14 +240,14 @@ enum Switch {
     Off,
 }
 
-/// Reads `50`, and `50%` as people write it.
+/// Parses `50`, or `50%` as people write it.
 fn percent(text: &str) -> Result<u32, &'static str> {
     let number = text.trim().trim_end_matches('%').trim_end();
     let percent = number.parse().ok().filter(|percent| (1..=1_000).contains(percent));
     percent.ok_or("write a whole number of percent, 1 to 1000, like 50")
 }
 
-/// Reads a priority.
+/// Parses a priority.
 fn priority(text: &str) -> Result<i32, &'static str> {
     let priority = text.trim().parse().ok().filter(|priority| (-100..=100).contains(priority));
     priority.ok_or(
@@ -254,7 +255,7 @@ fn priority(text: &str) -> Result<i32, &'static str> {
     )
 }
 
-/// Reads a version as the cluster takes it.
+/// Parses a version in the form that the cluster accepts.
 fn blender_version(text: &str) -> Result<String, &'static str> {
     let text = text.trim();
     let are_numbers = text.split('.').all(|part| part.parse::<u16>().is_ok());

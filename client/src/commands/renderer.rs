@@ -163,7 +163,7 @@ impl From<LocalError> for Failure {
 /// The Blenders of this machine, one of which can open what `needs` saved; where there is none, gets one.
 /// Blocks, for minutes where it has to.
 fn find_or_provision(needs: BlenderVersion) -> Result<Vec<FoundBlender>, Failure> {
-    // Each Blender is started for its version, which takes half a minute on a busy machine.
+    // This starts every Blender to ask for its version, which takes half a minute on a busy machine.
     note("looking for Blender …");
     let cache = blender::default_cache();
     let is_enough = |found: &FoundBlender| {

@@ -73,7 +73,7 @@ pub(crate) struct Left {
     pub(crate) rest: Option<String>,
 }
 
-/// Leaves a job that renders on. This command did not submit it: to cancel it takes a command of its own.
+/// Leaves a running job that this command did not submit. Only `framecrew cancel` cancels it.
 pub(crate) fn leave_to_others(cluster: &Cluster, left: &Left) -> Exit {
     let mut text = still_there(cluster, left);
     if !left.is_over {
@@ -84,8 +84,7 @@ pub(crate) fn leave_to_others(cluster: &Cluster, left: &Left) -> Exit {
     Exit::Interrupted
 }
 
-/// Leaves a job that this command submitted and that renders on, unless the person asks once more: then it is
-/// cancelled.
+/// Leaves a running job that this command submitted. A second Ctrl-C cancels it.
 pub(crate) async fn leave(
     cluster: &Cluster,
     left: Left,
@@ -111,7 +110,7 @@ pub(crate) async fn leave(
     Ok(Exit::Cancelled)
 }
 
-/// How the job stands, and how to come back to it.
+/// Describes the state of the job and how to return to it.
 fn still_there(cluster: &Cluster, left: &Left) -> String {
     let Left { job_id, rest, .. } = left;
     if left.is_over {

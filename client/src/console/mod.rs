@@ -27,8 +27,8 @@ use serde::Serialize;
 /// Where the orchestrator of this machine listens.
 pub(crate) const CLUSTER_DEFAULT: &str = "http://127.0.0.1:4000";
 
-/// Writes what was asked for to stdout, and ends the line. Nothing in it steers a terminal: this and [`note`] are
-/// where text from elsewhere meets it.
+/// Writes a line of output to stdout. Control characters are replaced here and in [`note`], the two functions that
+/// print text from elsewhere.
 pub(crate) fn say(text: impl Display) -> Result<(), Failure> {
     let text = words::printable_lines(&text.to_string());
     let mut stdout = io::stdout().lock();
@@ -52,7 +52,7 @@ pub(crate) fn note(text: impl Display) {
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
-/// Says it where earlier files stood where outputs went.
+/// Notes how many earlier files were replaced by outputs.
 pub(crate) fn note_replaced(files: u64) {
     if files > 0 {
         note(format_args!(

@@ -1,4 +1,4 @@
-//! Add-ons that are sent with a project, as the .zip files that Blender installs.
+//! Add-ons that are sent with a project, as .zip files that Blender can install.
 
 use std::{
     fs::File,
@@ -9,22 +9,22 @@ use std::{
 use super::{collection::fault, layout::Placed};
 use crate::error::Error;
 
-/// Folder of the project for add-ons.
+/// Folder of the project that holds the add-ons.
 const FOLDER: &str = "framecrew-addons";
 
-/// Add-ons of a job, as the protocol has it.
+/// Maximum number of add-ons of a job, as the protocol limits it.
 const ADDONS_MAX: usize = 16;
 
-/// Bytes of an add-on: those that bring whole libraries have some hundred megabytes.
+/// Maximum size of an add-on. Add-ons that include whole libraries have some hundred megabytes.
 const ADDON_BYTES_MAX: u64 = 512 << 20;
 
-/// Bytes of the list at the end of an archive: 100,000 names.
+/// Maximum size of the central directory of an archive: enough for 100,000 names.
 const LIST_BYTES_MAX: u32 = 16 << 20;
 
-/// Bytes at the end of an archive in which its end mark begins: that, and the longest comment.
+/// Size of the part at the end of an archive in which the end record begins: the record and the longest comment.
 const END_BYTES: u64 = 22 + 65_535;
 
-/// Checks add-ons and gives them their places.
+/// Checks add-ons and assigns their places in the project.
 pub(crate) fn load(files: &[PathBuf]) -> Result<Vec<Placed>, Error> {
     if let Some(more) = files.get(ADDONS_MAX) {
         return Err(fault(more, "is one add-on too many: --addon takes 16 of them"));
@@ -43,7 +43,7 @@ pub(crate) fn load(files: &[PathBuf]) -> Result<Vec<Placed>, Error> {
     Ok(placed)
 }
 
-/// Whether Blender could install the file, as far as its list of names tells. Gives its size in bytes.
+/// Checks that Blender could install the file, as far as its list of names tells. Returns its size in bytes.
 fn check(file: &Path) -> Result<u64, Error> {
     let unreadable = |error: std::io::Error| Error::Project {
         path: file.into(),
@@ -66,7 +66,7 @@ fn check(file: &Path) -> Result<u64, Error> {
             format!("holds `{stray}`, which leads out of its folder; it is not sent"),
         ));
     }
-    // At the top, or in a folder there.
+    // At the top level, or in a folder at the top level.
     let is_at_top = |name: &String| name.matches('/').count() <= 1;
     let is_module =
         |name: &String| name.ends_with("__init__.py") || name.ends_with("blender_manifest.toml");
@@ -81,7 +81,7 @@ fn check(file: &Path) -> Result<u64, Error> {
     ))
 }
 
-/// The names that an archive lists; none of what is no archive.
+/// Returns the names that an archive lists, or `None` if the file is no archive.
 fn names(path: &Path) -> std::io::Result<Option<Vec<String>>> {
     let mut file = File::open(path)?;
     let length = file.metadata()?.len();
@@ -103,7 +103,7 @@ fn names(path: &Path) -> std::io::Result<Option<Vec<String>>> {
     Ok(read_list(&list))
 }
 
-/// Of the central directory.
+/// Reads the names from the central directory.
 fn read_list(list: &[u8]) -> Option<Vec<String>> {
     let mut names = Vec::new();
     let mut at = 0;
@@ -120,7 +120,7 @@ fn read_list(list: &[u8]) -> Option<Vec<String>> {
     Some(names)
 }
 
-/// A number of two or four bytes.
+/// Reads a number of two or four bytes.
 fn number(bytes: &[u8], at: usize, len_bytes: usize) -> Option<u32> {
     let bytes = bytes.get(at..at + len_bytes)?;
     Some(bytes.iter().rev().fold(0, |number, byte| number << 8 | u32::from(*byte)))
@@ -134,7 +134,7 @@ mod tests {
 
     use super::*;
 
-    /// An archive of empty files, as far as its list goes.
+    /// Returns an archive that only consists of its list of (empty) files.
     fn archive(names: &[&str]) -> Vec<u8> {
         let mut list = Vec::new();
         for name in names {

@@ -20,15 +20,15 @@ const LAST_OF_OLD: BlenderVersion = BlenderVersion { major: 2, minor: 80 };
 const ENGINES_OF_OLD: [(&str, &str); 2] =
     [("BLENDER_RENDER", "Blender Render"), ("BLENDER_GAME", "the Game Engine")];
 
-/// Formats of Blender that a node cannot read back, so that it could not tell whether a frame is whole.
+/// Blender's formats that a node cannot read back, so it could not tell whether a frame is complete.
 const NOT_KEPT: [(&str, &str); 4] =
     [("DPX", "DPX"), ("CINEON", "Cineon"), ("JPEG2000", "JPEG 2000"), ("IRIS", "Iris")];
 
-/// The first Blender that reads files of 5.0, whose form is another.
+/// The first Blender that reads files of Blender 5.0, which have another file format.
 const READS_FORM_OF_5: BlenderVersion = BlenderVersion { major: 4, minor: 5 };
 
-/// The first Blender that was made to survive files of 4.0: 3.4.1 was seen to end with a segmentation fault on those of
-/// 4.0 and of 4.5.
+/// The first Blender that survives files of 4.0. Version 3.4.1 crashed with a segmentation fault on files of 4.0
+/// and of 4.5.
 const SURVIVES_FILES_OF_4: BlenderVersion = BlenderVersion { major: 3, minor: 6 };
 
 /// The scene to render, which must exist whether or not its range is used.
@@ -93,7 +93,7 @@ pub(crate) fn engine_fault(saved_by: BlenderVersion, scene: &Scene) -> Option<St
     ))
 }
 
-/// Why the Blender asked for, of which only these two numbers count, cannot read the file at all.
+/// Returns why the requested Blender cannot read the file at all. Only major and minor version count.
 fn blender_fault(saved_by: BlenderVersion, wanted: BlenderVersion) -> Option<String> {
     (saved_by.major >= 5 && wanted < READS_FORM_OF_5).then(|| {
         format!(
@@ -103,7 +103,8 @@ fn blender_fault(saved_by: BlenderVersion, wanted: BlenderVersion) -> Option<Str
     })
 }
 
-/// What to expect of a Blender that was asked for and is older than the file. It was chosen, so that it is no fault.
+/// Describes the risk of a requested Blender that is older than the file. It is no fault, because the person chose
+/// it.
 pub(crate) fn blender_older(saved_by: BlenderVersion, wanted: &str) -> Option<String> {
     let wanted = asked_for(wanted).filter(|wanted| *wanted < saved_by)?;
     let what = if saved_by.major >= 4 && wanted < SURVIVES_FILES_OF_4 {
@@ -117,7 +118,7 @@ pub(crate) fn blender_older(saved_by: BlenderVersion, wanted: &str) -> Option<St
     ))
 }
 
-/// Of `4.5` or `4.5.15` what tells one form of files from another; nothing of a text that is none of these.
+/// Parses the major and minor version of `4.5` or `4.5.15`; `None` for any other text.
 pub(crate) fn asked_for(blender: &str) -> Option<BlenderVersion> {
     let mut parts = blender.split('.').map(|part| part.parse().ok());
     Some(BlenderVersion { major: parts.next()??, minor: parts.next()?? })
@@ -127,7 +128,7 @@ pub(crate) fn asked_for(blender: &str) -> Option<BlenderVersion> {
 pub(crate) fn camera_fault(scene: &Scene, wanted: &str) -> Option<String> {
     let Scene { name, cameras, .. } = scene;
     let names = || listed(cameras.iter().map(String::as_str));
-    // The strips of the sequencer need no camera, and the compositor those of the scenes that it shows.
+    // Sequencer strips need no camera. The compositor needs the cameras of the scenes that it shows.
     if scene.uses_compositor && !scene.uses_sequencer && wanted.is_empty() {
         let shown = scene.needs.cameraless.first()?;
         return Some(if shown == name {
@@ -160,7 +161,7 @@ pub(crate) fn camera_fault(scene: &Scene, wanted: &str) -> Option<String> {
     })
 }
 
-/// Why the frames cannot be written in the scene's own format.
+/// Returns why the frames cannot be written in the scene's own format.
 pub(crate) fn format_fault(scene: &Scene) -> Option<String> {
     let name = not_kept(&scene.format)?;
     Some(format!(
@@ -169,7 +170,7 @@ pub(crate) fn format_fault(scene: &Scene) -> Option<String> {
     ))
 }
 
-/// What becomes of File Output nodes whose format cannot be kept.
+/// Describes what happens to File Output nodes whose format cannot be kept.
 pub(crate) fn extra_formats_replaced(scene: &Scene) -> Option<String> {
     let names: BTreeSet<_> = scene.extra_formats().filter_map(not_kept).collect();
     let names = names.into_iter().collect::<Vec<_>>().join(" and ");
@@ -225,7 +226,7 @@ fn depth_fault(scene: &Scene, settings: &RenderSettings) -> Option<String> {
 pub(crate) fn admit(blend: &BlendFile, spec: &JobSpec) -> Result<FrameSet, String> {
     let settings = &spec.settings;
     let scene = scene(blend, &settings.scene)?;
-    // An add-on may bring it.
+    // An add-on may provide it.
     if settings.engine == 0
         && (spec.addons.is_empty() || engine_of_old(scene).is_some())
         && let Some(fault) = engine_fault(blend.version, scene)

@@ -47,16 +47,16 @@ pub(crate) struct Entry {
     pub(crate) stored: Stored,
     /// What is there.
     pub(crate) found: Arc<Found>,
-    /// Whether something that is drawn refers to it.
+    /// Whether anything that is drawn refers to it.
     pub(crate) is_drawn: bool,
-    /// How what is drawn numbers it, if it is a row of files.
+    /// How the data blocks that are drawn number it, if it is a numbered sequence of files.
     pub(crate) numberings: Vec<Numbering>,
     /// Which of the .blend files it is, if it is one.
     pub(crate) library: Option<usize>,
 }
 
 impl Entry {
-    /// The folder that holds its files, which stay beside each other.
+    /// The folder that contains its files, which must stay in the same place relative to each other.
     pub(crate) fn anchor(&self) -> &Path {
         let beside = || self.stored.path.parent().unwrap_or(&self.stored.path);
         self.found.anchor.as_deref().unwrap_or_else(beside)
@@ -73,8 +73,8 @@ pub(crate) struct Collection {
 }
 
 impl Collection {
-    /// Reads the .blend `file`, of which `scene` is to be drawn (empty: the active one), and goes after all it refers
-    /// to. Blocks.
+    /// Reads the .blend `file` and collects everything that it refers to. `scene` is the scene to draw; empty
+    /// stands for the active one. Blocks.
     pub(crate) fn of(file: &Path, scene: &str) -> Result<Self, Error> {
         let path = std::path::absolute(file).map_err(|error| unreadable(file, error))?;
         let path = clean(&path);
@@ -99,7 +99,7 @@ impl Collection {
         Ok(collection)
     }
 
-    /// A simulation of geometry nodes is baked, too, where what it baked lies on the disk.
+    /// Drops the hazards of geometry nodes simulations whose bakes are on the disk.
     fn forget_baked(&mut self) {
         for Blend { path, survey, .. } in &mut self.blends {
             let folder = path.parent().unwrap_or(path);
@@ -107,7 +107,8 @@ impl Collection {
         }
     }
 
-    /// What is not drawn is not missed, and no hazard. All of it is sent all the same, where it is there.
+    /// Ignores missing files and hazards of data blocks that are not drawn. Existing files of theirs are still
+    /// sent.
     fn forget_undrawn(&mut self, scene: &str) {
         let Some(drawn) = self.drawn(scene) else { return };
         for (blend, drawn) in self.blends.iter_mut().zip(&drawn) {
@@ -132,7 +133,7 @@ impl Collection {
         }
     }
 
-    /// What is drawn of each .blend; none where there is no such scene.
+    /// Determines what is drawn of each .blend; `None` if there is no such scene.
     fn drawn(&self, scene: &str) -> Option<Vec<Drawn>> {
         let is_library = |entry: &&Entry| entry.reference.kind == ReferenceKind::Library;
         let libraries: HashMap<(usize, BlockId), usize> = (self.entries.iter())
@@ -160,7 +161,7 @@ impl Collection {
         &self.blends[0]
     }
 
-    /// What goes wrong with what is drawn, without a word.
+    /// The hazards of everything that is drawn, which Blender itself does not report.
     pub(crate) fn hazards(&self) -> impl Iterator<Item = &Hazard> {
         self.blends.iter().flat_map(|blend| &blend.survey.hazards)
     }

@@ -1,5 +1,5 @@
-//! The colour configuration (OpenColorIO) that a picture depends on: named with `--ocio`, or in the environment of who
-//! submits, and sent with all the files that it names.
+//! The colour configuration (OpenColorIO) that a picture depends on. `--ocio` or the submitter's environment names
+//! it, and it is sent with all the files that it names.
 
 use std::{
     collections::BTreeSet,
@@ -16,22 +16,22 @@ use super::{
 };
 use crate::error::Error;
 
-/// Folder of the project for the configuration.
+/// Folder of the project that holds the configuration.
 const FOLDER: &str = "framecrew-ocio";
 
-/// Bytes of a configuration: the largest that studios publish have 2 MB.
+/// Maximum size of a configuration. The largest that studios publish have 2 MB.
 const CONFIG_BYTES_MAX: u64 = 16 << 20;
 
-/// Files of a configuration: the largest that studios publish have some hundreds.
+/// Maximum number of files of a configuration. The largest that studios publish have some hundreds.
 const FILES_MAX: usize = 10_000;
 
-/// How many folders above the configuration's a search path may lead.
+/// Maximum number of folders that a search path may lead above the configuration's own.
 const ASCENT_MAX: usize = 3;
 
 /// The newest Blender whose configuration is known here.
 const KNOWN: BlenderVersion = BlenderVersion { major: 5, minor: 0 };
 
-/// Names that the configurations of Blender 2.6x to 5.0 have: views, displays.
+/// Names of the views in the configurations of Blender 2.6x to 5.0.
 const VIEWS: [&str; 29] = [
     "",
     "None",
@@ -76,12 +76,12 @@ const DISPLAYS: [&str; 10] = [
     "Rec.2100-HLG",
 ];
 
-/// What of a file stands for a look of Blender's own: that of a view has its name in front. Up to 2.78 looks were those
-/// of films.
+/// Ends of the names of Blender's own looks. A look of a view has the view's name in front. Up to Blender 2.78
+/// looks were named after films.
 const LOOKS: [&str; 6] =
     ["Contrast", "Punchy", "Greyscale", "Reference Gamut Compression", "Base", "None"];
 
-/// Colour spaces of Blender's own.
+/// Blender's own colour spaces.
 const SPACES: [&str; 42] = [
     "",
     "Linear",
@@ -129,13 +129,13 @@ const SPACES: [&str; 42] = [
 
 /// A configuration that is to be sent.
 pub(crate) struct ColorConfig {
-    /// Its place in the project.
+    /// Place of the configuration in the project.
     pub(crate) place: String,
-    /// It and what it needs.
+    /// The configuration and the files that it needs.
     pub(crate) files: Vec<Placed>,
 }
 
-/// What of a scene's colours no Blender has in its own configuration.
+/// Returns the names in a scene's colour settings that no Blender has in its own configuration.
 pub(crate) fn unknown_names(collection: &Collection, scene: &Scene) -> Vec<String> {
     if collection.main().survey.file.version > KNOWN {
         return Vec::new();
@@ -157,12 +157,12 @@ pub(crate) fn unknown_names(collection: &Collection, scene: &Scene) -> Vec<Strin
     names
 }
 
-/// The configuration that the environment names. An empty one counts as none, as for Blender.
+/// The configuration that the environment names. Like Blender, this ignores an empty variable.
 pub(crate) fn environment() -> Option<PathBuf> {
     std::env::var_os("OCIO").filter(|ocio| !ocio.is_empty()).map(PathBuf::from)
 }
 
-/// What to say of names that no Blender has, where there is no configuration that may have them.
+/// Describes names that no Blender has, when there is no configuration that may have them.
 pub(crate) fn unknown(names: &[String]) -> Option<String> {
     (!names.is_empty()).then(|| {
         format!(
@@ -173,28 +173,28 @@ pub(crate) fn unknown(names: &[String]) -> Option<String> {
     })
 }
 
-/// Colour spaces of pictures that Blender's own configuration lacks.
+/// Colour spaces used by pictures that Blender's own configuration lacks.
 fn unknown_spaces(collection: &Collection) -> BTreeSet<&str> {
     let spaces = collection.blends.iter().flat_map(|blend| blend.survey.needs.color_spaces.keys());
     spaces.map(String::as_str).filter(|name| !SPACES.contains(name)).collect()
 }
 
-/// What the environment's configuration is to a job that names none.
+/// The role of the environment's configuration in a job that does not name one.
 pub(crate) enum OfEnvironment {
-    /// The file needs it: it is sent. What for.
+    /// The file needs it, so it is sent. The texts say what the file needs it for.
     Needed(ColorConfig, Vec<String>),
-    /// The file needs nothing of it: it stays here, with why that should be known.
+    /// The file does not need it, so it is not sent. The text says why that matters.
     Stays(String),
-    /// The file needs it, or may, and it cannot be sent: why.
+    /// The file needs it or may need it, but it cannot be sent. The text says why.
     Unreadable(String),
 }
 
-/// Reads the configuration that `OCIO` names in the environment, and says what becomes of it.
+/// Reads the configuration that `OCIO` names in the environment, and decides whether to send it.
 pub(crate) fn of_environment(collection: &Collection, scene: &Scene, ocio: &Path) -> OfEnvironment {
     let shown = ocio.display();
     let mut needed = unknown_names(collection, scene);
     match read(ocio) {
-        // An archive is not read: it may have each of them.
+        // An archive is not read. It may contain any of the colour spaces.
         Ok(text) => {
             let of_it = |space: &&str| text.as_deref().is_none_or(|text| text.contains(*space));
             let spaces = unknown_spaces(collection).into_iter().filter(of_it);
@@ -218,7 +218,7 @@ pub(crate) fn of_environment(collection: &Collection, scene: &Scene, ocio: &Path
     }
 }
 
-/// Finds a configuration and what it needs. Blocks.
+/// Finds a configuration and the files that it needs. Blocks.
 pub(crate) fn load(config: &Path) -> Result<ColorConfig, Error> {
     let text = read(config)?;
     let path = std::path::absolute(config).map_err(|error| unreadable(config, error))?;
@@ -231,7 +231,7 @@ pub(crate) fn load(config: &Path) -> Result<ColorConfig, Error> {
         }
         files.insert(file);
     }
-    // All of it keeps its place, so that what is relative leads there.
+    // All files keep their relative places, so that relative paths still work.
     let folder = path.parent().unwrap_or(&path);
     let is_around = |root: &&Path| files.iter().all(|file| file.starts_with(root));
     let root = folder.ancestors().take(ASCENT_MAX + 1).find(is_around).ok_or_else(|| {
@@ -257,7 +257,7 @@ pub(crate) fn load(config: &Path) -> Result<ColorConfig, Error> {
     Ok(ColorConfig { place: place(&path), files: placed.collect() })
 }
 
-/// The text of a configuration; none of an archive, which holds all that it needs.
+/// Reads the text of a configuration; `None` for an archive, which contains everything that it needs.
 fn read(config: &Path) -> Result<Option<String>, Error> {
     let metadata = config.metadata().map_err(|error| unreadable(config, error))?;
     if !metadata.is_file() {
@@ -284,15 +284,15 @@ fn unreadable(config: &Path, error: std::io::Error) -> Error {
     Error::Project { path: config.into(), message, source: Some(Box::new(error)) }
 }
 
-/// The files that a configuration names and that are there, found as OpenColorIO finds them: beside it, then along its
-/// search path.
+/// Returns the existing files that a configuration names. They are looked for as OpenColorIO does: next to the
+/// configuration, then along its search path.
 fn named_files(config: &Path, text: &str) -> Vec<PathBuf> {
     let folder = config.parent().unwrap_or(config);
     let mut folders = vec![folder.to_owned()];
     folders.extend(search_path(text).into_iter().map(|part| clean(&folder.join(part))));
     let mut files = Vec::new();
     for source in sources(text) {
-        // A variable in it stands for whatever the environment says: all that could be meant is taken.
+        // A variable in the name may have any value, so every file that could be meant is included.
         if source.contains(['$', '%']) {
             let ending = Path::new(&source).extension().map(ToOwned::to_owned);
             let entries =
@@ -309,7 +309,7 @@ fn named_files(config: &Path, text: &str) -> Vec<PathBuf> {
     files
 }
 
-/// The folders of `search_path: "luts:filmic"`, or of a list.
+/// Returns the folders of `search_path: "luts:filmic"`, or of a list.
 fn search_path(text: &str) -> Vec<String> {
     let mut lines = text.lines().skip_while(|line| !line.starts_with("search_path:"));
     let Some(first) = lines.next().and_then(|line| line.split_once(':')) else { return Vec::new() };
@@ -324,13 +324,13 @@ fn search_path(text: &str) -> Vec<String> {
     }
 }
 
-/// The `src` of each FileTransform.
+/// Returns the `src` of each FileTransform.
 fn sources(text: &str) -> BTreeSet<String> {
     let mut sources = BTreeSet::new();
     for part in text.split("!<FileTransform>").skip(1) {
         let part = match part.trim_start().strip_prefix('{') {
             Some(inline) => inline.split('}').next().unwrap_or(inline),
-            // In lines of its own, up to the next thing of any kind.
+            // On lines of its own, up to the next tag of any kind.
             None => part.split("!<").next().unwrap_or(part),
         };
         let found = part.split([',', '\n']).find_map(|field| field.trim().strip_prefix("src:"));

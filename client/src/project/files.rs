@@ -17,10 +17,10 @@ use super::{
 /// How deep a folder of a cache is followed; the deepest that Blender makes has four levels.
 const FOLDER_DEPTH_MAX: usize = 16;
 
-/// Files that are not there, of those that one path stands for: how many are named.
+/// Maximum number of missing files that are named for one path.
 const LACKING_MAX: usize = 16;
 
-/// Files of a bake that are looked at to see whether it is one.
+/// Files of a folder that are inspected to decide whether it contains a bake.
 const BAKED_FRAMES_SEEN: usize = 100;
 
 /// How large the files are that Git leaves in the place of large ones, in bytes.
@@ -61,7 +61,7 @@ pub(crate) enum Absence {
     Damaged(String),
     /// The system does not let it be read.
     Unreadable(String),
-    /// There is nothing, and nothing that is drawn needs it.
+    /// Nothing is there, and nothing that is drawn needs it.
     Unmissed,
 }
 
@@ -88,11 +88,11 @@ pub(crate) struct Found {
     pub(crate) files: Vec<Needed>,
     /// How many more the .blend names that are not there.
     pub(crate) missing: usize,
-    /// Some of these, by where they should be.
+    /// Some of the missing files, by the paths where they should be.
     pub(crate) lacking: Vec<PathBuf>,
-    /// Of each of these, a frame of the job that shows it, where that is known.
+    /// For each of these files, a frame of the job that shows it, if known.
     pub(crate) lacking_frames: Vec<i32>,
-    /// The folder that holds all of them, where they must stay together and that is not the folder of the path.
+    /// The folder that contains all of them, if they must stay together and it is not the folder of the path.
     pub(crate) anchor: Option<PathBuf>,
     /// Why there are none, where there are none.
     pub(crate) absence: Option<Absence>,
@@ -103,7 +103,7 @@ impl Found {
         Self { missing: 1, absence: Some(absence), ..Self::default() }
     }
 
-    /// Counts a file that is not there.
+    /// Counts a missing file.
     pub(crate) fn lack(&mut self, path: PathBuf) {
         self.missing += 1;
         if self.lacking.len() < LACKING_MAX {
@@ -111,7 +111,7 @@ impl Found {
         }
     }
 
-    /// The same for something that is not drawn: what is not there is not missed.
+    /// Returns a copy for a reference that is not drawn, in which nothing counts as missing.
     pub(crate) fn unmissed(&self) -> Self {
         let absence = self.absence.as_ref().map(|_| Absence::Unmissed);
         Self {
@@ -123,7 +123,7 @@ impl Found {
         }
     }
 
-    /// Whether something is not there that is drawn.
+    /// Whether a file is missing that is drawn.
     pub(crate) fn is_missed(&self) -> bool {
         self.missing > 0 || self.absence.as_ref().is_some_and(|why| *why != Absence::Unmissed)
     }
@@ -160,7 +160,7 @@ pub(crate) fn find(
     found
 }
 
-/// Adds the layers of USD files, which must keep their places to each other.
+/// Adds the layers of USD files, which must keep their relative places.
 fn add_layers(stored: &Stored, found: &mut Found) {
     let mut known: HashSet<PathBuf> = found.files.iter().map(|file| file.path.clone()).collect();
     let mut anchor = stored.path.parent().map(Path::to_owned);
@@ -188,7 +188,7 @@ fn add_layers(stored: &Stored, found: &mut Found) {
         }
         layers.missing.into_iter().chain(layers.absolute).for_each(|path| found.lack(path));
     }
-    // The root of a disk holds everything.
+    // The root of the disk contains everything.
     let anchor = anchor.filter(|anchor| anchor.parent().is_some());
     found.anchor = anchor.filter(|anchor| Some(&**anchor) != stored.path.parent());
 }
@@ -197,7 +197,7 @@ fn one(stored: &Stored) -> Result<Needed, Absence> {
     look_for_media(&stored.path, stored.existing())
 }
 
-/// A file that may be of any kind that Blender reads.
+/// Looks for a file of any kind that Blender reads.
 fn look_for_media(path: &Path, from: &Path) -> Result<Needed, Absence> {
     look(path, from, ReferenceKind::Image)
 }
@@ -447,7 +447,7 @@ fn named(stored: &Stored, names: &[String], limit: usize) -> Found {
     found
 }
 
-/// Whether a folder holds a baked simulation of geometry nodes, or those of a modifier's parts.
+/// Whether a folder contains a baked simulation of geometry nodes.
 pub(crate) fn has_bake(folder: &Path) -> bool {
     let frames = fs::read_dir(folder.join("meta")).into_iter().flatten().flatten();
     frames.take(BAKED_FRAMES_SEEN).any(|entry| media::is_of_nodes_cache(&entry.path()))
@@ -543,7 +543,7 @@ mod tests {
         assert_eq!(paths, [shot, at("sets/room.usda"), at("shots/a/near.usda")]);
         assert_eq!(found.anchor.as_deref(), Some(folder.path()));
         assert_eq!((found.missing, found.lacking), (1, vec![at("shots/a/gone.usda")]));
-        // Of a picture, nobody looks into the file.
+        // An image is not parsed.
         let found = find(&stored, &Files::One, ReferenceKind::Image, 1_000);
         assert_eq!(found.files.len(), 1);
     }

@@ -1,4 +1,4 @@
-//! Files of numbered rows that the frames of a job show, and that are not there.
+//! Finds missing files of numbered sequences that the frames of a job show.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -15,18 +15,19 @@ use super::{
 };
 use crate::frames::FrameSet;
 
-/// Frames of a job that are looked at: three quarters of an hour of film. The nodes look at each that they draw.
+/// Maximum number of frames that are checked: three quarters of an hour of film. The nodes check every frame that
+/// they draw.
 const FRAMES_MAX: usize = 65_536;
 
-/// So many files of a simulation are a row, in which one may lack.
+/// Minimum number of files of a simulation that count as a sequence, in which one may be missing.
 const ROW_MIN: usize = 3;
 
-/// Digits of a number in a name: more than any number has.
+/// Maximum number of digits in a name, more than any sequence uses.
 const DIGITS_MAX: usize = 64;
 
 impl Collection {
-    /// Notes of each row which files are lacking that `frames` show. What depends on drivers and the like is left to
-    /// the nodes.
+    /// Records for each sequence which of the files that `frames` show are missing. Settings with drivers and the
+    /// like are left to the nodes.
     pub(crate) fn note_gaps(&mut self, frames: &FrameSet) {
         for entry in &mut self.entries {
             let gaps = match entry.reference.files {
@@ -35,7 +36,7 @@ impl Collection {
                     gaps(&entry.stored, &entry.found, &entry.numberings, frames)
                 }
                 Files::Folder if entry.is_drawn => {
-                    // The folder of all caches of a .blend, whose place is made up.
+                    // The path stands for the shared folder of all caches of a .blend.
                     let is_shared = entry.reference.field.capacity() == 0;
                     let about = (entry.reference.kind, entry.reference.owner.as_str());
                     holes(about, is_shared, &entry.found, frames)
@@ -57,7 +58,7 @@ impl Collection {
     }
 }
 
-/// Frames of a baked simulation that are lacking between others: each frame has a file, or each of so many.
+/// Finds the missing frames of a baked simulation. It has a file for every frame, or for every n-th.
 fn holes(
     (kind, owner): (ReferenceKind, &str),
     is_shared: bool,
@@ -90,8 +91,8 @@ fn holes(
     holes
 }
 
-/// The distance that most files of a row have from the next one, and from where to where it holds. A simulation also
-/// keeps its first state and its last frame, which may lie off it.
+/// Returns the first and the last number in step, and the most frequent distance between files. A simulation also
+/// keeps its first state and its last frame, which may be out of step.
 fn stride(row: &BTreeMap<i64, usize>) -> Option<(i64, i64, i64)> {
     let pairs = || row.keys().zip(row.keys().skip(1)).map(|(a, b)| (*a, *b, b - a));
     let ends = [0, row.len().saturating_sub(2)];
@@ -101,7 +102,8 @@ fn stride(row: &BTreeMap<i64, usize>) -> Option<(i64, i64, i64)> {
         *everywhere += 1;
         *within += usize::from(!ends.contains(&at));
     }
-    // Of equals the one that is not at the ends, then the shorter: two files with a hole between them are no rhythm.
+    // On a tie, prefer the step that does not occur at the ends, then the shorter one. Two files with a hole
+    // between them define no step.
     let (step, _) = counts.into_iter().max_by_key(|(step, count)| (*count, -step))?;
     let (anchor, ..) = pairs().find(|(_, _, of_pair)| *of_pair == step)?;
     let mut in_step = row.keys().copied().filter(|number| (number - anchor) % step == 0);
@@ -110,8 +112,8 @@ fn stride(row: &BTreeMap<i64, usize>) -> Option<(i64, i64, i64)> {
     (row.len() >= ROW_MIN).then_some((first, last, step))
 }
 
-/// What stands before and after the frame in the name of a file of a simulation; none where there is no frame in it,
-/// or it is of another simulation.
+/// Splits the name of a simulation's file into what precedes and follows the frame number. `None` if there is no
+/// frame in it, or the file belongs to another simulation.
 fn around_frame<'n>(
     kind: ReferenceKind,
     object: Option<&str>,
@@ -120,11 +122,11 @@ fn around_frame<'n>(
     let end_of_digits = |text: &str| text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     match kind {
         ReferenceKind::FluidCache => around_number(name),
-        // `00004_00000.json`: the frame, then a part of it.
+        // `00004_00000.json`: the frame, then its part.
         ReferenceKind::NodesCache if name.ends_with(".json") => {
             Some(("", &name[end_of_digits(name)..]))
         }
-        // `47726964_000004_00.bphys`: the object, the frame, which of its caches.
+        // `47726964_000004_00.bphys`: the object, the frame, and the number of the cache.
         ReferenceKind::PointCache => {
             let mut parts = name.rsplitn(3, '_');
             let (_, frame, owner) = (parts.next()?, parts.next()?, parts.next()?);
@@ -139,7 +141,7 @@ fn around_frame<'n>(
     }
 }
 
-/// The names of a row that are shown and lacking, and a frame that shows each.
+/// Returns the names of a sequence that are shown but missing, each with a frame that shows it.
 fn gaps(
     stored: &Stored,
     found: &Found,
@@ -159,7 +161,7 @@ fn gaps(
     let ends = numbers().min().zip(numbers().max());
     let width = digits.len().min(DIGITS_MAX);
     for numbering in numberings {
-        // Only what stands right before the ending is a number to it.
+        // For these files Blender only counts digits directly before the extension as the number.
         let is_last =
             after.is_empty() || (after.starts_with('.') && after.matches('.').count() == 1);
         if numbering.wants_number_last() && !is_last {
@@ -217,7 +219,7 @@ mod tests {
             ["1/meta/00001_00000.json", "1/meta/00003_00000.json", "1/meta/00004_00000.json"];
         let missed = [("00002_00000.json".to_owned(), 2)];
         assert_eq!(holes_of("c", "P/GN", NodesCache, &nodes), missed);
-        // Each second frame is stored, and another object's cache counts for nothing.
+        // Every second frame is stored. The cache of another object does not count.
         let points = [
             "47726964_000001_00.bphys",
             "47726964_000003_00.bphys",
@@ -231,13 +233,14 @@ mod tests {
             ["47726964_000001_00.bphys", "47726964_000002_00.bphys", "47726964_000004_00.bphys"];
         let missed = [("47726964_000003_00.bphys".to_owned(), 3)];
         assert_eq!(holes_of("c", "Grid/Cloth", PointCache, &points), missed);
-        // The last frame is kept though it is off the step, and so is the first state.
+        // The last frame and the first state are kept although they are out of step.
         let points = [0, 1, 3, 5, 6].map(|frame| format!("47726964_{frame:06}_00.bphys"));
         let points = points.each_ref().map(String::as_str);
         assert_eq!(holes_of("c", "Grid/Cloth", PointCache, &points), []);
     }
 
-    /// Of the row that begins with the first of these files, what is lacking in frames 1 to 6, and when.
+    /// Returns the names that are missing in frames 1 to 6 of the sequence that begins with the first file, each
+    /// with its frame.
     fn lacking(names: &[&str], numbering: Numbering) -> Vec<(String, i32)> {
         let folder = tempfile::tempdir().unwrap();
         for name in names {
@@ -259,7 +262,7 @@ mod tests {
         ] {
             assert_eq!(lacking(&names, image), [(missed.to_owned(), 3)]);
         }
-        // One of more digits is not the same.
+        // A number with a different count of digits is a different name.
         let missed = lacking(&["a_1.png", "a_02.png", "a_3.png", "a_4.png"], image);
         assert_eq!(missed, [("a_2.png".to_owned(), 2)]);
     }

@@ -96,7 +96,7 @@ impl Layout {
             let from = &places[entry.wanted_by];
             let to = target(entry, &places, &ground);
             let to = same.get(&to).cloned().unwrap_or(to);
-            // What Blender finds beside something else follows that.
+            // A file that Blender finds next to another one by its name follows that file.
             let follows = entry.reference.is_optional && entry.reference.field.capacity() == 0;
             if !follows && !leads_to(from, entry, &to) {
                 let wanted_by = &collection.blends[entry.wanted_by];
@@ -122,7 +122,7 @@ impl Layout {
         })
     }
 
-    /// Adds files that the .blend does not name, in folders of their own.
+    /// Adds files that the .blend does not name, in separate folders.
     pub(crate) fn add(&mut self, files: Vec<Placed>) -> Result<(), Error> {
         for file in &files {
             let folder = file.place.split('/').next().unwrap_or_default();
@@ -166,7 +166,7 @@ fn leads_to(from: &str, entry: &Entry, to: &str) -> bool {
     if entry.stored.stored_as != StoredAs::Relative {
         return false;
     }
-    // What is not Unicode has another name there.
+    // A name that is not Unicode gets another name in the project.
     if entry.reference.raw_path.is_some() {
         return false;
     }
@@ -233,7 +233,7 @@ fn root(collection: &Collection) -> PathBuf {
             if !is_ours && !path.starts_with(&root) {
                 continue;
             }
-            // Layers may lie further up than the file that names them.
+            // Layers may be further up than the file that names them.
             let path = entry.found.anchor.as_ref().unwrap_or(path);
             if let Some(shared) = shared_folder(&root, path, folder) {
                 root = shared;
@@ -282,7 +282,7 @@ fn portable(path: &Path) -> String {
         let mut portable = String::with_capacity(text.len());
         for character in text.chars() {
             match byte_of(character) {
-                // As in addresses of the web, so that different names stay different.
+                // Escaped as in URLs, so that different names stay different.
                 Some(byte) => portable.push_str(&format!("%{byte:02X}")),
                 None if matches!(character, ':' | '\\') || character.is_control() => {
                     portable.push('_');

@@ -33,7 +33,7 @@ const ENDINGS: &[&str] = &[
 /// Endings of Blender's own caches that it compresses; other compressed files are none of its business.
 const COMPRESSED: [&str; 2] = [".bobj.gz", ".bvel.gz"];
 
-/// Endings of what geometry nodes read, and nothing else does: tables and plain text.
+/// Extensions that only geometry nodes read: tables and plain text.
 const IMPORTED: [&str; 2] = ["csv", "txt"];
 
 /// How pictures begin whose names do not tell.
@@ -147,7 +147,7 @@ mod tests {
         ] {
             assert!(!is_read_by_blender(&file(left, b"secret")), "{left}");
         }
-        // Only where a node imports it.
+        // Only if a node imports it.
         let table = file("points.CSV", b"x,y");
         assert!(!is_read_by_blender(&table));
         assert!(super::is_read_by_blender(&table, ReferenceKind::Import));

@@ -1,4 +1,4 @@
-//! What a project refers to and lacks: a line for each file or folder, first that with which most is lost.
+//! Lists the missing files of a project, one line for each file or folder, the greatest loss first.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -15,25 +15,25 @@ use super::{
 };
 use crate::view::words;
 
-/// Lines about libraries, files and folders; of what is beyond them the kinds are counted.
+/// Maximum number of lines about libraries, files and folders. The rest are only counted by kind.
 const LINES_MAX: usize = 50;
 
-/// From so many files of one folder on the folder stands for them.
+/// From this number of missing files on, a line names their folder instead.
 const FOLDER_FROM: usize = 4;
 
-/// Files that are named of those that one path stands for.
+/// Maximum number of files that are named for one path.
 const NAMED_MAX: usize = 3;
 
-/// Names of a folder among which one that differs only in case is looked for.
+/// Maximum number of names in a folder that are searched for one that differs only in letter case.
 const NAMES_MAX: usize = 10_000;
 
-/// Endings of what is heard and not seen.
+/// Extensions of sound files.
 const SOUNDS: [&str; 14] = [
     "wav", "mp3", "ogg", "oga", "flac", "aac", "m4a", "ac3", "eac3", "aif", "aiff", "au", "wma",
     "opus",
 ];
 
-/// What is lost with something that is missing, most first.
+/// What the picture loses when a file is missing, the greatest loss first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Loss {
     Library,
@@ -72,16 +72,16 @@ impl Loss {
     }
 }
 
-/// A path that is not there, whoever refers to it.
+/// A missing path, merged from all references to it.
 struct Lack<'a> {
     entry: &'a Entry,
     loss: Loss,
-    /// As it stands in the file, with the name of a strip's only picture.
+    /// The path as stored in the file, plus the name of the picture if a strip has only one.
     path: String,
     owners: usize,
 }
 
-/// What is not there, with what wants it.
+/// Lists missing files with what refers to them.
 pub(super) fn missing(collection: &Collection) -> Option<String> {
     let lines = lines(collection, &lacks(collection));
     let what = if lines.len() == 1 { "a file is" } else { "files are" };
@@ -102,7 +102,7 @@ pub(super) fn missing(collection: &Collection) -> Option<String> {
     (!lines.is_empty()).then_some(text)
 }
 
-/// Each path once, however many data blocks share it.
+/// Collects each missing path once, however many data blocks share it.
 fn lacks(collection: &Collection) -> Vec<Lack<'_>> {
     let mut lacks: Vec<Lack<'_>> = Vec::new();
     let mut known: BTreeMap<(usize, String, String), usize> = BTreeMap::new();
@@ -123,7 +123,7 @@ fn lacks(collection: &Collection) -> Vec<Lack<'_>> {
     lacks
 }
 
-/// As it stands in the file; a strip of one picture by the picture's name.
+/// The path as stored in the file, plus the name of the picture if a strip has only one.
 fn path(entry: &Entry) -> String {
     match &entry.reference.files {
         Files::Named(names) if names.len() == 1 => {
@@ -135,7 +135,7 @@ fn path(entry: &Entry) -> String {
     }
 }
 
-/// Most lost first, then by path.
+/// Returns the lines, sorted by loss, the greatest first, and then by path.
 fn lines(collection: &Collection, lacks: &[Lack<'_>]) -> Vec<(Loss, String)> {
     let mut folders: BTreeMap<(Loss, &str, usize, String), Vec<&Lack<'_>>> = BTreeMap::new();
     let mut lines = Vec::new();
@@ -173,7 +173,7 @@ fn lines(collection: &Collection, lacks: &[Lack<'_>]) -> Vec<(Loss, String)> {
         .collect()
 }
 
-/// How many files the path stands for, if many.
+/// Describes how many files the path stands for, if there are several.
 fn many(lack: &Lack<'_>) -> usize {
     match &lack.entry.reference.files {
         Files::Named(names) if names.len() > 1 => names.len(),
@@ -212,7 +212,7 @@ fn alone(collection: &Collection, lack: &Lack<'_>) -> String {
     }
 }
 
-/// Some of the files that are missing of those that a path stands for, and a frame that shows the first.
+/// Names some of the missing files of a path, and a frame that shows the first of them.
 fn named(found: &Found) -> String {
     let names = found.lacking.iter().take(NAMED_MAX);
     let names: Vec<_> = names.filter_map(|path| path.file_name()?.to_str()).collect();
@@ -234,7 +234,7 @@ fn name(collection: &Collection, blend: usize) -> String {
     path.file_name().map(Path::new).unwrap_or(path).display().to_string()
 }
 
-/// What may be meant by a path that leads nowhere.
+/// Suggests what a missing path may have meant.
 fn hint(collection: &Collection, entry: &Entry) -> Option<String> {
     if !matches!(entry.found.absence, Some(Absence::Missing)) {
         return None;
@@ -262,12 +262,12 @@ fn hint(collection: &Collection, entry: &Entry) -> Option<String> {
     ))
 }
 
-/// The file whose path differs from this one only in case, where there is one.
+/// Returns a file whose path differs only in letter case, if there is one.
 fn in_other_case(path: &Path) -> Option<PathBuf> {
     let mut at = PathBuf::new();
     for part in path.components() {
         let exact = at.join(part);
-        // The disk's root is not looked for.
+        // The root of the disk is not searched.
         at = if exact.symlink_metadata().is_ok() || part.as_os_str() == "/" {
             exact
         } else {
@@ -280,11 +280,11 @@ fn in_other_case(path: &Path) -> Option<PathBuf> {
     (at != path).then_some(at)
 }
 
-/// What lies at the end of an absolute path from elsewhere, in the folder of the .blend: `Textures/Wood.png` of
-/// `D:\film\Textures\Wood.png`.
+/// Looks in the folder of the .blend for the end of an absolute path from another machine, such as
+/// `Textures/Wood.png` of `D:\film\Textures\Wood.png`.
 fn beside(path: &Path, folder: &Path) -> Option<PathBuf> {
     let parts: Vec<_> = path.components().skip(1).collect();
-    // The longest end first.
+    // Try the longest end first.
     (0..parts.len())
         .map(|from| parts[from..].iter().collect::<PathBuf>())
         .map(|end| folder.join(end))

@@ -1,9 +1,10 @@
 //! What a .blend needs: find it, lay it out, hash it, upload what the cluster does not have.
 //!
-//! `stored` knows where Blender looks for a path, `files` what is there, `media` what of it may leave this
-//! machine; `collection` goes from the .blend to its libraries and theirs; `layout` gives each file its place and
-//! each path its new text; `admission` and `notes` say what stands in the way and what should be known, `order`
-//! whether one node draws the frames; `content` hashes and sends, and `digests` remembers.
+//! `stored` knows where Blender looks for a path, `files` finds what is there, `media` decides which files may
+//! leave this machine, and `collection` follows the .blend to its libraries and theirs. `layout` assigns each file
+//! its place and each path its new text. `admission` and `notes` report what prevents a job and what a person
+//! should know, and `order` decides whether one node draws the frames. `content` hashes and sends files, and
+//! `digests` remembers their hashes.
 
 mod addons;
 pub(crate) mod admission;
@@ -133,8 +134,8 @@ impl Project {
         &self.frames
     }
 
-    /// Refuses a folder in which files lie that the frames' files are likely to meet and that may not be replaced:
-    /// Framecrew did not write them, or they were changed since. Blocks.
+    /// Returns an error if the folder contains files that the frames' files are likely to replace, and that
+    /// Framecrew did not write or that were changed since. Blocks.
     ///
     /// # Errors
     /// [`Error::InTheWay`].
@@ -155,13 +156,13 @@ impl Project {
         self.layout.size_bytes()
     }
 
-    /// The Blender that saved the .blend. An older one may lose some of it.
+    /// The version of the Blender that saved the .blend. An older one may lose some of it.
     #[must_use]
     pub fn saved_by(&self) -> BlenderVersion {
         self.saved_by
     }
 
-    /// The oldest Blender that may draw it: the one that was asked for, or else the one that saved it.
+    /// The oldest version that may draw it: the one that was requested, otherwise the one that saved it.
     #[must_use]
     pub fn needs(&self) -> BlenderVersion {
         let settings = self.spec.settings.as_ref();
@@ -182,8 +183,7 @@ impl Project {
         &self.notes
     }
 
-    /// Whether a simulation that is drawn is not baked, so that a frame looks as it should only after all those
-    /// before it.
+    /// Whether a simulation that is drawn is not baked, so that a frame is only right after all frames before it.
     #[must_use]
     pub fn unbaked(&self) -> bool {
         self.unbaked
@@ -198,7 +198,7 @@ impl Project {
     }
 }
 
-/// The colour configuration that is sent: the one that was named, or the environment's where the file needs it.
+/// The colour configuration to send: the named one, or the environment's if the file needs it.
 fn color_config(
     collection: &Collection,
     scene: &Scene,

@@ -56,7 +56,7 @@ fn outside(collection: &Collection, layout: &Layout) -> Option<String> {
     (!folders.is_empty()).then(|| list(&text, folders.into_iter().collect()))
 }
 
-/// Nodes that an add-on must bring, else they do nothing.
+/// Describes nodes that do nothing unless an add-on provides them.
 fn foreign_nodes(collection: &Collection) -> Option<String> {
     let nodes = collection.blends.iter().flat_map(|blend| &blend.survey.needs.foreign_nodes);
     let lines = nodes.map(|(kind, owner)| words::printable(&format!("{kind} in `{owner}`")));
@@ -74,7 +74,7 @@ fn scripts(collection: &Collection) -> Option<String> {
     (!lines.is_empty()).then(|| list(text, lines))
 }
 
-/// Hazards of all other kinds: each sentence says what to do.
+/// Describes the other hazards. Each sentence says what to do.
 fn others(collection: &Collection) -> Option<String> {
     let lines = hazards(collection, |hazard| {
         !matches!(

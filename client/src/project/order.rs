@@ -1,18 +1,18 @@
-//! Whether a job's frames are drawn in order, because a simulation in them is not baked.
+//! Decides whether a job's frames are drawn in order because one of their simulations is not baked.
 
 use framecrew_blend::{Hazard, Scene};
 
 use super::collection::Collection;
 use crate::{frames::FrameSet, spec::JobSpec, view::words};
 
-/// What a person is told first about simulations that are not baked, where one node draws the frames.
+/// First line about simulations that are not baked, if one node draws the frames.
 pub(crate) const IN_ORDER: &str =
     "a simulation is not baked: one node draws the frames in order; bake it to use all nodes";
 
-/// What a person is told first about them where frames are drawn apart.
+/// First line about simulations that are not baked, if the frames are drawn separately.
 pub(crate) const APART: &str = "a simulation is not baked, so frames that are drawn apart do not fit together; bake it and save";
 
-/// The simulations that are not baked, as people name them.
+/// Describes the simulations that are not baked.
 pub(crate) fn unbaked(collection: &Collection) -> Vec<String> {
     let named = collection.hazards().filter_map(|hazard| match hazard {
         Hazard::UnbakedSimulation { owner, what } => {
@@ -30,7 +30,7 @@ pub(crate) fn in_order(spec: &JobSpec, frames: &FrameSet, unbaked: &[String]) ->
     spec.in_order.unwrap_or(!unbaked.is_empty() && has_range)
 }
 
-/// Why a strict job is refused: nobody chose that one node is to draw all frames.
+/// Returns why a strict job is refused: nobody chose that one node draws all frames.
 pub(crate) fn fault(spec: &JobSpec, frames: &FrameSet, unbaked: &[String]) -> Option<String> {
     let undecided = spec.strict && spec.in_order.is_none() && in_order(spec, frames, unbaked);
     undecided.then(|| {
@@ -43,7 +43,7 @@ pub(crate) fn fault(spec: &JobSpec, frames: &FrameSet, unbaked: &[String]) -> Op
     })
 }
 
-/// Why a strict job is refused some of whose frames geometry nodes would have simulated, were they baked.
+/// Returns why a strict job is refused if geometry nodes would have simulated some of its frames.
 pub(crate) fn fault_of_nodes(
     spec: &JobSpec,
     frames: &FrameSet,

@@ -1,31 +1,31 @@
-//! What the frames' files will be called, as far as the .blend tells: so that what is in their way is found before
-//! anything is sent. Nodes have the last word, and what only they know is found when a file is brought.
+//! Predicts the names of the frames' files as far as the .blend tells, so that files in their way are found before
+//! anything is sent. Nodes decide the final names; other conflicts are found when a file is fetched.
 
 use framecrew_blend::Scene;
 use framecrew_proto::v1::{ImageFormat, RenderSettings};
 
 use crate::frames::FrameSet;
 
-/// Digits of a frame's number where the path says nothing of it.
+/// Digits of a frame's number if the path does not specify them.
 const DIGITS: usize = 4;
-/// Endings that Blender takes off before it puts the format's own on.
+/// Extensions that Blender removes before it appends the one of the format.
 const ENDINGS: [&str; 12] =
     ["png", "jpg", "jpeg", "tif", "tiff", "exr", "webp", "bmp", "tga", "hdr", "dpx", "jp2"];
 
-/// The likely names of the frames' own files.
+/// The likely names of the files of frames.
 #[derive(Debug, Clone)]
 pub(super) struct LikelyNames {
-    /// What stands before and after the frame's number.
+    /// The text before and after the frame's number.
     around: (String, String),
     digits: usize,
-    /// What may follow: the views' suffixes, or nothing.
+    /// Possible suffixes: those of the views, or an empty one.
     suffixes: Vec<String>,
     ending: &'static str,
     frames: FrameSet,
 }
 
 impl LikelyNames {
-    /// `None` where it takes Blender to tell.
+    /// Returns `None` if only Blender can tell the names.
     pub(super) fn of(scene: &Scene, settings: &RenderSettings, frames: &FrameSet) -> Option<Self> {
         let suffixes = scene.views.iter().map(|view| view.suffix.clone()).collect();
         Self::new(&scene.output_path, ending(scene, settings)?, suffixes, frames)
@@ -38,7 +38,7 @@ impl LikelyNames {
         frames: &FrameSet,
     ) -> Option<Self> {
         let last = path.rsplit(['/', '\\']).next().unwrap_or_default();
-        // Blender 4.5 puts words in for these.
+        // Blender 4.5 replaces these templates.
         if path.contains('{') {
             return None;
         }
@@ -80,7 +80,7 @@ impl LikelyNames {
     }
 }
 
-/// The ending of files in the format that frames will have.
+/// The extension of the format that the frames will have.
 fn ending(scene: &Scene, settings: &RenderSettings) -> Option<&'static str> {
     let own = match scene.format.as_str() {
         _ if scene.format_is_movie => Some("png"),
@@ -110,7 +110,7 @@ fn without_ending(text: &str) -> &str {
     }
 }
 
-/// As nodes make names of it that every system takes.
+/// Replaces the characters that not every system allows, as nodes do.
 fn clean(text: &str) -> String {
     text.chars()
         .map(|c| if "/\\:*?\"<>|".contains(c) || c.is_control() { '_' } else { c })

@@ -31,7 +31,8 @@ pub(crate) struct Stored {
 }
 
 impl Stored {
-    /// Reads `text`, with stand-ins for what is not Unicode, stored in a .blend of which `folder`, an absolute path, is the folder.
+    /// Parses `text`, a path stored in a .blend whose folder has the absolute path `folder`. Stand-ins in the text
+    /// replace bytes that are not Unicode.
     pub(crate) fn read(text: &str, folder: &Path) -> Self {
         let is_relative = text.starts_with("//");
         let text = text.replace('\\', "/");
@@ -71,7 +72,7 @@ fn of_a_drive(text: &str) -> Option<String> {
     Some(format!("/{}{rest}", drive.to_ascii_lowercase()))
 }
 
-/// A name as text: what is not Unicode in it has stand-ins.
+/// Converts a name to text. Stand-ins replace bytes that are not Unicode.
 pub(crate) fn text_of_name(name: &OsStr) -> Cow<'_, str> {
     match name.to_str() {
         Some(text) => text.into(),
@@ -79,13 +80,13 @@ pub(crate) fn text_of_name(name: &OsStr) -> Cow<'_, str> {
     }
 }
 
-/// The name of which [`text_of_name`] gave the text.
+/// Converts a text from [`text_of_name`] back to the name.
 #[cfg(unix)]
 pub(crate) fn name_of_text(text: &str) -> OsString {
     std::os::unix::ffi::OsStringExt::from_vec(bytes_of_text(text))
 }
 
-/// The name of which [`text_of_name`] gave the text.
+/// Converts a text from [`text_of_name`] back to the name.
 #[cfg(not(unix))]
 pub(crate) fn name_of_text(text: &str) -> OsString {
     String::from_utf8_lossy(&bytes_of_text(text)).into_owned().into()

@@ -1,8 +1,8 @@
-//! The layers of a USD file: what its sublayers, references, payloads and clips name.
+//! Finds the layers of a USD file: its sublayers, references, payloads and clips.
 //!
-//! USD joins many files to one scene, each of which names others by paths from its own folder. Layers come as text,
-//! in which a path stands between `@`, and as Pixar's "crate", in which it is one of the file's tokens. Any bytes at
-//! all give an answer, with bounded memory.
+//! A USD scene consists of many files that name each other by paths relative to their own folders. A layer is
+//! either text, in which a path stands between `@`s, or Pixar's "crate" format, in which a path is one of the
+//! file's tokens. Any input gives an answer within bounded memory.
 
 use std::{
     collections::HashSet,
@@ -13,62 +13,63 @@ use std::{
 
 use super::stored::clean;
 
-/// Layers of one file: a shot of a film has some hundred.
+/// Maximum number of layers of one file. A shot of a film has some hundred.
 const LAYERS_MAX: usize = 10_000;
 
-/// Paths in one layer, those to textures included.
+/// Maximum number of paths in one layer, including those of textures.
 const PATHS_MAX: usize = 100_000;
 
-/// How long a path may be, in bytes.
+/// Maximum length of a path, in bytes.
 const PATH_BYTES_MAX: usize = 4_096;
 
-/// The tokens of a layer, decompressed, in bytes: far above the names of any scene.
+/// Maximum size of the decompressed tokens of a layer, far above that of any scene.
 const TOKENS_BYTES_MAX: u64 = 256 << 20;
 
-/// Sections of a crate; there are six.
+/// Maximum number of sections of a crate, which has six.
 const SECTIONS_MAX: u64 = 64;
 
-/// How layers end. Textures are not opened for geometry.
+/// Extensions of layers. Textures are not opened for geometry.
 const ENDINGS: [&str; 4] = ["usd", "usda", "usdc", "usdz"];
 
-/// What names clips by a pattern, so that what is opened is not known from the names alone.
+/// Field that names clips by a pattern, so that the names alone do not tell which files are opened.
 const PATTERN: &str = "templateAssetPath";
 
-/// How a crate begins.
+/// The first bytes of a crate.
 const CRATE: &[u8; 8] = b"PXR-USDC";
 
-/// The last form of a crate that is known: 0.13.0.
+/// The latest known version of the crate format: 0.13.0.
 const CRATE_VERSION_MAX: (u8, u8) = (0, 13);
 
-/// What one layer names.
+/// What a layer refers to.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Layer {
-    /// Other layers, as they stand in it.
+    /// Paths of other layers, as stored.
     pub(super) paths: Vec<String>,
-    /// Texts with spaces that look like layers: they are if they are there. A sentence may end in a name, too.
+    /// Texts with spaces that look like paths of layers. They count only if the file exists, as a sentence may
+    /// also end in a name.
     pub(super) guesses: Vec<String>,
-    /// Whether there may be others that are not known.
+    /// Whether it may refer to layers that are not known.
     pub(super) is_vague: bool,
 }
 
 /// What is known of the layers of a file.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Layers {
-    /// Where each of them is, without the first.
+    /// The paths of the existing layers, without the first.
     pub(super) there: Vec<PathBuf>,
-    /// Where others should be.
+    /// The paths of the missing layers.
     pub(super) missing: Vec<PathBuf>,
-    /// Named from the root of the disk, which leads nowhere on other machines.
+    /// Layers named by absolute paths, which do not exist on other machines.
     pub(super) absolute: Vec<PathBuf>,
 }
 
-/// Whether a file is USD, by its name.
+/// Whether the name of a file is that of a USD file.
 pub(super) fn is_usd(file: &Path) -> bool {
     let ending = file.extension().and_then(|ending| ending.to_str());
     ending.is_some_and(|ending| ENDINGS.contains(&ending.to_ascii_lowercase().as_str()))
 }
 
-/// Goes after the layers of a USD file, and theirs.
+/// Follows the layers of a USD file, and theirs.
 pub(super) fn layers(file: &Path) -> Layers {
     let mut found = Layers::default();
     let mut seen = HashSet::from([file.to_owned()]);
@@ -104,20 +105,20 @@ pub(super) fn layers(file: &Path) -> Layers {
     found
 }
 
-/// All USD files of a folder.
+/// All USD files in a folder.
 fn beside(folder: &Path) -> impl Iterator<Item = PathBuf> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     entries.map(|entry| entry.path()).filter(|path| is_usd(path)).take(LAYERS_MAX)
 }
 
-/// Reads one layer. What cannot be read is vague.
+/// Reads one layer. A layer that cannot be read is vague.
 pub(super) fn read(mut file: impl Read + Seek) -> Layer {
     let mut start = [0; 8];
     if file.read_exact(&mut start).is_err() || file.rewind().is_err() {
         return Layer::default();
     }
     match &start {
-        // An archive that holds all it needs.
+        // An archive, which contains everything that it needs.
         [b'P', b'K', 3, 4, ..] => Layer::default(),
         CRATE => match tokens(&mut file) {
             Some(tokens) => of_tokens(&tokens),
@@ -127,7 +128,7 @@ pub(super) fn read(mut file: impl Read + Seek) -> Layer {
     }
 }
 
-/// The path of a layer, without what tells a part of it.
+/// The path of a layer, without the part that selects something in it.
 fn layer_path(text: &str) -> Option<String> {
     let path = text.split(['[']).next().unwrap_or(text);
     let path = path.split(":SDF_FORMAT_ARGS:").next().unwrap_or(path);
@@ -155,7 +156,7 @@ fn of_tokens(tokens: &[u8]) -> Layer {
     layer
 }
 
-/// The table of tokens of a crate, with a zero behind each. None where it is not as expected.
+/// The token table of a crate, each token with a zero byte after it. `None` if it is not as expected.
 fn tokens(file: &mut (impl Read + Seek)) -> Option<Vec<u8>> {
     let mut head = [0; 24];
     file.read_exact(&mut head).ok()?;
@@ -180,7 +181,7 @@ fn tokens(file: &mut (impl Read + Seek)) -> Option<Vec<u8>> {
     if open_bytes > TOKENS_BYTES_MAX || len_bytes > TOKENS_BYTES_MAX {
         return None;
     }
-    // Compressed since 0.4.0.
+    // Compressed since version 0.4.0.
     if version < (0, 4) {
         return read_bytes(file, open_bytes);
     }
@@ -189,7 +190,7 @@ fn tokens(file: &mut (impl Read + Seek)) -> Option<Vec<u8>> {
     unpack(&packed, usize::try_from(open_bytes).ok()?)
 }
 
-/// LZ4, in one piece or in many.
+/// Decompresses LZ4 data, which is in one chunk or in several.
 fn unpack(packed: &[u8], len_bytes: usize) -> Option<Vec<u8>> {
     let (pieces, mut rest) = packed.split_first()?;
     if *pieces == 0 {
@@ -217,14 +218,14 @@ fn read_number(file: &mut impl Read) -> Option<u64> {
     number(&bytes)
 }
 
-/// As many bytes as the file has, however many it says.
+/// Reads at most as many bytes as the file has, whatever length it declares.
 fn read_bytes(file: &mut impl Read, len_bytes: u64) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
     file.by_ref().take(len_bytes).read_to_end(&mut bytes).ok()?;
     (bytes.len() as u64 == len_bytes).then_some(bytes)
 }
 
-/// Goes through a layer of text, byte by byte: geometry may make it large.
+/// Parses a text layer byte by byte, because geometry may make it large.
 fn of_text(file: impl Read) -> Layer {
     let mut text = Text { bytes: BufReader::new(file).bytes(), peeked: None };
     let mut layer = Layer::default();
@@ -254,7 +255,7 @@ fn of_text(file: impl Read) -> Layer {
     layer
 }
 
-/// A text, of which the next byte can be seen before it is taken. It ends where it cannot be read.
+/// A text whose next byte can be peeked at. It ends at a read error.
 struct Text<R> {
     bytes: io::Bytes<BufReader<R>>,
     peeked: Option<u8>,
@@ -265,7 +266,7 @@ impl<R: Read> Text<R> {
         self.peeked.take().or_else(|| self.bytes.next()?.ok())
     }
 
-    /// Whether the next byte is this one, which is taken then.
+    /// Consumes the next byte if it is `wanted`, and returns whether it was.
     fn takes(&mut self, wanted: u8) -> bool {
         self.peeked = self.next();
         let is_it = self.peeked == Some(wanted);
@@ -275,13 +276,13 @@ impl<R: Read> Text<R> {
         is_it
     }
 
-    /// What stands up to the mark that was just taken, or up to three of it where there were three; up to
-    /// `keep_bytes` of it.
+    /// Returns the text up to the closing mark, after the opening mark was consumed. A triple mark closes with a
+    /// triple mark. Keeps up to `keep_bytes` of it.
     fn quoted(&mut self, mark: u8, keep_bytes: usize) -> Vec<u8> {
         let marks = match self.takes(mark) {
             false => 1,
             true if self.takes(mark) => 3,
-            // Nothing between two of them.
+            // An empty text between two marks.
             true => return Vec::new(),
         };
         let mut kept = Vec::new();
@@ -300,7 +301,7 @@ impl<R: Read> Text<R> {
                 }
             }
             seen = 0;
-            // The mark behind it is one of the text's own.
+            // The escaped mark is part of the text.
             if byte == b'\\' && mark != b'@' {
                 self.next();
             }
@@ -319,7 +320,7 @@ mod tests {
 
     use super::*;
 
-    /// As Pixar's tools write `parts/geo.usda` and a texture into a crate, its tokens in one piece.
+    /// A crate with `parts/geo.usda` and a texture, as Pixar's tools write it, with its tokens in one chunk.
     const SHOT: &[u8] = include_bytes!("fixtures/shot.usdc");
 
     fn paths(text: &str) -> Vec<String> {

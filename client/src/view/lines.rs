@@ -18,7 +18,8 @@ use crate::{
 const PROGRESS_EVERY: Duration = Duration::from_secs(5);
 /// Lines of Blender's output shown for a frame that failed; `framecrew job` shows all that are kept.
 const LAST_WORDS_MAX: usize = 5;
-/// Things that are remembered as told, of each kind; at more it begins anew, and may repeat some.
+/// Maximum number of remembered reasons, and of remembered failures. When it is reached they are forgotten, so
+/// some may be repeated.
 const TOLD_MAX: usize = 1_000;
 
 /// A watch as plain lines, for pipes, files and terminals that can only print.
@@ -28,10 +29,10 @@ pub struct Lines {
     warned: Warned,
     /// Why the job waits, as far as that was told.
     waiting: String,
-    /// The reasons for waiting that were told since a frame finished last. A node that is paused, tries and is paused
-    /// again is one state.
+    /// The reasons for waiting that were printed since the last frame finished. A node that alternates between
+    /// pausing and trying again is one state.
     waited: BTreeSet<String>,
-    /// How often a try failed in the same way, by what is said about it.
+    /// How often each failure of an attempt occurred, by its line.
     failed: BTreeMap<String, u64>,
     down: bool,
 }
@@ -74,7 +75,7 @@ impl Lines {
         lines
     }
 
-    /// Why the job waits: once for each reason, until a frame finishes.
+    /// Returns why the job waits, once for each reason until a frame finishes.
     fn waiting(&mut self, view: &JobView) -> Option<String> {
         let reason = if view.ended() { "" } else { view.job().waiting_reason.as_str() };
         if reason == self.waiting {
@@ -91,8 +92,8 @@ impl Lines {
         Some(format!("waiting: {}", words::printable(reason)))
     }
 
-    /// What became of a frame, where it is news: a try that fails as others before it is told again only when there
-    /// are ten times as many.
+    /// Returns the line about a frame, if it is news. A repeated failure is printed again only when it has
+    /// occurred ten times as often.
     fn frame(&mut self, job: &Job, frame: &Frame) -> Option<String> {
         let line = frame_line(job, frame)?;
         if frame.state() != FrameState::Open {
@@ -182,7 +183,7 @@ pub(super) fn last_words(frame: &Frame) -> impl Iterator<Item = String> {
     tail(frame).filter(move |_| is_failed)
 }
 
-/// The last lines of Blender's output when the frame was last tried in vain, indented.
+/// The last lines of Blender's output from the frame's last failed attempt, indented.
 pub(super) fn tail(frame: &Frame) -> impl Iterator<Item = String> {
     let tail = frame.failure.iter().flat_map(|failure| {
         let skipped = failure.log_tail.len().saturating_sub(LAST_WORDS_MAX);

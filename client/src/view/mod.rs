@@ -32,7 +32,8 @@ pub fn json_line(message: &impl Serialize) -> Result<String, serde_json::Error> 
     serde_json::to_string(message)
 }
 
-/// The same JSON with `\u` escapes for what must not reach a terminal; it reads the same to a program.
+/// Escapes the characters in JSON that must not reach a terminal as `\u` sequences. Its meaning for programs is
+/// the same.
 #[must_use]
 pub fn escaped_json(line: &str) -> Cow<'_, str> {
     if line.chars().all(|c| words::shown_as(c).is_none()) {
@@ -41,7 +42,7 @@ pub fn escaped_json(line: &str) -> Cow<'_, str> {
     let mut escaped = String::with_capacity(line.len() + 16);
     for c in line.chars() {
         match words::shown_as(c) {
-            // Such characters stand within strings only, where JSON takes escapes.
+            // Such characters only occur in strings, where JSON allows escapes.
             Some(_) => {
                 let mut units = [0; 2];
                 for unit in c.encode_utf16(&mut units) {
@@ -122,7 +123,7 @@ pub fn failures(view: &JobView) -> Vec<String> {
     .collect()
 }
 
-/// Why frames that are open did not succeed when they were last tried, the latest first, with Blender's last lines.
+/// Returns why open frames failed in their last attempt, the latest first, with Blender's last lines.
 #[must_use]
 pub fn retried(view: &JobView) -> Vec<String> {
     let is_retried = |frame: &&Frame| frame.state() == FrameState::Open && frame.failure.is_some();

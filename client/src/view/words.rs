@@ -16,25 +16,26 @@ pub fn title(job: &Job) -> String {
     }
 }
 
-/// The text as one line that cannot move the cursor, colour the terminal, or look like another text.
+/// Returns the text as one line that cannot move the cursor, colour the terminal, or pass for another text.
 #[must_use]
 pub fn printable(text: &str) -> String {
     text.chars().map(|c| shown_as(c).unwrap_or(c)).collect()
 }
 
-/// The same line by line: the ends of lines stay.
+/// Does the same line by line, keeping the line breaks.
 #[must_use]
 pub fn printable_lines(text: &str) -> String {
     text.chars().map(|c| if c == '\n' { c } else { shown_as(c).unwrap_or(c) }).collect()
 }
 
-/// What stands for a character that must not reach a terminal; `None` where it may. Control characters, those of
-/// C1 included, steer a terminal. The others are invisible, or change the order in which the text around them reads.
+/// Returns the replacement of a character that must not reach a terminal; `None` if the character may. Control
+/// characters, including those of C1, control a terminal. The other characters are invisible or change the reading
+/// order of the text around them.
 #[must_use]
 pub fn shown_as(c: char) -> Option<char> {
     match c {
         _ if c.is_control() => Some(' '),
-        // The joiners U+200C and U+200D stay: Persian, Indic scripts and emoji are written with them.
+        // The joiners U+200C and U+200D are kept, because Persian, Indic scripts and emoji need them.
         '\u{61c}'
         | '\u{180e}'
         | '\u{200b}'
@@ -48,7 +49,7 @@ pub fn shown_as(c: char) -> Option<char> {
     }
 }
 
-/// Orders names as people count: `node-2` before `node-10`.
+/// Orders names by the numbers in them: `node-2` before `node-10`.
 #[must_use]
 pub fn by_number(a: &str, b: &str) -> Ordering {
     let (mut left, mut right) = (a, b);
@@ -56,7 +57,7 @@ pub fn by_number(a: &str, b: &str) -> Ordering {
         let (first, second) = (piece_of(left), piece_of(right));
         let is_number = |piece: &str| piece.starts_with(|c: char| c.is_ascii_digit());
         let order = if is_number(first) && is_number(second) {
-            // However long: the one with more digits is greater.
+            // Numbers may be too long to parse. The one with more digits is greater.
             let [first, second] = [first, second].map(|piece| piece.trim_start_matches('0'));
             first.len().cmp(&second.len()).then_with(|| first.cmp(second))
         } else {
@@ -67,11 +68,11 @@ pub fn by_number(a: &str, b: &str) -> Ordering {
         }
         (left, right) = (&left[first.len()..], &right[second.len()..]);
     }
-    // Of names that count the same, like a1 and a01, the shorter goes first.
+    // Of names that compare equal, like a1 and a01, the shorter comes first.
     left.len().cmp(&right.len()).then_with(|| (a.len(), a).cmp(&(b.len(), b)))
 }
 
-/// The digits at the beginning of a text, or what stands before the first of them.
+/// Returns the digits at the beginning of a text, or the text before the first digit.
 fn piece_of(text: &str) -> &str {
     let starts_with_digit = text.starts_with(|c: char| c.is_ascii_digit());
     let end = text.find(|c: char| c.is_ascii_digit() != starts_with_digit);
@@ -238,8 +239,8 @@ pub fn node_state(state: NodeState) -> &'static str {
     }
 }
 
-/// `node a: Blender 3.4.1 does not start: ModuleNotFoundError: No module named 'encodings'`: of each Blender that draws
-/// nothing on a node.
+/// Describes each Blender of a node that cannot draw, like `node a: Blender 3.4.1 does not start:
+/// ModuleNotFoundError: No module named 'encodings'`.
 pub fn unusable_blenders(node: &Node) -> Vec<String> {
     let blenders = node.description.iter().flat_map(|description| &description.blenders);
     let unusable = blenders.filter(|blender| !blender.unusable.is_empty());
