@@ -97,7 +97,7 @@ async fn sixty_frames_come_through_three_nodes() {
         assert!(image::open(file).unwrap().width() > 0);
     }
 
-    // A second fetch leaves alone what was changed, and names it, until it is allowed to replace it.
+    // A second fetch keeps the changed file and names it, until it is allowed to replace it.
     fs::write(&files[7], b"painted over").unwrap();
     let refused = job.fetch(&out).await.unwrap_err();
     assert!(
@@ -412,7 +412,7 @@ bpy.ops.wm.save_as_mainfile(filepath={to:?})
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_real_blender_brings_masks_in_their_folder_a_warning_told_once_and_small_pictures() {
-    // Since 5.0 a scene is told in other words what to compose.
+    // Since Blender 5.0 a scene stores its compositor in a different way.
     let Some(found) = blenders().into_iter().find(|found| found.version.major < 5) else { return };
     let base = tempfile::tempdir().unwrap();
     make_scene(&found, &base.path().join("shot.blend"));

@@ -1,4 +1,5 @@
-//! What people who know other tools expect of the small things: leaving, listing, following, and being told at once.
+//! Tests small conveniences that people know from other tools: leaving, listing, following, and immediate
+//! feedback.
 
 #![cfg(all(unix, feature = "local"))]
 #![allow(clippy::unwrap_used)]
@@ -16,7 +17,7 @@ use tokio::{
 
 const DEMO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/demo.blend");
 
-/// Far longer than anything here takes, so that a slow machine fails nothing.
+/// Far longer than any step here takes, so that a slow machine causes no failure.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 async fn cluster(data: &Path, per_frame: Duration) -> LocalCluster {
@@ -24,7 +25,7 @@ async fn cluster(data: &Path, per_frame: Duration) -> LocalCluster {
     timeout(PATIENCE, LocalCluster::start(config)).await.unwrap().unwrap()
 }
 
-/// The command, without the environment's own settings.
+/// The command, without settings from the environment.
 fn command(args: &[&str], folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_framecrew"));
     for (name, _) in std::env::vars_os() {
@@ -57,7 +58,7 @@ async fn ctrl_c_in_a_watch_leaves_at_once_and_never_cancels() {
     for presses in [1, 2] {
         let args = ["watch", &id, "--cluster", local.url()];
         let mut watch = command(&args, base.path()).spawn().unwrap();
-        // Its first line says that it is watching, and so listens for Ctrl-C.
+        // Its first line shows that it is watching, and so listening for Ctrl-C.
         let mut said = BufReader::new(watch.stdout.take().unwrap()).lines();
         timeout(PATIENCE, said.next_line()).await.unwrap().unwrap();
         for _ in 0..presses {
@@ -91,7 +92,7 @@ async fn a_list_of_jobs_says_how_many_more_there_are_and_json_has_them_all() {
         assert_eq!(code, 0, "{stderr}");
         (stdout.lines().count(), stderr)
     };
-    // One line has the headings.
+    // One line is the header.
     assert_eq!(jobs(&[]).await, (51, "and 3 older: -n 53\n".to_owned()));
     assert_eq!(jobs(&["-n", "2"]).await, (3, "and 51 older: -n 53\n".to_owned()));
     assert_eq!(jobs(&["-n", "53"]).await, (54, String::new()));
@@ -120,7 +121,7 @@ async fn a_log_without_lines_says_so_and_f_follows() {
 
     let args = ["logs", &id, "-f", "--cluster", local.url()];
     let mut following = command(&args, base.path()).spawn().unwrap();
-    // It waits for a job that is not over, and ends with it.
+    // It waits for a running job, and ends with it.
     assert!(timeout(Duration::from_millis(500), following.wait()).await.is_err());
     job.cancel().await.unwrap();
     let status = timeout(PATIENCE, following.wait()).await.unwrap().unwrap();
@@ -170,7 +171,8 @@ async fn what_is_in_the_way_of_a_render_is_named_before_anything_is_submitted() 
     let base = tempfile::tempdir().unwrap();
     let local = cluster(&base.path().join("data"), Duration::from_millis(1)).await;
     fs::create_dir(base.path().join("out")).unwrap();
-    // The scene calls its frames so; what a node that only pretends to draw calls them is found when they come.
+    // The scene gives its frames these names. The synthetic renderer names them differently, which is only known
+    // when they are fetched.
     let files = ["3.png", "4.png", "9.png", "3.jpg"].map(|end| format!("out/framecrew-000{end}"));
     let files = [&files[..], &["shot.mp4".to_owned()]].concat();
     for file in &files {

@@ -1,4 +1,5 @@
-//! A node's process that ends on the orchestrator's machine is certain to have ended: nothing waits for its lease.
+//! When a node's process ends on the orchestrator's machine, it is certain to have ended, and nothing waits for
+//! its lease.
 #![cfg(all(unix, feature = "local"))]
 #![allow(clippy::unwrap_used)]
 
@@ -16,7 +17,7 @@ use support::servers::{PATIENCE, Server, connect, finished_frames, free_address,
 use tokio::{net::TcpListener, time::timeout};
 
 const DEMO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/demo.blend");
-/// A lease that no test waits for.
+/// A lease so long that no test can wait for it to end.
 const LEASE: Duration = Duration::from_secs(24 * 60 * 60);
 
 async fn orchestrator(data: &Path) -> Cluster {
@@ -27,7 +28,7 @@ async fn orchestrator(data: &Path) -> Cluster {
     connect(&url).await
 }
 
-/// A node with a process of its own.
+/// Starts a node in a process of its own.
 fn start(cluster: &Cluster, folder: &Path, name: &str, data: &str, per_frame: &str) -> Server {
     let mut command = std::process::Command::new(node());
     command.args(["--orchestrator", cluster.url(), "--listen", &free_address(), "--name", name]);
@@ -35,7 +36,7 @@ fn start(cluster: &Cluster, folder: &Path, name: &str, data: &str, per_frame: &s
     Server::start(command, folder.join(format!("{data}.log")))
 }
 
-/// Waits until a node is as `wanted` says.
+/// Waits until a node satisfies `wanted`.
 async fn until(cluster: &Cluster, wanted: impl Fn(&Node) -> bool) -> Node {
     let looking = async {
         loop {
@@ -91,7 +92,7 @@ async fn the_name_of_a_node_that_was_killed_is_free_at_once_and_that_of_a_stoppe
     begun(&job).await;
     let former = until(&cluster, |node| node.name == "six").await.address;
 
-    // It may be slow for hours, and draw on.
+    // A stopped process may be slow for hours and then draw on.
     first.signal(rustix::process::Signal::STOP);
     let second = start(&cluster, base.path(), "six", "second", "synthetic:1ms");
     let refusing = async {

@@ -54,9 +54,9 @@ struct Script {
     logs: Arc<Mutex<VecDeque<Vec<LogAnswer>>>>,
     /// From where downloads were asked for.
     offsets: Arc<Mutex<Vec<u64>>>,
-    /// Whether nobody gets an answer who asks for frames.
+    /// Whether requests for frames get no answer.
     withholds_frames: bool,
-    /// What submitting and cancelling are refused with; without it job 7 is the one that is submitted.
+    /// The error that submitting and cancelling return. Without it, the submitted job is job 7.
     refusal: Option<Status>,
 }
 
@@ -447,7 +447,7 @@ async fn what_an_earlier_job_wrote_gives_way_and_what_a_person_touched_stays() {
         };
         let (code, contents, said) = fetched(&urls[0], &[]).await;
         assert_eq!((code, contents), (0, vec![b"first".to_vec(); count]), "{said}");
-        // The same once more, and then another job's in the same place.
+        // Render the same job again, then another job to the same place.
         let (code, _, said) = fetched(&urls[0], &[]).await;
         assert!(code == 0 && !said.contains("note"), "{said}");
         let (code, contents, said) = fetched(&urls[1], &[]).await;

@@ -1,5 +1,5 @@
-//! What is said before anything is sent: what Blender would draw is let through, what it would not is refused with a
-//! reason that is true and a way out.
+//! Checks what is reported before anything is sent: a file that Blender would draw is accepted, and one that it
+//! would not draw is refused with the true reason and a solution.
 
 #![allow(clippy::unwrap_used)]
 
@@ -10,12 +10,12 @@ use std::path::Path;
 use assert_cmd::Command;
 use project_support::Shot;
 
-/// Where nobody listens: a job that gets as far as that was found to be sound.
+/// An address at which nothing listens. A job that gets as far as connecting was accepted.
 const NOWHERE: &str = "http://127.0.0.1:1";
 
 const VERSIONS: [&str; 3] = ["3.4", "4.5", "5.0"];
 
-/// What a run said on both of its streams, and how it ended.
+/// Runs the command; returns its exit code and what it printed to stdout and stderr.
 fn framecrew(shot: &Shot, env: &[(&str, &Path)], args: &[&str]) -> (i32, String) {
     let mut command = Command::cargo_bin("framecrew").unwrap();
     for (name, _) in std::env::vars_os() {
@@ -30,7 +30,7 @@ fn framecrew(shot: &Shot, env: &[(&str, &Path)], args: &[&str]) -> (i32, String)
     (output.status.code().unwrap(), String::from_utf8(said).unwrap())
 }
 
-/// Whether a job of the file is let through, and what is said of it.
+/// Submits a job with the file; returns whether it was accepted, and what was printed.
 fn render(shot: &Shot, file: &str, flags: &[&str]) -> (bool, String) {
     let args = [&["render", file, "--cluster", NOWHERE], flags].concat();
     let (code, said) = framecrew(shot, &[], &args);
@@ -38,7 +38,7 @@ fn render(shot: &Shot, file: &str, flags: &[&str]) -> (bool, String) {
     (code == 3, said)
 }
 
-/// The files of `proto/blend/tests/fixtures/needs.py`, with the picture that they name.
+/// The files of `proto/blend/tests/fixtures/needs.py`, with the picture that they refer to.
 fn needs() -> Shot {
     let shot = Shot::new();
     for version in VERSIONS {
@@ -77,7 +77,7 @@ fn a_format_that_cannot_be_kept_is_refused_with_the_flag_that_changes_it() {
             let (is_sent, said) = render(&shot, &file, &[&["--scene", "Film"], chosen].concat());
             assert!(is_sent, "{said}");
         }
-        // What File Output nodes write beside the frames is no reason to refuse these.
+        // The format of File Output nodes, which write in addition to the frames, is no reason to refuse these.
         let (is_sent, said) = render(&shot, &file, &["--scene", "Only"]);
         assert!(is_sent && said.contains("note: File Output nodes write DPX"), "{said}");
         let (is_sent, said) = render(&shot, &file, &["--scene", "Only", "--strict"]);
@@ -109,7 +109,7 @@ fn a_blender_older_than_the_file_is_a_choice_of_which_the_risk_is_said() {
     assert!(!is_sent && said.contains("--blender") && said.contains("like 4.5"), "{said}");
 }
 
-/// The lines below the note about what is missing.
+/// The lines after the note about missing files.
 fn missing(said: &str) -> Vec<String> {
     let lines = said.lines().skip_while(|line| !line.contains("not there, so the frames"));
     let below = lines.skip(1).take_while(|line| line.starts_with("  "));
@@ -181,14 +181,14 @@ fn what_is_missing_is_sorted_by_what_is_lost_with_a_line_for_each_folder() {
         "//files/sound.wav (sound",
     ];
     assert!(order.map(at).is_sorted(), "{lines:#?}");
-    // Each of them once.
+    // Each line occurs once.
     let mut unique = lines.clone();
     unique.sort();
     unique.dedup();
     assert_eq!(unique.len(), lines.len(), "{lines:#?}");
 }
 
-/// A colour configuration with a view and a colour space of a studio's, and its table.
+/// Writes a colour configuration with a studio's view and colour space, and its table.
 fn studio(shot: &Shot) -> std::path::PathBuf {
     shot.write("ocio/luts/film.spi1d", b"Version 1\n");
     let text = "ocio_profile_version: 1\nsearch_path: luts\ndisplays:\n  sRGB:\n    - !<View> {name: Studio, colorspace: \
@@ -224,11 +224,11 @@ fn a_view_that_blender_lacks_is_sent_with_the_configuration_that_has_it() {
     assert!(said.contains("is sent, too: it has the view `Studio`"), "{said}");
     let (_, said) = framecrew(&shot, &here, &["inspect", "studio.blend"]);
     assert!(said.contains("a submission sends the colour configuration of OCIO"), "{said}");
-    // Where the file needs none of it, it stays, and that is said.
+    // If the file needs nothing of it, it is not sent, and a note says so.
     let (_, said) = framecrew(&shot, &here, &["inspect", "shot.blend"]);
     assert!(said.contains("nodes draw with Blender's own colour configuration; --ocio"), "{said}");
 
-    // One that cannot be read may be needed.
+    // A configuration that cannot be read may be needed.
     let gone = [("OCIO", Path::new("gone.ocio"))];
     let (_, said) = framecrew(&shot, &gone, &["inspect", "shot.blend"]);
     assert!(said.contains("nodes draw with Blender's own colour configuration: gone"), "{said}");
@@ -247,7 +247,7 @@ fn a_view_that_blender_lacks_is_sent_with_the_configuration_that_has_it() {
 async fn a_configuration_and_add_ons_travel_in_folders_of_their_own() {
     let shot = Shot::new();
     let config = studio(&shot);
-    // An archive of one empty file, `__init__.py`, as far as its list goes.
+    // An archive that only consists of its list of one empty file, `__init__.py`.
     let mut zip = vec![0; 46];
     zip[..4].copy_from_slice(b"PK\x01\x02");
     zip[28] = 11;
@@ -281,7 +281,7 @@ fn an_add_on_that_a_file_needs_is_named() {
     let (is_sent, said) =
         render(&shot, "needs-4.5.blend", &["--scene", "Seen", "--addon", "gone.zip"]);
     assert!(!is_sent && said.contains("gone.zip is named with --addon"), "{said}");
-    // What belongs to Blender needs none.
+    // Nodes that belong to Blender need no add-on.
     let (_, said) = framecrew(&Shot::new(), &[], &["inspect", "shot.blend"]);
     assert!(!said.contains("add-on"), "{said}");
 }

@@ -1,4 +1,4 @@
-//! Plain Blender: makes the scenes, and draws them as its command line does.
+//! Runs plain Blender: creates the scenes, and draws them as its command line does.
 
 use std::{
     fs,
@@ -11,11 +11,11 @@ use framecrew_node::blender::{FoundBlender, Kind};
 use crate::{crew::Fate, opened, row::Row};
 
 const SCENES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/pictures/scenes");
-/// What the programs print, beside the scenes.
+/// Log of what the programs print, next to the scenes.
 const MAKER_LOG: &str = "make.log";
 const PLAIN_LOG: &str = "plain.log";
 
-/// Makes the rows named, or all for none, in folders of `root`.
+/// Creates the rows with these names (all if empty) in folders of `root`.
 pub(crate) fn make(blender: &FoundBlender, root: &Path, names: &str) -> Vec<Row> {
     let script = Path::new(SCENES).join("make.py");
     let mut command = Command::new(&blender.path);
@@ -35,7 +35,7 @@ pub(crate) fn make(blender: &FoundBlender, root: &Path, names: &str) -> Vec<Row>
     serde_json::from_slice(&rows).unwrap()
 }
 
-/// Draws rows in one process, and those that it has left out once more by themselves: Blender may have crashed.
+/// Draws rows in one process. Rows that it left out, because Blender may have crashed, are drawn again one by one.
 pub(crate) fn draw(blender: &FoundBlender, root: &Path, rows: &[&Row]) {
     let (alone, together): (Vec<&Row>, Vec<&Row>) =
         rows.iter().partition(|row| row.scripts || !row.plain_env(root).is_empty());

@@ -1,4 +1,4 @@
-//! Two sets of pictures, file by file.
+//! Compares two sets of pictures file by file.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,7 +10,7 @@ use exr::prelude::{FlatSamples, read_all_flat_layers_from_file};
 
 use crate::crew::Fate;
 
-/// The files of a folder, by their paths in it.
+/// Returns the files in a folder, by their paths relative to it.
 pub(crate) fn files(folder: &Path) -> BTreeSet<PathBuf> {
     let mut found = BTreeSet::new();
     let mut folders = vec![folder.to_owned()];
@@ -27,7 +27,8 @@ pub(crate) fn files(folder: &Path) -> BTreeSet<PathBuf> {
     found
 }
 
-/// What plain Blender has drawn, by the names that the product gives: those of its own folder of frames are in none.
+/// Maps the names that the product would use to the files that plain Blender has drawn. These names do not contain
+/// plain Blender's own folder of frames.
 pub(crate) fn plain(folder: &Path, before: &BTreeSet<PathBuf>) -> BTreeMap<PathBuf, PathBuf> {
     let is_new =
         |file: &PathBuf| !before.contains(file) && file.extension().is_none_or(|end| end != "oso");
@@ -38,7 +39,7 @@ pub(crate) fn plain(folder: &Path, before: &BTreeSet<PathBuf>) -> BTreeMap<PathB
     files(folder).into_iter().filter(is_new).map(named).collect()
 }
 
-/// How the product's pictures differ from plain Blender's; nothing where they do not.
+/// Describes how the product's pictures differ from plain Blender's; empty if they are equal.
 pub(crate) fn differences(
     plain: &BTreeMap<PathBuf, PathBuf>,
     ours: &Path,
@@ -78,7 +79,7 @@ fn difference(expected: &Path, ours: &Path, noise: u8) -> Result<(), String> {
     if (expected.width(), expected.height()) != (ours.width(), ours.height()) {
         return Err("it has another size".to_owned());
     }
-    // In parts of 65,535, which holds all formats but those of float, and shows differences of those too.
+    // 16 bits per channel hold every format except floating point, and show differences of floating point too.
     let (expected, ours) = (expected.to_rgba16(), ours.to_rgba16());
     let far = |(a, b): (&u16, &u16)| a.abs_diff(*b);
     let most = expected.iter().zip(ours.iter()).map(far).max().unwrap_or(0);
@@ -90,7 +91,7 @@ fn difference(expected: &Path, ours: &Path, noise: u8) -> Result<(), String> {
     })
 }
 
-/// All layers and channels, the scene's numbers exactly.
+/// Compares the linear values of all layers and channels, without conversion.
 fn layers_differ(expected: &Path, ours: &Path, noise: f32) -> Result<(), String> {
     let open = |path: &Path| {
         let image = read_all_flat_layers_from_file(path);

@@ -1,4 +1,4 @@
-//! The product: an orchestrator, a node under `strace` where there is one, and the command `framecrew`.
+//! Runs the product: an orchestrator, a node (under `strace` if available), and the command `framecrew`.
 
 use std::{
     collections::HashSet,
@@ -16,24 +16,25 @@ use crate::{
     support::servers::{self, Server},
 };
 
-/// How long one call of `framecrew render` may take, its wait for the node included; far longer than it does.
+/// Maximum time for one call of `framecrew render`, including its wait for the node. It is far longer than a call
+/// takes.
 const RENDER_WITHIN: Duration = Duration::from_secs(1_200);
 
-/// What became of one call of `framecrew render`.
+/// The result of one call of `framecrew render`.
 #[derive(Debug)]
 pub(crate) struct Fate {
     pub(crate) succeeded: bool,
-    /// All that it printed.
+    /// Everything that it printed.
     pub(crate) said: String,
-    /// Where the frames are.
+    /// The folder with the frames.
     pub(crate) frames: PathBuf,
 }
 
 impl Fate {
-    /// The folder that the scenes draw into, in plain Blender: the product's own folder of frames stands for it.
+    /// The folder that plain Blender draws the frames into. The product's own folder of frames corresponds to it.
     pub(crate) const MAIN: &str = "render";
 
-    /// Lines that warn, but for those that are expected.
+    /// Returns the warning lines, except for the expected ones.
     pub(crate) fn alarms(&self, expected: &[String]) -> Vec<String> {
         let is_alarm = |line: &&str| {
             let line = line.trim_start();
@@ -78,17 +79,17 @@ impl Crew {
         servers::connect(&self.url).await
     }
 
-    /// What the node, and all that it started, has opened.
+    /// Path of the log of the files that the node and its child processes open.
     pub(crate) fn opened(&self) -> PathBuf {
         self.data.path().join("opened")
     }
 
-    /// The node's folder of projects.
+    /// The node's data folder.
     pub(crate) fn node_data(&self) -> PathBuf {
         self.data.path().join("n1")
     }
 
-    /// Renders a row; `name` is the job's.
+    /// Renders a row as a job with this `name`.
     pub(crate) async fn render(&self, row: &Row, folder: &Path, name: &str) -> Fate {
         let frames = self.data.path().join("frames").join(name);
         let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_framecrew"));
@@ -108,7 +109,7 @@ impl Crew {
         Fate { succeeded: output.status.success(), said: String::from_utf8(said).unwrap(), frames }
     }
 
-    /// The hashes of what the job of this name was sent with.
+    /// Returns the hashes of the files that were sent with the job of this name.
     pub(crate) async fn sent(&self, name: &str) -> HashSet<String> {
         let cluster = self.cluster().await;
         let jobs = cluster.jobs(usize::MAX).await.unwrap();
@@ -121,14 +122,14 @@ impl Crew {
     }
 }
 
-/// Takes a file away and gives it back.
+/// Moves a file away, and back when it is dropped.
 pub(crate) struct Away {
     from: PathBuf,
     to: PathBuf,
 }
 
 impl Away {
-    /// Puts it beside the row's folder, where nothing looks for it.
+    /// Moves it next to the row's folder, where nothing looks for it.
     pub(crate) fn take(folder: &Path, file: &Path) -> Self {
         let from = folder.join(file);
         let to = folder.with_extension("away");

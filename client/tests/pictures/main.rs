@@ -1,13 +1,13 @@
-//! True pictures: what Framecrew draws is what plain Blender of the same version draws, or words say why not.
+//! Checks that Framecrew draws what plain Blender of the same version draws, or says why it does not.
 //!
-//! `scenes/` makes small projects, a row each, with each Blender that is here. Every row is drawn by a node behind
-//! its walls, with `--strict`, and by plain Blender as its command line does; the decoded pictures must be equal, file
-//! by file, and the client must print no warning. Then each file that the row names is taken away, and the job must
-//! fail by that file's name. Under `strace` it is also seen which files plain Blender opens, all of which must
-//! have been sent, and which opens the walls refuse, of which there may be none.
+//! `scenes/` creates small projects, one for each row of the table, with each Blender on this machine. A node
+//! behind its walls draws every row with `--strict`, and plain Blender draws it as its command line does. The
+//! decoded pictures must be equal file by file, and the client must print no warning. Then each file that the row
+//! names is taken away, and the job must fail and name that file. Under `strace` the test also checks that all
+//! files that plain Blender opens were sent, and that the walls refuse none of the opens.
 //!
-//! By hand: `FRAMECREW_PICTURES=a_font,tiles` draws these rows alone, and `FRAMECREW_PICTURES_IN=DIR` keeps
-//! what they make in `DIR`.
+//! For manual runs, `FRAMECREW_PICTURES=a_font,tiles` only draws these rows, and `FRAMECREW_PICTURES_IN=DIR` keeps
+//! their files in `DIR`.
 
 #![cfg(all(unix, feature = "local"))]
 #![allow(clippy::unwrap_used)]

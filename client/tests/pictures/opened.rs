@@ -1,4 +1,4 @@
-//! Which files were opened, by `strace`.
+//! Finds out which files were opened, using `strace`.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -10,7 +10,7 @@ use std::{
 
 use crate::support::skip;
 
-/// Whether there is an `strace` that may trace; otherwise what it shows is not checked.
+/// Whether there is an `strace` that may trace. Without it, opened files are not checked.
 static HAS_STRACE: LazyLock<bool> = LazyLock::new(|| {
     let works = Command::new("strace").args(["-D", "-qq", "true"]).output();
     let works = works.is_ok_and(|output| output.status.success());
@@ -20,35 +20,36 @@ static HAS_STRACE: LazyLock<bool> = LazyLock::new(|| {
     works
 });
 
-/// A command whose opens, and those of all that it starts, are written to a log.
+/// A command that writes its opens, and those of its child processes, to a log.
 pub(crate) fn traced(program: &Path, log: &Path) -> Command {
     if !*HAS_STRACE {
         return Command::new(program);
     }
     let mut command = Command::new("strace");
-    // The program stays our child, so that signals reach it. The log has the folders of file descriptors.
+    // The program remains our child process, so that it gets signals. The log contains the folders of file
+    // descriptors.
     command.args(["-D", "-f", "-y", "-qq", "--seccomp-bpf", "-e", "signal=none"]);
     command.args(["-e", "trace=?open,openat,?openat2", "-o"]).arg(log).arg("--").arg(program);
     command
 }
 
-/// Where a run of plain Blender, by its first row, is logged.
+/// Path of the log for a run of plain Blender, named by its first row.
 pub(crate) fn plain_log(root: &Path, first: &str) -> PathBuf {
     root.join(format!("{first}.strace"))
 }
 
-/// One successful or refused open.
+/// An open, successful or refused.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Open {
     pub(crate) path: PathBuf,
-    /// Like `O_RDONLY|O_CLOEXEC`.
+    /// Flags such as `O_RDONLY|O_CLOEXEC`.
     pub(crate) flags: String,
-    /// `EACCES` and the like; none: it succeeded.
+    /// The error, such as `EACCES`; `None` if it succeeded.
     pub(crate) error: Option<String>,
 }
 
 impl Open {
-    /// Whether what is there was wanted, rather than a new file.
+    /// Whether it opens existing data, rather than a new file.
     fn reads(&self) -> bool {
         !["O_WRONLY", "O_CREAT", "O_DIRECTORY", "O_PATH"]
             .iter()
@@ -56,13 +57,13 @@ impl Open {
     }
 }
 
-/// What the logs say was opened, each once.
+/// Returns the opens in the logs, each once.
 pub(crate) fn read(logs: &[PathBuf]) -> BTreeSet<Open> {
     let mut opens = BTreeSet::new();
     for log in logs {
         let text = fs::read(log).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
-        // Calls that another thread's come between are in two pieces.
+        // A call that is interrupted by one of another thread is logged in two parts.
         let mut begun = HashMap::new();
         for line in text.lines() {
             let Some((process, call)) = line.trim_start().split_once(' ') else { continue };
@@ -81,7 +82,7 @@ pub(crate) fn read(logs: &[PathBuf]) -> BTreeSet<Open> {
     opens
 }
 
-/// Reads `openat(AT_FDCWD</at>, "path", FLAGS, 0666) = 3</at/path>`.
+/// Parses `openat(AT_FDCWD</at>, "path", FLAGS, 0666) = 3</at/path>`.
 fn open(call: &str) -> Option<Open> {
     let arguments = call.strip_prefix("open")?;
     let (before, rest) = arguments.split_once('"')?;
@@ -98,7 +99,7 @@ fn open(call: &str) -> Option<Open> {
     Some(Open { path, flags, error })
 }
 
-/// `strace` writes what is no printable ASCII as octal numbers.
+/// `strace` writes characters other than printable ASCII as octal numbers.
 fn unescaped(text: &str) -> PathBuf {
     use std::os::unix::ffi::OsStringExt as _;
 
@@ -127,11 +128,11 @@ fn unescaped(text: &str) -> PathBuf {
     PathBuf::from(std::ffi::OsString::from_vec(bytes))
 }
 
-/// Files below `root` that were opened to be read, by the row that they belong to.
+/// Returns the files below `root` that were opened for reading, by the row that they belong to.
 pub(crate) fn by_row(opens: &BTreeSet<Open>, root: &Path) -> BTreeMap<String, BTreeSet<PathBuf>> {
     let mut rows = BTreeMap::<String, BTreeSet<PathBuf>>::new();
     for open in opens.iter().filter(|open| open.error.is_none() && open.reads()) {
-        // Through links, and `..`, to where it is.
+        // Resolves links and `..`.
         let Ok(path) = open.path.canonicalize() else { continue };
         let Ok(within) = path.strip_prefix(root) else { continue };
         let Some(row) = within.components().next() else { continue };
@@ -142,8 +143,8 @@ pub(crate) fn by_row(opens: &BTreeSet<Open>, root: &Path) -> BTreeMap<String, BT
     rows
 }
 
-/// Files that are there, beneath the node's folder, and that Blender may not open as it wants to. That it may make no
-/// new ones is as it should be, where the pictures are right.
+/// Returns the existing files below the node's folder that Blender may not open the way it wants to. It is correct
+/// that it cannot create files, as long as the pictures are right.
 pub(crate) fn refused(opens: &BTreeSet<Open>, node: &Path) -> Vec<String> {
     let is_refused = |open: &&Open| {
         matches!(open.error.as_deref(), Some("EACCES" | "EPERM" | "EROFS"))
@@ -157,7 +158,7 @@ pub(crate) fn refused(opens: &BTreeSet<Open>, node: &Path) -> Vec<String> {
     opens.iter().filter(is_refused).map(told).collect()
 }
 
-/// Whether what was opened is known at all.
+/// Whether opens can be traced at all.
 pub(crate) fn is_known() -> bool {
     *HAS_STRACE
 }

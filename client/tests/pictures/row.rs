@@ -1,4 +1,4 @@
-//! A row of the table, as `scenes/base.py` writes it, and what was found out about it.
+//! A row of the table, as written by `scenes/base.py`, and the results of its checks.
 
 use std::{
     collections::BTreeMap,
@@ -7,41 +7,41 @@ use std::{
 
 use serde::Deserialize;
 
-/// Checks that fail today: version of Blender, row, check, and the reason to the line's end.
+/// Checks that are known to fail. Each line has the version of Blender, the row, the check and the reason.
 const KNOWN: &str = include_str!("known.txt");
 
-/// What in `args` and `env` stands for the row's folder.
+/// Stands for the row's folder in `args` and `env`.
 const FOLDER: &str = "{folder}";
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Row {
     pub(crate) name: String,
-    /// `1,3`; none: the scene's own range, as an animation.
+    /// Frames such as `1,3`; `None` for the scene's own range, drawn as an animation.
     pub(crate) frames: Option<String>,
-    /// Files whose lack must fail the job by name; `FILE => WORDS` where other words name it.
+    /// Files that the job must name and fail for if one is missing. `FILE => WORDS` if other words name it.
     #[serde(default)]
     pub(crate) without: Vec<String>,
     #[serde(default)]
     args: Vec<String>,
-    /// Environment of the client and of plain Blender.
+    /// Environment variables of the client and of plain Blender.
     #[serde(default)]
     env: BTreeMap<String, String>,
-    /// Environment of plain Blender alone.
+    /// Environment variables of plain Blender only.
     #[serde(default)]
     plain_env: BTreeMap<String, String>,
     /// Whether plain Blender runs the file's Python.
     #[serde(default)]
     pub(crate) scripts: bool,
-    /// Whether it is drawn though it is warned of.
+    /// Whether the job runs without `--strict`, because it is drawn despite a warning.
     #[serde(default)]
     pub(crate) lenient: bool,
-    /// Words of the notes and warnings that belong there.
+    /// Words of the expected notes and warnings.
     #[serde(default)]
     pub(crate) says: Vec<String>,
-    /// Words of the reason for which there is no picture.
+    /// Words of the expected reason if there is no picture.
     pub(crate) refused: Option<String>,
-    /// Largest difference of a channel, of 255, between two runs of plain Blender.
+    /// Largest difference of a channel, out of 255, between two runs of plain Blender.
     #[serde(default)]
     pub(crate) noise: u8,
     /// Why the scene could not be made.
@@ -51,7 +51,7 @@ pub(crate) struct Row {
 }
 
 impl Row {
-    /// Why a check fails today, where that is known.
+    /// The reason why a check is known to fail, if it is.
     fn known(&self, version: &str, check: Check) -> Option<&'static str> {
         KNOWN.lines().find_map(|line| {
             let mut words = line.splitn(4, ' ');
@@ -76,7 +76,7 @@ impl Row {
         self.env(folder).into_iter().chain(plain).collect()
     }
 
-    /// Files to take away, and the words that must name each.
+    /// Files to take away, and the words that must name each of them.
     pub(crate) fn without(&self) -> Vec<(PathBuf, String)> {
         let split = |entry: &String| match entry.split_once(" => ") {
             Some((file, words)) => (path(file), words.to_owned()),
@@ -86,7 +86,7 @@ impl Row {
     }
 }
 
-/// A name that is not Unicode comes as `%XX`, as JSON has none.
+/// Decodes a path. `%XX` stands for a byte that is not Unicode, which JSON cannot express.
 fn path(text: &str) -> PathBuf {
     use std::os::unix::ffi::OsStringExt as _;
 
@@ -105,20 +105,20 @@ fn placed(text: &str, folder: &Path) -> String {
     text.replace(FOLDER, folder.to_str().unwrap())
 }
 
-/// What is asked of each row.
+/// A check of a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Check {
-    /// The scene could be made.
+    /// The scene was created.
     Made,
-    /// The pictures are those of plain Blender.
+    /// The pictures equal those of plain Blender.
     Equal,
-    /// The job succeeded under `--strict`, without warnings and notes.
+    /// The job succeeded with `--strict`, without warnings or notes.
     Quiet,
-    /// It was refused, or failed, with the right words.
+    /// The job was refused, or failed, with the right words.
     Refused,
-    /// A missing file failed the job by its name.
+    /// The job failed and named the file that was missing.
     Without,
-    /// All that plain Blender opened was sent.
+    /// Every file that plain Blender opened was sent.
     Sent,
 }
 
@@ -135,22 +135,22 @@ impl Check {
     }
 }
 
-/// What came of a row's checks: nothing wrong, or what is.
+/// The result of a row's checks: for each check, what is wrong.
 #[derive(Debug, Default)]
 pub(crate) struct Verdict(BTreeMap<Check, Vec<String>>);
 
 impl Verdict {
-    /// Notes that something was checked, and what is wrong.
+    /// Records that something was checked, and what is wrong.
     pub(crate) fn add(&mut self, check: Check, wrong: impl IntoIterator<Item = String>) {
         self.0.entry(check).or_default().extend(wrong);
     }
 
-    /// How many checks were made.
+    /// The number of checks that were made.
     pub(crate) fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// What the table says of the row, in a line.
+    /// The line of the table about the row.
     pub(crate) fn summary(&self, row: &Row, version: &str) -> String {
         let word = |(check, wrong): (&Check, &Vec<String>)| match (
             wrong.is_empty(),
@@ -164,7 +164,7 @@ impl Verdict {
         self.0.iter().map(word).collect::<Vec<_>>().join(", ")
     }
 
-    /// What must not be: what is wrong and not known to be, and what is known to be wrong and is not.
+    /// Returns the unexpected results: failures that are not known, and known failures that no longer occur.
     pub(crate) fn faults(&self, row: &Row, version: &str) -> Vec<String> {
         let mut faults = Vec::new();
         for (check, wrong) in &self.0 {
@@ -184,7 +184,7 @@ impl Verdict {
     }
 }
 
-/// Whether a refused open is known: a line `walls WORDS REASON` with words of it.
+/// Whether a refused open is known: a line `walls WORDS REASON` contains words of it.
 pub(crate) fn is_known_wall(open: &str) -> bool {
     KNOWN.lines().any(|line| {
         let mut words = line.splitn(3, ' ');

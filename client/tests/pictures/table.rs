@@ -1,4 +1,4 @@
-//! The table of one Blender: every row through every check.
+//! Runs the table of one Blender: every row with every check.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
@@ -19,27 +19,27 @@ use crate::{
     support,
 };
 
-/// Calls of `framecrew render` at a time: while one reads its project, the node draws for the other.
+/// Number of parallel calls of `framecrew render`: while one reads its project, the node draws for the other.
 const AT_A_TIME: usize = 2;
 
-/// What the product made of a row.
+/// The product's results for a row.
 struct Ours<'a> {
     row: &'a Row,
     fate: Fate,
     sent: HashSet<String>,
-    /// Files that were taken away, with what the client said then.
+    /// Files that were taken away, each with the client's result without it.
     without: Vec<(String, String, Fate)>,
-    /// Files of the project.
+    /// The project's files.
     before: BTreeSet<PathBuf>,
 }
 
-/// Checks all rows of the Blender whose version begins so; skips them where there is none.
+/// Checks all rows with the Blender whose version starts with `version`; skipped if there is none.
 pub(crate) async fn check(version: &str) {
     let found = support::blenders();
     let is_it =
         |found: &&FoundBlender| found.version.to_string().starts_with(&format!("{version}."));
     let Some(blender) = found.iter().find(is_it) else {
-        // The youngest is asked for by itself: most machines do not have it.
+        // The newest one has a variable of its own, because most machines do not have it.
         let required = match version {
             "5.0" => "FRAMECREW_REQUIRE_BLENDER_5_0",
             _ => "FRAMECREW_REQUIRE_BLENDER",
@@ -93,7 +93,7 @@ pub(crate) async fn check(version: &str) {
     }
 }
 
-/// Has the product render a row: whole, and without each of the files that it needs.
+/// Renders a row with the product, once as it is, and once without each of the files that it needs.
 async fn ours<'a>(crew: &Crew, root: &Path, row: &'a Row) -> Ours<'a> {
     let folder = root.join(&row.name);
     let before = compare::files(&folder);
@@ -146,7 +146,7 @@ fn judge(
     }
 }
 
-/// That a file which plain Blender opened was not sent; the .blend may have been, with other paths in it.
+/// Reports a file that plain Blender opened and that was not sent. A .blend may have been sent with changed paths.
 fn not_sent(ours: &Ours<'_>, folder: &Path, path: &Path) -> Option<String> {
     let name = path.strip_prefix(folder).unwrap();
     let is_output = !ours.before.contains(name);
@@ -156,7 +156,7 @@ fn not_sent(ours: &Ours<'_>, folder: &Path, path: &Path) -> Option<String> {
         .then(|| format!("plain Blender opens {}, which was not sent", name.display()))
 }
 
-/// Writes the table, and fails where it is not as it should be.
+/// Prints the table, and fails if there are unexpected results.
 fn report(version: &str, rows: &[Row], verdicts: &BTreeMap<&str, Verdict>, refused: &[String]) {
     let mut table = format!("\nBlender {version}: {} rows\n", rows.len());
     let mut faults = Vec::new();
@@ -171,7 +171,7 @@ fn report(version: &str, rows: &[Row], verdicts: &BTreeMap<&str, Verdict>, refus
     writeln!(table, "{checks} checks; {taken} files were taken away, one at a time").unwrap();
     let walls = refused.iter().map(|open| format!("the walls refuse to open {open}"));
     faults.extend(walls.filter(|wall| !row::is_known_wall(wall)));
-    // Not eprintln, which the test harness keeps to itself.
+    // Not `eprintln!`, which the test harness captures.
     let _ = std::io::stderr().write_all(table.as_bytes());
     assert!(
         faults.is_empty(),

@@ -46,7 +46,7 @@ pub fn orchestrator() -> Command {
     Command::new(PROGRAMS.join("framecrew-orchestrator"))
 }
 
-/// The node's program; `build` or `orchestrator` has made it.
+/// Path of the node's program, which `build` or `orchestrator` has built.
 pub fn node() -> PathBuf {
     PROGRAMS.join("framecrew-node")
 }
@@ -190,7 +190,7 @@ pub async fn connect(url: &str) -> Cluster {
     timeout(PATIENCE, connected).await.unwrap()
 }
 
-/// An address on the loopback that nobody listens on at the moment.
+/// Returns a loopback address at which nothing is listening at the moment.
 pub fn free_address() -> String {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
 }

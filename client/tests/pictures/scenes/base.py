@@ -1,4 +1,4 @@
-"""What the scenes of the table share: an empty scene that is drawn in no time, and rows."""
+"""Shared helpers for the scenes of the table: an empty scene that renders quickly, and rows."""
 
 import json
 import os
@@ -12,19 +12,20 @@ ROWS = []
 
 
 def row(frames="1", since=(3, 4), until=(9, 9), **facts):
-    """Makes a function that makes a scene into a row of the table. It gets the folder to make `shot.blend` in.
+    """Returns a decorator that registers a function as a row of the table. The function gets the folder for
+    `shot.blend`.
 
-    frames    what both draw; None: the scene's own range, as an animation
-    without   files, any one of which is needed: each is taken away once, and the job must fail for it by name
+    frames    frames that both draw; None: the scene's own range, as an animation
+    without   needed files: each is taken away once, and the job must then fail and name it
     args      more arguments for `framecrew render`
-    saves     the function has saved the scene as it is to be
-    env       environment of both; plain_env: of plain Blender alone
+    saves     the function has already saved the scene
+    env       environment variables of both; plain_env: of plain Blender only
     scripts   plain Blender runs the file's Python
-    lenient   without --strict, for what is drawn though it is warned of
-    says      a line of the client's must contain it; every other warning or note is a false alarm
-    refused   the client refuses the job, or every frame fails, in these words; plain Blender is not asked
-    noise     largest difference of a channel of 255 that plain Blender shows between two runs of its own
-    without may also be `FILE => WORDS`, where the job names it in other words; `%E9` is a byte that is no Unicode.
+    lenient   without --strict, for a scene that is drawn despite a warning
+    says      a line of the client must contain this; any other warning or note is a false alarm
+    refused   the client refuses the job with these words, or every frame fails with them; plain Blender is not run
+    noise     largest difference of a channel, out of 255, between two runs of plain Blender
+    without may also be `FILE => WORDS` if other words name the file; `%E9` is a byte that is not Unicode.
     """
 
     def register(make):
@@ -36,7 +37,7 @@ def row(frames="1", since=(3, 4), until=(9, 9), **facts):
 
 
 def make_all(root, names):
-    """Makes the scenes of this Blender, each in a folder of its own, and `rows.json`, which lists them."""
+    """Creates the scenes for this Blender, each in its own folder, and `rows.json`, which lists them."""
     rows = []
     for make, facts in ROWS:
         if names and facts["name"] not in names:
@@ -63,7 +64,7 @@ def scene():
 
 
 def empty(size=(48, 32), samples=1):
-    """Cycles, lit by nothing but what glows, from above."""
+    """Resets to an empty scene for Cycles, with a camera that looks down and a grey world, but no lights."""
     bpy.ops.wm.read_factory_settings(use_empty=True)
     bpy.context.preferences.filepaths.save_version = 0
     made = scene()
@@ -99,7 +100,7 @@ def grey_world(of, color=(0.1, 0.1, 0.1)):
 
 
 def glow(name="Glow", color=(1, 0, 0), image=None):
-    """A material that glows in a colour, or in an image's; with the image's node."""
+    """Returns a material that emits a colour, or one that emits an image together with the image's node."""
     material = bpy.data.materials.new(name)
     material.use_nodes = True
     tree = material.node_tree
@@ -133,7 +134,7 @@ def plane(material=None, size=1.0, at=(0, 0, 0), name="Plane"):
 
 
 def png(path, color, size=8, format="PNG"):
-    """A picture of one colour; another colour is another file."""
+    """Writes a picture of one colour. Different colours make different files."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
     image = bpy.data.images.new("made", size, size, float_buffer=format in ("OPEN_EXR", "HDR"))
     image.pixels = [*color, 1] * (size * size)
@@ -145,7 +146,7 @@ def png(path, color, size=8, format="PNG"):
 
 
 def pngs(folder, pattern, numbers):
-    """Pictures of a row, each of another colour."""
+    """Writes numbered pictures, each of a different colour."""
     for number in numbers:
         png(os.path.join(folder, pattern % number), (number % 5 / 5, 1 - number % 7 / 7, 0.3))
     return os.path.join(folder, pattern % list(numbers)[0])
@@ -156,7 +157,7 @@ def load(path):
 
 
 def move(thing, first=1, last=4, path="location", index=0, low=-1.0, high=1.0):
-    """Moves it from one frame to another, evenly enough."""
+    """Animates a property from one frame to another, with the default interpolation."""
     value = getattr(thing, path)
     for frame, at in ((first, low), (last, high)):
         value[index] = at
@@ -164,7 +165,7 @@ def move(thing, first=1, last=4, path="location", index=0, low=-1.0, high=1.0):
 
 
 def compositor(of=None):
-    """The scene's compositor, empty, and the socket that its picture goes into."""
+    """Returns the scene's compositor tree, emptied, and the socket for its picture."""
     of = of or scene()
     of.render.use_compositing = True
     if hasattr(of, "compositing_node_group"):
@@ -183,7 +184,7 @@ def strips(of=None):
 
 
 def nodes_modifier(thing, name="Nodes"):
-    """A modifier of Geometry Nodes with an empty tree, and its output socket."""
+    """Adds a Geometry Nodes modifier with an empty tree. Returns the modifier, the tree and its output socket."""
     tree = bpy.data.node_groups.new(name, "GeometryNodeTree")
     tree.interface.new_socket("Geometry", in_out="OUTPUT", socket_type="NodeSocketGeometry")
     modifier = thing.modifiers.new(name, "NODES")

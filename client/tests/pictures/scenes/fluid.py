@@ -1,5 +1,7 @@
-"""Makes a scene with a baked fluid: fluid.py -- FOLDER. Blender 3.4; the solver of the
-modules of 4.5 and 5.0 crashes."""
+"""Creates a scene with a baked fluid: fluid.py -- FOLDER.
+
+Needs Blender 3.4, because the solver crashes in the modules of 4.5 and 5.0.
+"""
 
 import os
 import sys
@@ -38,7 +40,7 @@ modifier.flow_settings.flow_type = "SMOKE"
 modifier.flow_settings.flow_behavior = "INFLOW"
 modifier.flow_settings.temperature = 3
 bpy.context.view_layer.objects.active = domain
-# Not by `bpy.ops`, which evaluates the scene first, where the solver is not ready.
+# `bpy.ops` evaluates the scene first, when the solver is not ready.
 _bpy.ops.call("fluid.bake_all", None, {})
 save(folder + "/shot.blend")
 sys.stdout.flush()

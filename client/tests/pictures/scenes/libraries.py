@@ -1,4 +1,4 @@
-"""Rows about other .blends that a scene links."""
+"""Rows about linked .blend files."""
 
 import os
 
@@ -60,7 +60,7 @@ def a_library_override(folder):
 
 @row(saves=True)
 def pasted_from_a_file_that_is_gone(folder):
-    """Appended, so that nothing of the other file is needed."""
+    """The object was appended, so nothing of the other file is needed."""
     library(folder + "/gone.blend", plane(glow(), 1, name="Prop"))
     empty()
     save(folder + "/shot.blend")

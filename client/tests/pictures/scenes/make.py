@@ -1,4 +1,4 @@
-"""Makes the scenes of the table with the Blender that runs it: make.py -- ROOT NAMES, all for no names."""
+"""Creates the scenes of the table with the Blender that runs it: make.py -- ROOT NAMES (no names: all)."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""Rows about how the output looks: formats, passes, views, colour."""
+"""Rows about the output: formats, passes, views, colour."""
 
 import os
 import shutil
@@ -13,7 +13,7 @@ def two_passes():
 
 
 def file_output(base, layered, names=("Image", "Depth")):
-    """A File Output node behind the Render Layers, in the dialects of 3.4, 4.5 and 5.0."""
+    """Adds a File Output node after the Render Layers, in the ways of 3.4, 4.5 and 5.0."""
     tree, sink = compositor()
     layers = tree.nodes.new("CompositorNodeRLayers")
     tree.links.new(layers.outputs[0], sink)
@@ -84,7 +84,7 @@ def a_picture_of_sixteen_bits(folder):
 
 @row(frames="1")
 def two_eyes(folder):
-    """Stereo, a file for each."""
+    """Stereo, with one file for each view."""
     plane(glow(), 1)
     render = scene().render
     render.use_multiview = True
@@ -111,7 +111,7 @@ def a_border_without_a_crop(folder):
 
 @row(frames="3")
 def words_burnt_in(folder):
-    """Of what does not differ from machine to machine, and the file's name."""
+    """A burnt-in stamp with the values that are the same on every machine, and the file's name."""
     empty((200, 100))
     plane(glow(), 1)
     render = scene().render
@@ -168,7 +168,7 @@ def a_name_with_its_extension(folder):
 
 
 def studio(folder):
-    """Blender's own configuration, with one view by another name; and a scene that was saved with it."""
+    """Writes Blender's own configuration with one view renamed, and a scene that was saved with it."""
     to = folder + "/ocio"
     shutil.copytree(os.path.join(bpy.utils.system_resource("DATAFILES"), "colormanagement"), to)
     path = to + "/config.ocio"

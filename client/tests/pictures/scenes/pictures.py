@@ -1,4 +1,4 @@
-"""Rows about pictures: textures, sequences, clips, strips, compositing, and what the output looks like."""
+"""Rows about pictures: textures, sequences, clips, strips, compositing and the look of the output."""
 
 import os
 import shutil
@@ -8,7 +8,7 @@ from base import *
 
 
 def show(image, **user):
-    """A plane that shows an image; of a sequence by these settings."""
+    """Adds a plane that shows an image. The settings apply to sequences."""
     material, node = glow(image=image)
     for name, value in user.items():
         setattr(node.image_user, name, value)
@@ -40,7 +40,7 @@ def sequence_number_at_the_end(folder):
 
 @row(frames="1,2", without=["tex/s01_v2.png"])
 def sequence_of_versions(folder):
-    """The last digits count, even where those before them are more."""
+    """The last digits are the number, even if there are more digits before them."""
     sequence(folder, "s01_v%d.png", (1, 2))
 
 
@@ -109,7 +109,7 @@ def sequence_in_the_compositor(folder):
 
 @row(frames="1,2", without=["in/p_0002.png"])
 def compositing_only(folder):
-    """No camera, and no Render Layers node: Blender composites. Nothing is denoised, though that is on."""
+    """No camera and no Render Layers node, so Blender only composites. Denoising is on, without effect."""
     scene().cycles.use_denoising = True
     sequence_in_the_compositor(folder)
     for thing in list(bpy.data.objects):
@@ -119,7 +119,7 @@ def compositing_only(folder):
 
 @row(frames="1", without=["tex/red.png"])
 def compositing_of_another_scene(folder):
-    """The active scene has no camera; its compositor shows another scene's Render Layers."""
+    """The active scene has no camera. Its compositor shows the Render Layers of another scene."""
     show(load(png(folder + "/tex/red.png", (1, 0, 0))))
     other = scene()
     other.name = "Other"
@@ -138,7 +138,7 @@ def compositing_of_another_scene(folder):
 
 @row(frames="1,2", without=["clip/c_0002.png"])
 def movie_clip_of_pictures(folder):
-    """A clip that is a sequence, in the compositor."""
+    """A clip that is an image sequence, in the compositor."""
     clip = bpy.data.movieclips.load(pngs(folder + "/clip", "c_%04d.png", (1, 2, 3)))
     show_clip(clip)
 
@@ -157,7 +157,7 @@ def show_clip(clip):
 
 
 def movie(path):
-    """Four pictures as a movie: by ffmpeg, where it is; every test of movies needs that."""
+    """Makes a movie of four pictures with ffmpeg. Every test of movies needs it."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
     subprocess.run(
         ["ffmpeg", "-v", "error", "-f", "lavfi", "-i", "testsrc=size=48x32:rate=24", "-frames:v", "4"]
@@ -180,7 +180,7 @@ def movie_as_a_texture(folder):
 
 @row(without=["tex/tile.1002.png"])
 def tiles(folder):
-    """UDIM."""
+    """A UDIM texture."""
     png(folder + "/tex/tile.1001.png", (1, 0, 0))
     png(folder + "/tex/tile.1002.png", (0, 1, 0))
     image = load(folder + "/tex/tile.1001.png")
@@ -234,7 +234,7 @@ def a_folder_that_is_a_link(folder):
 
 @row()
 def a_packed_picture(folder):
-    """Its file may be gone."""
+    """The original file may be missing."""
     image = load(png(folder + "/gone.png", (0.2, 0.8, 0.2)))
     image.pack()
     show(image)
@@ -252,7 +252,7 @@ def a_sky(folder):
 
 @row(without=["tex/bumps.png"])
 def a_picture_that_displaces(folder):
-    """A texture block of old, in a modifier."""
+    """A legacy texture data-block in a modifier."""
     os.makedirs(folder + "/tex")
     image = bpy.data.images.new("bumps", 8, 8)
     image.pixels = [value for n in range(64) for value in ((n % 8) / 8, (n % 8) / 8, (n % 8) / 8, 1)]
@@ -306,7 +306,7 @@ def a_font(folder):
 
 
 def copy_a_font(to):
-    """One of those that Blender has, but its default."""
+    """Copies a font that comes with Blender, other than its default."""
     import shutil
 
     folder = bpy.utils.system_resource("DATAFILES", path="fonts")
@@ -354,7 +354,7 @@ def a_light_of_ies(folder):
 
 @row(frames="1,2", without=["strip/s_0002.png"])
 def strip_of_pictures(folder):
-    """The sequencer draws; there is no camera."""
+    """The sequencer makes the picture; there is no camera."""
     pngs(folder + "/strip", "s_%04d.png", (1, 2, 3))
     strip = strips().new_image("S", folder + "/strip/s_0001.png", 1, 1)
     strip.elements.append("s_0002.png")
@@ -402,12 +402,12 @@ def strip_of_words(folder):
     without_camera()
 
 
-# What nothing draws is not missing.
+# Files that nothing drawn uses are not missed.
 
 
 @row()
 def a_missing_picture_that_nothing_draws(folder):
-    """Kept by a fake user; in a material that nothing has; as the brush's; in the editor of pictures."""
+    """One image only has a fake user, and the other is in an unused material."""
     plane(glow(), 1)
     for name in ("kept", "unused"):
         image = load(png(folder + "/" + name + ".png", (0, 0, 1)))
@@ -421,7 +421,7 @@ def a_missing_picture_that_nothing_draws(folder):
 
 @row()
 def a_result_that_was_saved_elsewhere(folder):
-    """The Render Result and a made image remember paths that nobody reads."""
+    """The Render Result and a generated image remember paths that nothing reads."""
     made = bpy.data.images.new("Made", 8, 8)
     made.filepath = "//gone/made.png"
     show(made)
@@ -433,7 +433,7 @@ def a_result_that_was_saved_elsewhere(folder):
 
 @row(saves=True, refused="D:\\projects\\film\\wood.png")
 def a_path_of_windows(folder):
-    """It is named as it stands in the file."""
+    """The message names it as stored in the file."""
     image = load(png(folder + "/wood.png", (0, 0, 1)))
     show(image)
     image.filepath = "D:\\projects\\film\\wood.png"
@@ -442,7 +442,7 @@ def a_path_of_windows(folder):
 
 @row(saves=True, refused="Textures/Wood.png")
 def a_path_in_other_letters(folder):
-    """What is there but for the case of its letters is named."""
+    """The message names the existing file that differs only in letter case."""
     image = load(png(folder + "/Textures/Wood.png", (0, 0, 1)))
     show(image)
     image.filepath = "//textures/wood.PNG"

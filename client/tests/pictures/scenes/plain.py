@@ -1,8 +1,9 @@
-"""Draws as the command line of Blender does, in the `bpy` module, which has none: plain.py -- WORK.
+"""Draws like Blender's command line, for the `bpy` module, which has no command line: plain.py -- WORK.
 
-WORK is a file of JSON: a list of [FILE, FRAMES or null, whether its Python runs]. Each is opened; then `-f FRAME` for each frame, or `-a`.
-Both of Blender's own options draw an animation, without `write_still`, and nothing is evaluated before that. The
-Python operators update the view layer first, so the operator beneath them is called.
+WORK is a JSON file: a list of [FILE, FRAMES or null, whether its Python runs]. Each FILE is opened and drawn with
+`-f FRAME` for each frame, or `-a`.
+Both options of Blender draw an animation without `write_still`, and evaluate nothing before. The Python operators
+update the view layer first, so this calls the underlying operator.
 """
 
 import json
@@ -10,7 +11,7 @@ import os
 import sys
 
 import bpy
-import _bpy  # Only there once bpy is.
+import _bpy  # Only available after bpy.
 
 
 def call(name, **settings):

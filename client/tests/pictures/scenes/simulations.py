@@ -1,4 +1,4 @@
-"""Rows about simulations: baked into the file, beside it, elsewhere, and not at all."""
+"""Rows about simulations that are baked into the file, next to it or elsewhere, or not baked."""
 
 import os
 
@@ -92,7 +92,7 @@ def particles_that_are_not_baked_drawn_in_order(folder):
 
 
 def simulation(target=None):
-    """A square that takes a step to the right with each frame, in a simulation zone."""
+    """A square in a simulation zone that moves one step to the right with each frame."""
     thing = plane(glow(), 0.5, (-1, 0, 0))
     modifier, tree, sink = nodes_modifier(thing)
     tree.interface.new_socket("Geometry", in_out="INPUT", socket_type="NodeSocketGeometry")
@@ -126,7 +126,7 @@ def a_simulation_baked_beside_the_file(folder):
 
 
 def metas(folder, below):
-    """What describes the geometry of the frame before the last, which is the one that is drawn."""
+    """Returns the file that describes the geometry of the last frame but one, which is the frame that is drawn."""
     found = []
     for at, _, names in os.walk(os.path.join(folder, below)):
         found += [os.path.relpath(os.path.join(at, name), folder) for name in names if name.endswith(".json")]
@@ -148,7 +148,7 @@ def a_simulation_packed_into_the_file(folder):
 
 @row(frames="4", since=(4, 5))
 def a_bake_node(folder):
-    """What is baked is one frame, and stays. Where its bake is gone it is like one that was never baked."""
+    """A Bake node stores a single frame. Without its bake it behaves as if it was never baked."""
     thing = plane(glow(), 0.5)
     modifier, tree, sink = nodes_modifier(thing)
     modifier.bake_target = "DISK"
@@ -168,7 +168,7 @@ def a_simulation_that_is_not_baked_drawn_alone(folder):
 
 @row(frames=None, since=(4, 5), lenient=True, says=["as it was made", "shows its first state in all frames"])
 def a_simulation_that_is_not_baked_in_all_frames(folder):
-    """Nodes simulate while the file is played, and not in a render."""
+    """Geometry nodes simulate during playback, not in a render."""
     simulation()
 
 
@@ -229,7 +229,7 @@ def an_ocean(folder):
 
 @row(frames="2")
 def hair_that_grows_on_a_ball(folder):
-    """More children for the render than for the screen."""
+    """The render has more child hairs than the viewport."""
     bpy.ops.mesh.primitive_uv_sphere_add(segments=8, ring_count=6, radius=0.6)
     thing = bpy.context.object
     thing.data.materials.append(glow())

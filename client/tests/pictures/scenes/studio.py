@@ -1,4 +1,4 @@
-"""Gives a scene a view that only the configuration in OCIO has: studio.py -- FILE."""
+"""Gives a scene a view that only the configuration in OCIO provides: studio.py -- FILE."""
 
 import os
 import sys

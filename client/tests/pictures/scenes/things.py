@@ -42,11 +42,11 @@ def write(path, text):
     return path
 
 
-# Geometry Nodes that import files, which Blender's own list of paths does not know.
+# Geometry Nodes that import files. Blender's own list of paths does not include these.
 
 
 def importer(kind, path, text=None, folder=None):
-    """A plane whose nodes replace it with what they read."""
+    """Adds a plane whose nodes replace it with the imported geometry."""
     if text:
         write(folder + path.replace("//", "/"), text)
     modifier, tree, sink = nodes_modifier(plane(glow(), 0.2))
@@ -102,7 +102,7 @@ def nodes_that_import_csv(folder):
     modifier, tree, sink = nodes_modifier(plane(glow(), 0.2))
     node = tree.nodes.new("GeometryNodeImportCSV")
     node.inputs[0].default_value = "//data/points.csv"
-    # How many rows it has is how large the square is.
+    # The number of rows determines the size of the square.
     size = tree.nodes.new("GeometryNodeAttributeDomainSize")
     size.component = "POINTCLOUD"
     grid = tree.nodes.new("GeometryNodeMeshGrid")
@@ -137,11 +137,11 @@ def nodes_that_import_vdb_by_a_string_node(folder):
     finish(tree, mesh.outputs[0], sink)
 
 
-# Volumes, and fluids that make them.
+# Volumes, and the fluids that create them.
 
 
 def volumes(folder, at, count, first=1):
-    """Files of OpenVDB, each of another size: what a simulation of nodes leaves in its cache."""
+    """Copies numbered OpenVDB files, each of a different size. A bake of geometry nodes creates them."""
     os.makedirs(folder + at, exist_ok=True)
     baked = os.path.dirname(folder) + "/volumes"
     if not os.path.exists(baked):
@@ -212,11 +212,11 @@ def a_fluid_that_is_baked(folder):
     fluid(folder)
 
 
-# Caches of geometry.
+# Geometry caches.
 
 
 def mdd(path, frames):
-    """Four points that move to the right."""
+    """Writes four points that move to the right."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with open(path, "wb") as file:
         file.write(struct.pack(">2i", frames, 4))
@@ -252,7 +252,7 @@ def write_folder(path):
 
 @row(frames="1,3", since=(4, 5), without=["cache/part_0003.abc"])
 def alembic_in_a_sequence(folder):
-    """A file for each frame."""
+    """One file for each frame."""
     thing = plane(glow())
     for frame in range(1, 4):
         for vertex in thing.data.vertices:
@@ -284,7 +284,7 @@ USD_HEAD = """#usda 1.0
 
 
 def usd(folder, part, head="", body=""):
-    """A plane's motion in one file of USD, and another file that refers to it, which the scene reads."""
+    """Exports a plane's motion to one USD file, and imports another one that refers to it."""
     thing = plane(glow())
     thing.select_set(True)
     move(thing)
@@ -316,7 +316,7 @@ def usd_with_a_payload(folder):
 
 @row(frames="2", without=["disp.btx"])
 def multires_of_its_own_file(folder):
-    """Displacement that is saved outside of the .blend."""
+    """Displacement that is saved outside the .blend."""
     made = scene()
     bpy.ops.mesh.primitive_uv_sphere_add(segments=8, ring_count=6, radius=0.8)
     ball = bpy.context.object
@@ -340,7 +340,7 @@ def multires_of_its_own_file(folder):
 
 @row(frames="1", since=(4, 5), without=["osl/tint.osl"])
 def osl_in_a_file(folder):
-    """Cycles compiles it, beside it where it may."""
+    """Cycles compiles the script, and writes the result next to it if it can."""
     write(folder + "/osl/tint.osl", "shader tint(output color Tint = color(0.1, 0.8, 0.3)) { Tint = color(0.8, 0.1, 0.6); }\n")
     scene().cycles.shading_system = True
     material = glow()
@@ -355,7 +355,7 @@ def osl_in_a_file(folder):
 
 @row(frames="1", without=["curves.pc2"])
 def a_cache_of_points(folder):
-    """PC2, in the modifier that reads MDD too."""
+    """A PC2 file, in the modifier that also reads MDD."""
     modifier = plane(glow()).modifiers.new("Cache", "MESH_CACHE")
     modifier.cache_format = "PC2"
     with open(folder + "/curves.pc2", "wb") as file:
@@ -368,7 +368,7 @@ def a_cache_of_points(folder):
 
 @row(frames="1,4", since=(4, 5), without=["parts/a.usda", "parts/deep/b.usda"])
 def usd_in_three_layers(folder):
-    """A layer that names a layer, each from its own folder."""
+    """A layer names a second layer, which names a third. Each path is relative to its own layer."""
     usd(folder, "/parts/deep/b.usda", "\n    subLayers = [ @./parts/a.usda@ ]")
     empty()
     write(folder + "/parts/a.usda", USD_HEAD % "\n    subLayers = [ @deep/b.usda@ ]")

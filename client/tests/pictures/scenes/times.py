@@ -1,4 +1,4 @@
-"""Rows about frames: which is drawn when, and that a warm Blender draws what a fresh one draws."""
+"""Rows about frames: what is drawn when, and that a warm Blender draws the same as a fresh one."""
 
 from base import *
 
@@ -14,7 +14,7 @@ def a_warm_blender_with_persistent_data(folder):
 
 
 def warm(folder, persistent):
-    """Animated seed, motion blur, hair, a sequence, keyed visibility, camera markers, a driver."""
+    """An animated seed, motion blur, hair, an image sequence, keyed visibility, camera markers and a driver."""
     made = empty(samples=4)
     made.frame_end = 8
     made.render.use_persistent_data = persistent
@@ -90,7 +90,7 @@ def blurred_motion(folder):
 
 @row(frames="2,3")
 def half_a_frame(folder):
-    """Frames between frames: objects are evaluated at them."""
+    """Objects are evaluated at subframes."""
     move(plane(glow(), 0.5))
     scene().render.use_motion_blur = True
     scene().render.motion_blur_shutter = 0.5
@@ -106,7 +106,7 @@ def a_view_layer_that_is_off(folder):
 
 @row(frames="1")
 def more_for_the_render_than_for_the_screen(folder):
-    """Levels of a subdivision, and children of hair."""
+    """Subdivision levels and child hairs."""
     bpy.ops.mesh.primitive_cube_add(size=1.5)
     cube = bpy.context.object
     cube.data.materials.append(glow())
@@ -154,14 +154,14 @@ def scripts_that_are_not_run(folder):
 
 @row(frames="1")
 def words_of_a_script_that_are_only_kept(folder):
-    """A text that is not registered runs in nobody's Blender, and is no reason for a warning."""
+    """An unregistered text never runs in Blender, so it must not cause a warning."""
     plane(glow(), 1)
     bpy.data.texts.new("notes.py").write("raise SystemExit")
 
 
 @row(frames="2,4", args=["--run-scripts"], scripts=True)
 def scripts_that_run(folder):
-    """A registered text moves something with each frame."""
+    """A registered text moves an object with each frame."""
     plane(glow(), 0.5, name="Runner")
     text = bpy.data.texts.new("run.py")
     text.use_module = True

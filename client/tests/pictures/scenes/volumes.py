@@ -1,4 +1,4 @@
-"""Bakes volumes, the only way to files of OpenVDB in Blender 4.5 and 5.0 as modules: volumes.py -- FOLDER."""
+"""Bakes volumes: volumes.py -- FOLDER. The modules of Blender 4.5 and 5.0 cannot create OpenVDB files otherwise."""
 
 import os
 import sys
