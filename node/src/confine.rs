@@ -212,8 +212,8 @@ pub(crate) async fn spawn(mut command: Command, walls: Option<Walls>) -> io::Res
     }
 }
 
-/// The folders that a program was installed into: they may lie in somebody's home. A Python in a virtual environment
-/// reads the one that the environment was made from, too.
+/// Returns the folders that a program was installed into, which may be in a person's home. A Python in a virtual
+/// environment also reads the installation that the environment was created from.
 pub(crate) fn installation(program: &Path) -> Vec<PathBuf> {
     let mut folders = Vec::new();
     let mut programs = vec![program.to_owned(), fs::canonicalize(program).unwrap_or_default()];

@@ -1,5 +1,5 @@
-//! What the environment of a node means for a Blender within walls: files that variables name must be readable, and a
-//! Python that the PATH leads to must be.
+//! Adapts the node's environment to a Blender within walls. The Blender may read the files that variables name,
+//! and its PATH only keeps folders whose Python it can read.
 
 #[cfg(target_os = "linux")]
 use std::ffi::OsStr;
@@ -13,18 +13,19 @@ use std::{
 
 use crate::confine;
 
-/// Variables that are let through and are no lists of files to read: the one is checked folder by folder, the others
-/// are set anew for each Blender.
+/// Variables that are passed on but do not list files to read. PATH is checked folder by folder, and the other is
+/// set anew for each Blender.
 const NO_FILES: [&str; 2] = ["PATH", "BLENDER_USER_RESOURCES"];
 
-/// Bytes of a colour configuration that are looked at for what it names; the largest in use have a megabyte.
+/// Maximum number of bytes of a colour configuration that are searched for file names. The largest in use have a
+/// megabyte.
 const COLOR_CONFIG_BYTES_MAX: u64 = 8 << 20;
 
-/// Files and folders that variables may add to what is readable.
+/// Maximum number of files and folders that variables may make readable.
 const NAMED_MAX: usize = 256;
 
-/// Files and folders that a confined Blender may read because the node's environment names them: what the owner of
-/// the machine has set for every Blender on it, such as a colour configuration.
+/// Files and folders that a confined Blender may read because the node's environment names them. The machine's
+/// owner has set these variables for every Blender on it, for example to a colour configuration.
 pub(crate) fn reads() -> Vec<PathBuf> {
     named(env::vars_os().filter(|(name, _)| confine::is_kept(name)))
 }
@@ -42,18 +43,18 @@ fn named(variables: impl Iterator<Item = (OsString, OsString)>) -> Vec<PathBuf> 
             named.push(path);
         }
     }
-    // A folder that holds a home, or everything, is more than anyone meant.
+    // A folder that contains home folders, or everything, is more than anyone intended.
     named.retain(|path| path.is_file() || (path.is_dir() && confine::is_narrow(path)));
     named.truncate(NAMED_MAX);
     named
 }
 
-/// What a colour configuration (OpenColorIO) reads: files in its folder, in those of its search path, and those it
-/// names in full.
+/// Returns what a colour configuration (OpenColorIO) reads: files in its folder, in the folders of its search
+/// path, and those that it names by absolute paths.
 fn of_color_config(config: &Path) -> Vec<PathBuf> {
     let Some(folder) = config.parent() else { return Vec::new() };
     let mut text = String::new();
-    // One that is not text is an archive, and holds everything itself.
+    // A configuration that is not text is an archive, which contains everything.
     if let Ok(file) = fs::File::open(config) {
         let _ = file.take(COLOR_CONFIG_BYTES_MAX).read_to_string(&mut text);
     }
@@ -78,7 +79,7 @@ fn search_path(config: &str) -> Vec<PathBuf> {
     texts.into_iter().map(|text| PathBuf::from(unquoted(text))).collect()
 }
 
-/// The files in `src: file` of its transforms.
+/// Returns the files in `src: file` of its transforms.
 fn sources(config: &str) -> impl Iterator<Item = PathBuf> {
     config.split("src:").skip(1).map(|rest| {
         let end = rest.find([',', '}', '\n']).unwrap_or(rest.len());
@@ -90,8 +91,8 @@ fn unquoted(text: &str) -> &str {
     text.trim().trim_matches(['"', '\''])
 }
 
-/// The folders of a PATH in which every Python can be started within the walls. Where a program finds a Python on
-/// its PATH, it takes that one for its own, and does not start if it may not read it.
+/// Returns the folders of a PATH in which every Python can be started within the walls. A program that finds a
+/// Python on its PATH uses it as its own, and does not start if it cannot read it.
 #[cfg(target_os = "linux")]
 pub(crate) fn readable_path(path: &OsStr, reads: &[PathBuf]) -> OsString {
     let roots: Vec<_> = confine::SYSTEM
@@ -111,7 +112,7 @@ pub(crate) fn readable_path(path: &OsStr, reads: &[PathBuf]) -> OsString {
     env::join_paths(env::split_paths(path).filter(is_whole)).unwrap_or_default()
 }
 
-/// The programs in a folder that are called like Python's.
+/// Returns the programs in a folder that have a name of Python's.
 #[cfg(target_os = "linux")]
 fn pythons(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
@@ -123,7 +124,8 @@ fn pythons(folder: &Path) -> Vec<PathBuf> {
     entries.filter(|entry| is_python(&entry.file_name())).map(|entry| entry.path()).collect()
 }
 
-/// The folder of the Python that a virtual environment was made from, given the environment's folder of programs.
+/// Returns the folder of the Python that a virtual environment was created from, given the environment's folder of
+/// programs.
 pub(crate) fn base_of_venv(programs: &Path) -> Option<PathBuf> {
     let places = [programs.parent()?.join("pyvenv.cfg"), programs.join("pyvenv.cfg")];
     let config = places.iter().find_map(|place| fs::read_to_string(place).ok())?;
@@ -159,7 +161,8 @@ mod tests {
         fs::create_dir_all(&home).unwrap();
         fs::write(home.join("python3.11"), "").unwrap();
         let reads = [opt.clone()];
-        // Made by venv, by uv or virtualenv over a chain of links, as a copy, and one that leads nowhere.
+        // Environments made by venv, by uv or virtualenv through a chain of links, as a copy, and with a dangling
+        // link.
         let venv = |name: &str, make: &dyn Fn(&Path)| {
             let programs = opt.join(name).join("bin");
             fs::create_dir_all(&programs).unwrap();

@@ -200,7 +200,7 @@ fn find(
             ));
         }
     }
-    // One that has not answered may be all that is needed.
+    // A program that has not answered yet may turn out to be the only Blender.
     let may_come = search.unsure.iter().any(|unsure| unsure.is_silent);
     if search.found.is_empty() && !may_come && provision {
         let mut teller = Teller::default();

@@ -29,7 +29,7 @@ const GOODBYE_TIMEOUT: Duration = Duration::from_secs(2);
 const RETRY_MIN: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(3);
 
-/// How often a node that cannot register says so while nothing changes.
+/// How often a node repeats that it cannot register, if the reason is unchanged.
 const REMIND_INTERVAL: Duration = Duration::from_secs(60);
 
 /// How often the lease is looked at. The sum of this, the time to kill and the lease must stay below what the
@@ -88,7 +88,7 @@ pub(crate) struct Reach {
     pub(crate) address: String,
     /// Port, for an empty address.
     pub(crate) port: u16,
-    /// Where the node reaches the orchestrator, for people.
+    /// The address at which the node reaches the orchestrator, for messages.
     pub(crate) orchestrator: String,
 }
 
@@ -324,7 +324,7 @@ fn superseded(node: &Node, status: &Status) -> Expelled {
     Expelled::Superseded { name: node.name.clone(), said: status.message().to_owned() }
 }
 
-/// Why a node cannot register, in words.
+/// Describes why a node cannot register.
 fn trouble(status: &Status, orchestrator: &str) -> String {
     let reason = reason(status);
     if std::error::Error::source(status).is_some() {
@@ -356,7 +356,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_url_at_which_nothing_answers_is_named_with_the_reason() {
-        // Bound and let go: nothing listens there.
+        // Bound and then closed, so that nothing listens there.
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
         let url = format!("http://{}", listener.local_addr().expect("an address"));
         drop(listener);

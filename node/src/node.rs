@@ -193,7 +193,7 @@ impl Node {
     /// Takes in what was found on this machine.
     pub(crate) fn equip(&self, ffmpeg: Option<Ffmpeg>) {
         let _ = self.ffmpeg.set(ffmpeg);
-        // What has been found out until now is told with it.
+        // The registration already includes what has been found out so far.
         let _ = self.slots.news.notified().now_or_never();
         self.equipped.notify_one();
     }
@@ -242,7 +242,7 @@ impl Node {
             if !self.is_equipped() {
                 return Err(Refusal::Unequipped);
             }
-            // Whoever asks: the owner of the machine has decided, not the orchestrator.
+            // Checked whoever sends the batch, because the machine's owner has decided this, not the orchestrator.
             let settings = &work.settings;
             let is_scripted = settings.run_scripts || !settings.addons.is_empty();
             if is_scripted && !self.fixed.allows_scripts {

@@ -41,7 +41,7 @@ const SCALE_PERCENT_MAX: u32 = 1_000;
 /// Bytes of a scene's, camera's or view layer's name; Blender allows 63, from 5.0 on 255.
 const NAME_BYTES_MAX: usize = 255;
 
-/// Add-ons of a job: the protocol's bound.
+/// Maximum number of add-ons of a job, as the protocol limits it.
 const ADDONS_MAX: usize = 16;
 
 /// Bytes of a movie's name without its extension: file systems take 255 with it.
@@ -263,7 +263,7 @@ fn parse_project(project: ProtoProject, faults: &mut Faults) -> Option<Project> 
     Some(Project { blend: blend?, files })
 }
 
-/// The add-ons that the settings name, which must be there.
+/// Parses the add-ons of the settings. They must be files of the project.
 fn parse_addons(
     settings: &RenderSettings,
     project: Option<&Project>,
@@ -284,8 +284,8 @@ fn parse_addons(
     addons
 }
 
-/// The colour configuration that the settings name, which must be there: without it Blender starts with its own, and
-/// draws other colours.
+/// Parses the colour configuration of the settings. It must be a file of the project, because without it Blender
+/// would use its own and draw other colours.
 fn parse_color_config(
     settings: &RenderSettings,
     project: Option<&Project>,

@@ -63,8 +63,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long open streams may hold up the end of the process after everything else is over.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// How long a node waits for its Blenders to start before it announces those that have: a second is usual, and what
-/// takes longer must not keep the others from working.
+/// How long a node waits for its Blenders to start before it announces those that have. A start usually takes a
+/// second, and a slow one must not keep the others from working.
 const PROOF_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How often Blenders without work are looked at.
@@ -81,7 +81,7 @@ pub enum ServeError {
     Data {
         /// The folder.
         path: PathBuf,
-        /// What the operating system said; no source, as the sentence has it.
+        /// The operating system's error. It is not a `source`, because the message already contains it.
         error: io::Error,
     },
     /// Another node uses the data folder.
@@ -160,7 +160,7 @@ pub async fn serve_until<F: Future<Output = Result<Search, String>> + Send + 'st
 
     let confined = check_walls(&config)?;
     let workplace = Workplace { work: work.clone(), layouts: root.join(LAYOUTS), confined };
-    // Walls are built of what is there, and a Blender may start before its first project comes.
+    // The walls only include existing folders, and a Blender may start before its first project arrives.
     fs::create_dir_all(&workplace.layouts).map_err(data)?;
     let fetcher = fetcher(config.provision).await;
     // Gone with whoever asks, also if that is told to end before there are answers.
@@ -201,7 +201,7 @@ pub async fn serve_until<F: Future<Output = Result<Search, String>> + Send + 'st
             let search = found.await.map_err(ServeError::Config)?;
             drop(asked);
             equipped.slots.add(search);
-            // Whoever takes longer is announced when it has started.
+            // A slower Blender is announced once it has started.
             let _ = time::timeout(PROOF_TIMEOUT, equipped.slots.prove()).await;
             Ok::<_, ServeError>(())
         };

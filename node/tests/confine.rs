@@ -181,7 +181,7 @@ async fn every_engine_draws_within_the_walls() {
     }
 }
 
-/// Python that makes a small Cycles scene with one object, for a project in `folder`, and goes on with `more`.
+/// Python that creates a small Cycles scene with one object for a project in `folder`, and then runs `more`.
 fn small_scene(folder: &Path, more: &str) -> String {
     format!(
         r#"
@@ -215,7 +215,7 @@ def draw(frame, to):
     )
 }
 
-/// All files of a folder, as those of a project whose .blend is `shot.blend`.
+/// Uploads all files of a folder as a project whose .blend is `shot.blend`.
 fn project(crew: &Crew, folder: &Path) -> Project {
     let put = |path: &std::path::PathBuf| {
         let name = path.strip_prefix(folder).unwrap().to_str().unwrap();
@@ -226,7 +226,7 @@ fn project(crew: &Crew, folder: &Path) -> Project {
     Project { blend_path: "shot.blend".into(), files: files.map(put).collect() }
 }
 
-/// What the one frame of a batch shows.
+/// Returns the picture of the single frame of a batch.
 fn drawn(crew: &Crew, events: &[BatchEvent]) -> image::RgbImage {
     let frames = finished(events);
     assert_eq!(frames.len(), 1, "{events:#?}");
@@ -234,12 +234,12 @@ fn drawn(crew: &Crew, events: &[BatchEvent]) -> image::RgbImage {
     image::load_from_memory(&state.blobs[&frames[0].outputs[0].digest]).unwrap().into_rgb8()
 }
 
-/// What plain Blender drew into `folder`.
+/// Returns the picture that plain Blender drew into `folder`.
 fn plain(folder: &Path) -> image::RgbImage {
     image::load_from_memory(&fs::read(folder.join("home.png")).unwrap()).unwrap().into_rgb8()
 }
 
-/// Moves the object by a simulation, which it bakes beside the .blend.
+/// Python that moves the object with a simulation, and bakes it next to the .blend.
 const BAKED: &str = r#"
 group = bpy.data.node_groups.new('Sim', 'GeometryNodeTree')
 for way in ('INPUT', 'OUTPUT'):
@@ -262,7 +262,7 @@ save()
 draw(5, 'home.png')
 "#;
 
-/// Registers Python that writes into each file of the project that it can open for writing.
+/// Python that registers a script, which writes to every file of the project that it can open for writing.
 const WRITES: &str = r#"
 text = bpy.data.texts.new('evil.py')
 text.use_module = True
@@ -314,7 +314,7 @@ async fn a_bake_that_blender_opens_for_writing_is_drawn_as_at_home_and_no_job_ch
     }
 }
 
-/// Copies of Blender's own colour configuration what one of its views needs, and gives that another name.
+/// Python that copies what one view needs from Blender's own colour configuration, and renames that view.
 const CONFIGURATION: &str = r#"
 import re, shutil
 source = bpy.utils.system_resource('DATAFILES', path='colormanagement')

@@ -150,14 +150,14 @@ async fn a_line_that_only_looks_like_an_answer_is_a_line() {
     assert_eq!(failure.log_tail, ["@0000 {\"done\":{}}"]);
 }
 
-/// The Blenders as the cluster knows them now.
+/// Returns the Blenders that the cluster knows at the moment.
 fn announced(crew: &Crew) -> Vec<Blender> {
     let state = crew.state.lock().unwrap();
     let description = state.registered.last().unwrap().description.clone();
     description.unwrap().blenders
 }
 
-/// Waits until that is announced of the first Blender.
+/// Waits until the first Blender is announced with this property.
 async fn announces(crew: &Crew, what: &str, is: impl Fn(&Blender) -> bool) {
     eventually(what, async || announced(crew).first().is_some_and(&is)).await;
 }
@@ -165,7 +165,7 @@ async fn announces(crew: &Crew, what: &str, is: impl Fn(&Blender) -> bool) {
 #[tokio::test]
 async fn a_blender_that_does_not_start_any_more_is_no_fault_of_the_frames_and_taken_off_the_list() {
     let folder = tempfile::tempdir().unwrap();
-    // The one that proved that it starts draws the first frame.
+    // The process that proved that it starts draws the first frame.
     let crew = crew(folder.path(), "exit 0").await;
     assert_eq!(announced(&crew)[0].unusable, "");
     let script = "echo 'libXi.so.6: cannot open shared object file' >&2; echo bye >&2; exit 127";
@@ -177,7 +177,7 @@ async fn a_blender_that_does_not_start_any_more_is_no_fault_of_the_frames_and_ta
     assert!(failure.message.contains("9.9.9 of this node does not start"), "{failure:?}");
     assert!(failure.message.contains("libXi.so.6"), "{failure:?}");
     announces(&crew, "that it is off the list", |it| it.unusable.contains("libXi.so.6")).await;
-    // Mended: it comes back by itself.
+    // Once it is repaired, it comes back without help.
     program(&folder.path().join("impostor"), BEGIN);
     announces(&crew, "that it starts again", |it| it.unusable.is_empty()).await;
 }

@@ -1,5 +1,5 @@
-//! Frames that depend on those before them equal what plain Blender draws, alone and in sequence. Each test runs with
-//! every Blender that this machine has.
+//! Checks that frames which depend on earlier frames equal those of plain Blender, drawn alone and in sequence.
+//! Each test runs with every Blender on this machine.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -22,8 +22,8 @@ use framecrew_proto::v1::{
 };
 use support::{Crew, blender, eventually, finished, log, request};
 
-/// Particles that emit objects, cloth, a rigid body and a subdivision, none of them baked, and each of them other in
-/// the viewport than in a render.
+/// Particles that emit objects, cloth, a rigid body and a subdivision. None is baked, and each differs between the
+/// viewport and a render.
 const SIMULATIONS: &str = "
 scene.render.resolution_x, scene.render.resolution_y = 48, 32
 scene.cycles.samples = 1
@@ -48,7 +48,7 @@ bpy.ops.rigidbody.object_add()
 type Pictures = BTreeMap<i32, image::Rgba32FImage>;
 
 async fn crew(blender: &FoundBlender) -> Crew {
-    // Plain Blender draws for seconds in which no heartbeat is answered.
+    // Plain Blender draws for seconds, during which no heartbeat is answered.
     let ttl = Duration::from_secs(600);
     Crew::start_with(RendererChoice::Blender(vec![blender.clone()]), ttl).await
 }
@@ -57,7 +57,7 @@ fn picture(bytes: &[u8]) -> image::Rgba32FImage {
     image::load_from_memory(bytes).unwrap().into_rgba32f()
 }
 
-/// What plain Blender makes of frames `first` to `last` in a process of its own.
+/// Returns frames `first` to `last` as plain Blender draws them in its own process.
 fn plain(blender: &FoundBlender, scene: &[u8], first: i32, last: i32) -> Pictures {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("scene.blend");
@@ -74,7 +74,7 @@ fn plain(blender: &FoundBlender, scene: &[u8], first: i32, last: i32) -> Picture
         }
         assert!(command.output().unwrap().status.success());
     } else {
-        // The module has no command line. This is its whole animation, by its own operator.
+        // The module has no command line. This operator draws the whole animation.
         let script = format!(
             "
 bpy.ops.wm.open_mainfile(filepath={file:?})
@@ -114,7 +114,7 @@ async fn drawn(crew: &Crew, request: RenderBatchRequest) -> (Pictures, Vec<Batch
     (pictures, events)
 }
 
-/// Kills the Blenders of a node, and waits until the last of their threads is gone.
+/// Kills the Blenders of a node, and waits until their last thread has ended.
 async fn kill_blenders(data: &Path) {
     let data = fs::canonicalize(data).unwrap();
     let entries = fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path());
@@ -187,7 +187,7 @@ scene.collection.objects.link(other)
 scene.timeline_markers.new('one', frame=1).camera = scene.camera
 scene.timeline_markers.new('two', frame=4).camera = other
 ";
-    // What Blender keeps from frame to frame may cost it a last bit.
+    // Data that Blender keeps from frame to frame may change the last bit.
     for (more, most) in [("", 0.0), ("scene.render.use_persistent_data = True", 1.0 / 255.0)] {
         for blender in blender::found() {
             let scene = blender::scene(&blender, &format!("{script}{more}"));

@@ -305,7 +305,7 @@ async fn a_node_waits_for_an_orchestrator_that_is_not_there_yet() {
     process.wait().unwrap();
 }
 
-/// Waits until a node that is started with `variables` announces that of the Blender at `path`.
+/// Waits until a node that was started with `variables` announces the Blender at `path` with this property.
 async fn announces(
     path: &std::path::Path,
     variables: &[(&str, &std::ffi::OsStr)],
@@ -327,7 +327,7 @@ async fn a_nodes_own_colour_configuration_is_readable_and_a_broken_one_is_named(
     let Some(executable) = found.iter().find(|blender| blender.kind == Kind::Executable) else {
         return;
     };
-    // Outside of all that is readable within the walls.
+    // Not in a folder that is readable within the walls.
     let folder = tempfile::tempdir().unwrap();
     let copy = "
 import shutil

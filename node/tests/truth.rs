@@ -1,5 +1,5 @@
-//! What the worker in Blender finds out about a picture before and after it is drawn, with real Blenders. Each test
-//! runs with every Blender that this machine has.
+//! Checks what the worker finds out about a picture before and after drawing it, with real Blenders. Each test
+//! runs with every Blender on this machine.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -14,7 +14,7 @@ use framecrew_proto::v1::{
 use support::{Crew, blender, failures, finished, log, request};
 
 async fn crew(blender: &FoundBlender) -> Crew {
-    // Making a scene takes seconds in which no heartbeat is answered.
+    // Creating a scene takes seconds, during which no heartbeat is answered.
     let ttl = Duration::from_secs(300);
     let renderer = RendererChoice::Blender(vec![blender.clone()]);
     let change = |config| Config { renderer, allow_scripts: true, ..config };
@@ -54,7 +54,8 @@ fn at_least(blender: &FoundBlender, major: u32, minor: u32) -> bool {
     (u32::from(blender.version.major), u32::from(blender.version.minor)) >= (major, minor)
 }
 
-/// Everything that may show a file of a row, and a few things that look as if they did. Frame 2 has its files.
+/// Every kind of data block that can show a file of a sequence, and a few that only look like it. Frame 2 has its
+/// files.
 const ROWS: &str = "
 scene.render.resolution_x, scene.render.resolution_y = 32, 24
 scene.cycles.samples = 1

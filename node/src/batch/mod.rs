@@ -50,9 +50,9 @@ pub(crate) struct Work {
     pub(crate) limits: Limits,
     pub(crate) project: Project,
     pub(crate) settings: RenderSettings,
-    /// The colour configuration that the settings name, one of the project's files.
+    /// The colour configuration of the settings, one of the project's files.
     pub(crate) color_config: Option<ProjectPath>,
-    /// The add-ons that the settings name, files of the project too.
+    /// The add-ons of the settings, also files of the project.
     pub(crate) addons: Vec<ProjectPath>,
     pub(crate) slices: Vec<Slice>,
     /// Version of Blender that saved the file, as far as the orchestrator knows.
@@ -61,7 +61,7 @@ pub(crate) struct Work {
     pub(crate) strict: bool,
     /// The movie that its one slice is, if it is one.
     pub(crate) encoding: Option<Encoding>,
-    /// The animation that its slices are of, where each depends on those before it.
+    /// The animation that its slices belong to, if each frame depends on those before it.
     pub(crate) span: Option<Span>,
 }
 

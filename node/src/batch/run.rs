@@ -222,7 +222,8 @@ async fn try_slice(
             _ => render_one(course, slot, slice, &path).await,
         }
     };
-    // A Blender that takes an animation over draws the frames before, too, and has a frame's time for each of them.
+    // A Blender that takes over an animation also draws the earlier frames, and has the time of one frame for each
+    // of them.
     let frames = work.span.map_or(1, |span| span.frames_to(slice.frame));
     let drawn = match work.limits.frame.map(|limit| limit.saturating_mul(frames)) {
         None => drawing.await,

@@ -22,7 +22,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often it is looked whether a program has answered.
 const ANSWER_CHECK_INTERVAL: Duration = Duration::from_millis(10);
 
-/// Bytes of a program's answer that are kept.
+/// Maximum number of bytes that are kept of a program's output.
 const SAID_BYTES_MAX: u64 = 1 << 20;
 
 /// Programs that are asked, at most: no machine has more, but a PATH may.
@@ -35,28 +35,28 @@ import bpy
 print('Blender', bpy.app.version_string, flush=True)
 os._exit(0)";
 
-/// What a search for Blenders came to.
+/// The result of a search for Blenders.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Search {
-    /// Programs that have told their version, newest first.
+    /// Programs that reported their version, newest first.
     pub found: Vec<FoundBlender>,
     /// Programs that may be Blenders.
     pub unsure: Vec<Unsure>,
 }
 
-/// A program that may be a Blender: it did not answer in time, or does not run.
+/// A program that may be a Blender, but did not answer in time or does not run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unsure {
     /// The program.
     pub path: PathBuf,
-    /// What is wrong with it, in words.
+    /// What is wrong with it.
     pub why: String,
-    /// Whether it did not answer; otherwise it ended badly.
+    /// Whether it did not answer. If not, it ended with an error.
     pub is_silent: bool,
 }
 
 impl Unsure {
-    /// As a node tells the cluster: without a version, which is not known.
+    /// Describes it for the cluster, without a version, which is not known.
     pub(crate) fn describe(&self) -> v1::Blender {
         let kind = if is_python(&self.path) { Kind::Module } else { Kind::Executable };
         v1::Blender {
@@ -68,12 +68,12 @@ impl Unsure {
     }
 }
 
-/// What a program that was asked is.
+/// What a program turned out to be.
 #[derive(Debug)]
 pub(crate) enum Asked {
     Blender(FoundBlender),
     Unsure(Unsure),
-    /// No Blender.
+    /// Not a Blender.
     Other,
 }
 
@@ -85,7 +85,7 @@ pub fn find(given: &[PathBuf], cache: &Path) -> Vec<FoundBlender> {
     search(given, cache).found
 }
 
-/// The same; gives those that did not answer, too. Blocks.
+/// Does the same, and also returns the programs that did not answer. Blocks.
 #[must_use]
 pub fn search(given: &[PathBuf], cache: &Path) -> Search {
     match tempfile::tempdir() {
@@ -125,7 +125,7 @@ pub(crate) fn ask(path: &Path, temporary: &Path) -> Asked {
     understand(path, run(&mut command, ANSWER_TIMEOUT), ANSWER_TIMEOUT)
 }
 
-/// The same for a program that may take its time. Dropping the future ends the program.
+/// Does the same for a program that may be slow. Dropping the future ends the program.
 pub(crate) async fn ask_patiently(path: &Path, temporary: &Path, patience: Duration) -> Asked {
     let mut command = tokio::process::Command::new(path);
     command.args(question(path)).env("TMPDIR", temporary);
@@ -147,11 +147,11 @@ fn question(path: &Path) -> Vec<&'static str> {
     if is_python(path) { vec!["-c", ASK_MODULE] } else { vec!["--version"] }
 }
 
-/// What a program that was asked has said.
+/// The output of a program.
 enum Ran {
-    /// To its standard output.
+    /// It succeeded. This is its standard output.
     Well(String),
-    /// To its standard error.
+    /// It failed. This is its standard error.
     Badly(String),
     Silent,
 }
@@ -171,7 +171,7 @@ fn understand(path: &Path, ran: Ran, patience: Duration) -> Asked {
                 None => Asked::Other,
             }
         }
-        // A Python without the module is no Blender.
+        // A Python without the module is not a Blender.
         Ran::Badly(said) if kind == Kind::Module && !said.contains("/bpy/") => Asked::Other,
         Ran::Badly(said) => {
             let why = telling(&said);
@@ -217,7 +217,7 @@ fn run(command: &mut Command, timeout: Duration) -> Ran {
     }
 }
 
-/// Reads what a program writes, and keeps as much of it as is looked at.
+/// Reads the output of a program, and keeps only the first part of it.
 fn reader(from: impl io::Read + Send + 'static) -> thread::JoinHandle<Vec<u8>> {
     thread::spawn(move || {
         let (mut from, mut kept) = (from, Vec::new());

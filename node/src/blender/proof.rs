@@ -1,4 +1,4 @@
-//! Whether Blenders start as they do for a job.
+//! Checks that Blenders start the way they do for a job.
 
 use std::io;
 
@@ -11,11 +11,11 @@ use crate::{
     renderer,
 };
 
-/// Starts each of these Blenders as a node does for a job: within walls where this system has them, and with the
-/// environment of a job. Gives for each why it does not start. Asks for a tokio runtime.
+/// Starts each of these Blenders the way a node does for a job: within walls if this system has them, and with the
+/// environment of a job. Returns for each why it does not start. Needs a tokio runtime.
 ///
 /// # Errors
-/// When there is no place for temporary files.
+/// When there is no folder for temporary files.
 pub async fn prove(blenders: &[FoundBlender]) -> io::Result<Vec<Result<(), String>>> {
     let folder = tempfile::tempdir()?;
     let root = std::fs::canonicalize(folder.path())?;

@@ -59,10 +59,11 @@ const UNFINISHED: &str = ".unfinished-";
 /// Lines of pip's that an error carries.
 const ERROR_LINES: usize = 4;
 
-/// How often pip tries again where an index does not answer: its own five tries take three minutes, and people wait.
+/// Number of retries of pip if an index does not answer. Its default of five takes three minutes, and a person is
+/// waiting.
 const PIP_RETRIES: &str = "1";
 
-/// Seconds that an index may take for an answer.
+/// Seconds that an index may take to answer.
 const PIP_TIMEOUT_SECONDS: &str = "10";
 
 /// What provisioning is doing.
@@ -136,7 +137,7 @@ pub enum ProvisionError {
     NoNetwork {
         /// The version.
         version: Version,
-        /// What the system said, in brackets; may be empty.
+        /// The system's error, in brackets; may be empty.
         said: String,
     },
     /// A step failed.
@@ -420,8 +421,8 @@ fn install(
     Err(failed(if errors.is_empty() { last_lines(all.iter().map(String::as_str)) } else { errors }))
 }
 
-/// What kept pip from every index, as ` (Connection refused)`; `None` where an index has answered. pip itself says only
-/// that it found no version.
+/// Returns why pip could not reach any index, as ` (Connection refused)`, or `None` if an index answered. pip
+/// itself only reports that it found no version.
 fn no_index(said: &[String]) -> Option<String> {
     let found_none = said.iter().any(|line| line.contains("(from versions: none)"));
     let broken = said.iter().rev().find(|line| line.contains("connection broken by"));
@@ -461,7 +462,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let venv = folder.path().join("venv");
         let mut pip = python.make_venv(&venv).unwrap();
-        // Nothing listens there.
+        // Nothing listens at this address.
         let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let index = format!("http://{}/simple", free.local_addr().unwrap());
         drop(free);

@@ -7,13 +7,14 @@ use serde::Deserialize;
 
 use crate::renderer::frame_name;
 
-/// Bytes of a file's name, as file systems take them.
+/// Maximum length of a file's name in bytes, as file systems limit it.
 const NAME_BYTES_MAX: usize = 255;
 
-/// Bytes that a file's name keeps free for the number that makes it distinct.
+/// Bytes of a file's name that are kept free for a number that makes it unique.
 const DISTINCT_BYTES: usize = 5;
 
-/// Bytes of a folder's name: with all folders the whole stays below the 1,024 bytes of a project's paths.
+/// Maximum length of a folder's name in bytes. The whole path with all folders stays below the limit of 1,024
+/// bytes.
 const FOLDER_BYTES_MAX: usize = 180;
 
 /// Folders of a name; a path that has more loses its first ones.
@@ -100,8 +101,8 @@ impl<'a> Names<'a> {
         clean_rest(rest.strip_prefix(&frame_name(self.frame)).unwrap_or(rest))
     }
 
-    /// Puts the frame's number where Blender puts it: in place of the last `#`s, or else at the end. Gives `room`
-    /// bytes at most.
+    /// Puts the frame's number where Blender puts it: in place of the last `#`s, or at the end. Returns at most
+    /// `room` bytes.
     fn numbered(&self, text: &str, room: usize) -> String {
         let sign = if self.frame < 0 { "-" } else { "" };
         let number = |digits| format!("{sign}{:0digits$}", self.frame.unsigned_abs());

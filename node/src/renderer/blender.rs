@@ -28,13 +28,13 @@ use crate::{
 /// The Blenders of a node.
 #[derive(Debug)]
 pub(crate) struct Blenders {
-    /// Those that are fetched come in.
+    /// Includes fetched Blenders.
     roster: Mutex<Roster>,
     fetcher: Option<Fetcher>,
     workplace: Workplace,
     /// Memory from which on a process is replaced after its frame.
     memory_bytes_max: u64,
-    /// Notified when what the cluster knows of them has changed.
+    /// Notified when the cluster must be told about a change of the Blenders.
     news: Arc<Notify>,
 }
 
@@ -88,15 +88,15 @@ impl Blenders {
         Ok(())
     }
 
-    /// Starts the Blender for a scene. Where one does not start, it is tried again, then another that may draw the
-    /// file as well.
+    /// Starts the Blender for a scene. If it does not start, it is tried again, and then another one that may draw
+    /// the file.
     async fn start(
         &self,
         scene: &Scene,
         observe: &mut impl FnMut(Observation),
     ) -> Result<Worker, RenderError> {
         loop {
-            // Ends: each one that fails is off the list after some tries.
+            // The loop ends, because a Blender that keeps failing is no longer chosen.
             let blender = self.choose(scene)?;
             match self.start_one(blender, scene, observe).await {
                 Ok(worker) => return Ok(worker),
@@ -145,8 +145,8 @@ impl Blenders {
         started
     }
 
-    /// Starts each Blender that has not started yet, or did not the last time, as for a job. Gives those that now
-    /// wait for work.
+    /// Starts each Blender that has not started yet, or that failed last time, as for a job. Returns those that
+    /// started and now wait for work.
     pub(crate) async fn prove(&self) -> Vec<Worker> {
         let scene = Scene::none();
         let unproved = self.roster().unproved();
@@ -157,14 +157,14 @@ impl Blenders {
         future::join_all(starts).await.into_iter().flatten().collect()
     }
 
-    /// Those that have not been proved yet count as slow from now on.
+    /// Marks Blenders that have not been proved yet as slow.
     pub(crate) fn call_slow(&self) {
         if self.roster().call_slow() {
             self.news.notify_one();
         }
     }
 
-    /// Asks again what may be Blenders, for so long.
+    /// Asks the programs that may be Blenders again, with this patience.
     pub(crate) async fn ask_again(&self, patience: Duration) {
         let unsure = self.roster().unsure().to_vec();
         if unsure.is_empty() {
@@ -197,7 +197,7 @@ impl Blenders {
         }
     }
 
-    /// Whether a Blender is not known well enough, or does not start.
+    /// Whether a Blender has not been proved yet, or does not start.
     pub(crate) fn is_in_doubt(&self) -> bool {
         let roster = self.roster();
         !roster.unsure().is_empty() || !roster.unproved().is_empty()
@@ -216,8 +216,8 @@ impl Blenders {
     }
 }
 
-/// Whether it is the colour configuration of a job that keeps a Blender from starting: it refuses that, or is never
-/// through with it. Other jobs draw with the same Blender all the same.
+/// Whether a Blender did not start because of the job's colour configuration: it rejected the configuration, or
+/// did not finish reading it. Other jobs still draw with that Blender.
 fn is_of_the_job(scene: &Scene, why: &str, for_good: bool) -> bool {
     !scene.color_config.as_os_str().is_empty() && (for_good || why.contains("OpenColorIO"))
 }
@@ -227,7 +227,7 @@ fn is_of_the_job(scene: &Scene, why: &str, for_good: bool) -> bool {
 pub(crate) struct Seat {
     blenders: Arc<Blenders>,
     worker: Option<Worker>,
-    /// Whether the batch wants a Blender of its own: none that drew before, and none that draws after it.
+    /// Whether the batch wants a Blender of its own, which has drawn nothing before and draws nothing afterwards.
     cold: bool,
     log_tail: Vec<String>,
 }
@@ -241,9 +241,9 @@ impl Seat {
         self.worker.is_none()
     }
 
-    /// Takes the best of the idle Blenders for a scene's frame: one whose animation has come to it, or that has the
-    /// scene loaded, or else one of the right version.
-    /// Where none is right, the one that is idle for longest makes room.
+    /// Takes the best of the idle Blenders for a scene's frame: one whose animation has reached the frame, or that
+    /// has the scene loaded, or else one of the right version. If there is none, the Blender that has been idle
+    /// the longest is ended.
     pub(crate) fn choose(
         &self,
         idle: &mut Vec<Worker>,
@@ -276,7 +276,7 @@ impl Seat {
         }
     }
 
-    /// Takes a Blender in for a scene; `None`: one is started for its first frame.
+    /// Takes a Blender for a scene. If it is `None`, one is started for the first frame.
     pub(crate) fn sit(&mut self, worker: Option<Worker>, scene: &Scene) {
         self.worker = worker;
         self.cold = scene.settings.cold;
@@ -319,7 +319,7 @@ impl Seat {
             is_warm || !worker.may_draw(scene, frame)
         };
         if self.worker.as_ref().is_some_and(is_spent) {
-            // What it has drawn leads elsewhere, or leaves traces.
+            // Its animation cannot continue with this frame, or earlier frames have left traces.
             self.kill().await;
         }
         let worker = self.worker_for(scene, &mut observe).await?;
@@ -373,8 +373,8 @@ impl Seat {
         }
     }
 
-    /// The process, if it waits for its next frame, the batch did not ask for one of its own, and nothing of the
-    /// batch is left in it that others must not meet.
+    /// Returns the process if it waits for its next frame, the batch did not ask for one of its own, and it holds
+    /// nothing of the batch that other jobs must not see.
     pub(crate) fn take_well(&mut self) -> Option<Worker> {
         let is_reusable = |worker: &Worker| worker.is_waiting() && !worker.runs_scripts();
         self.worker.take().filter(|worker| !self.cold && is_reusable(worker))

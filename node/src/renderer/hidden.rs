@@ -1,5 +1,5 @@
-//! Our own folders in what a renderer writes. They differ from node to node and mean nothing to people: paths in
-//! a project are shown from the .blend on, as Blender writes them (`//textures/wood.png`).
+//! Replaces the node's own folders in a renderer's output. They differ from node to node and mean nothing to
+//! people. Paths in a project are shown relative to the .blend, as Blender writes them (`//textures/wood.png`).
 
 use std::{
     fs,
@@ -8,22 +8,22 @@ use std::{
 
 use crate::project::LAYOUTS;
 
-/// What our folders are called in words for people, longest folder first.
+/// The node's folders and their replacements, the longest folder first.
 #[derive(Debug, Default)]
 pub(crate) struct Hidden {
     names: Vec<(String, String)>,
 }
 
 impl Hidden {
-    /// For a renderer that works in `work` and has opened a .blend, which lies at each of `blends`.
+    /// Creates the replacements for a renderer that works in `work` and has opened a .blend at each of `blends`.
     pub(crate) fn new(work: &Path, blends: &[&Path]) -> Self {
         let mut hidden = Self::default();
         let mut add = |folder: &Path, name: &str| {
-            // Blender may have followed links.
+            // Blender may have resolved links.
             let real = fs::canonicalize(folder).ok();
             for folder in [Some(folder.to_owned()), real].into_iter().flatten() {
                 let mut text = folder.to_string_lossy().into_owned();
-                // Of the root there is nothing to hide.
+                // The root cannot be hidden.
                 if text.len() > 1 {
                     text.push('/');
                     hidden.names.push((text, name.to_owned()));
@@ -48,7 +48,7 @@ impl Hidden {
         hidden
     }
 
-    /// The text without our folders.
+    /// Returns the text with the folders replaced.
     pub(crate) fn apply(&self, text: String) -> String {
         let hide = |text: String, (folder, name): &(String, String)| {
             if text.contains(folder.as_str()) { text.replace(folder.as_str(), name) } else { text }
@@ -57,7 +57,7 @@ impl Hidden {
     }
 }
 
-/// Whether a folder belongs to a project that is laid out.
+/// Whether a folder belongs to the layout of a project.
 fn is_in_layout(folder: &Path) -> bool {
     let above: Option<PathBuf> = folder.parent().map(Path::to_owned);
     above.is_some_and(|above| above.ancestors().any(|above| above.ends_with(LAYOUTS)))

@@ -35,9 +35,9 @@ use crate::{
 pub(crate) struct Scene {
     /// The .blend in its layout.
     pub(crate) blend: PathBuf,
-    /// The colour configuration in its layout that the job asks for; empty: Blender's own.
+    /// The job's colour configuration in its layout; empty for Blender's own.
     pub(crate) color_config: PathBuf,
-    /// The add-ons that are installed before the .blend is opened, in its layout.
+    /// The add-ons to install before the .blend is opened, in their layout.
     pub(crate) addons: Vec<PathBuf>,
     pub(crate) settings: RenderSettings,
     pub(crate) file_version: Option<Version>,
@@ -45,11 +45,11 @@ pub(crate) struct Scene {
     pub(crate) strict: bool,
     /// How long the renderer may say nothing.
     pub(crate) silence: Duration,
-    /// The animation that its frames are of, where each depends on those before it.
+    /// The animation that its frames belong to, if each frame depends on those before it.
     pub(crate) span: Option<Span>,
 }
 
-/// Starts a Blender as for a job, and ends it; the error says why it does not start.
+/// Starts a Blender as for a job, and ends it. The error says why it does not start.
 pub(crate) async fn prove(blender: FoundBlender, workplace: &Workplace) -> Result<(), String> {
     match Worker::start(blender, workplace, &Scene::none(), &mut |_| ()).await {
         Ok(mut worker) => {
@@ -62,12 +62,12 @@ pub(crate) async fn prove(blender: FoundBlender, workplace: &Workplace) -> Resul
 }
 
 impl Scene {
-    /// Whether Python that is not Blender's own runs: the file's, or that of add-ons.
+    /// Whether Python runs that is not Blender's own: the file's, or that of add-ons.
     pub(crate) fn is_scripted(&self) -> bool {
         self.settings.run_scripts || !self.addons.is_empty()
     }
 
-    /// No scene: what a Blender is started with to see whether it starts.
+    /// A scene without a file, for starting a Blender only to see whether it starts.
     pub(crate) fn none() -> Self {
         Self {
             blend: PathBuf::new(),
@@ -100,7 +100,7 @@ pub(crate) struct Drawing {
     pub(crate) render_seconds: f64,
     /// 0: unknown.
     pub(crate) peak_memory_bytes: u64,
-    /// How the renderer died, where it did after it had begun to draw. What it left may be whole.
+    /// How the renderer died, if it died after it began to draw. Its files may be complete.
     pub(crate) crash: Option<RenderError>,
 }
 

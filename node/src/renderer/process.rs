@@ -49,7 +49,7 @@ use crate::{
 /// Folder of a Blender's own for what drivers compile.
 const SHADERS: &str = "shaders";
 
-/// The script that Blender runs, and the modules that lie beside it.
+/// The script that Blender runs. Its modules are next to it.
 const WORKER: &str = "worker.py";
 const SCRIPTS: [(&str, &str); 4] = [
     (WORKER, include_str!("worker.py")),
@@ -61,7 +61,7 @@ const SCRIPTS: [(&str, &str); 4] = [
 /// How long Blender may take to start: 1 second is usual, but the first start from a cold network disk is not.
 const START_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// What Blender adds to a line about a colour setting that its configuration does not have.
+/// Text in Blender's line about a colour setting that its configuration does not have.
 const SETTING_REPLACED: &str = "not found, setting ";
 
 /// How often progress is told when Blender tells none: people are promised it every second, also on a machine
@@ -80,10 +80,10 @@ const LAST_LINES_MAX: usize = 4_096;
 /// Scenes of a file whose engines are remembered as missing; a film in one file has dozens.
 const SCENES_MAX: usize = 1_000;
 
-/// Warnings that a scene leaves; a batch tells no more.
+/// Maximum number of warnings that are kept for a scene or reported for a frame.
 const WARNINGS_MAX: usize = 50;
 
-/// Lines that nobody knows and that a frame passes on as warnings: enough to see what is wrong.
+/// Maximum number of unknown lines that a frame reports as warnings, enough to see what is wrong.
 const UNKNOWN_MAX: usize = 10;
 
 /// File Output nodes' slots in one file. Films have some hundred.
@@ -111,25 +111,25 @@ pub(crate) struct Worker {
     tail: VecDeque<String>,
     phase: Phase,
     loaded: Option<Request>,
-    /// The animation that it has begun and not ended, and the frame that it has drawn last of it.
+    /// The animation in progress, and the last frame that was drawn of it.
     animation: Option<(Request, Span, i32)>,
-    /// The layouts of the node.
+    /// The node's folder of layouts.
     layouts: PathBuf,
-    /// A .blend in its layout, and where this Blender finds it.
+    /// A .blend in its layout, and the path at which this Blender finds it.
     staged: Option<(PathBuf, PathBuf)>,
-    /// The colour configuration that it was started with; empty: its own.
+    /// The colour configuration that it was started with; empty for its own.
     color_config: PathBuf,
     /// Engines that the loaded file asks for and this Blender does not have, by scene.
     unavailable_engines: HashMap<String, String>,
     /// The file it has opened.
     blend: PathBuf,
-    /// Our folders in what it writes.
+    /// Replacements for the node's folders in its output.
     hidden: Hidden,
-    /// What Blender's lines about that file warned of; for each batch that draws it.
+    /// Warnings from Blender's lines about that file, repeated for each batch that draws it.
     warnings: Vec<Warning>,
-    /// What it said while it started, like of a colour configuration that it cannot read; for each frame.
+    /// Warnings from its start, such as a colour configuration that it cannot read, repeated for each frame.
     start_warnings: Vec<Warning>,
-    /// What the frame in hand was warned of.
+    /// Warnings of the current frame so far.
     told: Vec<Warning>,
     /// Whether it ended by itself.
     died: bool,
@@ -170,14 +170,15 @@ pub(crate) enum Renewal {
 /// Why a Blender was not started.
 #[derive(Debug)]
 pub(crate) enum NotStarted {
-    /// The node could not: it lacks room or processes.
+    /// The node could not start it, because it lacks memory or processes.
     Node(RenderError),
     /// This Blender does not start.
     Blender {
         version: Version,
-        /// Its own words.
+        /// The reason, in Blender's own words.
         why: String,
-        /// Whether another try at once is of no use: it took all the time that it may take, or is gone.
+        /// Whether another attempt right away is useless, because the start took all the time that it may take, or
+        /// the program is gone.
         for_good: bool,
     },
 }
@@ -207,7 +208,7 @@ struct DrawRequest<'a> {
     folder: &'a Path,
     /// Name of the frame's image there, without an extension.
     stem: String,
-    /// The animation to draw it in.
+    /// The animation that the frame belongs to.
     span: Option<Span>,
 }
 
@@ -257,7 +258,7 @@ enum Answer {
     Image(PromisedImage),
     /// May be among what the frame produced.
     Place(Place),
-    /// How Blender would name the frame's image, without its extension; empty: it would not.
+    /// The name that Blender would give the frame's image, without an extension; empty if it would write none.
     Named {
         name: String,
     },
@@ -362,8 +363,8 @@ impl Request {
     }
 }
 
-/// Whether it is about Blender's own startup scene, which wants a view that a studio's configuration may lack. No
-/// job draws that scene.
+/// Whether a warning is about Blender's startup scene, whose view a studio's configuration may lack. No job draws
+/// that scene.
 fn is_of_startup(warning: &Warning) -> bool {
     warning.text.contains(SETTING_REPLACED)
 }
@@ -473,7 +474,7 @@ impl Worker {
         worker.be_ready(&token, observe).await.map(|()| worker)
     }
 
-    /// Waits until it is ready, after which it knows the token.
+    /// Waits until it is ready. From then on it knows the token.
     async fn be_ready(
         &mut self,
         token: &str,
@@ -509,7 +510,7 @@ impl Worker {
             let reason = FailureReason::Infrastructure;
             return Err(NotStarted::Node(RenderError { reason, ..error }));
         }
-        // What it wrote last is read when it has died.
+        // Its last lines are only read after it has died.
         self.tail.iter().for_each(|line| telling.observe(line));
         let for_good = begun.elapsed() >= START_TIMEOUT;
         let why = match telling.line() {
@@ -529,24 +530,24 @@ impl Worker {
         self.loaded.as_ref() == Some(&self.request(scene))
     }
 
-    /// Whether it was started with what a scene's job asks of the process itself.
+    /// Whether it was started with the process-wide settings that a scene's job needs.
     pub(crate) fn is_set_up_for(&self, scene: &Scene) -> bool {
         self.color_config == scene.color_config
     }
 
-    /// Whether it waits within an animation.
+    /// Whether it is waiting in the middle of an animation.
     pub(crate) fn is_in_an_animation(&self) -> bool {
         self.animation.is_some()
     }
 
-    /// Whether a frame may come next: an animation that has begun is not left before its end, and never goes back.
+    /// Whether this frame may come next. An animation in progress must be drawn to its end, and never goes back.
     pub(crate) fn may_draw(&self, scene: &Scene, frame: i32) -> bool {
         self.animation.as_ref().is_none_or(|(load, span, drawn)| {
             Some(*span) == scene.span && *load == self.request(scene) && *drawn < frame
         })
     }
 
-    /// What it must load for a scene, where it finds that.
+    /// The request to load a scene, with the path at which this Blender finds it.
     fn request(&self, scene: &Scene) -> Request {
         let mut request = Request::new(scene);
         if let Some((_, at)) = self.staged.as_ref().filter(|(blend, _)| *blend == scene.blend) {
@@ -555,7 +556,7 @@ impl Worker {
         request
     }
 
-    /// Puts a scene's project where this Blender may do with it what it does at home.
+    /// Lays the scene's project out so that this Blender can do with it what it does on its author's machine.
     async fn stage(&mut self, scene: &Scene) -> Result<Request, RenderError> {
         if self.staged.as_ref().is_none_or(|(blend, _)| *blend != scene.blend) {
             self.staged = None;
@@ -593,7 +594,7 @@ impl Worker {
 
     /// Whether it must not get another frame.
     pub(crate) fn renewal(&self, memory_bytes_max: u64) -> Renewal {
-        // One that is replaced within an animation has all of it to draw again.
+        // Blender's replacement would have to draw the whole animation again.
         let may_grow = self.animation.is_some();
         if self.phase == Phase::Waiting && (may_grow || self.memory_bytes <= memory_bytes_max) {
             Renewal::NotDue
@@ -667,7 +668,8 @@ impl Worker {
             let was_drawing = self.phase == Phase::Drawing;
             let answer = match self.answer(&mut observe).await {
                 Ok(answer) => answer,
-                // Plain Blender would have left the picture too. Whether it is whole is checked as ever.
+                // Plain Blender would have left the picture as well. The usual check decides whether it is
+                // complete.
                 Err(error) if self.died && was_drawing && !scene.strict => {
                     fs::remove_dir(folder)
                         .and_then(|()| fs::rename(&drawn, folder))
@@ -694,7 +696,7 @@ impl Worker {
             match answer {
                 Answer::Loading {} => {
                     self.loaded = None;
-                    // Blender says them again.
+                    // Blender repeats them.
                     self.warnings.clear();
                     self.unavailable_engines.clear();
                     self.phase = Phase::Loading;
@@ -714,7 +716,7 @@ impl Worker {
                     self.phase = Phase::Drawing;
                 }
                 Answer::Note { text } => observe(Observation::Line(self.line(text))),
-                // Told above.
+                // Reported above.
                 Answer::Warning { .. } => {}
                 Answer::Named { name } => promise.name = name,
                 Answer::Image(image) if promise.images.len() < IMAGES_MAX => {
@@ -978,31 +980,32 @@ impl Worker {
         self.tail.push_back(line);
     }
 
-    /// A line as people may read it.
+    /// Prepares a line for people.
     fn line(&self, text: String) -> String {
         shorten(self.hidden.apply(text))
     }
 
-    /// Another file, or the same one again, is about to be opened.
+    /// Prepares for opening another file, or the same file again.
     fn will_load(&mut self, scene: &Scene, load: &Request) {
         self.warnings.clear();
         self.blend = PathBuf::from(&load.blend);
         self.hidden = Hidden::new(self.folder.path(), &[&self.blend, &scene.blend]);
     }
 
-    /// Reads a line of Blender's own for what it warns of.
+    /// Looks for a warning in a line of Blender's own.
     fn listen(&mut self, line: &str, observe: &mut impl FnMut(Observation)) {
         let context = Context { blend: &self.blend, scripts: self.runs_scripts };
         let Some(warning) = warnings::parse(line, context, Path::exists) else { return };
         let is_missing = warning.kind() == WarningKind::MissingFile;
-        // The worker has named the frame's missing files before it drew, by the same names.
+        // The worker has already named the frame's missing files before drawing, with the same names.
         let name = warning.text.strip_suffix(" is missing").filter(|_| is_missing);
         if let Some(name) = name
             && self.told.iter().any(|told| told.text.starts_with(name))
         {
             return;
         }
-        // Another frame may lack other files. Everything else is said once, and holds for each frame.
+        // Missing files can differ from frame to frame. Any other warning is printed once and holds for every
+        // frame.
         let holds = name.is_none() || self.phase == Phase::Loading;
         let warning = self.tell(warning, observe);
         if holds && self.warnings.len() < WARNINGS_MAX && !self.warnings.contains(&warning) {
@@ -1010,7 +1013,7 @@ impl Worker {
         }
     }
 
-    /// Passes a warning on, as people may read it.
+    /// Reports a warning in a form for people.
     fn tell(&mut self, mut warning: Warning, observe: &mut impl FnMut(Observation)) -> Warning {
         warning.text = self.hidden.apply(warning.text);
         let unknown = |told: &&Warning| told.kind() == WarningKind::Blender;
@@ -1192,7 +1195,7 @@ pub(super) mod tests {
         }
     }
 
-    /// A Blender that says it draws one image, does what `then` says, and dies of a segmentation fault.
+    /// Runs a fake Blender that announces one image, executes `then`, and dies of a segmentation fault.
     async fn dies_after(then: &str, strict: bool) -> (Result<Drawing, RenderError>, TempDir) {
         let folder = tempfile::tempdir().unwrap();
         let answer = |answer: &str| format!("printf '\\n@%s %s\\n' \"$token\" '{answer}'\n");

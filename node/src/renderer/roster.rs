@@ -1,4 +1,4 @@
-//! Which Blenders a node has, and which of them start.
+//! Keeps track of a node's Blenders and of which of them start.
 
 use std::{cmp::Reverse, path::Path};
 
@@ -10,15 +10,15 @@ use crate::{
     version::{Version, matches_prefix},
 };
 
-/// Starts that fail one after the other until a Blender that has started before gets no frames any more.
+/// Failed starts in a row after which a Blender that used to start gets no more frames.
 pub(super) const FAILED_STARTS_MAX: u32 = 3;
 
 /// The Blenders of a node.
 #[derive(Debug, Default)]
 pub(super) struct Roster {
-    /// Newest first.
+    /// Ordered from newest to oldest.
     known: Vec<Known>,
-    /// Programs that may be Blenders: they have not answered yet, or do not run.
+    /// Programs that may be Blenders, but have not answered yet or do not run.
     unsure: Vec<Unsure>,
 }
 
@@ -28,16 +28,16 @@ struct Known {
     standing: Standing,
 }
 
-/// What is known of a Blender's starts within the walls, with a job's environment.
+/// What is known about whether a Blender starts within the walls, with a job's environment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Standing {
     /// It has not been started.
     Unproved,
-    /// It takes its time, longer than a node waits with its announcement.
+    /// Its start is taking longer than the node waits before it announces its Blenders.
     Slow,
-    /// It starts; failed since: so many times, one after the other.
+    /// It starts. Since its last start it has failed this many times in a row.
     Starts { failed: u32 },
-    /// It does not start: why.
+    /// It does not start, for this reason.
     Fails(String),
 }
 
@@ -51,7 +51,7 @@ impl Roster {
     pub(super) fn add(&mut self, more: Vec<FoundBlender>) {
         for blender in more {
             self.unsure.retain(|unsure| unsure.path != blender.path);
-            // Two slots may have waited for the same.
+            // Two slots may have waited for the same one.
             if !self.known.iter().any(|known| known.blender == blender) {
                 self.known.push(Known { blender, standing: Standing::Unproved });
             }
@@ -59,7 +59,7 @@ impl Roster {
         self.known.sort_by_key(|known| (Reverse(known.blender.version), known.blender.kind));
     }
 
-    /// Replaces what may be Blenders as well.
+    /// Replaces the programs that may be Blenders.
     pub(super) fn set_unsure(&mut self, unsure: Vec<Unsure>) {
         self.unsure = unsure;
     }
@@ -72,19 +72,19 @@ impl Roster {
         self.known.iter().map(|known| known.blender.clone()).collect()
     }
 
-    /// Those that have not started, or did not when they were last tried.
+    /// Returns the Blenders that have not started yet, or failed at the last attempt.
     pub(super) fn unproved(&self) -> Vec<FoundBlender> {
         let starts = |known: &&Known| !matches!(known.standing, Standing::Starts { .. });
         self.known.iter().filter(starts).map(|known| known.blender.clone()).collect()
     }
 
-    /// Notes that a Blender has started. True: that is news to others.
+    /// Records that a Blender has started. Returns whether that is news for others.
     pub(super) fn started(&mut self, path: &Path) -> bool {
         self.change(path, |_| Standing::Starts { failed: 0 })
     }
 
-    /// Notes that a Blender did not start. One that did before is given up after some times, or at once where
-    /// `for_good`. True: that is news to others.
+    /// Records that a Blender did not start. One that used to start is given up after several failures, or at once
+    /// if `for_good`. Returns whether that is news for others.
     pub(super) fn failed(&mut self, path: &Path, why: &str, for_good: bool) -> bool {
         self.change(path, |standing| match standing {
             Standing::Starts { failed } if !for_good && failed + 1 < FAILED_STARTS_MAX => {
@@ -94,7 +94,7 @@ impl Roster {
         })
     }
 
-    /// Those that have not been started to the end count as slow. True: that is news to others.
+    /// Marks Blenders that have not finished starting as slow. Returns whether that is news for others.
     pub(super) fn call_slow(&mut self) -> bool {
         let unproved = self.known.iter_mut().filter(|known| known.standing == Standing::Unproved);
         unproved.map(|known| known.standing = Standing::Slow).count() > 0
@@ -118,7 +118,7 @@ impl Roster {
             match &known.standing {
                 Standing::Starts { .. } => described,
                 Standing::Fails(why) => Blender { unusable: why.clone(), ..described },
-                // Without a version: it may turn out to be the right one.
+                // No version is announced, so that jobs may still wait for this Blender.
                 Standing::Unproved | Standing::Slow => Blender {
                     version: String::new(),
                     unusable: format!(
@@ -132,10 +132,11 @@ impl Roster {
         known.chain(self.unsure.iter().map(Unsure::describe)).collect()
     }
 
-    /// The Blender for a file: of those that start, that the job allows, and that are not older than the file, the
-    /// series closest to the file's, because a newer one may draw the scene differently from what its author saw;
-    /// of that series the latest patch. For a file of unknown version the newest. An older one, which may lose some
-    /// of the file, only where the job asks for it and no other fits.
+    /// Chooses the Blender for a file among those that start, that the job allows, and that are not older than the
+    /// file. It takes the series closest to the file's, because a newer one may draw the scene differently from
+    /// what its author saw, and the latest patch of that series. For a file of unknown version it takes the
+    /// newest. It takes an older Blender, which may lose some of the file, only if the job asks for it and no
+    /// other fits.
     pub(super) fn choose(
         &self,
         file: Option<Version>,
@@ -145,7 +146,7 @@ impl Roster {
         if let Some(best) = best(&usable, |known| known.blender.version, file, wanted) {
             return Ok(best.blender.clone());
         }
-        // Not for good: it is tried again.
+        // Not a permanent failure, because the Blender is tried again.
         if let Some(known) = best(&self.known, |known| known.blender.version, file, wanted)
             && let Standing::Fails(why) = &known.standing
         {
@@ -166,7 +167,7 @@ impl Roster {
     }
 }
 
-/// The best of some Blenders, which stand in the order of their versions, newest first.
+/// Returns the best of some Blenders, which are ordered from newest to oldest.
 pub(super) fn best<'a, T>(
     of: &'a [T],
     version: impl Fn(&T) -> Version,
@@ -177,7 +178,7 @@ pub(super) fn best<'a, T>(
     let mut allowed = of.iter().filter(wanted_one);
     let Some(file) = file else { return allowed.next() };
     let series = |blender: &T| version(blender).series();
-    // Newest first: the first of those with the lowest series is the latest patch.
+    // The order is newest first, so the first one of the lowest series is its latest patch.
     let not_older = allowed.clone().filter(|blender| series(blender) >= file.series());
     not_older
         .min_by_key(|blender| series(blender))

@@ -25,13 +25,13 @@ use crate::{
     renderer::process::Worker,
 };
 
-/// First and longest pause before a Blender that does not start is started again, and a program that did not answer is
-/// asked again: what a person mends is noticed within minutes, and a start takes a second of a processor.
+/// First and longest pause before a Blender that does not start, or a program that did not answer, is tried again.
+/// A person's fix is noticed within minutes, and an attempt costs a second of processor time.
 const PROOF_PAUSE_MIN: Duration = Duration::from_secs(5);
 const PROOF_PAUSE_MAX: Duration = Duration::from_secs(300);
 
-/// How long a program may take for its answer when it is asked again, in the background: a machine that has just been
-/// started reads everything from a cold disk.
+/// How long a program may take to answer when it is asked again in the background. A machine that was just booted
+/// reads everything from a cold disk.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(300);
 
 /// All slots of a node.
@@ -42,7 +42,7 @@ pub(crate) struct Slots {
     free: Arc<Semaphore>,
     /// Warm Blenders without a batch, the longest idle first; never more than there are free slots.
     idle: Arc<Mutex<Vec<Worker>>>,
-    /// Notified when what the cluster knows of the Blenders has changed.
+    /// Notified when the cluster must be told about a change of the Blenders.
     pub(crate) news: Arc<Notify>,
 }
 
@@ -133,7 +133,7 @@ impl Slots {
         }
     }
 
-    /// Starts each Blender that has not started yet, and keeps as many as there are free slots.
+    /// Starts each Blender that has not started yet, and keeps as many of them as there are free slots.
     pub(crate) async fn prove(&self) {
         let Renderer::Blender(blenders) = &self.renderer else { return };
         for worker in blenders.prove().await {
@@ -144,8 +144,8 @@ impl Slots {
         }
     }
 
-    /// The same for those that take their time, and for programs that have not answered yet; goes on for ever, less
-    /// and less often while there is no change.
+    /// Keeps trying slow Blenders, and programs that have not answered yet. Runs for ever, with longer pauses
+    /// while nothing changes.
     pub(crate) async fn keep_proving(&self) {
         let Renderer::Blender(blenders) = &self.renderer else { return };
         blenders.call_slow();
@@ -173,7 +173,7 @@ impl Slots {
 }
 
 impl Slot {
-    /// Sees to it that there is a Blender for a scene's frame; fetching one may take minutes.
+    /// Makes sure that there is a Blender for a scene's frame. Fetching one may take minutes.
     pub(crate) async fn prepare(
         &mut self,
         scene: &Scene,

@@ -1,14 +1,14 @@
-//! Frames that one Blender draws as one animation, since each depends on those before it.
+//! Frames that one Blender draws as an animation because each depends on those before it.
 
 use std::ops::RangeInclusive;
 
 use framecrew_proto::v1::FrameRange;
 use serde::Serialize;
 
-/// Frames in which an animation of Blender's can begin and end.
+/// Frames in which Blender's animations can begin and end.
 const FRAMES: RangeInclusive<i32> = 0..=1_048_574;
 
-/// From the first frame of a job to its last one, every `step`-th.
+/// Every `step`-th frame from the first frame of a job to its last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub(crate) struct Span {
     first: i32,
@@ -17,8 +17,8 @@ pub(crate) struct Span {
 }
 
 impl Span {
-    /// `Err`: what is wrong with the range. `Ok(None)`: Blender has no animations there, so that frames are drawn one
-    /// by one.
+    /// Returns `Err` with what is wrong with the range. Returns `Ok(None)` if Blender has no animations there, so
+    /// that frames are drawn one by one.
     pub(crate) fn parse(range: FrameRange) -> Result<Option<Self>, &'static str> {
         let FrameRange { first, last, step } = range;
         let step = step.max(1);
@@ -29,19 +29,19 @@ impl Span {
         Ok(whole.then_some(Self { first, last, step }))
     }
 
-    /// Whether a frame is one of those that Blender draws.
+    /// Whether Blender draws this frame.
     pub(crate) fn holds(&self, frame: i32) -> bool {
         (self.first..=self.last).contains(&frame)
             && frame.abs_diff(self.first).is_multiple_of(self.step)
     }
 
-    /// How many frames Blender draws up to this one, which is among them.
+    /// The number of frames that Blender draws up to and including this one.
     pub(crate) fn frames_to(&self, frame: i32) -> u32 {
         let before = frame.max(self.first).abs_diff(self.first);
         (before / self.step).saturating_add(1)
     }
 
-    /// Whether frames come after this one.
+    /// Whether there are frames after this one.
     pub(super) fn goes_on_after(&self, frame: i32) -> bool {
         i64::from(frame) + i64::from(self.step) <= i64::from(self.last)
     }

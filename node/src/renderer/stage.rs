@@ -1,21 +1,21 @@
-//! The project as one Blender finds it.
+//! Prepares a project the way one Blender needs it.
 //!
-//! Layouts are shared, and what is in them never changes: their files are links into the cache, read-only by their
-//! modes and behind the walls. Blender reads nearly everything that way. A few kinds of files it opens for reading
-//! *and writing*, or writes beside another one, though it only draws:
+//! Layouts are shared and never change. Their files are links into the cache, read-only by their modes and behind
+//! the walls. Blender reads nearly everything that way. It opens a few kinds of files for reading *and writing*,
+//! or writes next to them, even if it only draws:
 //!
 //! | file | Blender | what it does |
 //! |---|---|---|
 //! | `meta/*.json` of a simulation or a Bake node, baked to disk | 4.5, 5.0 | opens each with `O_RDWR`; refused, the object is empty |
 //! | `.oso` beside the `.osl` of a script node | all | compiles the script, and writes the result beside it; refused, the shader is black |
 //!
-//! Traced and opened with `O_RDONLY` only: point caches, external multires, images and libraries (3.4.1, 4.5.15),
-//! Alembic and USD (4.5.15). Fluids, oceans, Dynamic Paint's images, fonts and sounds were not traced with write access
-//! in mind.
+//! Tracing showed that only `O_RDONLY` is used for point caches, external multires, images and libraries (3.4.1,
+//! 4.5.15), and for Alembic and USD (4.5.15). Fluids, oceans, Dynamic Paint images, fonts and sounds were not
+//! checked for write access.
 //!
-//! Where a project has such files, its Blender gets a stand-in for the layout in its own folder: folders of its own on
-//! the way to them, private copies of these small files, and symbolic links to everything else. So nothing that
-//! Blender writes reaches the layout, and nothing large is copied.
+//! If a project has such files, its Blender gets a stand-in for the layout in its own folder. The stand-in has
+//! real folders on the way to these files, private copies of them, and symbolic links to everything else. So
+//! nothing that Blender writes reaches the layout, and nothing large is copied.
 
 use std::{
     ffi::OsStr,
@@ -23,21 +23,21 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Folder of the stand-ins in a Blender's own folder, named like that of the layouts themselves.
+/// Name of the folder for stand-ins in a Blender's own folder, the same as that of the layouts.
 const STAGES: &str = "layouts";
 
-/// Bytes of a file that is copied. Tables of contents of a bake have some kilobytes.
+/// Maximum size of a file that is copied. The metadata files of a bake have some kilobytes.
 const COPIED_BYTES_MAX: u64 = 16 << 20;
 
-/// Bytes of all private copies for one Blender: a bake of 100,000 frames stays below. What is beyond is linked, and
-/// can be read only.
+/// Maximum size of all private copies for one Blender, enough for a bake of 100,000 frames. Files beyond it are
+/// linked, and can only be read.
 const COPIES_BYTES_MAX: u64 = 1 << 30;
 
-/// Folders within folders that are looked into; file systems allow paths of some thousand.
+/// Maximum depth of nested folders. File systems allow paths of some thousand bytes.
 const DEPTH_MAX: usize = 512;
 
-/// Where a Blender that has `home` for itself finds `blend`, which lies in one of the `layouts`: there, or in a
-/// stand-in that is made now. A stand-in for another project goes. Blocks.
+/// Returns where a Blender with the private folder `home` finds `blend`, a file in one of the `layouts`: at its
+/// own path, or in a stand-in that this function creates. A stand-in for another project is removed. Blocks.
 pub(super) fn set(blend: &Path, layouts: &Path, home: &Path) -> io::Result<PathBuf> {
     let stages = home.join(STAGES);
     let inside = blend.strip_prefix(layouts).ok();
@@ -55,7 +55,7 @@ pub(super) fn set(blend: &Path, layouts: &Path, home: &Path) -> io::Result<PathB
         }
         let mut room = COPIES_BYTES_MAX;
         if let Err(error) = plan.build(&layout, &stage, &mut room) {
-            // Half of it would be taken for all of it.
+            // An incomplete stand-in would pass for a complete one.
             let _ = fs::remove_dir_all(&stage);
             return Err(error);
         }
@@ -63,12 +63,12 @@ pub(super) fn set(blend: &Path, layouts: &Path, home: &Path) -> io::Result<PathB
     Ok(inside.map_or_else(|| blend.to_owned(), |inside| stages.join(inside)))
 }
 
-/// What a folder of a layout holds.
+/// The contents of a folder of a layout.
 #[derive(Debug, Default)]
 struct Folder {
     folders: Vec<(PathBuf, Folder)>,
     files: Vec<PathBuf>,
-    /// Whether Blender writes into it, or into a folder below.
+    /// Whether Blender writes into the folder or into one below it.
     is_private: bool,
 }
 
@@ -107,7 +107,7 @@ impl Folder {
             let bytes = fs::metadata(&from)?.len();
             if is_written(&from) && bytes <= COPIED_BYTES_MAX.min(*room) {
                 *room -= bytes;
-                // Not `fs::copy`: that takes the mode over, which forbids to write.
+                // Not `fs::copy`, which also copies the read-only mode.
                 io::copy(&mut fs::File::open(&from)?, &mut fs::File::create(&to)?)?;
             } else {
                 link(&from, &to)?;
@@ -117,7 +117,7 @@ impl Folder {
     }
 }
 
-/// Whether Blender opens a file for writing when it only draws, or writes beside it.
+/// Whether Blender opens a file for writing, or writes next to it, even if it only draws.
 fn is_written(path: &Path) -> bool {
     let is = |name: Option<&OsStr>, wanted: &str| {
         name.is_some_and(|name| name.to_string_lossy().eq_ignore_ascii_case(wanted))
@@ -142,7 +142,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    /// A layout of read-only files, and the home of a Blender.
+    /// Creates a layout of read-only files and a folder for a Blender.
     fn layout(files: &[&str]) -> (tempfile::TempDir, PathBuf, PathBuf) {
         let folder = tempfile::tempdir().unwrap();
         let (layouts, home) = (folder.path().join("layouts"), folder.path().join("home"));

@@ -1,9 +1,9 @@
-//! Pure: which of the lines that a program writes says why it does not start.
+//! Selects the line of a program's output that says why it does not start. Pure.
 
-/// Characters of such a line that are kept.
+/// Maximum number of characters that are kept of such a line.
 const CHARS_MAX: usize = 300;
 
-/// Words in lines of errors that are none, or say nothing: they come on good starts as well.
+/// Words in lines that look like errors but explain nothing. They also occur in successful starts.
 const NOISE: [&str; 7] = [
     "not freed memory",
     "EGL Error",
@@ -14,7 +14,7 @@ const NOISE: [&str; 7] = [
     "AL lib",
 ];
 
-/// Words of other lines that say why.
+/// Words in other lines that explain a failure.
 const WORDS: [&str; 10] = [
     "error while loading shared libraries",
     "cannot open shared object file",
@@ -28,20 +28,20 @@ const WORDS: [&str; 10] = [
     "Error:",
 ];
 
-/// Remembers the line that tells most of those that it is shown.
+/// Remembers the most informative line of those that it observes.
 #[derive(Debug, Default)]
 pub(crate) struct Telling {
     best: Option<(u8, String)>,
 }
 
 impl Telling {
-    /// Shows it a line. Of lines that tell as much the first is kept: it is the cause, others follow from it.
+    /// Observes a line. Of equally informative lines the first is kept, because it is the cause of the others.
     pub(crate) fn observe(&mut self, line: &str) {
         let line = line.trim();
         let rank = rank(line);
         let is_better = match &self.best {
             None => !line.is_empty(),
-            // Of lines that tell nothing the last one is nearest to the end.
+            // Of uninformative lines the last is closest to the end.
             Some((best, _)) => rank < *best || (rank == LAST && *best == LAST && !line.is_empty()),
         };
         if is_better {
@@ -49,20 +49,20 @@ impl Telling {
         }
     }
 
-    /// The line.
+    /// The most informative line.
     pub(crate) fn line(&self) -> Option<&str> {
         self.best.as_ref().map(|(_, line)| line.as_str())
     }
 }
 
-/// The line of a text that tells most; empty for an empty text.
+/// Returns the most informative line of a text; empty for an empty text.
 pub(crate) fn telling(text: &str) -> String {
     let mut telling = Telling::default();
     text.lines().for_each(|line| telling.observe(line));
     telling.line().unwrap_or_default().to_owned()
 }
 
-/// Of lines that tell nothing, and of noise.
+/// Ranks of uninformative lines and of noise.
 const LAST: u8 = 2;
 const NEVER: u8 = 3;
 
@@ -76,7 +76,7 @@ fn rank(line: &str) -> u8 {
     if WORDS.iter().any(|words| line.contains(words)) { 1 } else { LAST }
 }
 
-/// Whether a line is how Python ends: `ModuleNotFoundError: No module named 'encodings'`.
+/// Whether a line is the last of a Python traceback: `ModuleNotFoundError: No module named 'encodings'`.
 fn is_exception(line: &str) -> bool {
     let Some((name, text)) = line.split_once(": ") else { return false };
     let is_name = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '.' || c == '_');

@@ -1,51 +1,52 @@
-//! What Blender's own lines say about the picture. A line that tells of something left out, not found or replaced
-//! becomes a warning of the job; one that is known to mean nothing is dropped; one that looks like a warning and is
-//! not known comes through as it is. None of them decides whether a frame is good. What the worker looks up itself
-//! is not repeated here.
+//! Interprets Blender's own lines about the picture. A line about something that was left out, not found or
+//! replaced becomes a warning of the job. A line that is known to mean nothing is dropped. An unknown line that
+//! looks like a warning is passed on unchanged. None of them decides whether a frame is good. What the worker
+//! checks itself is not repeated here.
 
 use std::path::Path;
 
 use framecrew_proto::v1::{Warning, WarningKind};
 
-/// Where a line was written.
+/// The situation in which a line was written.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Context<'a> {
-    /// The file that Blender has opened; empty before the first.
+    /// The file that Blender has opened; empty before the first one.
     pub(crate) blend: &'a Path,
-    /// Whether the file's own Python runs: where it does not, the worker names what fails for that.
+    /// Whether the file's own Python runs. If it does not, the worker reports what fails because of that.
     pub(crate) scripts: bool,
 }
 
-/// What a line that holds certain words means.
+/// The meaning of a line that contains certain words.
 enum Meaning {
     /// The picture may differ from what its author sees.
     Matters(WarningKind),
     /// The file that the line names in quotes or brackets is missing.
     Missing,
-    /// The file that the line names is not what its name says.
+    /// The file that the line names does not have the expected format.
     Unreadable,
-    /// It is seen on good runs, or the worker has said it better.
+    /// It also occurs in good runs, or the worker has reported it better.
     Noise,
 }
 
 use Meaning::{Matters, Missing, Noise, Unreadable};
 use WarningKind::{Color, Incomplete};
 
-/// Words of known lines; the first row whose words are all in a line counts. Real lines and how often each was seen
-/// are in `tests/fixtures/blender-warnings.txt`.
+/// Words of known lines. The first row whose words all occur in a line counts. Real lines, with how often each was
+/// seen, are in `tests/fixtures/blender-warnings.txt`.
 const KNOWN: &[(&[&str], Meaning)] = &[
-    // The worker names missing libraries; what is missing in one that is there has a function of its own.
+    // The worker reports missing libraries. Data-blocks that are missing in an existing library have their own
+    // function.
     (&["Warning: Unable to open '", "': No such file"], Noise),
     (&["Cannot find lib '"], Noise),
     (&["linked data-blocks are missing"], Noise),
     (&["Unrecognized file format '"], Unreadable),
-    // Engines, cameras and scripts: the frame fails, or the worker says it.
+    // Engines, cameras and scripts: the frame fails, or the worker reports it.
     (&["Engine '", "' not available for scene"], Noise),
     (&["Cannot render, no camera"], Noise),
     (&["No camera found in scene"], Noise),
     (&["scripts disabled for "], Noise),
     (&["restricted access disallows name"], Noise),
-    // Saving packs fonts; the one that is missing is named by the next rows.
+    // Saving a file packs fonts. The next rows name the missing one.
     (&["Unable to pack file, source path '"], Noise),
     (&["Font file doesn't exist: "], Missing),
     (&["Image file '", "' does not exist"], Missing),
@@ -55,19 +56,19 @@ const KNOWN: &[(&[&str], Meaning)] = &[
     (&["unknown fileformat ("], Unreadable),
     (&["Can't load font: "], Matters(Incomplete)),
     (&["Error encountered while opening font file"], Noise),
-    // A modifier's file that is not there.
+    // A missing file of a modifier.
     (&["BKE_modifier_set_error", "No such file or directory"], Noise),
     (&["object.modifier", "No such file or directory"], Noise),
     (&["Could not create cache reader for file"], Matters(Incomplete)),
     (&["Could not open Alembic archive"], Matters(Incomplete)),
-    // Colours.
+    // Colour management.
     (&["Color management:", "not found"], Matters(Color)),
     (&["color_management", "not found"], Matters(Color)),
     (&["Color management:", "could not"], Matters(Color)),
     (&["OpenColorIO Error"], Matters(Color)),
     (&["Colorspace ", " not found, using raw instead"], Matters(Color)),
     (&["Colorspace ", " cannot be converted to scene_linear"], Matters(Color)),
-    // Universal Scene Description writes a line for each layer that it does without.
+    // Universal Scene Description writes a line for each missing layer.
     (&["Could not load sublayer"], Matters(Incomplete)),
     (&["Could not open asset @"], Matters(Incomplete)),
     (&["unresolved reference"], Matters(Incomplete)),
@@ -80,13 +81,13 @@ const KNOWN: &[(&[&str], Meaning)] = &[
     (&["ERROR: error: Input file \"", ".osl\" not found"], Noise),
     (&["ERROR: Attempt to load shader with empty name"], Noise),
     (&["ERROR: Error, line :"], Noise),
-    // Images that break off.
+    // Truncated images.
     (&["libpng error"], Matters(Incomplete)),
     (&["Not a PNG file"], Matters(Incomplete)),
     (&["Premature end of JPEG file"], Matters(Incomplete)),
     (&["moov atom not found"], Matters(Incomplete)),
     (&["Invalid data found when processing input"], Matters(Incomplete)),
-    // Graphics without a screen, memory at the end, values that the worker asks for.
+    // Graphics without a screen, memory at exit, and values that the worker queries.
     (&["EGL Error ("], Noise),
     (&["surfaceless EGL"], Noise),
     (&["Not freed memory blocks"], Noise),
@@ -104,7 +105,7 @@ const KNOWN: &[(&[&str], Meaning)] = &[
     (&["DDS: trying to read beyond end of stream"], Noise),
     (&["OpenImageIO exited with a pending error message"], Noise),
     (&["retrieved via OIIO::geterror()"], Noise),
-    // Behind the walls there is no list of them.
+    // The list is not available behind the walls.
     (&["ould not get a list of mounted file-systems"], Noise),
     (&["ALSA lib "], Noise),
     (&["AL lib: "], Noise),
@@ -113,11 +114,11 @@ const KNOWN: &[(&[&str], Meaning)] = &[
     (&["XDG_RUNTIME_DIR"], Noise),
     (&["Read library: "], Noise),
     (&["Read blend: "], Noise),
-    // Its answer to a render that failed comes in words.
+    // The worker reports the failed render in words.
     (&["Error: Python: Traceback"], Noise),
 ];
 
-/// Words of a line that complains, in small letters.
+/// Lower-case words that mark a line as a complaint.
 const COMPLAINTS: &[&str] = &[
     "warning:",
     "error:",
@@ -139,7 +140,7 @@ const COMPLAINTS: &[&str] = &[
     "skipping",
 ];
 
-/// Reads a line. `exists` looks for a file.
+/// Parses a line. `exists` checks whether a file exists.
 pub(crate) fn parse(
     line: &str,
     context: Context<'_>,
@@ -147,8 +148,8 @@ pub(crate) fn parse(
 ) -> Option<Warning> {
     let warning = |kind: WarningKind, text| Some(Warning { kind: kind.into(), text });
     if let Some(library) = incomplete_library(line) {
-        // Once for each thing; one warning for the library is enough. Where all of it is missing the worker has
-        // said so.
+        // Blender writes a line for each data block; one warning for the library is enough. If the whole library
+        // is missing, the worker has reported it.
         let library = Path::new(library);
         return exists(library)
             .then(|| shown(library, context.blend))
@@ -164,7 +165,7 @@ pub(crate) fn parse(
     let named = || named_file(text).map(|path| shown(Path::new(path), context.blend));
     match known.map(|(_, meaning)| meaning) {
         Some(Noise) => None,
-        // Blender starts with a scene of its own, whose names a studio's colour configuration may lack.
+        // Blender starts with its own scene, whose colour names a studio's configuration may lack.
         Some(Matters(Color))
             if context.blend.as_os_str().is_empty() && text.contains(" not found") =>
         {
@@ -187,7 +188,7 @@ pub(crate) fn parse(
     }
 }
 
-/// The library in `LIB: Object: 'Crate' missing from '/a/lib.blend', parent '<direct>'`.
+/// Returns the library in `LIB: Object: 'Crate' missing from '/a/lib.blend', parent '<direct>'`.
 fn incomplete_library(line: &str) -> Option<&str> {
     let (_, rest) = line.split_once("LIB: ")?;
     let (_, rest) = rest.split_once("' missing from '")?;
@@ -199,8 +200,8 @@ fn incomplete_library(line: &str) -> Option<&str> {
 /// `00:01.200  geom.vfont       | WARNING text` from 5.0. Gives its level, empty where it has none.
 fn without_dialect(line: &str) -> (&str, &str) {
     let line = line.trim();
-    // `Warning: in _ReportErrors at line 3258 of …/stage.cpp -- text (instantiating stage on stage @…@ <0x…>)`, of
-    // Universal Scene Description.
+    // `Warning: in _ReportErrors at line 3258 of …/stage.cpp -- text (instantiating stage on stage @…@ <0x…>)`,
+    // from Universal Scene Description.
     if line.starts_with("Warning")
         && let Some((place, text)) = line.split_once(" -- ")
         && place.contains(" at line ")
@@ -227,7 +228,7 @@ fn without_dialect(line: &str) -> (&str, &str) {
     ("", line)
 }
 
-/// Whether a line that nobody knows reads like a warning.
+/// Whether an unknown line reads like a warning.
 fn complains(level: &str, text: &str) -> bool {
     if !level.is_empty() {
         return true;
@@ -236,7 +237,7 @@ fn complains(level: &str, text: &str) -> bool {
     text.starts_with("warning") || COMPLAINTS.iter().any(|words| text.contains(words))
 }
 
-/// The text without addresses in memory, which are others each time.
+/// Replaces memory addresses, which differ each time.
 fn without_addresses(text: &str) -> String {
     let mut parts = text.split("0x");
     let mut kept = parts.next().unwrap_or_default().to_owned();
@@ -247,7 +248,7 @@ fn without_addresses(text: &str) -> String {
     kept
 }
 
-/// The path that a line names: in quotes, in brackets at its end, or after its last colon.
+/// Returns the path that a line names: in quotes, in brackets at its end, or after its last colon.
 fn named_file(text: &str) -> Option<&str> {
     if let Some((_, rest)) = text.split_once('\'')
         && let Some((path, _)) = rest.split_once('\'')
@@ -255,7 +256,7 @@ fn named_file(text: &str) -> Option<&str> {
         return Some(path);
     }
     if let Some(rest) = text.strip_suffix(')') {
-        // The name may have brackets too.
+        // The name may contain brackets too.
         return rest.split_once(" (").map(|(_, path)| path);
     }
     text.rsplit_once(": ").map(|(_, path)| path)
@@ -276,7 +277,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    /// Real lines with how often each was seen, each before what it means.
+    /// Real lines with how often each was seen. Each is followed by its meaning.
     const FIXTURE: &str = include_str!("../../tests/fixtures/blender-warnings.txt");
 
     fn meaning(line: &str, scripts: bool) -> String {

@@ -17,7 +17,7 @@ import time
 
 import bpy
 
-# Our modules lie beside this file, where Blender does not look by itself.
+# The modules are next to this file, where Blender does not look by default.
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import framecrew_addons
@@ -250,10 +250,10 @@ def choose_denoising(loaded, wanted):
 
 
 def tame_stamps():
-    """What Blender writes about a picture, into it or beside its pixels, is the same on every node.
+    """Makes the metadata that Blender writes into or with a picture the same on every node.
 
-    The path of the .blend would be that of the node's layout, and the name of the machine that of the node. Where
-    it is burnt in, the file's own name takes the path's place, as a line of the note."""
+    The path of the .blend would be that of the node's layout, and the host name that of the node. If the path is
+    burnt in, the file's own name replaces it, as a line of the note."""
     name = os.path.basename(bpy.data.filepath)
     for scene in bpy.data.scenes:
         render = scene.render
@@ -312,7 +312,7 @@ def take_file_output(loaded, node):
         for number, slot in enumerate(slots):
             if getattr(slot, own) == modern:
                 choose_format(loaded, slot.format, None, None, what)
-            # From 5.0 on a slot's name is no path.
+            # From 5.0 on a slot's name is not a path.
             name = getattr(slot, path)
             paths.append(stem + name.replace("/", "_") if modern else name)
             setattr(slot, path, "s%d_" % number)
@@ -322,12 +322,12 @@ def take_file_output(loaded, node):
 
 
 def expanded(loaded, node, path):
-    """A path of a File Output node with its templates (`{blend_name}`, from 4.5 on) filled in by Blender itself;
-    `None`: it has one that Blender does not know."""
+    """Fills in the templates in a path of a File Output node (`{blend_name}`, from 4.5 on) with Blender itself.
+    Returns `None` if Blender does not know one of them."""
     render = loaded.scene.render
     if "{" not in path and "}" not in path or bpy.app.version < (4, 5, 0):
         return path
-    # Blender would put a frame's number in place of these, and the .blend's folder in place of others.
+    # Blender would replace `#` by the frame's number, and slashes by the folder of the .blend.
     stand_ins = {"#": "\x01", "/": "\x02", "\\": "\x03"}
     path = path.replace("{node_name}", node.name)
     for sign, stand_in in stand_ins.items():
@@ -497,7 +497,7 @@ def render(scene):
     """Draws the scene's frame range, as the command line does.
 
     `bpy.ops` would evaluate the scene for the viewport before and after. Simulations share their caches with the
-    render, so what it draws would differ from what `blender -b FILE -f N` draws.
+    render, so the result would differ from `blender -b FILE -f N`.
     """
     options = {"animation": True}
     if scene != bpy.context.scene:
@@ -510,16 +510,16 @@ def render(scene):
 
         _bpy.ops.call(*arguments)
     except (AttributeError, TypeError):
-        # A Blender whose insides have changed.
+        # This Blender has different internals.
         warn("blender", "simulations without a cache may differ: this Blender renders in another way than it did")
         bpy.ops.render.render(**options)
 
 
 def begin_frame(loaded, frame, folder, stem, in_sequence=False):
-    """Says what the frame will bring, and sends it into `folder`."""
+    """Announces what the frame will write, and directs it into `folder`."""
     scene = loaded.scene
     name = wanted_name(loaded, frame)
-    # Blender fills in the number of the frame, as `stem` has it.
+    # Blender fills in the frame's number, as in `stem`.
     scene.render.filepath = os.path.join(folder, "####")
     place_file_outputs(loaded, folder)
     loaded.tell()
@@ -536,7 +536,7 @@ def begin_frame(loaded, frame, folder, stem, in_sequence=False):
 def end_frame(loaded, begun):
     warn_of_nodes(loaded.scene)
     if not loaded.drawn:
-        # Drivers have been evaluated by now, and before the first frame nothing else may evaluate them.
+        # By now drivers have been evaluated. Before the first frame nothing else may evaluate them.
         known = len(loaded.warnings)
         find_blocked_scripts(loaded)
         loaded.drawn = True
@@ -548,7 +548,7 @@ def end_frame(loaded, begun):
 
 
 def warn_of_nodes(scene):
-    """What geometry nodes say that they could not do, known once they were evaluated (from 4.3 on)."""
+    """Reports the errors of geometry nodes, which are known after their evaluation (from 4.3 on)."""
     for thing in scene.objects:
         for modifier in thing.modifiers if not thing.hide_render else ():
             for said in getattr(modifier, "node_warnings", ()) if modifier.show_render else ():
@@ -565,12 +565,12 @@ def warn_of_frame(texts):
 
 
 def draw(loaded, frame, folder, stem):
-    """Draws what `blender -b FILE -f N` draws."""
+    """Draws the same as `blender -b FILE -f N`."""
     scene = loaded.scene
     begun = time.monotonic()
     begin_frame(loaded, frame, folder, stem)
     if frame < 0:
-        # An animation cannot begin there.
+        # An animation cannot begin at a negative frame.
         scene.render.filepath = os.path.join(folder, stem)
         scene.frame_set(frame)
         bpy.ops.render.render(write_still=True, scene=scene.name)
@@ -580,7 +580,7 @@ def draw(loaded, frame, folder, stem):
         def restore(*_):
             scene.frame_start, scene.frame_end, scene.frame_step = own
 
-        # Once the animation has begun, the scene has its own range again: simulations depend on it.
+        # Once the animation has begun, the scene gets its own range back, because simulations depend on it.
         scene.frame_start = scene.frame_end = frame
         bpy.app.handlers.render_init.insert(0, restore)
         try:
@@ -592,9 +592,9 @@ def draw(loaded, frame, folder, stem):
 
 
 class Animation:
-    """A range of frames as `blender -b FILE -s FIRST -e LAST -j STEP -a` draws it: each continues what the one before
-    has left in memory. Blender waits within its animation for the request of the next frame, and draws those that
-    nobody asks for with little effort and throws them away."""
+    """Draws a range of frames like `blender -b FILE -s FIRST -e LAST -j STEP -a`, where each frame continues from
+    the memory state of the one before. Between frames Blender waits, within its animation, for the request for
+    another frame. It draws frames that nobody requests with minimal quality and discards them."""
 
     def __init__(self, loaded, wanted):
         self.loaded = loaded
@@ -627,7 +627,7 @@ class Animation:
         begin_frame(self.loaded, wanted["frame"], wanted["folder"], wanted["stem"], in_sequence=True)
 
     def wrote(self, *_):
-        """A handler: Blender prints what is raised here and goes on."""
+        """A handler. Blender prints exceptions raised here and continues."""
         try:
             self.take(self.scene.frame_current)
         except BaseException as error:
@@ -661,7 +661,7 @@ class Animation:
             return
 
     def own_efforts(self):
-        """What makes a frame expensive and changes nothing that the next one depends on: owner, name, own, least."""
+        """Settings that make a frame expensive and do not affect the next one: owner, name, own value, minimum."""
         scene = self.scene
         efforts = [(scene.eevee, "taa_render_samples", 1), (scene.display, "render_aa", "OFF")]
         cycles = getattr(scene, "cycles", None)
@@ -754,19 +754,19 @@ def explain(error):
 
 
 def flush_blender():
-    """Sends on what Blender has printed so far, so that it comes before the next answer."""
+    """Flushes what Blender has printed so far, so that it precedes the next answer."""
     try:
         import ctypes
 
         ctypes.CDLL(None).fflush(None)
     except (ImportError, OSError, TypeError):
-        # Where the C library is not found under no name, the lines come later.
+        # If the C library cannot be loaded this way, the lines arrive later.
         pass
 
 
 @bpy.app.handlers.persistent
 def print_progress(text, *_):
-    """A handler: prints what Blender itself prints only where its log level is "info", from 5.0 on."""
+    """A handler. Prints the progress that Blender from 5.0 on only prints at log level "info"."""
     if isinstance(text, str):
         print("00:00.000  render           | Fra: 0 | %s" % text, flush=True)
 
@@ -775,7 +775,7 @@ def main():
     if bpy.app.version >= (5, 0, 0):
         bpy.app.handlers.render_stats.append(print_progress)
     threading.Thread(target=read_requests, daemon=True).start()
-    # What it says of the scene that it starts with is not about the job.
+    # Output about the startup scene does not concern the job.
     flush_blender()
     answer("ready", version=bpy.app.version_string)
     request, loaded = None, None
@@ -786,7 +786,7 @@ def main():
                 develop(loaded, wanted["develop"]["from"], wanted["develop"]["to"])
                 continue
             span = wanted.get("span")
-            # A simulation keeps what former frames have left, and each frame is to be as in a Blender of its own.
+            # A simulation keeps state from earlier frames, but each frame must be as in a new Blender.
             is_used = loaded and loaded.drawn and "frame" in wanted and (span or loaded.simulations)
             if wanted["load"] != request or is_used:
                 request, loaded = None, None
@@ -800,7 +800,7 @@ def main():
             answer("drawing", scene=loaded.scene.name)
             if span:
                 Animation(loaded, wanted).draw()
-                # Its scene still develops previews.
+                # Its scene can still develop previews.
                 request = None
             else:
                 draw(loaded, wanted["frame"], wanted["folder"], wanted["stem"])

@@ -44,12 +44,12 @@ bpy.ops.wm.save_as_mainfile(filepath={file:?}, compress=False)
     std::fs::read(file).unwrap()
 }
 
-/// Lets `blender` run a script on the default scene; the script lies in `folder`.
+/// Runs a script with `blender` on the default scene. The script is stored in `folder`.
 pub fn run(blender: &FoundBlender, script: &str, folder: &Path) {
     run_with(blender, script, folder, &[]);
 }
 
-/// The same, with variables set.
+/// Does the same with environment variables.
 pub fn run_with(
     blender: &FoundBlender,
     script: &str,

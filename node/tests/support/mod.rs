@@ -349,7 +349,7 @@ impl Crew {
         Self::spawn_in(arguments, &[], ttl).await
     }
 
-    /// The same, with variables set.
+    /// Does the same with environment variables.
     pub async fn spawn_in(
         arguments: &[&str],
         variables: &[(&str, &std::ffi::OsStr)],

@@ -1,4 +1,4 @@
-"""Installs the add-ons and extensions that a job brings, for this process only."""
+"""Installs the add-ons and extensions of a job, for this process only."""
 
 import ast
 import os
@@ -9,7 +9,7 @@ import zipfile
 import addon_utils
 import bpy
 
-# Bytes and files of an unpacked add-on; the largest known ones have some hundred megabytes.
+# Maximum size and number of files of an unpacked add-on. The largest known ones have some hundred megabytes.
 BYTES_MAX = 2 << 30
 FILES_MAX = 50_000
 
@@ -22,11 +22,11 @@ installed = set()
 
 
 class Refused(Exception):
-    """The add-on cannot be used; says why."""
+    """Raised with the reason if the add-on cannot be used."""
 
 
 def install(paths):
-    """Installs and enables each .zip that is not yet."""
+    """Installs and enables each .zip that is not installed yet."""
     for path in paths:
         if path not in installed:
             try:
@@ -48,13 +48,13 @@ def install_one(path):
 
 
 def check(archive):
-    """The files of an archive, none of which may leave the folder that they are unpacked into."""
+    """Checks that no file of an archive leaves the folder that it is unpacked into, and returns the files."""
     files = [info for info in archive.infolist() if not info.is_dir()]
     if len(files) > FILES_MAX or sum(info.file_size for info in files) > BYTES_MAX:
         raise Refused("it has more than %d files, or more than %d GiB" % (FILES_MAX, BYTES_MAX >> 30))
     for info in files:
         parts = info.filename.replace("\\", "/").split("/")
-        # The upper half of what Unix keeps there says what a file is: 0o12 stands for a link.
+        # The upper four bits of the Unix mode tell the file type; 0o12 is a link.
         is_link = info.external_attr >> 28 == 0o12
         if ".." in parts or parts[0] == "" or ":" in parts[0] or is_link:
             raise Refused("%r would be written outside of its folder" % info.filename)
@@ -62,7 +62,7 @@ def check(archive):
 
 
 def unpack(archive, names, inside, folder):
-    """Writes what lies in a folder of the archive into another one. Counts what really comes out."""
+    """Unpacks a folder of the archive into another folder. Limits the size that is really unpacked."""
     left = BYTES_MAX
     for name in names:
         if not name.startswith(inside):
@@ -85,7 +85,7 @@ def unpack_extension(archive, names, manifest):
     name = found.group(1)
     folder = bpy.utils.user_resource("EXTENSIONS", path=os.path.join("user_default", name), create=True)
     unpack(archive, names, manifest[: -len(MANIFEST)], folder)
-    # Makes its wheels known too.
+    # This also makes its wheels available.
     addon_utils.extensions_refresh(ensure_wheels=True)
     return "bl_ext.user_default." + name
 
@@ -95,7 +95,7 @@ def unpack_legacy(archive, names):
     if folder not in sys.path:
         sys.path.append(folder)
     if "__init__.py" in names:
-        # A package without its folder, named by the archive as Blender does.
+        # A package that is not in a folder is named after the archive, as in Blender.
         module = re.sub(r"\W", "_", os.path.splitext(os.path.basename(archive.filename))[0])
         unpack(archive, names, "", os.path.join(folder, module))
         return [module]
@@ -112,7 +112,7 @@ def is_addon(source):
     try:
         tree = ast.parse(source)
     except SyntaxError:
-        # Enabling it says what is wrong.
+        # Enabling it reports what is wrong.
         return True
     targets = [target for node in tree.body if isinstance(node, ast.Assign) for target in node.targets]
     return any(isinstance(target, ast.Name) and target.id == "bl_info" for target in targets)
@@ -120,7 +120,7 @@ def is_addon(source):
 
 def enable(module):
     errors = []
-    # What it prints goes to the log.
+    # Its output goes to the log.
     enabled = addon_utils.enable(module, default_set=True, handle_error=errors.append)
     if not enabled:
         error = errors[-1] if errors else "Blender does not enable it; the log says why"
@@ -129,7 +129,7 @@ def enable(module):
 
 
 def missing_of(scene, read):
-    """What a scene needs of add-ons that are not there: texts."""
+    """Describes what a scene needs of add-ons that are missing."""
     texts = {}
     for tree in bpy.data.node_groups:
         # Renderers read no others, such as an add-on's game logic.

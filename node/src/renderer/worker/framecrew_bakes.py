@@ -1,4 +1,4 @@
-"""Which simulations depend on the frames before the one that is drawn, as nothing was baked for them."""
+"""Finds simulations that depend on earlier frames because they are not baked."""
 
 import glob
 import gzip
@@ -9,20 +9,21 @@ import bpy
 
 from framecrew_files import absolute, laid_out, scenes_at
 
-# Bytes of a .blend that are read for its packed bakes; for a larger one they are taken to be there.
+# Maximum number of bytes of a .blend that are searched for packed bakes. In a larger one they are assumed to
+# exist.
 BYTES_MAX = 4 << 30
 
-# Bytes that are read at once.
+# Number of bytes that are read at once.
 CHUNK_BYTES = 1 << 20
 
 
-# Why a frame is not as the simulation would have it.
+# Why a frame differs from the simulation.
 APART = "is not baked: a frame drawn by itself differs from one drawn in sequence"
 NEVER_IN_A_RENDER = "is not baked: a render shows its first state in all frames"
 
 
 def unbaked_simulations(scene):
-    """What depends on the frames before it: the frame it begins at, its name, and why a frame differs."""
+    """Returns the simulations that are not baked: the first frame, the name, and why a frame differs."""
     found = {}
     for shown, _ in scenes_at(scene, None):
         for begins, what, why in unbaked_in(shown):
@@ -36,7 +37,7 @@ def unbaked_in(scene):
         if not world.point_cache.is_baked:
             yield world.point_cache.frame_start, "the rigid body simulation of %r" % scene.name, APART
     for thing in laid_out(scene):
-        # Where visibility changes with time it counts.
+        # Animated visibility counts as visible.
         if thing.hide_render and not thing.animation_data:
             continue
         for number, modifier in enumerate(thing.modifiers):
@@ -86,7 +87,7 @@ def has_bakes(thing, modifier, number):
     folder = getattr(modifier, "bake_directory", "") or getattr(modifier, "simulation_bake_directory", "")
     bakes = getattr(modifier, "bakes", None)
     if bakes is None:
-        # Before 4.1 a modifier's simulations have one folder.
+        # Before 4.1 all simulations of a modifier share one folder.
         return is_baked_folder(absolute(folder, thing.library), "**")
     for bake in bakes:
         if not (bake.node and bake.node.bl_idname == "GeometryNodeSimulationOutput"):
@@ -109,18 +110,19 @@ def is_baked_folder(folder, below):
     return bool(folder) and next(glob.iglob(pattern, recursive=True), None) is not None
 
 
-# For each .blend that was read: how many bakes each object's modifiers of geometry nodes have packed, in order.
+# For each .blend that was read, the counts of packed bakes of each object's geometry nodes modifiers, in order.
 packed = {}
 
 
 def is_packed(thing, number):
-    """Whether the modifier with this number has bakes in the file: Python is not told, the file has it."""
+    """Whether the modifier with this number has bakes in the file. Python has no access to them, so the file is
+    read."""
     path = absolute(thing.library.filepath, thing.library.library) if thing.library else bpy.data.filepath
     if path not in packed:
         try:
             packed[path] = packed_bakes(path)
         except Exception:
-            # What cannot be read raises no false alarm.
+            # A file that cannot be read must not cause a false alarm.
             packed[path] = None
     if packed[path] is None:
         return True
@@ -131,7 +133,7 @@ def is_packed(thing, number):
 
 
 def packed_bakes(path):
-    """The number of packed bakes of each object's modifiers of geometry nodes, from the blocks of a .blend."""
+    """Counts the packed bakes of each object's geometry nodes modifiers in the blocks of a .blend."""
     things, dna = [], None
     with opened(path) as file:
         head = file.read(12)
@@ -162,7 +164,7 @@ def packed_bakes(path):
             if code == b"DATA" and things:
                 things[-1][1].append(kind)
             elif code != b"DATA":
-                # The blocks of data that follow are not an object's.
+                # The data blocks that follow do not belong to an object.
                 things.append((None, []))
     kinds, name_at = read_dna(dna)
     found = {}
@@ -198,7 +200,7 @@ def skip(file, length):
 
 
 def read_dna(dna):
-    """The names of the structs, and where the name is in what every data-block begins with."""
+    """Returns the names of the structs, and the offset of the name in the header of every data-block."""
     at = 4
 
     def begin(what):
@@ -235,6 +237,6 @@ def read_dna(dna):
             for field_type, field in zip(fields[::2], fields[1::2]):
                 if names[field].startswith(b"name["):
                     break
-                # Before the name there are only pointers and plain numbers.
+                # Only pointers and plain numbers precede the name.
                 name_at += 8 if names[field].startswith(b"*") else sizes[field_type]
     return kinds, name_at

@@ -1,7 +1,7 @@
-"""Which files a render of a scene reads, and which of them are missing: for every frame, and for one frame.
+"""Finds the files that a render of a scene reads and that are missing, for all frames and for a single frame.
 
-Blender draws pink or nothing where a file is missing, and mostly says nothing. Numbers in sequences follow
-Blender's own arithmetic.
+If a file is missing, Blender draws pink or nothing, and usually does not report it. The numbers in sequences are
+computed as in Blender.
 """
 
 import os
@@ -9,43 +9,44 @@ import re
 
 import bpy
 
-# Blender's own folder of assets: files name it as it was where they were saved, and need nothing of it.
+# Blender's own folder of assets. Files name it as it was on the machine where they were saved, but need nothing of
+# it.
 ASSETS = "/datafiles/assets/"
 
-# What the beginning of a file shows that only stands for an image.
+# The beginning of a file that only stands in for an image.
 STAND_IN = b"version https://git-lfs"
 
-# Paths of Windows: a drive or a share. Blender on other systems finds neither.
+# Windows paths: a drive or a share. Blender on other systems finds neither.
 FOREIGN = re.compile(r"[A-Za-z]:[\\/]|\\\\")
 
-# Geometry nodes that read a file, by the end of their type.
+# Ends of the types of geometry nodes that read a file.
 IMPORTS = ("OBJ", "PLY", "STL", "CSV", "Text", "VDB")
 
-# Depth of scenes in strips, and of groups in groups, that is followed.
+# Maximum nesting of scenes in strips, and of groups in groups.
 NESTING_MAX = 16
 
 
 def absolute(path, library=None):
-    """Where Blender looks for a path of the file's, or of a library's."""
+    """Returns where Blender looks for a path that is stored in the file or in a library."""
     if not path:
         return ""
     if FOREIGN.match(path) and os.name != "nt":
         path = path.replace("\\", "/")
-        # Blender takes a drive for a folder.
+        # Blender treats a drive as a folder.
         return os.path.normpath("/" + path[0].lower() + path[2:]) if path[1] == ":" else path
     return os.path.normpath(bpy.path.abspath(path, library=library))
 
 
 def shown(path, library=None):
-    """A path as people know it: as it stands in the file where it is one of Windows', else from the .blend on."""
+    """Returns a path for people: as stored if it is a Windows path, otherwise relative to the .blend."""
     if FOREIGN.match(path):
-        # Blender turns the strokes of some.
+        # Blender changes the slashes of some paths.
         return path.replace("/", "\\")
     path = absolute(path, library)
     try:
         path = os.path.relpath(path, os.path.dirname(bpy.data.filepath))
     except ValueError:
-        # On another drive.
+        # The path is on another drive.
         pass
     return path.replace("\\", "/")
 
@@ -55,12 +56,12 @@ def is_asset(path):
 
 
 def strips_of(scene):
-    """A scene's strips that are shown, those in meta strips too."""
+    """Returns the strips of a scene that are shown, including those in meta strips."""
     return [strip for strip, is_shown in all_strips(scene) if is_shown]
 
 
 def all_strips(scene):
-    """A scene's strips, and whether each is shown."""
+    """Returns the strips of a scene, and whether each is shown."""
     editor = scene.sequence_editor
     found = []
 
@@ -78,7 +79,7 @@ def all_strips(scene):
 
 
 def laid_out(scene):
-    """The objects in a scene's view layers that are drawn, whether or not they are hidden themselves."""
+    """Returns the objects in the view layers that a scene draws, including objects that are hidden themselves."""
     found = {}
 
     def collect(layer):
@@ -96,7 +97,7 @@ def laid_out(scene):
 
 
 def trees_of(blocks):
-    """The node trees of some data-blocks that are in use, groups and embedded ones."""
+    """Returns the node trees that data-blocks use: groups and embedded trees."""
     return [tree for tree in dict.fromkeys(tree_of(block) for block in blocks) if tree]
 
 
@@ -105,7 +106,7 @@ def tree_of(block):
         return block
     if isinstance(block, bpy.types.Scene):
         return compositor(block)
-    # Modifiers have trees too, but are no data-blocks.
+    # Modifiers have trees too, but are not data-blocks.
     return getattr(block, "node_tree", None) if getattr(block, "use_nodes", True) else None
 
 
@@ -116,7 +117,7 @@ def collections_of_data():
 
 
 class Uses:
-    """Which data-blocks use which."""
+    """Which data-blocks use which others."""
 
     def __init__(self):
         self.users = bpy.data.user_map()
@@ -128,7 +129,7 @@ class Uses:
         self.laid_out = {thing for scene in bpy.data.scenes for thing in laid_out(scene)}
 
     def of(self, scene):
-        """The data-blocks that a render of this scene reads, without those of other scenes."""
+        """Returns the data-blocks that a render of this scene reads, without those of other scenes."""
         if scene not in self.found:
             found, waiting = {scene}, [scene]
             while waiting:
@@ -145,14 +146,14 @@ class Uses:
             return ()
         apart = (types.Scene, types.Brush)
         if isinstance(block, types.Object) and block.type == "EMPTY" or isinstance(block, types.Camera):
-            # Pictures behind a camera and empties that show one are for the eyes of who works on the file.
+            # Background images of cameras and images of empties are only for the viewport.
             apart += (types.Image, types.MovieClip)
         if isinstance(block, types.Object) and self.is_hidden(block):
             return ()
         return (used for used in self.used.get(block, ()) if not isinstance(used, apart))
 
     def is_hidden(self, thing):
-        """Whether no picture shows an object, by itself or as somebody else's shape."""
+        """Whether an object appears in no picture, neither by itself nor as the shape of another object."""
         if thing.animation_data or not (thing.hide_render or thing not in self.laid_out):
             return False
         holders, waiting = set(), [thing]
@@ -167,7 +168,7 @@ class Uses:
 
 
 def scenes_at(scene, frame, depth=0):
-    """The scenes that a frame shows, each with its own frame; `None`: with one that cannot be told."""
+    """Returns the scenes that a frame shows, each with its own frame, or with `None` if the frame is not known."""
     yield scene, frame
     if depth == NESTING_MAX:
         return
@@ -185,7 +186,7 @@ def scenes_at(scene, frame, depth=0):
 
 
 def compositor(scene):
-    """The scene's tree of compositing nodes, a group from 5.0 on."""
+    """Returns the scene's tree of compositing nodes, which is a group from 5.0 on."""
     if not scene.render.use_compositing:
         return None
     if hasattr(scene, "compositing_node_group"):
@@ -194,7 +195,7 @@ def compositor(scene):
 
 
 def draws_itself(scene):
-    """Whether a render draws what is in a scene, and does not only cut strips or compose other pictures."""
+    """Whether a render draws the objects of a scene, rather than only strips or other pictures."""
     editor = scene.sequence_editor
     cut = getattr(editor, "strips", None) or getattr(editor, "sequences", ())
     if scene.render.use_sequencer and any(strip.type != "SOUND" and not strip.mute for strip in cut):
@@ -210,27 +211,27 @@ def is_layers(node):
 
 
 def sequence_path(path, number):
-    """The file of a sequence with a number: the last digits of its name before the extension give way."""
+    """Returns the path with another number. It replaces the last digits of the name before the extension."""
     folder, name = os.path.split(path)
     stem, extension = os.path.splitext(name)
     found = re.search(r"([0-9]*)([^0-9]*)$", stem)
     digits, rest = found.groups()
     number = max(0, number)
     if not digits:
-        # Blender puts it at the end then, where it is not 0.
+        # In this case Blender appends the number if it is not 0.
         return os.path.join(folder, "%s%s%s" % (stem, number or "", extension))
     return os.path.join(folder, "%s%0*d%s%s" % (stem[: found.start()], len(digits), number, rest, extension))
 
 
 def numbered_path(path, number):
-    """The same, for what has its number right before the extension; `None`: it has none."""
+    """Does the same for a number directly before the extension. Returns `None` if there is none."""
     stem, extension = os.path.splitext(path)
     digits = len(stem) - len(stem.rstrip("0123456789"))
     return "%s%0*d%s" % (stem[:-digits], digits, number, extension) if digits else None
 
 
 def image_number(user, frame):
-    """The number of the file that an image's user shows; `None`: none."""
+    """Returns the number of the file that an image user shows, or `None`."""
     if not user.frame_duration:
         return None
     number = frame - user.frame_start + 1
@@ -241,7 +242,7 @@ def image_number(user, frame):
 
 
 def volume_number(volume, frame):
-    """The number of the file that a volume shows; `None`: none."""
+    """Returns the number of the file that a volume shows, or `None`."""
     length = volume.frame_duration
     if not length:
         return None
@@ -262,7 +263,7 @@ def volume_number(volume, frame):
 
 
 class Files:
-    """The files of what a scene's render reads, and where they are missing."""
+    """The files that a scene's render reads, and which of them are missing."""
 
     def __init__(self, scene):
         self.scene = scene
@@ -272,7 +273,7 @@ class Files:
             self.read |= self.uses.of(shown_scene)
 
     def missing_at(self, frame):
-        """What lacks files at a frame, by Blender's own arithmetic."""
+        """Describes the files that are missing at a frame, computed as in Blender."""
         found = {}
         for scene, inside in scenes_at(self.scene, frame):
             if inside is not None:
@@ -283,7 +284,7 @@ class Files:
         return sorted(found)
 
     def needed_at(self, scene, frame):
-        """Files of sequences that a scene reads at a frame, each with the library that names it."""
+        """Yields the files of sequences that a scene reads at a frame, each with the library that names it."""
         blocks = self.uses.of(scene)
         for tree in trees_of(blocks):
             for node in tree.nodes:
@@ -307,7 +308,7 @@ class Files:
                 yield from needed_by_strip(strip, frame, scene.library)
 
     def missing_ever(self):
-        """What is missing at every frame: texts, sorted."""
+        """Describes the files that are missing at every frame, sorted."""
         texts, known = {}, set()
 
         def need(path, library, read=True):
@@ -358,13 +359,13 @@ class Files:
         return sorted(texts)
 
     def never_read(self):
-        """Paths that Blender lists and no render reads."""
+        """Returns the paths that Blender lists but no render reads."""
         known = set()
         for text in bpy.data.texts:
             known.add(absolute(text.filepath, text.library))
         for blocks in collections_of_data():
             for block in blocks:
-                # The file that it was appended or pasted from.
+                # The file that the data-block was appended or pasted from.
                 origin = getattr(block, "library_weak_reference", None)
                 if origin:
                     known.add(absolute(origin.filepath, block.library))
@@ -384,7 +385,7 @@ def missing_of_image(image, scene):
     if image.source == "TILED":
         paths = [tile_path(image.filepath, tile.number) for tile in image.tiles]
     elif image.source == "SEQUENCE":
-        # Which of its files a frame needs is asked for each frame.
+        # The files of a sequence are checked for each frame.
         paths = [] if os.path.isdir(os.path.dirname(path)) else [image.filepath]
     else:
         paths = [image.filepath]
@@ -402,7 +403,7 @@ def missing_of_image(image, scene):
 
 
 def has_views(image, path, scene):
-    """Whether each view has a file of its own, so that none bears the name that the image tells."""
+    """Whether each view has its own file, so that no file has the name that the image stores."""
     if image.views_format != "INDIVIDUAL" or not (image.is_multiview or getattr(image, "use_multiview", False)):
         return False
     stem, extension = os.path.splitext(path)
@@ -425,7 +426,7 @@ def tile_path(path, number):
 
 def needed_of_image(image, number):
     if isinstance(image, bpy.types.Image) and image.source == "SEQUENCE" and number is not None and is_of_files(image):
-        # Where all of them are missing, that was said once.
+        # If all of them are missing, that was already reported.
         if os.path.isdir(os.path.dirname(absolute(image.filepath, image.library))):
             yield sequence_path(image.filepath, number), image.library
 
@@ -446,12 +447,12 @@ def needed_by_node(node, frame):
         if node.clip and node.clip.source == "SEQUENCE":
             yield clip_path(node.clip, frame), node.clip.library
     elif isinstance(getattr(node, "image", None), bpy.types.Image):
-        # In the compositor the node itself says how it is used.
+        # In the compositor the node itself has these settings.
         yield from needed_of_image(node.image, image_number(getattr(node, "image_user", node), frame))
 
 
 def needed_by_modifier(modifier, frame):
-    """The file of a bake that a frame reads."""
+    """Yields the file of a bake that a frame reads."""
     if modifier.type == "OCEAN" and modifier.is_cached:
         number = min(max(frame, modifier.frame_start), modifier.frame_end)
         yield os.path.join(modifier.filepath, "disp_%04d.exr" % number)
@@ -464,7 +465,7 @@ def needed_by_modifier(modifier, frame):
 
 
 def clip_path(clip, frame):
-    """The file of a clip at a frame: its path names the first one."""
+    """Returns the file of a clip at a frame. The path of the clip names the first file."""
     stem = os.path.splitext(os.path.basename(clip.filepath.replace("\\", "/")))[0]
     first = re.findall(r"[0-9]+", stem)
     if not first:
@@ -483,21 +484,21 @@ def needed_by_strip(strip, frame, library):
 
 
 def files_of_object(thing):
-    """Files of an object's modifiers and caches, and whether a render reads them."""
+    """Yields the files of an object's modifiers and caches, and whether a render reads them."""
     for modifier in thing.modifiers:
         used = modifier.show_render
         if modifier.type == "FLUID" and modifier.fluid_type == "DOMAIN":
-            # A fluid that has no folder is not baked, which is said.
+            # A fluid without this folder is not baked, which is reported elsewhere.
             yield modifier.domain_settings.cache_directory, False
         elif modifier.type == "MESH_CACHE":
             yield modifier.filepath, used
         elif modifier.type == "OCEAN":
-            # A folder, which is used once it was baked.
+            # The path is a folder, which is only used after a bake.
             yield modifier.filepath, used and modifier.is_cached
         elif modifier.type == "MULTIRES":
             yield modifier.filepath, used and modifier.is_external
         for cache in point_caches(modifier):
-            # Where it is not external the path is an old one.
+            # If the cache is not external, the path is a leftover.
             yield cache.filepath, used and cache.use_external
 
 
@@ -518,7 +519,7 @@ def all_trees():
 
 
 def files_of_nodes(tree):
-    """Files that a tree's nodes name, and whether the nodes are in use."""
+    """Yields the files that a tree's nodes name, and whether the nodes are in use."""
     for node in tree.nodes:
         if node.bl_idname in ("ShaderNodeTexIES", "ShaderNodeScript") and node.mode == "EXTERNAL":
             yield node.filepath, not node.mute
@@ -529,7 +530,7 @@ def is_import(node):
 
 
 def has_imports(tree, known):
-    """Whether a node of the tree, or of a group in it, reads a file. `known`: the answers so far."""
+    """Whether a node of the tree, or of a group in it, reads a file. `known` caches the answers."""
     if tree not in known:
         known[tree] = False
         groups = (getattr(node, "node_tree", None) for node in tree.nodes)
@@ -538,7 +539,7 @@ def has_imports(tree, known):
 
 
 def imported_by_modifiers(blocks):
-    """Paths that a modifier's own inputs give to nodes that read a file."""
+    """Yields the paths that a modifier's inputs pass to nodes that read a file."""
     known = {}
     for thing in blocks:
         for modifier in getattr(thing, "modifiers", ()) if isinstance(thing, bpy.types.Object) else ():
@@ -553,7 +554,7 @@ def imported_by_modifiers(blocks):
 
 
 def imported_by(tree, values, known, depth):
-    """Follows a tree's string inputs to the nodes in it that read the file they name."""
+    """Follows a tree's string inputs to the nodes that read the file with that path."""
     if depth == NESTING_MAX:
         return
     for node in tree.nodes:
@@ -564,14 +565,14 @@ def imported_by(tree, values, known, depth):
         if inside:
             yield from imported_by(inside, given, known, depth + 1)
             continue
-        # The path comes first; a delimiter of CSV is a string too.
+        # The path is the first string. The delimiter of a CSV node is a string too.
         path = next(iter(given.values()), None)
         if isinstance(path, str) and path:
             yield path, tree.library
 
 
 def value_of(socket, values):
-    """What a string socket is given; `None`: it cannot be told."""
+    """Returns the value of a string socket, or `None` if it is not known."""
     if not socket.is_linked:
         return socket.default_value
     link = socket.links[0]
