@@ -38,7 +38,7 @@ const BLOBS_MAX: usize = 500_000;
 const RANGES_MAX: usize = 10_000;
 /// Tags of a job or a node.
 const TAGS_MAX: usize = 32;
-/// Add-ons of one job.
+/// Maximum number of add-ons of a job.
 const ADDONS_MAX: usize = 16;
 /// Frames that a node hands in at once; the protocol says so.
 const ORPHANS_MAX: usize = 512;
@@ -128,7 +128,7 @@ pub(crate) fn job_spec(spec: wire::JobSpec, faults: &mut Faults) -> Option<JobSp
     })
 }
 
-/// Faults of settings that name files of the project which are not there.
+/// Reports settings that name files which are not in the project.
 fn check_named_files(settings: &RenderSettings, project: &Project, faults: &mut Faults) {
     let is_there = |path: &str| project.files.iter().any(|file| file.path == path);
     let fault = |path: &str| format!("`{path}` is not one of the project's files");
@@ -457,7 +457,7 @@ pub(crate) fn node_description(
     for (n, blender) in description.blenders.into_iter().enumerate().take(BLENDERS_MAX) {
         let version = match wire::BlenderKind::try_from(blender.kind) {
             Ok(wire::BlenderKind::Synthetic) => None,
-            // The node is still finding out which one it is.
+            // The node is still finding out which version it is.
             _ if blender.version.is_empty() && !blender.unusable.is_empty() => None,
             _ => match blender.version.parse() {
                 Ok(version) => Some(version),

@@ -56,8 +56,8 @@ pub(crate) const LINK_BYTES_A_SECOND: u64 = 128 << 10;
 const RETRY_MIN: Duration = Duration::from_millis(100);
 /// Longest such pause.
 const RETRY_MAX: Duration = Duration::from_secs(2);
-/// Attempts in a row to reach a node on this machine that are refused before its process counts as ended: about half a
-/// second, in which one that its supervisor starts again is back, and answers for itself.
+/// Refused attempts in a row to reach a node on this machine after which its process counts as ended. They take
+/// about half a second. A process that its supervisor restarts is back by then, and answers itself.
 const REFUSALS_CERTAIN: u32 = 3;
 /// How often it is told that a batch is still out of reach; what breaks for less heals by itself.
 const OUT_OF_REACH_TOLD_EVERY: Duration = Duration::from_secs(30);
@@ -83,7 +83,7 @@ pub(crate) struct Assignment {
 struct Link {
     address: String,
     client: RenderNodeClient<Channel>,
-    /// Where the node's process itself listens on this machine, if it does.
+    /// Where the node's process itself listens, if that is on this machine.
     neighbour: Option<SocketAddr>,
     settled: Vec<u64>,
     /// Dropped when the node has answered for the batch sent last: batches arrive in their order.
@@ -272,15 +272,14 @@ impl Dispatch {
         Some((link.client.clone(), std::mem::take(&mut link.settled), turn))
     }
 
-    /// Notes where a node is reached that has registered, and where its process itself listens, if that is on this
-    /// machine.
+    /// Records the address of a registered node, and where its process itself listens, if that is on this machine.
     pub(crate) fn meet(&self, node: &NodeName, address: &str, neighbour: Option<SocketAddr>) {
         if let Some(link) = self.lock().meet(node, address) {
             link.neighbour = neighbour;
         }
     }
 
-    /// Where a node's process itself listens on this machine, if it does.
+    /// Where the node's process itself listens, if that is on this machine.
     pub(crate) fn neighbour(&self, node: &NodeName) -> Option<SocketAddr> {
         self.lock().links.get(node)?.neighbour
     }
@@ -344,7 +343,7 @@ struct Follower {
     /// The life of the node that the batch is meant for.
     incarnation: Incarnation,
     client: RenderNodeClient<Channel>,
-    /// Where the node's process itself listens on this machine, if it does.
+    /// Where the node's process itself listens, if that is on this machine.
     neighbour: Option<SocketAddr>,
     /// Sequence of the last event that the driver has.
     sequence: u64,
@@ -477,7 +476,7 @@ impl Follower {
         }
     }
 
-    /// Whether a call failed because nothing listens any more where the node's process did, on this machine.
+    /// Whether a call failed because nothing listens any more where the node's process listened on this machine.
     async fn is_refused(&self, status: &Status) -> bool {
         match self.neighbour {
             Some(at) if was_refused(status) => neighbour::refuses(at).await,

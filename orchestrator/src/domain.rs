@@ -114,7 +114,7 @@ impl FrameRange {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct FrameSet {
     ranges: Vec<FrameRange>,
-    /// Whether each depends on those before it.
+    /// Whether each frame depends on those before it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     in_order: bool,
 }
@@ -143,8 +143,8 @@ impl FrameSet {
         Self { ranges: vec![FrameRange { first: frame, last: frame, step: 1 }], in_order: false }
     }
 
-    /// The same frames, rising, for one node at a time: each depends on those before it. Costs a look at every frame
-    /// where the ranges do not rise already.
+    /// Returns the same frames in ascending order, for one node at a time, because each depends on those before
+    /// it. It visits every frame unless the ranges are already in order.
     #[must_use]
     pub fn in_order(self) -> Self {
         let rise = self.ranges.windows(2).all(|pair| {
@@ -173,13 +173,14 @@ impl FrameSet {
         Self { ranges, in_order: true }
     }
 
-    /// Whether one node at a time draws them, in their order, which rises.
+    /// Whether one node at a time draws the frames, in ascending order.
     #[must_use]
     pub fn is_in_order(&self) -> bool {
         self.in_order
     }
 
-    /// From the first frame to the last one of a set that rises, with its step where it is one range.
+    /// Returns the range from the first to the last frame of an ascending set, with its step if the set is a
+    /// single range.
     #[must_use]
     pub fn span(&self) -> FrameRange {
         let (first, last) = (self.ranges[0], self.ranges[self.ranges.len() - 1]);
@@ -406,13 +407,13 @@ pub struct RenderSettings {
     /// Whether the file's Python runs.
     #[serde(default)]
     pub run_scripts: bool,
-    /// Path of the colour configuration in the project, or empty.
+    /// Path of the colour configuration in the project; empty for Blender's own.
     #[serde(default)]
     pub color_config: String,
-    /// Paths of add-ons in the project.
+    /// Paths of the add-ons in the project.
     #[serde(default)]
     pub addons: Vec<String>,
-    /// Whether each frame has a Blender of its own; frames in order share one.
+    /// Whether each frame gets a Blender of its own. Frames drawn in order share one.
     #[serde(default)]
     pub cold: bool,
     /// Whether one node at a time draws the frames, in ascending order.
@@ -446,8 +447,8 @@ impl BlenderVersion {
         (self.major, self.minor) >= (file.major, file.minor)
     }
 
-    /// Whether it can read the form of a file saved by `file` at all: that changed with Blender 5.0, and 4.5 was made
-    /// to know it.
+    /// Whether this Blender can read a file saved by `file` at all. Blender 5.0 changed the file format, and 4.5
+    /// was made to read it.
     #[must_use]
     pub fn reads(&self, file: Self) -> bool {
         file.major < 5 || (self.major, self.minor) >= (4, 5)
@@ -490,7 +491,8 @@ impl std::str::FromStr for BlenderVersion {
 /// What a job asks of a node.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Requirements {
-    /// Version that saved the file: an older Blender may lose some of it, so it draws the file only if asked for.
+    /// Version of the Blender that saved the file. An older one may lose some of it, so it draws the file only if
+    /// requested.
     pub file_version: BlenderVersion,
     /// Version asked for.
     pub blender: Option<BlenderVersion>,
@@ -566,7 +568,7 @@ pub struct Blender {
     pub kind: i32,
     /// Where it is on the node.
     pub path: String,
-    /// Why it does not start; empty: it starts.
+    /// Why it does not start; empty if it starts.
     #[serde(default)]
     pub unusable: String,
 }
@@ -579,8 +581,8 @@ impl NodeDescription {
             && self.blenders.iter().any(|have| have.is_usable() && have.draws(requirements))
     }
 
-    /// Whether the node does not know yet whether it has a Blender for such a job: it is still looking for them, or
-    /// one takes its time.
+    /// Whether the node may still turn out to have a Blender for such a job: it is still looking for them, or one
+    /// is slow.
     #[must_use]
     pub fn may_come_to_meet(&self, requirements: &Requirements) -> bool {
         let is_open = |have: &Blender| !have.is_usable() && have.version.is_none();
@@ -591,7 +593,7 @@ impl NodeDescription {
         self.takes(&known) && (is_looking || self.blenders.iter().any(is_open))
     }
 
-    /// Why the Blender for such a job does not start here, in words; `None` where none that fits fails.
+    /// Returns why the Blender for such a job does not start on this node; `None` if no suitable one fails.
     #[must_use]
     pub fn why_unable(&self, requirements: &Requirements) -> Option<String> {
         let mut failing = self.blenders.iter().filter(|have| !have.is_usable());
@@ -599,7 +601,7 @@ impl NodeDescription {
         self.takes(requirements).then(|| failing.failure())
     }
 
-    /// Whether it takes such a job, whatever its Blenders are.
+    /// Whether the node accepts such a job, regardless of its Blenders.
     fn takes(&self, requirements: &Requirements) -> bool {
         let Requirements { tags, ffmpeg, run_scripts, .. } = requirements;
         tags.iter().all(|tag| self.tags.contains(tag))
@@ -615,17 +617,17 @@ impl Blender {
         self.unusable.is_empty()
     }
 
-    /// Whether it may draw such a job; of one that has not told its version that is not known.
+    /// Whether it may draw such a job. A Blender of unknown version counts as one that may.
     fn draws(&self, requirements: &Requirements) -> bool {
         let Requirements { file_version, blender, .. } = requirements;
         self.version.is_none_or(|version| match blender {
-            // Asked for, it may be older than the file.
+            // If requested, it may be older than the file.
             Some(wanted) => version.is(*wanted) && version.reads(*file_version),
             None => version.opens(*file_version),
         })
     }
 
-    /// Why it draws nothing, in words.
+    /// Describes why it cannot draw.
     fn failure(&self) -> String {
         match self.version {
             Some(version) => format!("Blender {version} does not start: {}", self.unusable),

@@ -783,8 +783,8 @@ impl Driver {
             (Some(known), _) if known > registration.incarnation => {
                 Err(MembershipError::NewerIncarnation(node.clone()))
             }
-            // The same address proves that the former process there is dead, as a port does where nothing listens any
-            // more; otherwise it may be another machine.
+            // The same address proves that the former process there is dead. So does a port at which nothing
+            // listens any more. Otherwise it may be another machine.
             (Some(known), Some(record))
                 if known < registration.incarnation
                     && record.address != registration.address

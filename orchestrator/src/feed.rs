@@ -755,7 +755,7 @@ fn who_rests(nodes: &[&NodeView], at_work: &HashSet<NodeName>) -> String {
     format!("no node that could render it takes work now: {}{more}", resting[..named].join(", "))
 }
 
-/// On which of these nodes the Blender for a job does not start, and why, in a sentence; empty where there is none.
+/// Says on which of these nodes the Blender for a job does not start, and why; empty if there is none.
 fn who_is_unable(nodes: &[&NodeView], requirements: &Requirements) -> String {
     let why = |node: &&NodeView| {
         let why = node.description.why_unable(requirements)?;

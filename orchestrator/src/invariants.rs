@@ -36,7 +36,7 @@ pub struct Invariants {
 #[derive(Debug)]
 struct Job {
     frames: BTreeMap<i32, Frame>,
-    /// Whether each of them depends on those before it.
+    /// Whether each frame depends on those before it.
     in_order: bool,
     /// Of `frames`, counted as they change: each change of one updates the job, which may have very many.
     tally: FrameCounts,
@@ -243,7 +243,7 @@ impl Invariants {
         self.batches.insert(id, batch);
     }
 
-    /// Frames that depend on those before them are with one node, rising, and none is passed over.
+    /// Frames that depend on earlier ones are assigned to one node, in ascending order, and none is passed over.
     fn check_order(&self, id: JobId, slices: &[Slice]) {
         let other = self.batches.iter().find(|(_, batch)| batch.job == id);
         assert!(other.is_none(), "I23: job {id} is drawn in order, and twice at once: {other:?}");

@@ -1,8 +1,9 @@
-//! Nodes on this very machine: that the process of one has ended can be known, where of others it is only likely.
+//! Detects when the process of a node on this machine has ended. That is certain here, and only likely for other
+//! machines.
 //!
-//! Nothing listens at a port here once the process that did is gone, and the kernel says so at once. From another
-//! machine the same answer may come from a firewall, a router that has just restarted, or whoever has the address by
-//! now, while the node draws on: there the lease stays the rule.
+//! When a process on this machine ends, nothing listens at its port any more, and the kernel says so at once. From
+//! another machine the same answer may come from a firewall, a router that has just restarted, or a new owner of
+//! the address, while the node continues to draw. For such nodes the lease decides.
 
 use std::{
     io::ErrorKind,
@@ -13,19 +14,20 @@ use std::{
 use tokio::{net::TcpStream, time::timeout};
 use tonic::transport::Uri;
 
-/// How long the kernel, or another machine, may take to refuse a connection: longer than any link that is fit for
-/// a render farm, and short for whoever waits to register.
+/// How long the kernel, or another machine, may take to refuse a connection. This is longer than on any link that
+/// suits a render farm, and short for a node that waits to register.
 const REFUSED_WITHIN: Duration = Duration::from_secs(1);
 
-/// Where a node's own process listens on this machine, if it does: it calls from here, and is reached here at the very
-/// port that it listens on. Another port may be a forwarder's, which can end before the node.
+/// Returns where a node's own process listens, if that is on this machine: its connection comes from this machine,
+/// and its address is one of this machine with the port that it listens on. Another port may belong to a
+/// forwarder, which can end before the node.
 pub(crate) fn of(address: &str, port: u32, peer: Option<SocketAddr>) -> Option<SocketAddr> {
     let at = socket(address)?;
     let peer = peer?.ip().to_canonical();
     (u32::from(at.port()) == port && is_here(at.ip()) && is_here(peer)).then_some(at)
 }
 
-/// The socket of a URL that names its host by number.
+/// Returns the socket address of a URL whose host is an IP address or `localhost`.
 pub(crate) fn socket(address: &str) -> Option<SocketAddr> {
     let uri: Uri = address.parse().ok()?;
     let host = uri.host()?.trim_start_matches('[').trim_end_matches(']');
@@ -36,7 +38,7 @@ pub(crate) fn socket(address: &str) -> Option<SocketAddr> {
     Some(SocketAddr::new(ip.to_canonical(), uri.port_u16()?))
 }
 
-/// Whether the machine says that nothing listens there.
+/// Whether the machine replies that nothing listens there.
 pub(crate) async fn refuses(at: SocketAddr) -> bool {
     match timeout(REFUSED_WITHIN, TcpStream::connect(at)).await {
         Ok(Err(error)) => error.kind() == ErrorKind::ConnectionRefused,
@@ -44,7 +46,8 @@ pub(crate) async fn refuses(at: SocketAddr) -> bool {
     }
 }
 
-/// Whether an address is one of this machine's: what is sent to it leaves from it. No packet is sent to find out.
+/// Whether an address belongs to this machine: a packet to it would be sent from the same address. No packet is
+/// sent to find out.
 fn is_here(ip: IpAddr) -> bool {
     if ip.is_loopback() {
         return true;

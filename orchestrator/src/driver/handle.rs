@@ -100,9 +100,9 @@ pub(crate) struct Registration {
     pub(crate) address: String,
     pub(crate) description: NodeDescription,
     pub(crate) batches: Vec<BatchId>,
-    /// Where its process itself listens on this machine, if it does.
+    /// Where its process itself listens, if that is on this machine.
     pub(crate) neighbour: Option<SocketAddr>,
-    /// The address of a former process of that name which is certain to have ended.
+    /// The address of a former process of that name that is certain to have ended.
     pub(crate) replaces: Option<String>,
 }
 
@@ -134,7 +134,7 @@ pub(crate) enum MembershipError {
     NameTaken {
         node: NodeName,
         address: String,
-        /// Where that process itself listens on this machine, if it does.
+        /// Where that process itself listens, if that is on this machine.
         neighbour: Option<SocketAddr>,
     },
     #[error(transparent)]

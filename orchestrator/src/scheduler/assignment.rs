@@ -112,8 +112,8 @@ impl Scheduler {
         self.jobs.get(&job).is_some_and(|job| job.waiting_alone() <= emptied)
     }
 
-    /// Guided: a share of what is left, so that all nodes end together; never more than a moment's work.
-    /// Frames in order are all for one node, which draws them best without a break.
+    /// Guided: a share of what is left, so that all nodes end together, and never more than a moment's work.
+    /// Frames in order all go to one node, which draws them best without a break.
     fn batch_size(&self, job: &Job) -> u64 {
         if job.is_in_order() {
             return BATCH_SLICES_MAX;

@@ -49,7 +49,7 @@ impl Scheduler {
         actions.push(Action::EndBatch { batch, node: node.clone() });
         let waits = |job: &Job| job.is_in_order() && job.waiting() > 0;
         if self.jobs.get(&job_id).is_some_and(waits) {
-            // First the node whose Blender can go on; then whoever is there.
+            // First the node whose Blender can continue, then any node with room.
             self.assign(BTreeSet::from([node]), actions);
             looked_at.extend(self.roomy.iter().cloned());
         }

@@ -251,18 +251,18 @@ impl Job {
         taken.unwrap_or(if slices.is_empty() { Taken::Nothing } else { Taken::Batch(slices) })
     }
 
-    /// Whether its frames are drawn in order: by one node at a time, in one batch.
+    /// Whether its frames are drawn in order, by one node at a time and in one batch.
     pub(super) fn is_in_order(&self) -> bool {
         self.frames.is_in_order()
     }
 
-    /// Whether nothing of it may be given away, as a batch holds the frames before.
+    /// Whether none of its frames may be assigned, because a batch has earlier frames.
     pub(super) fn is_held(&self) -> bool {
         self.is_in_order() && !self.batches.is_empty()
     }
 
-    /// The lowest of the slices that wait. One that does not suit the node, or must have it for itself, holds up all
-    /// above it.
+    /// Takes the lowest waiting slices. A slice that does not suit the node, or must be alone on it, holds up all
+    /// slices after it.
     fn take_in_order(&mut self, size: u64, empty: bool, suits: impl Fn(&Blame) -> bool) -> Taken {
         if self.is_held() {
             return Taken::Nothing;
@@ -304,7 +304,7 @@ impl Job {
         if slices.is_empty() { Taken::Nothing } else { Taken::Batch(slices) }
     }
 
-    /// The frame that the cursor gives next; it passes over those that it must not give.
+    /// Returns the frame that the cursor gives next, skipping those that it must not give.
     fn next_ahead(&mut self) -> Option<i32> {
         loop {
             let mut next = self.cursor;

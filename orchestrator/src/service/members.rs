@@ -145,12 +145,12 @@ impl OrchestratorService {
     }
 }
 
-/// Whether the process at a node's former address is certain to have ended: it is a neighbour of ours, or of the process
-/// that asks for its name, and nothing listens there any more.
+/// Whether the process at a node's former address is certain to have ended: nothing listens there any more, and it
+/// ran on this machine or on the machine of the process that asks for its name.
 async fn has_ended(address: &str, ours: Option<SocketAddr>, peer: Option<SocketAddr>) -> bool {
     let asks_from = peer.map(|peer| peer.ip().to_canonical());
     let theirs = neighbour::socket(address).filter(|at| {
-        // Of the loopback only a process that is known to be here can be told.
+        // A loopback address only counts if the process is known to be on this machine.
         Some(at.ip()) == asks_from && !at.ip().is_loopback()
     });
     match ours.or(theirs) {

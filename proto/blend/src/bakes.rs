@@ -1,7 +1,7 @@
-//! Which modifiers of geometry nodes simulate, and where what they baked lies.
+//! Finds the modifiers of geometry nodes that simulate, and where their bakes are stored.
 //!
-//! A modifier has a bake for each simulation and each "Bake" node in its tree, groups of groups included. What is
-//! stored in the file is packed in the bake; else it lies in a folder, of which the disk must tell whether it is there.
+//! A modifier has a bake for each simulation and each "Bake" node in its tree, including nested groups. A bake
+//! that is stored in the file is packed. Any other bake is in a folder, and only the disk tells whether it exists.
 
 use std::collections::{HashMap, HashSet};
 
@@ -10,19 +10,19 @@ use crate::{
     group::{Group, View},
 };
 
-/// Groups in groups on the way to a node.
+/// Maximum depth of nested groups on the way to a node.
 const DEPTH_MAX: usize = 64;
 
-/// Bakes of a modifier: more than there are nodes in a tree.
+/// Maximum number of bakes of a modifier, more than a tree has nodes.
 const BAKES_MAX: usize = 100_000;
 
-/// A tree of nodes.
+/// A node tree.
 #[derive(Default)]
 pub(crate) struct Tree {
     simulates: bool,
-    /// The trees that are groups in it.
+    /// The trees that it contains as groups.
     pub(crate) groups: Vec<u64>,
-    /// Of each bake: the node, and which bake it is in that node's own tree.
+    /// For each bake: the node, and the number of the bake in that node's own tree.
     nested: HashMap<i32, (i32, i32)>,
     nodes: HashMap<i32, Kind>,
 }
@@ -65,19 +65,19 @@ pub(crate) struct NodesModifier {
     pub(crate) owner: String,
     pub(crate) tree: u64,
     bakes: Vec<Bake>,
-    /// Where a modifier of Blender 3.6, which has one bake for all of it, keeps it.
+    /// The folder of the only bake of a modifier in Blender 3.6.
     folder: Option<String>,
 }
 
 struct Bake {
     id: i32,
     is_packed: bool,
-    /// Where it may lie.
+    /// Folders in which it may be stored.
     folders: Vec<String>,
 }
 
 impl NodesModifier {
-    /// Takes a modifier and the folder that it names.
+    /// Parses a modifier. `folder` is the folder that it names.
     pub(crate) fn of(
         group: &Group<'_>,
         modifier: &View<'_>,
@@ -103,19 +103,19 @@ impl NodesModifier {
     }
 }
 
-/// How a simulation is stored.
+/// Where the simulations of a modifier are stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Stored {
     /// In the file.
     Packed,
-    /// In one of the folders of each of these, if they have anything; nowhere where there are none.
+    /// The folders of each simulation, one of which contains its bake if it is baked. Empty if there are no bakes.
     InFolders(Vec<Vec<String>>),
 }
 
-/// All trees of a file, by address.
+/// All trees of a file by address.
 pub(crate) type Trees = HashMap<u64, Tree>;
 
-/// The trees that simulate, or have a group in them that does.
+/// Returns the trees that simulate, directly or in a nested group.
 pub(crate) fn simulating(trees: &Trees) -> HashSet<u64> {
     let mut users: HashMap<u64, Vec<u64>> = HashMap::new();
     for (address, tree) in trees {
@@ -134,7 +134,7 @@ pub(crate) fn simulating(trees: &Trees) -> HashSet<u64> {
     simulating
 }
 
-/// How the simulations of a modifier are stored.
+/// Determines where the simulations of a modifier are stored.
 pub(crate) fn stored(modifier: &NodesModifier, trees: &Trees) -> Stored {
     let mut simulations = modifier.bakes.iter();
     let simulations = simulations.by_ref().filter(|it| is_simulation(modifier.tree, it.id, trees));
@@ -153,7 +153,7 @@ pub(crate) fn stored(modifier: &NodesModifier, trees: &Trees) -> Stored {
     }
 }
 
-/// Whether a bake of a tree is a simulation. What lies in a library may be one.
+/// Whether a bake of a tree is a simulation. If the tree is in a library, it may be one.
 fn is_simulation(tree: u64, bake: i32, trees: &Trees) -> bool {
     let (mut tree, mut bake) = (tree, bake);
     for _ in 0..DEPTH_MAX {

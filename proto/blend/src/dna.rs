@@ -4,13 +4,14 @@ use std::{cell::RefCell, collections::HashMap};
 
 use crate::{header::Layout, text_of_bytes};
 
-/// Pointers of a struct that are looked at: a scene of Blender 5.0, with all that is in it, has 120.
+/// Maximum number of pointers of a struct that are searched. A scene of Blender 5.0 with all its nested structs
+/// has 120.
 const POINTERS_MAX: usize = 4_096;
 
-/// Members of a struct, and of those in it, that are looked at for pointers.
+/// Maximum number of members of a struct and its nested structs that are searched for pointers.
 const MEMBERS_MAX: usize = 100_000;
 
-/// Members that point to a data block without using it: where it was linked from, and what only the interface needs.
+/// Members that point to a data block but do not use it: its origin, and what only the interface needs.
 const IDLE_MEMBERS: [(&str, &str); 5] =
     [("ID", "lib"), ("ID", "newid"), ("ID", "orig_id"), ("Object", "iuser"), ("Image", "rr")];
 
@@ -28,7 +29,7 @@ pub(crate) struct Dna<'a> {
     structs: HashMap<&'a [u8], &'a [u8]>,
     /// For each struct, by name: its number, as the blocks' heads give it, and its size in bytes.
     numbers: HashMap<&'a [u8], (u32, usize)>,
-    /// The structs' names, by their numbers.
+    /// The names of the structs by number.
     by_number: Vec<&'a [u8]>,
     /// What was looked for before: large files have many structs of a kind.
     known: RefCell<HashMap<(&'static str, &'static str), Option<Place>>>,
@@ -83,17 +84,17 @@ impl<'a> Dna<'a> {
         self.numbers.get(structure.as_bytes()).copied()
     }
 
-    /// The name of the struct of this number.
+    /// Returns the name of the struct with this number.
     pub(crate) fn name_of(&self, number: u32) -> Option<&'a [u8]> {
         self.by_number.get(usize::try_from(number).ok()?).copied()
     }
 
-    /// The size of a struct in bytes.
+    /// Returns the size of a struct in bytes.
     pub(crate) fn len_bytes_of(&self, structure: &[u8]) -> Option<usize> {
         self.numbers.get(structure).map(|(_, len_bytes)| *len_bytes)
     }
 
-    /// Where a struct may point to data blocks that it uses, in bytes after its beginning.
+    /// Returns the offsets in a struct of pointers to data blocks that it uses.
     pub(crate) fn id_pointers(&self, structure: &[u8]) -> Vec<usize> {
         let mut places = Vec::new();
         let mut left = MEMBERS_MAX;
@@ -141,7 +142,7 @@ impl<'a> Dna<'a> {
         }
     }
 
-    /// Whether a pointer to this type may be one to a data block.
+    /// Whether a pointer to this type may point to a data block.
     fn is_id(&self, kind: &[u8]) -> bool {
         if matches!(kind, b"ID" | b"void") {
             return true;
@@ -150,7 +151,7 @@ impl<'a> Dna<'a> {
         first.is_some_and(|(kind, _, name)| kind == b"ID" && !name.is_address)
     }
 
-    /// Type, its size, and name of a member.
+    /// Returns the type, size and name of a member.
     fn member_of(&self, pair: &[u8]) -> Option<(&'a [u8], usize, Name<'a>)> {
         let number = |bytes| usize::try_from(self.layout.unsigned(bytes)).ok();
         let (kind, kind_bytes) = *self.types.get(number(pair.get(..2)?)?)?;
@@ -248,7 +249,7 @@ pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(text).into_owned()
 }
 
-/// A path up to its end mark, in which every byte counts.
+/// Decodes a path up to its terminating zero, keeping every byte.
 pub(crate) fn path(bytes: &[u8]) -> String {
     let end = bytes.iter().position(|&byte| byte == 0);
     text_of_bytes(&bytes[..end.unwrap_or(bytes.len())])

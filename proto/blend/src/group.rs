@@ -84,16 +84,16 @@ const WANTED: [(&str, Option<[u8; 2]>); 54] = [
     ("RigidBodyWorld", Some(*b"SC")),
     ("RigidBodyWorld_Shared", Some(*b"SC")),
     ("bNode", None),
-    // What pictures need of Blender.
+    // Needs of pictures.
     ("NodeImageMultiFile", None),
     ("NodeImageMultiFileSocket", None),
     ("NodeCompositorFileOutputItem", None),
-    // How rows of files are numbered.
+    // Numbering of sequences of files.
     ("NodeTexImage", None),
     ("NodeTexEnvironment", None),
     ("ImageUser", None),
     ("AnimData", None),
-    // What uses what.
+    // Uses of data blocks.
     ("bNodeLink", None),
     ("IDOverrideLibrary", None),
     // Drivers.
@@ -107,7 +107,8 @@ const WANTED: [(&str, Option<[u8; 2]>); 54] = [
     ("Base", Some(*b"SC")),
 ];
 
-/// Of a scene's own, which hold the settings of Cycles, and of a modifier's, which hold what its nodes are given.
+/// Properties of scenes, which hold the settings of Cycles, and of modifiers, which hold the inputs of their
+/// nodes.
 const PROPERTY: (&str, Option<[u8; 2]>) = ("IDProperty", None);
 
 /// Members that point to a text.
@@ -142,7 +143,7 @@ pub(crate) struct Group<'d> {
     by_address: HashMap<u64, usize>,
     /// Texts that were pointed to, and have not come by.
     awaited: HashSet<u64>,
-    /// Addresses of data blocks that it points to.
+    /// Addresses of the data blocks that it points to.
     uses: HashSet<u64>,
     bytes: usize,
 }
@@ -253,7 +254,7 @@ impl<'d> Group<'d> {
         }
     }
 
-    /// Addresses of the data blocks that it points to; of its nodes, not those that they show.
+    /// Addresses of the data blocks that it points to. The data blocks that its nodes show are not included.
     pub(crate) fn uses(&self) -> impl Iterator<Item = &u64> {
         self.uses.iter()
     }
@@ -291,7 +292,7 @@ impl<'d> Group<'d> {
 }
 
 fn texts(view: &View<'_>) -> Vec<u64> {
-    // Properties of other types point to other things.
+    // Properties of other types point to other data.
     if view.structure == "IDProperty" && view.int("type") != Some(0) {
         return Vec::new();
     }

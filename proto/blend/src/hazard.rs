@@ -26,32 +26,32 @@ pub enum Hazard {
         /// Like `cloth`.
         what: &'static str,
     },
-    /// A simulation of geometry nodes that is not stored. Blender computes it while the file is played, never in a
-    /// render, which shows its first state in all frames.
+    /// A simulation of geometry nodes that is not baked. Blender computes it during playback, never in a render,
+    /// which shows its first state in all frames.
     UnbakedNodes {
-        /// The object, and the modifier.
+        /// The object and the modifier.
         owner: String,
     },
-    /// A node that imports a file whose path is joined from pieces, so that nobody knows it before the node runs.
+    /// A node that imports a file whose path is computed, so that it is not known before the node runs.
     ComputedPath {
-        /// The tree of nodes.
+        /// The node tree.
         owner: String,
     },
-    /// A simulation of Blender 2.81 or before that no later one has, with whatever was baked of it.
+    /// A simulation of Blender 2.81 or earlier. No later version supports it, or a bake of it.
     LostSimulation {
-        /// The data block, and which part of it.
+        /// The data block, and the part of it.
         owner: String,
-        /// Like `smoke`.
+        /// The kind of simulation, such as `smoke`.
         what: &'static str,
     },
 }
 
-/// What a hazard is about.
+/// The subject of a hazard.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct About {
     /// The data block.
     pub(crate) block: BlockId,
-    /// Folders, as they are stored: where one of each has a bake, the hazard is none.
+    /// Lists of folders as stored in the file. If each list has a folder with a bake, there is no hazard.
     pub(crate) folders: Vec<Vec<String>>,
 }
 

@@ -1,7 +1,8 @@
-//! Files that geometry nodes import: by a path in a socket, in a node, or in an input of a modifier, over groups.
+//! Finds the files that geometry nodes import. The path is in a socket, a node or an input of a modifier, possibly
+//! through groups.
 //!
-//! Blender's own list of paths does not have them. A path that is joined from pieces is not known before the nodes
-//! run: that much is told.
+//! Blender's own list of paths does not include them. A path that the nodes compute is not known before they run;
+//! only that is reported.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -11,22 +12,22 @@ use crate::{
     reference::Field,
 };
 
-/// Sockets of a node, inputs of a modifier, properties: more than anybody makes.
+/// Maximum number of sockets of a node, inputs of a modifier, or properties, more than anybody makes.
 const INPUTS_MAX: usize = 1_000;
 
-/// Nodes between a path and the node that imports it: reroutes, switches.
+/// Maximum number of nodes between a path and the node that imports it, such as reroutes and switches.
 const STEPS_MAX: usize = 64;
 
-/// Paths among which one import chooses.
+/// Maximum number of paths among which one import chooses.
 const SOURCES_MAX: usize = 256;
 
-/// Inputs of groups that are paths, in a file.
+/// Maximum number of group inputs in a file that are paths.
 const PATH_INPUTS_MAX: usize = 100_000;
 
-/// How the names of the nodes that import begin.
+/// Prefix of the types of nodes that import.
 const IMPORTS: &str = "GeometryNodeImport";
 
-/// Nodes that hand on one of their inputs.
+/// Nodes that pass on one of their inputs.
 const CHOICES: [&str; 5] = [
     "NodeReroute",
     "GeometryNodeSwitch",
@@ -35,10 +36,10 @@ const CHOICES: [&str; 5] = [
     "NodeEnableOutput",
 ];
 
-/// A path, and where it is stored.
+/// A path and where it is stored.
 type Path = (String, Field);
 
-/// Where a socket has its path from.
+/// The source of a socket's path.
 #[derive(Debug, Clone)]
 enum Source {
     Stored(Path),
@@ -47,7 +48,7 @@ enum Source {
     Computed,
 }
 
-/// What is known of the trees and modifiers of a file.
+/// The trees and modifiers of a file.
 #[derive(Default)]
 pub(crate) struct Imports {
     trees: BTreeMap<u64, Tree>,
@@ -58,11 +59,11 @@ pub(crate) struct Imports {
 struct Tree {
     block: BlockId,
     name: String,
-    /// Where the nodes that import have their paths from.
+    /// The sources of the paths of its importing nodes.
     imports: Vec<Source>,
-    /// The groups in it: their trees, and where their inputs have their texts from.
+    /// The groups in it: their trees, and the sources of their inputs.
     groups: Vec<(u64, HashMap<String, Vec<Source>>)>,
-    /// What its inputs are unless a modifier says otherwise.
+    /// The default values of its inputs, which modifiers can replace.
     defaults: HashMap<String, Path>,
     /// Its inputs that are paths.
     paths: HashSet<String>,
@@ -79,12 +80,12 @@ struct Modifier {
 pub(crate) struct Import {
     pub(crate) block: BlockId,
     pub(crate) owner: String,
-    /// None where it is not known before the nodes run.
+    /// `None` if it is not known before the nodes run.
     pub(crate) path: Option<Path>,
 }
 
 impl Imports {
-    /// Takes a tree of nodes.
+    /// Adds a node tree.
     pub(crate) fn tree(&mut self, group: &Group<'_>, block: BlockId) {
         let nodes = Nodes::of(group);
         let mut tree = Tree {
@@ -98,7 +99,7 @@ impl Imports {
         for node in nodes.nodes.values() {
             let kind = node.text("idname").unwrap_or_default();
             if kind.starts_with(IMPORTS) && nodes.is_used(node) {
-                // The path is its first input.
+                // The path is the first input.
                 let socket = nodes.inputs(node).next();
                 tree.imports.extend(socket.into_iter().flat_map(|socket| nodes.sources(&socket)));
             } else if kind == "GeometryNodeGroup"
@@ -123,7 +124,7 @@ impl Imports {
         }
     }
 
-    /// Takes what a modifier hands to its tree.
+    /// Adds the values that a modifier passes to its tree.
     pub(crate) fn modifier(
         &mut self,
         group: &Group<'_>,
@@ -148,10 +149,10 @@ impl Imports {
         self.modifiers.push(Modifier { block, owner: owner.into(), tree, texts });
     }
 
-    /// Everything that is imported, once all trees are known.
+    /// Returns all imports, once all trees are known.
     pub(crate) fn finish(mut self) -> Vec<Import> {
         let mut found = Vec::new();
-        // Inputs that turned out to be paths, whose users are to be asked.
+        // Inputs that turned out to be paths. The users of their trees provide the values.
         let mut next = Vec::new();
         let addresses: Vec<u64> = self.trees.keys().copied().collect();
         for address in &addresses {
@@ -173,7 +174,7 @@ impl Imports {
         found
     }
 
-    /// Takes the sources of a path in a tree.
+    /// Processes the sources of a path in a tree.
     fn settle(
         &mut self,
         address: u64,
@@ -205,7 +206,7 @@ impl Imports {
             paths.sort_unstable();
             for input in paths {
                 let own = modifier.texts.get(input).map(|path| (modifier.block, path));
-                // What is empty in the modifier is not stored.
+                // The modifier does not store empty values.
                 let default = tree.defaults.get(input).map(|path| (tree.block, path));
                 if let Some((block, path)) = own.or(default) {
                     let (owner, path) = (modifier.owner.clone(), Some(path.clone()));
@@ -215,7 +216,7 @@ impl Imports {
         }
     }
 
-    /// The trees in which each tree is a group.
+    /// For each tree, the trees that contain it as a group.
     fn users(&self) -> HashMap<u64, Vec<u64>> {
         let mut users: HashMap<u64, Vec<u64>> = HashMap::new();
         for (address, tree) in &self.trees {
@@ -228,12 +229,12 @@ impl Imports {
     }
 }
 
-/// The nodes of a tree, and how they are linked.
+/// The nodes of a tree and the links between them.
 struct Nodes<'g> {
     group: &'g Group<'g>,
     nodes: BTreeMap<u64, View<'g>>,
     sockets: HashMap<u64, View<'g>>,
-    /// For each socket that something is linked to: the node and the socket that it comes from.
+    /// For each linked socket: the node and the socket that the link comes from.
     links: HashMap<u64, (u64, u64)>,
     from: HashSet<u64>,
 }
@@ -273,19 +274,19 @@ impl<'g> Nodes<'g> {
         value.is_some_and(|at| self.group.at(at, "bNodeSocketValueString").next().is_some())
     }
 
-    /// The text of a socket's value, unless it is empty.
+    /// The text of a socket's value; `None` if it is empty.
     fn text_at(&self, value: u64) -> Option<Path> {
         self.group.at(value, "bNodeSocketValueString").next()?.path("value")
     }
 
-    /// Where a socket may have its text from.
+    /// Returns the possible sources of a socket's text.
     fn sources(&self, socket: &View<'g>) -> Vec<Source> {
         let (mut sources, mut seen) = (Vec::new(), HashSet::new());
         self.collect(socket, 0, &mut sources, &mut seen);
         sources
     }
 
-    /// `seen` are the sockets that were followed: each is worth one look, however many ways lead to it.
+    /// `seen` contains the sockets that were visited. Each is visited once, however many links lead to it.
     fn collect(
         &self,
         socket: &View<'g>,
@@ -318,7 +319,7 @@ impl<'g> Nodes<'g> {
             }
             kind if CHOICES.contains(&kind) => {
                 let texts = self.inputs(node);
-                // A reroute's input has no text of its own.
+                // The input of a reroute has no text of its own.
                 let texts = texts.filter(|it| kind == "NodeReroute" || self.is_text(it));
                 for input in texts {
                     self.collect(&input, depth + 1, sources, seen);

@@ -1,20 +1,21 @@
-//! What pictures need of the Blender that draws them: cameras for the compositor, formats, names of colours, add-ons.
+//! What pictures need of the Blender that draws them: cameras for the compositor, formats, colour names and
+//! add-ons.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use crate::group::{Group, View};
 
-/// Names that are kept of each kind: a person reads a few of them.
+/// Maximum number of names that are kept of each kind. A person reads a few of them.
 const NAMES_MAX: usize = 1_000;
 
-/// Render Layers nodes, File Output nodes and their formats that are kept of a file.
+/// Maximum number of Render Layers nodes, File Output nodes and their formats that are kept.
 const PARTS_MAX: usize = 10_000;
 
-/// How the types of Blender's own nodes begin.
+/// Prefixes of the types of Blender's own nodes.
 const OWN_NODES: [&str; 6] =
     ["ShaderNode", "CompositorNode", "GeometryNode", "FunctionNode", "TextureNode", "Node"];
 
-/// Blender's own kinds of node trees.
+/// Types of Blender's own node trees.
 const OWN_TREES: [&str; 4] =
     ["ShaderNodeTree", "CompositorNodeTree", "GeometryNodeTree", "TextureNodeTree"];
 
@@ -24,22 +25,23 @@ const MUTED: u64 = 1 << 9;
 /// What a scene needs of the Blender that draws it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct SceneNeeds {
-    /// How light becomes colour: `Filmic`, `AgX`, `Standard`. Empty in files of before Blender 2.64.
+    /// The view transform, which converts light to colours: `Filmic`, `AgX`, `Standard`. Empty in files from
+    /// before Blender 2.64.
     pub view_transform: String,
-    /// The look on top of it: `None`, `AgX - High Contrast`.
+    /// The look that is applied on top: `None`, `AgX - High Contrast`.
     pub look: String,
-    /// The display that it is for: `sRGB`.
+    /// The display device: `sRGB`.
     pub display_device: String,
-    /// The colour space in which strips are put together.
+    /// The colour space in which strips are combined.
     pub sequencer_space: String,
-    /// Scenes whose picture the compositor uses and that have no camera: Blender refuses to draw these.
+    /// Scenes without a camera whose picture the compositor uses. Blender refuses to draw them.
     pub cameraless: Vec<String>,
-    /// The numbers of the formats that File Output nodes write, as in `R_IMF_IMTYPE_*`.
+    /// The numbers of the formats of File Output nodes, as in `R_IMF_IMTYPE_*`.
     pub(crate) format_numbers: Vec<i32>,
 }
 
 impl SceneNeeds {
-    /// The color management of a scene.
+    /// Parses the color management of a scene.
     pub(crate) fn parse(scene: &View<'_>) -> Self {
         let text = |path| scene.text(path).unwrap_or_default();
         Self {
@@ -55,30 +57,30 @@ impl SceneNeeds {
 /// What a file needs of the Blender that draws it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Needs {
-    /// Names of the colour spaces of pictures, clips and strips, each with a data block that uses it.
+    /// Colour spaces of images, clips and strips, each with a data block that uses it.
     pub color_spaces: BTreeMap<String, String>,
-    /// Types of nodes that no Blender has, each with a data block that uses it: an add-on brings them.
+    /// Types of nodes that are not Blender's own, each with a data block that uses it. An add-on provides them.
     pub foreign_nodes: BTreeMap<String, String>,
-    /// Kinds of node trees that no Blender has, each with a tree. No renderer reads such a tree, but its add-on may
-    /// change the scene by it.
+    /// Types of node trees that are not Blender's own, each with a tree. No renderer reads such a tree, but its
+    /// add-on may use it to change the scene.
     pub foreign_trees: BTreeMap<String, String>,
 }
 
-/// A compositor's tree.
+/// The tree of a compositor.
 #[derive(Default)]
 struct Compositor {
-    /// Addresses of the scenes that its Render Layers nodes show; none: the one that it belongs to.
+    /// Addresses of the scenes that its Render Layers nodes show; `None` for the scene that it belongs to.
     scenes: BTreeSet<Option<u64>>,
     formats: BTreeSet<i32>,
 }
 
-/// What was found so far.
+/// The needs found so far.
 #[derive(Default)]
 pub(crate) struct Gathered {
     needs: Needs,
-    /// By the address of the scene, or of the tree that is a data block of its own.
+    /// By the address of the scene, or of the tree if it is a separate data block.
     compositors: HashMap<u64, Compositor>,
-    /// Which scene uses which of those trees.
+    /// For each scene, the separate tree that it uses.
     groups: HashMap<u64, u64>,
     /// Scenes without a camera.
     cameraless: HashMap<u64, String>,
@@ -86,7 +88,7 @@ pub(crate) struct Gathered {
 }
 
 impl Gathered {
-    /// Takes what one data block says.
+    /// Collects the needs of one data block.
     pub(crate) fn group(&mut self, group: &Group<'_>) {
         let id = group.id();
         match &group.code {
@@ -120,7 +122,7 @@ impl Gathered {
         let Some(kind) = node.text("idname").filter(|kind| !kind.is_empty()) else { return };
         let is_own = OWN_NODES.iter().any(|own| kind.starts_with(own));
         match kind.as_str() {
-            // `NodeUndefined` and the like are what is left of a type that was not there when the file was saved.
+            // Blender replaces an unknown type by `NodeUndefined` or the like when it saves the file.
             "NodeUndefined" => note(&mut self.needs.foreign_nodes, kind, group.name()),
             "CompositorNodeRLayers" => {
                 if let Some(compositor) = self.compositor(group) {
@@ -133,7 +135,7 @@ impl Gathered {
         }
     }
 
-    /// The formats that a File Output node writes: its own, and those of inputs that have another.
+    /// Collects the formats that a File Output node writes: its own, and the formats of inputs that differ.
     fn file_output(&mut self, group: &Group<'_>, node: &View<'_>) {
         let Some(output) = node.pointer("storage") else { return };
         let mut formats: Vec<i32> = (group.at(output, "NodeImageMultiFile"))
@@ -150,7 +152,7 @@ impl Gathered {
         }
     }
 
-    /// The compositor that a data block is, or holds.
+    /// Returns the compositor that a data block is or contains.
     fn compositor(&mut self, group: &Group<'_>) -> Option<&mut Compositor> {
         self.parts += 1;
         (self.parts <= PARTS_MAX).then(|| self.compositors.entry(group.id().address).or_default())
@@ -162,7 +164,7 @@ impl Gathered {
         }
     }
 
-    /// Adds to a scene what was found of its compositor.
+    /// Adds the needs of a scene's compositor to the scene.
     pub(crate) fn complete(&self, scene: u64, needs: &mut SceneNeeds) {
         let tree = self.groups.get(&scene).unwrap_or(&scene);
         let Some(compositor) = self.compositors.get(tree) else { return };
@@ -173,7 +175,7 @@ impl Gathered {
         needs.format_numbers = compositor.formats.iter().copied().collect();
     }
 
-    /// What the file needs as a whole.
+    /// Returns the needs of the whole file.
     pub(crate) fn into_needs(self) -> Needs {
         self.needs
     }

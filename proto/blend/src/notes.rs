@@ -35,7 +35,7 @@ const VARIABLES_MAX: usize = 1_000;
 /// in a file made for it, everything may refer to everything.
 const PARTS_MAX: usize = 1_000_000;
 
-/// Ways in which one row of files is numbered; each is looked at for each frame.
+/// Maximum number of ways in which one sequence of files is numbered. Each is computed for every frame.
 const NUMBERINGS_MAX: usize = 64;
 
 /// Views of a scene.
@@ -77,10 +77,10 @@ pub(crate) struct Notes {
     pub(crate) scenes: Vec<(u64, Scene, SceneLinks)>,
     pub(crate) references: Vec<Reference>,
     pub(crate) hazards: Vec<Hazard>,
-    /// Of each hazard, what it is about.
+    /// The subject of each hazard.
     pub(crate) hazards_about: Vec<About>,
     pub(crate) blocks: BlockList,
-    /// The data block at hand.
+    /// The current data block.
     block: BlockId,
     /// The names of cameras, and of what lies in libraries and may be one.
     cameras: HashMap<u64, Linked>,
@@ -94,11 +94,11 @@ pub(crate) struct Notes {
     libraries: Vec<Library>,
     pub(crate) needs: Gathered,
     imports: Imports,
-    /// What shows pictures, by their addresses.
+    /// The users of images and their numberings, by the address of the image.
     image_users: Vec<(u64, (BlockId, Numbering))>,
-    /// Whether a scene runs faster or slower than its frames.
+    /// Whether a scene remaps time.
     remaps_time: bool,
-    /// Rows of pictures: their addresses, and their places among the references.
+    /// Image sequences: the address of the image and the index of its reference.
     image_rows: Vec<(u64, usize)>,
     links: usize,
     parts: usize,
@@ -538,7 +538,7 @@ impl Notes {
         Ok(())
     }
 
-    /// What shows pictures in this data block, and how it numbers their rows.
+    /// Collects the image users in this data block, and how they number sequences.
     fn image_users(&mut self, group: &Group<'_>) -> Result<(), BlendError> {
         let users = numbering::of_images(group);
         self.part(users.len())?;
@@ -547,7 +547,7 @@ impl Notes {
         Ok(())
     }
 
-    /// Tells rows of pictures how they are numbered.
+    /// Assigns the numberings to image sequences.
     fn number_images(&mut self) {
         let mut users: HashMap<u64, Vec<(BlockId, Numbering)>> = HashMap::new();
         for (image, user) in std::mem::take(&mut self.image_users) {
@@ -557,7 +557,7 @@ impl Notes {
             }
         }
         let images = std::mem::take(&mut self.image_rows);
-        // Frames are other frames then.
+        // With remapped time the frames do not match.
         if self.remaps_time {
             for reference in &mut self.references {
                 reference.numberings.clear();
@@ -573,7 +573,7 @@ impl Notes {
         }
     }
 
-    /// How a clip, volume or cache file numbers the row that was noted last.
+    /// Assigns the numbering of a clip, volume or cache file to the last reference.
     fn number_last(&mut self, group: &Group<'_>) {
         let block = self.block;
         if let (Some(numbering), Some(reference)) =
@@ -691,7 +691,7 @@ impl Notes {
         Ok(())
     }
 
-    /// What Cycles makes of a shader script, and takes in its place while it is newer.
+    /// Refers to the compiled form of a shader script, which Cycles uses as long as it is newer.
     fn compiled_script(&mut self, group: &Group<'_>, path: String) -> Result<(), BlendError> {
         let path = Some((path, Field::nowhere()));
         self.refer(ReferenceKind::ShaderScript, group.name(), path, Files::One)?;
@@ -768,7 +768,7 @@ impl Notes {
         if self.references.len() == REFERENCES_MAX {
             return Err(BlendError::TooMany { what: "paths", limit: REFERENCES_MAX });
         }
-        // What is not baked is computed; where that matters, it is a hazard.
+        // Geometry nodes compute what is not baked. If that matters, a hazard is reported.
         let (block, is_optional) = (self.block, kind == ReferenceKind::NodesCache);
         let is_unicode = !path.chars().any(|character| byte_of(character).is_some());
         let (path, raw_path) = match is_unicode {
@@ -789,7 +789,7 @@ impl Notes {
         Ok(())
     }
 
-    /// What was referred to since then is switched off: nothing is lost where it is not there.
+    /// Marks the references since `since` as optional. Their owner is switched off, so a missing file is no loss.
     fn excuse(&mut self, since: usize) {
         for reference in self.references.iter_mut().skip(since) {
             reference.is_optional = true;
@@ -800,7 +800,7 @@ impl Notes {
         self.hazard_unless(Vec::new(), hazard);
     }
 
-    /// A hazard that is none where one of the folders of each of these has a bake.
+    /// Adds a hazard that does not apply if each list of folders has one with a bake.
     fn hazard_unless(&mut self, folders: Vec<Vec<String>>, hazard: Hazard) {
         if self.hazards.len() < HAZARDS_MAX {
             self.hazards.push(hazard);

@@ -1,61 +1,62 @@
-//! Which picture of a numbered row each frame shows, as Blender computes it.
+//! Computes which file of a numbered sequence each frame shows, like Blender.
 
 use crate::group::{Group, View};
 
-/// How frames of a scene lead to numbers of a row of files.
+/// How frames of a scene map to the numbers of a sequence of files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Numbering {
-    /// Of a picture in a material, a texture or the compositor.
+    /// An image in a material, a texture or the compositor.
     Image {
-        /// The frame that shows the first.
+        /// The frame that shows the first file.
         start: i32,
-        /// How many there are; after the last, it stays.
+        /// The number of files. Later frames show the last one.
         length: i32,
-        /// What is added to the number: 1 is the first without.
+        /// The offset that is added to the number. Without it, the numbers start at 1.
         offset: i32,
-        /// Whether the first follows the last.
+        /// Whether the sequence repeats.
         is_cyclic: bool,
     },
-    /// Of a movie clip: counted on from the number in its path.
+    /// A movie clip, which counts from the number in its path.
     Clip {
-        /// The frame that shows the number in the path.
+        /// The frame that shows the file in the path.
         start: i32,
-        /// What is added to the number.
+        /// The offset that is added to the number.
         offset: i32,
     },
-    /// Of volumes.
+    /// A volume.
     Volume {
-        /// The frame that shows the first.
+        /// The frame that shows the first file.
         start: i32,
-        /// How many there are.
+        /// The number of files.
         length: i32,
-        /// What is added to the number.
+        /// The offset that is added to the number.
         offset: i32,
-        /// What is shown before and after.
+        /// What is shown before the first file and after the last.
         mode: Outside,
     },
-    /// Of cache files: the frame itself, or always the same.
+    /// A cache file: the number is the frame, or constant.
     Cache {
-        /// The number, where it is always the same.
+        /// The number, if it is constant.
         fixed: Option<i32>,
     },
 }
 
-/// What volumes show in frames for which there is none.
+/// What volumes show in frames outside their sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Outside {
     /// Nothing.
     Clip,
-    /// The first or the last.
+    /// The first or the last file.
     Extend,
-    /// All of them again.
+    /// The sequence again.
     Repeat,
-    /// All of them, there and back.
+    /// The sequence backwards and forwards.
     PingPong,
 }
 
 impl Numbering {
-    /// The number that a frame shows of a row whose path has the number `stored`; none where it shows nothing.
+    /// Returns the number that a frame shows of a sequence whose path has the number `stored`; `None` if it shows
+    /// nothing.
     #[must_use]
     pub fn number(self, frame: i32, stored: i64) -> Option<i64> {
         let frame = i64::from(frame);
@@ -66,7 +67,7 @@ impl Numbering {
                     return None;
                 }
                 let at = if is_cyclic { around(at, length) } else { at.clamp(0, length) };
-                // No file has a number below zero.
+                // File numbers cannot be negative.
                 Some((at + i64::from(offset)).max(0))
             }
             Self::Clip { start, offset } => {
@@ -94,19 +95,19 @@ impl Numbering {
         }
     }
 
-    /// Whether Blender finds the number only where it is the last part of the name before the ending.
+    /// Whether Blender only finds the number directly before the extension.
     #[must_use]
     pub fn wants_number_last(self) -> bool {
         matches!(self, Self::Volume { .. } | Self::Cache { .. })
     }
 
-    /// Whether frames before the first and after the last file show nothing, and nothing is wrong with that.
+    /// Whether frames before the first and after the last file may show nothing.
     #[must_use]
     pub fn may_end(self) -> bool {
         matches!(self, Self::Clip { .. })
     }
 
-    /// Of a clip, volume or cache file.
+    /// The numbering of a clip, volume or cache file.
     pub(crate) fn of_block(group: &Group<'_>) -> Option<Self> {
         let id = group.id();
         if is_animated(group) {
@@ -129,7 +130,7 @@ impl Numbering {
             }),
             b"CF" => {
                 let is_fixed = id.flag("override_frame", u64::MAX);
-                // Its frame is a whole number as a rule, and cut down to one.
+                // The frame is usually a whole number. Blender truncates it.
                 let fixed = id.float("frame").filter(|_| is_fixed).map(|frame| frame as i32);
                 Some(Self::Cache { fixed })
             }
@@ -141,7 +142,7 @@ impl Numbering {
         user: &View<'_>,
         [frames, start, offset, cyclic, flag]: [&'static str; 5],
     ) -> Option<Self> {
-        // `IMA_ANIM_ALWAYS`: without, a picture stays as it is in some frames.
+        // `IMA_ANIM_ALWAYS`. Without it, an image does not change in some frames.
         if !user.flag(flag, 1) {
             return None;
         }
@@ -154,18 +155,18 @@ impl Numbering {
     }
 }
 
-/// From 1 to `length`, and again.
+/// Wraps around from `length` to 1.
 fn around(at: i64, length: i64) -> i64 {
     (at - 1).rem_euclid(length) + 1
 }
 
-/// Whether anything of a data block moves, so that its numbers are not known without Blender.
+/// Whether any property of a data block is animated, so that its numbers are only known to Blender.
 fn is_animated(group: &Group<'_>) -> bool {
     let mut animated = group.all("AnimData");
     animated.any(|it| it.pointer("action").is_some() || it.pointer("drivers.first").is_some())
 }
 
-/// What shows pictures in a data block: their addresses, and how their rows are numbered.
+/// Returns the image users in a data block: the address of the image, and the numbering of its sequence.
 pub(crate) fn of_images(group: &Group<'_>) -> Vec<(u64, Numbering)> {
     if is_animated(group) {
         return Vec::new();

@@ -1,7 +1,8 @@
-//! What of a file is drawn: which data blocks are used by which, from the scene on.
+//! Finds what a render of a file draws, by following the uses of data blocks from the scene.
 //!
-//! A data block that nothing leads to is not read by a render, so a file that only such a block names is not missed.
-//! The graph has more edges than Blender follows, never fewer: what is in doubt counts as drawn.
+//! A render does not read a data block that the scene does not lead to, so files that only such a data block names
+//! are not missed. The graph has more edges than Blender follows, never fewer. In doubt a data block counts as
+//! drawn.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -16,21 +17,21 @@ use crate::{
     stream::Stream,
 };
 
-/// Data blocks of a file: ten times those of the largest film sets.
+/// Maximum number of data blocks of a file, ten times that of the largest film sets.
 pub(crate) const DATA_BLOCKS_MAX: usize = 2_000_000;
 
-/// Uses of data blocks by others in a file.
+/// Maximum number of uses of data blocks in a file.
 const USES_MAX: usize = 10_000_000;
 
-/// Bytes of a block without a struct that are looked at for pointers: enough for the 8,000 materials of a mesh. What
-/// is larger holds points and the like.
+/// Maximum size of a block without a struct that is searched for pointers, enough for the 8,000 materials of a
+/// mesh. A larger one contains points and the like.
 const POINTERS_BYTES_MAX: u64 = 64 << 10;
 
-/// Bytes of a block of structs that are looked at for pointers.
+/// Maximum size of a block of structs that is searched for pointers.
 const STRUCTS_BYTES_MAX: u64 = 64 << 20;
 
-/// Structs that only the interface needs (brushes and what they paint on, pictures behind a camera's view), and what
-/// an override replaces.
+/// Structs that only the interface needs (brushes and their targets, background images of cameras), and structs
+/// about what an override replaces.
 const IDLE_STRUCTS: [&str; 17] = [
     "ToolSettings",
     "ImagePaintSettings",
@@ -51,11 +52,11 @@ const IDLE_STRUCTS: [&str; 17] = [
     "IDPropertyUIDataID",
 ];
 
-/// Nodes of Blender 2.7x that no newer one draws.
+/// Nodes of Blender 2.7x that newer versions do not draw.
 const NODES_OF_OLD: [&str; 3] =
     ["ShaderNodeMaterial", "ShaderNodeExtendedMaterial", "ShaderNodeTexture"];
 
-/// Nodes that do nothing but give what they read: without a link from them nobody reads it.
+/// Nodes that only provide what they read. Without a link from such a node its data is not read.
 const SOURCES: [&str; 7] = [
     "ShaderNodeTexImage",
     "ShaderNodeTexEnvironment",
@@ -66,7 +67,7 @@ const SOURCES: [&str; 7] = [
     "GeometryNodeImageTexture",
 ];
 
-/// A data block of a file, by its place among them.
+/// A data block of a file, by its index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BlockId(u32);
 
@@ -82,14 +83,14 @@ pub struct Uses {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct DataBlock {
-    /// With the letters that tell the kind: `OBCube`.
+    /// The name with the letters of its type: `OBCube`.
     name: Box<str>,
-    /// The library in which it lies, if it is only named here.
+    /// The library that contains it, if it is only linked here.
     library: Option<BlockId>,
     uses: Vec<BlockId>,
 }
 
-/// What is drawn of a file.
+/// The data blocks of a file that are drawn.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Drawn(Vec<bool>);
 
@@ -102,28 +103,28 @@ impl Drawn {
 }
 
 impl Uses {
-    /// The data block of this name that lies in the file itself, like `OBCube`.
+    /// Returns the data block of the file itself with this name, like `OBCube`.
     #[must_use]
     pub fn named(&self, name: &str) -> Option<BlockId> {
         let is_it = |block: &DataBlock| &*block.name == name && block.library.is_none();
         self.ids().zip(&self.blocks).find(|(_, block)| is_it(block)).map(|(id, _)| id)
     }
 
-    /// All scenes.
+    /// Returns all scenes of the file itself.
     pub fn scenes(&self) -> impl Iterator<Item = BlockId> {
         let is_scene = |block: &DataBlock| block.name.starts_with("SC") && block.library.is_none();
         self.ids().zip(&self.blocks).filter(move |(_, block)| is_scene(block)).map(|(id, _)| id)
     }
 
-    /// All data blocks by name, of those that lie in the file itself.
+    /// Returns all data blocks of the file itself by name.
     #[must_use]
     pub fn by_name(&self) -> HashMap<&str, BlockId> {
         let own = self.ids().zip(&self.blocks).filter(|(_, block)| block.library.is_none());
         own.map(|(id, block)| (&*block.name, id)).collect()
     }
 
-    /// Adds to what is drawn a data block, and all that it uses. Gives what that names in libraries: the library and
-    /// the name there.
+    /// Adds a data block and everything that it uses to `drawn`. Returns the linked data blocks: the library and
+    /// the name in it.
     pub fn draw<'u>(&'u self, drawn: &mut Drawn, block: BlockId) -> Vec<(BlockId, &'u str)> {
         drawn.0.resize(self.blocks.len(), false);
         let mut linked = Vec::new();
@@ -144,21 +145,21 @@ impl Uses {
     }
 
     fn ids(&self) -> impl Iterator<Item = BlockId> + use<> {
-        // As many as there are, which fit.
+        // The number of data blocks is limited, so it fits.
         (0..u32::try_from(self.blocks.len()).unwrap_or(u32::MAX)).map(BlockId)
     }
 }
 
-/// Finds where blocks point to data blocks.
+/// Finds the pointers to data blocks in blocks.
 pub(crate) struct Pointers<'d> {
     dna: &'d Dna<'d>,
-    /// Where all data blocks of the file lay.
+    /// The addresses of all data blocks of the file.
     ids: HashSet<u64>,
-    /// For each struct: its size, and where in it pointers are.
+    /// The size of each struct, and the offsets of its pointers.
     places: HashMap<u32, Places>,
 }
 
-/// The size of a struct in bytes, and where in it pointers are.
+/// The size of a struct in bytes, and the offsets of its pointers.
 #[derive(Clone, Default)]
 struct Places(usize, Rc<[usize]>);
 
@@ -167,9 +168,9 @@ impl<'d> Pointers<'d> {
         Self { dna, ids, places: HashMap::new() }
     }
 
-    /// How many bytes of a block of this struct must be read.
+    /// Returns how many bytes of a block with this struct must be read.
     pub(crate) fn len_bytes(&mut self, code: [u8; 2], structure: u32, len_bytes: u64) -> u64 {
-        // The first number stands for bytes of any kind.
+        // Struct number 0 stands for bytes of any kind.
         if structure == 0 && len_bytes > POINTERS_BYTES_MAX {
             return 0;
         }
@@ -177,7 +178,7 @@ impl<'d> Pointers<'d> {
         if structure != 0 && places.is_empty() { 0 } else { len_bytes.min(STRUCTS_BYTES_MAX) }
     }
 
-    /// The data blocks to which these bytes of a block point.
+    /// Returns the data blocks to which these bytes of a block point.
     pub(crate) fn uses(&mut self, code: [u8; 2], structure: u32, bytes: &[u8]) -> Vec<u64> {
         let layout = self.dna.layout();
         let width = layout.address_bytes();
@@ -198,7 +199,7 @@ impl<'d> Pointers<'d> {
 
     fn places_of(&mut self, code: [u8; 2], structure: u32) -> Places {
         let Some(name) = self.dna.name_of(structure) else { return Places::default() };
-        // Blender 2.7x had textures in slots of these; none reads them since.
+        // In Blender 2.7x these had texture slots, which no later version reads.
         let is_slot_of_old = name == b"MTex" && matches!(&code, b"MA" | b"WO" | b"LA");
         if is_slot_of_old || is_idle(name) {
             return Places::default();
@@ -212,11 +213,11 @@ impl<'d> Pointers<'d> {
 }
 
 fn is_idle(structure: &[u8]) -> bool {
-    // Of nodes, what they show is looked at one by one.
+    // What nodes show is checked node by node.
     structure == b"bNode" || IDLE_STRUCTS.iter().any(|idle| idle.as_bytes() == structure)
 }
 
-/// The data blocks so far, with the addresses of what they use.
+/// The data blocks so far, with the addresses that they use.
 pub(crate) struct BlockList {
     saved_by: BlenderVersion,
     blocks: Vec<Found>,
@@ -228,7 +229,7 @@ struct Found {
     address: u64,
     block: DataBlock,
     uses: Vec<u64>,
-    /// What they override, of which only the library counts.
+    /// The data blocks that it overrides. Only their library counts as used.
     overrides: Vec<u64>,
 }
 
@@ -237,22 +238,22 @@ impl BlockList {
         Self { saved_by, blocks: Vec::new(), library: None, uses: 0 }
     }
 
-    /// Takes a data block in; says which it is.
+    /// Adds a data block and returns its index.
     pub(crate) fn take(&mut self, group: &Group<'_>) -> Result<BlockId, BlendError> {
         if self.blocks.len() >= DATA_BLOCKS_MAX {
             return Err(BlendError::TooMany { what: "data blocks", limit: DATA_BLOCKS_MAX });
         }
-        // Below the limit, so it fits.
+        // It is below the limit, so it fits.
         let id = BlockId(u32::try_from(self.blocks.len()).unwrap_or(u32::MAX));
         let mut uses: Vec<u64> = group.uses().copied().collect();
         uses.extend(of_nodes(group, self.saved_by));
         match &group.code {
-            // It points to the library over which it was reached.
+            // A library points to the library through which it was reached.
             b"LI" => {
                 self.library = Some(id);
                 uses.clear();
             }
-            // An empty shows its picture in the viewport only.
+            // An empty only shows its picture in the viewport.
             b"OB" if group.id().int("type") == Some(0) => {
                 let shown = group.id().pointer("data");
                 uses.retain(|address| Some(*address) != shown);
@@ -272,7 +273,7 @@ impl BlockList {
         Ok(id)
     }
 
-    /// All of them, by their places instead of their addresses.
+    /// Returns all data blocks, with indices in place of addresses.
     pub(crate) fn finish(self) -> Uses {
         let addresses = self.blocks.iter().map(|found| found.address);
         let places: HashMap<u64, BlockId> = addresses.zip((0..).map(BlockId)).collect();
@@ -289,7 +290,7 @@ impl BlockList {
     }
 }
 
-/// What the nodes of a data block show, but for those that nothing is linked to.
+/// Returns what the nodes of a data block show, except for unlinked sources.
 fn of_nodes(group: &Group<'_>, saved_by: BlenderVersion) -> Vec<u64> {
     if !uses_nodes(&group.id(), group.code, saved_by) {
         return Vec::new();
@@ -304,7 +305,7 @@ fn of_nodes(group: &Group<'_>, saved_by: BlenderVersion) -> Vec<u64> {
     group.all("bNode").filter(is_shown).filter_map(|node| node.pointer("id")).collect()
 }
 
-/// Whether the nodes of a material, world, lamp or scene count. They always do since Blender 5.0.
+/// Whether the nodes of a material, world, light or scene are in use. Since Blender 5.0 they always are.
 fn uses_nodes(id: &View<'_>, code: [u8; 2], saved_by: BlenderVersion) -> bool {
     match &code {
         b"MA" | b"WO" | b"LA" | b"SC" if saved_by.major < 5 && id.has("use_nodes") => {
@@ -314,13 +315,13 @@ fn uses_nodes(id: &View<'_>, code: [u8; 2], saved_by: BlenderVersion) -> bool {
     }
 }
 
-/// The name of a data block, with the letters that tell the kind.
+/// The name of a data block with the letters of its type.
 fn full_name(group: &Group<'_>) -> String {
     let id = group.id();
     id.text("id.name").or_else(|| id.text("name")).unwrap_or_default()
 }
 
-/// Reads of a block what points to data blocks, and passes over the rest.
+/// Reads the parts of a block that point to data blocks, and skips the rest.
 pub(crate) fn read_uses(
     pointers: &mut Pointers<'_>,
     code: [u8; 2],

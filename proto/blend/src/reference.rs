@@ -20,8 +20,8 @@ pub struct Reference {
     pub owner: String,
     /// As stored: `//tex/a.png` beside the .blend, `/srv/a.png`, `C:\a.png`. What is not Unicode in it is replaced.
     pub path: String,
-    /// The same with a stand-in for each byte that is not Unicode, where there are any:
-    /// [`bytes_of_text`](crate::bytes_of_text) gives it as it is stored.
+    /// The path with a stand-in for each byte that is not Unicode, if there are any.
+    /// [`bytes_of_text`](crate::bytes_of_text) converts it back to the stored bytes.
     pub raw_path: Option<String>,
     /// How it stands for many files.
     pub files: Files,
@@ -29,10 +29,10 @@ pub struct Reference {
     pub field: Field,
     /// The data block that refers to it.
     pub block: BlockId,
-    /// Of a row of files, how what shows it numbers them, and which data blocks these are. None where that is not known
-    /// without Blender.
+    /// For a sequence of files, the data blocks that show it and how each numbers it. Empty if only Blender can
+    /// tell.
     pub numberings: Vec<(BlockId, Numbering)>,
-    /// Whether a render does without it: it is of use if it is there, and not missed otherwise.
+    /// Whether a render can do without it: it is used if it exists, and not missed otherwise.
     pub is_optional: bool,
 }
 
@@ -65,9 +65,9 @@ pub enum ReferenceKind {
     OceanCache,
     /// A folder of a baked simulation of geometry nodes.
     NodesCache,
-    /// What geometry nodes import.
+    /// A file that geometry nodes import.
     Import,
-    /// How a multiresolution mesh is displaced, in a file of its own.
+    /// The displacement of a multiresolution mesh, in a separate file.
     Displacement,
     /// What a strip of the video sequencer shows or plays.
     Strip,
@@ -80,7 +80,7 @@ pub enum ReferenceKind {
 }
 
 impl Reference {
-    /// The path, to be looked for: [`bytes_of_text`](crate::bytes_of_text) gives its bytes.
+    /// The path to look for. [`bytes_of_text`](crate::bytes_of_text) returns its bytes.
     #[must_use]
     pub fn stored_path(&self) -> &str {
         self.raw_path.as_deref().unwrap_or(&self.path)

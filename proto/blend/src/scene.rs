@@ -125,7 +125,8 @@ pub struct RenderView {
 }
 
 impl Scene {
-    /// Blender's names of the formats that the File Output nodes of its compositor write; none where that is off.
+    /// Blender's names of the formats that the File Output nodes of its compositor write. Empty if the compositor
+    /// is off.
     pub fn extra_formats(&self) -> impl Iterator<Item = &'static str> {
         let numbers = self.needs.format_numbers.iter().filter(|_| self.uses_compositor);
         numbers
@@ -182,7 +183,7 @@ impl Scene {
             uses_compositor: scene.flag("r.scemode", USES_COMPOSITOR)
                 && (scene.pointer("compositing_node_group").is_some()
                     || (scene.flag("use_nodes", 1) && scene.pointer("nodetree").is_some())),
-            // Known in full when all data blocks have come by.
+            // Completed when all data blocks have been read.
             needs: SceneNeeds::parse(&scene),
         })
     }

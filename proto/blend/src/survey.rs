@@ -36,16 +36,16 @@ pub struct Survey {
     pub hazards: Vec<Hazard>,
     /// What it needs of the Blender that draws it.
     pub needs: Needs,
-    /// Of each hazard, what it is about.
+    /// The subject of each hazard.
     hazards_about: Vec<About>,
-    /// What uses what.
+    /// Which data blocks use which.
     pub uses: Uses,
-    /// Which data blocks its scenes are, in their order.
+    /// The data blocks of its scenes, in their order.
     scene_blocks: Vec<BlockId>,
 }
 
 impl Survey {
-    /// The data block of a scene; empty: of the active one.
+    /// Returns the data block of a scene. An empty name stands for the active scene.
     #[must_use]
     pub fn scene_block(&self, name: &str) -> Option<BlockId> {
         let is_it = |scene: &Scene| scene.name == name;
@@ -56,15 +56,15 @@ impl Survey {
         self.scene_blocks.get(place?).copied()
     }
 
-    /// Forgets the hazards of what is not drawn. A script may run all the same.
+    /// Drops the hazards of data blocks that are not drawn. Scripts are kept, because they run anyway.
     pub fn keep_hazards(&mut self, drawn: &Drawn) {
         self.retain_hazards(|hazard, about| {
             matches!(hazard, Hazard::RegisteredText { .. }) || drawn.contains(about.block)
         });
     }
 
-    /// Forgets the simulations that are stored in folders; `has_bake` says whether a folder, by its path as it is
-    /// stored in the file, has a bake.
+    /// Drops the hazards of simulations that are stored in folders. `has_bake` tells whether a folder has a bake;
+    /// it gets the path as stored in the file.
     pub fn forget_baked(&mut self, has_bake: impl Fn(&str) -> bool) {
         self.retain_hazards(|_, About { folders, .. }| {
             let is_baked = |any: &Vec<String>| any.iter().any(|folder| has_bake(folder));
@@ -157,7 +157,7 @@ pub(crate) fn survey_limited(
     })
 }
 
-/// The DNA, and where all data blocks lay.
+/// Returns the DNA and the addresses of all data blocks.
 fn dna_and_ids(mut stream: Stream<'_>) -> Result<(Vec<u8>, HashSet<u64>), BlendError> {
     let Header { layout, .. } = Header::read(&mut stream)?;
     let mut dna = None;

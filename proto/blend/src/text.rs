@@ -1,13 +1,14 @@
-//! Texts that may not be Unicode, as paths on Linux: taken apart as text, and put together again without a loss.
+//! Converts bytes that may not be Unicode, such as paths on Linux, to text and back without loss.
 
-/// What stands for the first byte of those that are not part of a character; there are 128. The last of the characters
-/// that are nobody's.
+/// The stand-in for the byte 0x80. The 128 stand-ins are the last code points of Unicode, which have no assigned
+/// characters.
 const FIRST: u32 = 0x0010_FF80;
 
 /// The first byte that may stand alone without being a character.
 const FIRST_BYTE: u8 = 0x80;
 
-/// The bytes as text, in which a character that no file name has stands for each byte that is not Unicode.
+/// Converts bytes to text. Each byte that is not Unicode becomes a stand-in character, which no file name
+/// contains.
 #[must_use]
 pub fn text_of_bytes(bytes: &[u8]) -> String {
     let mut text = String::new();
@@ -19,7 +20,7 @@ pub fn text_of_bytes(bytes: &[u8]) -> String {
     text
 }
 
-/// The bytes of a text that [`text_of_bytes`] gave.
+/// Converts a text from [`text_of_bytes`] back to bytes.
 #[must_use]
 pub fn bytes_of_text(text: &str) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(text.len());
@@ -32,7 +33,7 @@ pub fn bytes_of_text(text: &str) -> Vec<u8> {
     bytes
 }
 
-/// The byte for which a character stands.
+/// Returns the byte that a character stands for.
 #[must_use]
 pub fn byte_of(character: char) -> Option<u8> {
     let number = u32::from(character).checked_sub(FIRST)?;
@@ -48,7 +49,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_come_back(bytes in vec(any::<u8>(), 0..40)) {
-            // But for those that stand for others.
+            // Except for characters that are stand-ins.
             let text = String::from_utf8_lossy(&bytes);
             prop_assume!(!text.chars().any(|character| byte_of(character).is_some()));
             prop_assert_eq!(bytes_of_text(&text_of_bytes(&bytes)), bytes);

@@ -60,7 +60,7 @@ fn what_blender_lists_is_found() {
             format!("//blendcache_references-{version}"),
             "/srv/stage/files/views_L.png".to_owned(),
             "/srv/stage/files/views_R.png".to_owned(),
-            // What Cycles compiles the script to.
+            // The compiled form of the Cycles script.
             "//files/shader.oso".to_owned(),
         ]);
         if version != "3.4" {
@@ -212,7 +212,7 @@ fn rewritten_paths_are_found_again_and_nothing_else_changes() {
         let found: Vec<_> = stored.map(|reference| &reference.path).collect();
         assert_eq!(found, texts.iter().map(|(_, text)| text).collect::<Vec<_>>(), "{version}");
         let kinds = |survey: &Survey| -> Vec<_> {
-            // But for a compiled script, which follows the script's name.
+            // Except for a compiled script, whose name follows that of the script.
             let references = survey.references.iter();
             let references =
                 references.filter(|it| it.kind != ReferenceKind::ShaderScript || !it.is_optional);
@@ -277,7 +277,7 @@ fn what_pictures_need_of_blender_is_found() {
         let scene = |name| survey.file.scenes.iter().find(|scene| scene.name == name).unwrap();
         let cameraless = |name| scene(name).needs.cameraless.clone();
         assert_eq!(cameraless("Own"), ["Own"], "{version}");
-        // A scene with a camera is shown, and one without by a node that is muted.
+        // The node that shows a scene without a camera is muted. The other one shows a scene with a camera.
         assert_eq!(cameraless("Other"), [""; 0], "{version}");
         assert_eq!(cameraless("Only"), [""; 0], "{version}");
         assert!(["Own", "Other", "Only"].into_iter().all(|name| scene(name).uses_compositor));
@@ -308,7 +308,7 @@ fn files_of_blender_alone_need_no_add_on() {
     }
 }
 
-/// The file, and of its paths those that are drawn and those that are not.
+/// Returns the survey of a file, its paths that are drawn, and its paths that are not.
 fn drawn_of(version: &str) -> (Survey, BTreeSet<String>, BTreeSet<String>) {
     let mut survey = survey(&fixture(&format!("drawn-{version}.blend"))).unwrap();
     let mut drawn = Drawn::default();
@@ -342,7 +342,7 @@ fn what_is_drawn_is_told_from_what_nothing_leads_to() {
             "of another scene",
         ]);
         assert_eq!(not_drawn, expected, "{version}");
-        // The cloth of the other scene.
+        // The cloth is in the other scene.
         let is_unbaked = |hazard: &Hazard| matches!(hazard, Hazard::UnbakedSimulation { .. });
         assert!(!survey.hazards.iter().any(is_unbaked), "{version}: {:?}", survey.hazards);
     }
@@ -413,7 +413,7 @@ fn a_simulation_of_geometry_nodes_is_baked_into_the_file_or_into_folders_or_not(
         let not_baked = of(&["Packed, not baked", "On disk, not baked"]);
         let on_disk =
             of(&["On disk", "In a group", "In a folder of its own", "With an idle bake node"]);
-        // Without a look at the disk.
+        // Without checking the disk.
         assert_eq!(owners(&survey), &not_baked | &on_disk, "{version}");
         let shared = format!("//blendcache_bakes-{version}/");
         let has_bake = |folder: &str| {
@@ -422,7 +422,7 @@ fn a_simulation_of_geometry_nodes_is_baked_into_the_file_or_into_folders_or_not(
             folder == "//own" || shared.is_some_and(|(_, bake)| is_bake(bake))
         };
         survey.forget_baked(has_bake);
-        // Those that were never baked have no folder.
+        // Simulations that were never baked have no folder.
         assert_eq!(owners(&survey), not_baked, "{version}");
     }
 }
