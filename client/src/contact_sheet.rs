@@ -428,7 +428,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sheet_replaces_another_and_nothing_else() {
+    fn a_sheet_only_replaces_another_sheet() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("sheet.png");
         let to = OutputFile::open(&path).unwrap();

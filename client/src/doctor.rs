@@ -443,7 +443,7 @@ mod tests {
     }
 
     #[test]
-    fn a_blender_that_does_not_start_blocks_where_there_is_no_other() {
+    fn a_blender_that_does_not_start_blocks_unless_another_starts() {
         let why = "ModuleNotFoundError: No module named 'encodings'";
         let broken = || Blender { does_not_start: Some(why.into()), ..blender(Vec::new()) };
         let alone = Facts { blenders: Some(vec![broken()]), ..Facts::default() };

@@ -454,7 +454,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_that_a_server_says_steers_a_terminal() {
+    fn a_server_message_cannot_control_the_terminal() {
         const BAD: &str = "a\x1b]0;owned\x07\u{9b}2J\r\nerror: forged\u{202e}";
         let mut details = ErrorDetails::new();
         details
@@ -480,7 +480,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_of_a_job_are_named_by_their_flags() {
+    fn job_fields_are_named_by_their_flags() {
         for (text, told) in [
             (
                 "spec.tags[0]: is empty; spec.settings.blender: is no version",

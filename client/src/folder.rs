@@ -237,7 +237,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_folder_is_made_and_left_empty_by_the_probe() {
+    fn the_probe_creates_a_folder_and_leaves_it_empty() {
         let base = tempfile::tempdir().unwrap();
         let path = base.path().join("a/b");
         OutputFolder::open(&path).unwrap();
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_is_abandoned_leaves_what_was_there_before_and_what_came_since() {
+    fn abandoning_a_folder_keeps_older_and_newer_files() {
         let base = tempfile::tempdir().unwrap();
         OutputFolder::open(base.path()).unwrap().abandon();
         OutputFolder::open(&base.path().join("a/b")).unwrap().abandon();

@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn what_framecrew_wrote_may_give_way_until_somebody_changes_it() {
+    fn a_written_file_may_be_replaced_until_somebody_changes_it() {
         for folder in Folder::both() {
             assert_eq!(folder.standing(Some(b"new")), Standing::Absent);
             folder.bring("0001.png", b"older");
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_there_before_stays_unless_it_is_empty() {
+    fn a_file_that_was_there_before_stays_unless_it_is_empty() {
         for folder in Folder::both() {
             folder.put("0001.png", b"a person's");
             assert_eq!(folder.standing(Some(b"new")), Standing::Theirs);
@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn a_note_is_made_only_where_files_cannot_be_marked_and_does_not_grow_for_ever() {
+    fn a_note_only_exists_if_files_cannot_be_marked_and_stays_bounded() {
         let [marked, noted] = Folder::both();
         for round in 0..3 * LINES_A_NAME {
             let content = format!("round {round}");
@@ -328,7 +328,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn a_link_in_place_of_note_or_file_is_not_written_through() {
+    fn a_link_in_place_of_the_note_or_a_file_is_not_followed() {
         for folder in Folder::both() {
             let elsewhere = tempfile::NamedTempFile::new().unwrap();
             fs::write(elsewhere.path(), "a person's").unwrap();

@@ -50,7 +50,7 @@ fn interrupt(process: &Child) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ctrl_c_in_a_watch_leaves_at_once_and_never_cancels() {
+async fn ctrl_c_leaves_a_watch_at_once_and_never_cancels() {
     let base = tempfile::tempdir().unwrap();
     let local = cluster(&base.path().join("data"), Duration::from_secs(60)).await;
     let job = local.cluster().submit(JobSpec::animation(DEMO).frames(1..=9)).await.unwrap();
@@ -80,7 +80,7 @@ async fn ctrl_c_in_a_watch_leaves_at_once_and_never_cancels() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_list_of_jobs_says_how_many_more_there_are_and_json_has_them_all() {
+async fn a_list_of_jobs_counts_older_ones_and_json_lists_all() {
     let base = tempfile::tempdir().unwrap();
     let local = cluster(&base.path().join("data"), Duration::from_secs(60)).await;
     for _ in 0..53 {
@@ -151,7 +151,7 @@ async fn up_and_demo_say_what_they_do_before_a_blender_has_answered() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cluster_that_others_reach_says_that_it_asks_nobody_who_they_are() {
+async fn a_cluster_that_others_can_reach_warns_of_no_authentication() {
     let base = tempfile::tempdir().unwrap();
     for (listen, warns) in [("0.0.0.0:0", true), ("127.0.0.1:0", false)] {
         let args = ["up", "--listen", listen, "--data", "data", "--renderer", "synthetic:1ms"];
@@ -167,7 +167,7 @@ async fn a_cluster_that_others_reach_says_that_it_asks_nobody_who_they_are() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_in_the_way_of_a_render_is_named_before_anything_is_submitted() {
+async fn files_in_the_way_of_a_render_are_named_before_submitting() {
     let base = tempfile::tempdir().unwrap();
     let local = cluster(&base.path().join("data"), Duration::from_millis(1)).await;
     fs::create_dir(base.path().join("out")).unwrap();

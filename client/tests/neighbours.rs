@@ -84,7 +84,7 @@ async fn the_frames_of_a_node_that_is_killed_are_drawn_by_another_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_name_of_a_node_that_was_killed_is_free_at_once_and_that_of_a_stopped_one_is_not() {
+async fn a_killed_nodes_name_is_free_at_once_and_a_stopped_ones_is_not() {
     let base = tempfile::tempdir().unwrap();
     let cluster = orchestrator(base.path()).await;
     let mut first = start(&cluster, base.path(), "six", "first", "synthetic:3600s");

@@ -423,7 +423,7 @@ async fn what_gave_way_is_told_where_other_outputs_do_not_come_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_an_earlier_job_wrote_gives_way_and_what_a_person_touched_stays() {
+async fn files_of_an_earlier_job_are_replaced_and_those_of_a_person_stay() {
     let base = tempfile::tempdir().unwrap();
     let mut urls = Vec::new();
     for content in [&b"first"[..], b"second"] {
@@ -583,7 +583,7 @@ async fn a_second_ctrl_c_cancels_no_other_job_of_the_same_number() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_that_an_orchestrator_says_reaches_a_terminal_as_more_than_text() {
+async fn an_orchestrators_messages_reach_a_terminal_only_as_text() {
     const BAD: &str = "no\x1b]0;owned\x07\x1b[2J\u{9b}31m\r\nerror: forged \u{202e}gnp.1000";
     let base = tempfile::tempdir().unwrap();
     let mut details = ErrorDetails::new();

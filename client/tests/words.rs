@@ -86,7 +86,7 @@ fn a_format_that_cannot_be_kept_is_refused_with_the_flag_that_changes_it() {
 }
 
 #[test]
-fn a_blender_older_than_the_file_is_a_choice_of_which_the_risk_is_said() {
+fn a_blender_older_than_the_file_may_be_chosen_and_its_risk_is_reported() {
     let shot = needs();
     let of = |file: &str, wanted: &str, flags: &[&str]| {
         let scene = ["--scene", "Seen", "--blender", wanted];
@@ -117,7 +117,7 @@ fn missing(said: &str) -> Vec<String> {
 }
 
 #[test]
-fn what_is_missing_is_reported_as_it_stands_in_the_file() {
+fn missing_files_are_named_as_stored_in_the_blend() {
     let at = |path: &str| {
         let shot = Shot::new();
         shot.point("shot.blend", "wood", path);
@@ -144,7 +144,7 @@ fn what_is_missing_is_reported_as_it_stands_in_the_file() {
 }
 
 #[test]
-fn a_library_in_another_case_is_named_first() {
+fn a_library_that_differs_in_letter_case_is_named_first() {
     let shot = Shot::new();
     shot.rename("lib/props.blend", "lib/Props.blend");
     shot.rename("tex/wood.png", "tex/wood.bmp");
@@ -160,7 +160,7 @@ fn a_library_in_another_case_is_named_first() {
 }
 
 #[test]
-fn what_is_missing_is_sorted_by_what_is_lost_with_a_line_for_each_folder() {
+fn missing_files_are_sorted_by_loss_with_one_line_for_each_folder() {
     let shot = Shot::new();
     let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("../proto/blend/tests/fixtures");
     std::fs::copy(from.join("references-3.4.blend"), shot.path("all.blend")).unwrap();
@@ -244,7 +244,7 @@ fn a_view_that_blender_lacks_is_sent_with_the_configuration_that_has_it() {
 }
 
 #[tokio::test]
-async fn a_configuration_and_add_ons_travel_in_folders_of_their_own() {
+async fn a_configuration_and_add_ons_are_sent_in_separate_folders() {
     let shot = Shot::new();
     let config = studio(&shot);
     // An archive that only consists of its list of one empty file, `__init__.py`.
@@ -287,7 +287,7 @@ fn an_add_on_that_a_file_needs_is_named() {
 }
 
 #[test]
-fn what_of_the_environment_changes_pictures_is_named() {
+fn environment_variables_that_change_pictures_are_named() {
     let shot = Shot::new();
     let scripts = [("BLENDER_USER_SCRIPTS", shot.base.path())];
     let (_, said) = framecrew(&shot, &scripts, &["inspect", "shot.blend"]);
@@ -297,7 +297,7 @@ fn what_of_the_environment_changes_pictures_is_named() {
 }
 
 #[test]
-fn what_people_type_is_read_or_answered_in_their_notation() {
+fn errors_about_arguments_use_the_notation_that_was_typed() {
     let shot = Shot::new();
     let (is_sent, said) = render(&shot, "shot.blend", &["--scale", "50%"]);
     assert!(is_sent, "{said}");

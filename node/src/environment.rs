@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn what_variables_name_is_readable_and_what_a_colour_configuration_names_with_it() {
+    fn files_named_by_variables_and_colour_configurations_are_readable() {
         let (_folder, root) = folder();
         for name in ["ocio/luts", "shared/luts", "lib", "plain"] {
             fs::create_dir_all(root.join(name)).unwrap();

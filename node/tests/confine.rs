@@ -281,7 +281,7 @@ for root, _, names in os.walk(os.path.dirname(bpy.data.filepath), followlinks=Tr
 "#;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bake_that_blender_opens_for_writing_is_drawn_as_at_home_and_no_job_changes_it() {
+async fn a_bake_that_blender_opens_for_writing_is_drawn_and_no_job_changes_it() {
     for blender in blender::found() {
         if blender.version < "4.5".parse().unwrap() {
             continue;
@@ -328,7 +328,7 @@ with open(folder + '/ocio/config.ocio', 'w') as file:
 "#;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_jobs_colour_configuration_is_drawn_with_and_the_next_job_has_its_own_again() {
+async fn a_jobs_colour_configuration_is_used_for_that_job_only() {
     for blender in blender::found() {
         let Some(crew) = crew(&blender).await else { return };
         let home = tempfile::tempdir().unwrap();

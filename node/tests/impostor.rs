@@ -163,7 +163,7 @@ async fn announces(crew: &Crew, what: &str, is: impl Fn(&Blender) -> bool) {
 }
 
 #[tokio::test]
-async fn a_blender_that_does_not_start_any_more_is_no_fault_of_the_frames_and_taken_off_the_list() {
+async fn a_blender_that_no_longer_starts_is_taken_off_the_list_and_not_blamed_on_frames() {
     let folder = tempfile::tempdir().unwrap();
     // The process that proved that it starts draws the first frame.
     let crew = crew(folder.path(), "exit 0").await;
@@ -183,7 +183,7 @@ async fn a_blender_that_does_not_start_any_more_is_no_fault_of_the_frames_and_ta
 }
 
 #[tokio::test]
-async fn another_blender_that_may_draw_the_file_takes_over_for_one_that_does_not_start() {
+async fn another_suitable_blender_takes_over_for_one_that_does_not_start() {
     let folder = tempfile::tempdir().unwrap();
     let picture = picture(folder.path());
     let found = |name: &str, version: &str, script: &str| FoundBlender {
@@ -207,7 +207,7 @@ async fn another_blender_that_may_draw_the_file_takes_over_for_one_that_does_not
 }
 
 #[tokio::test]
-async fn a_program_that_takes_its_time_is_asked_again_and_not_dropped() {
+async fn a_slow_program_is_asked_again_and_not_dropped() {
     let folder = tempfile::tempdir().unwrap();
     let (wait, may_answer) = (folder.path().join("wait"), folder.path().join("may-answer"));
     let answers =

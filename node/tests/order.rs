@@ -147,7 +147,7 @@ fn says_unbaked(events: &[BatchEvent]) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_simulated_frame_is_what_plain_blender_draws_of_it_alone_or_in_the_animation() {
+async fn a_simulated_frame_equals_plain_blenders_alone_and_in_the_animation() {
     for blender in blender::found() {
         let scene = blender::scene(&blender, SIMULATIONS);
         let animation = plain(&blender, &scene, 1, 6);
@@ -174,7 +174,7 @@ async fn a_simulated_frame_is_what_plain_blender_draws_of_it_alone_or_in_the_ani
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_warm_blender_draws_frames_in_any_order_as_a_fresh_one_does() {
+async fn a_warm_blender_draws_frames_in_any_order_like_a_fresh_one() {
     let script = "
 scene.cycles.use_animated_seed = True
 scene.render.use_motion_blur = True

@@ -117,7 +117,7 @@ async fn a_cancelled_batch_ends_as_cancelled_and_is_forgotten_by_a_second_cancel
 }
 
 #[tokio::test]
-async fn a_node_refuses_what_its_owner_has_not_allowed_whoever_asks() {
+async fn a_node_refuses_work_that_its_owner_has_not_allowed() {
     let crew = Crew::start(synthetic(0)).await;
     let with_settings = |id, settings| {
         let mut request = request(id, file(), [1]);

@@ -152,7 +152,7 @@ scene.collection.objects.link(hidden)
 ";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_that_a_frame_lacks_is_named_wherever_it_is_used_and_nothing_else_is() {
+async fn every_file_that_a_frame_lacks_is_named_and_no_other() {
     for blender in blender::found() {
         let crew = crew(&blender).await;
         let file = crew.put("shots/a/scene.blend", &blender::scene(&blender, ROWS));
@@ -204,7 +204,7 @@ async fn a_file_that_a_frame_lacks_is_named_wherever_it_is_used_and_nothing_else
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn only_a_simulation_that_is_drawn_and_not_baked_is_told_of_whatever_its_target() {
+async fn only_simulations_that_are_drawn_and_not_baked_are_reported() {
     for blender in blender::found().into_iter().filter(|blender| at_least(blender, 4, 5)) {
         let crew = crew(&blender).await;
         let script = "
@@ -242,7 +242,7 @@ for name in ('Baked', 'Open', 'Hidden', 'Switched'):
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_that_people_see_names_a_folder_of_the_node() {
+async fn no_message_names_a_folder_of_the_node() {
     for blender in blender::found() {
         let crew = crew(&blender).await;
         let script = "
@@ -289,7 +289,7 @@ for image in (image, other):
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_frame_is_named_as_blender_names_it_or_refused_as_blender_refuses_it() {
+async fn a_frame_is_named_or_refused_as_in_blender() {
     for blender in blender::found() {
         let crew = crew(&blender).await;
         let named = async |id, path: &str| {
@@ -354,7 +354,7 @@ bpy.app.handlers.{when}.append(die)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_add_on_that_comes_with_the_job_draws_and_one_that_cannot_is_refused_in_words() {
+async fn a_jobs_add_on_is_used_and_a_broken_one_is_refused_with_a_reason() {
     const ADDON: &[u8] = include_bytes!("fixtures/thing.zip");
     for blender in blender::found() {
         let crew = crew(&blender).await;

@@ -865,7 +865,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_that_depend_on_each_other_rise_in_as_few_ranges_as_it_takes() {
+    fn frames_in_order_are_sorted_into_as_few_ranges_as_possible() {
         let in_order = |ranges| FrameSet::new(ranges).unwrap().in_order();
         let mixed = in_order(vec![range(7, 9, 2), range(1, 5, 4), range(3, 3, 1)]);
         assert!(mixed.is_in_order());
@@ -917,7 +917,7 @@ mod tests {
     }
 
     #[test]
-    fn a_blender_that_does_not_start_meets_nothing_and_says_why() {
+    fn a_blender_that_does_not_start_meets_no_requirements_and_says_why() {
         let blender = |version: &str, unusable: &str| Blender {
             version: version.parse().ok(),
             unusable: unusable.into(),

@@ -1047,7 +1047,7 @@ mod tests {
     }
 
     #[test]
-    fn a_job_waits_for_a_blender_that_does_not_start_in_its_own_words() {
+    fn the_reason_for_waiting_quotes_a_blender_that_does_not_start() {
         let requirements = Requirements::of_file("3.4".parse().unwrap());
         let with = |name: &str, version: &str, unusable: &str| {
             let version = version.parse().ok();

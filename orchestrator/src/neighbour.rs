@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_a_port_that_nothing_listens_at_refuses() {
+    async fn only_a_port_without_a_listener_refuses() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let at = listener.local_addr().unwrap();
         assert!(!refuses(at).await);

@@ -106,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_list_that_is_cut_says_how_to_see_the_rest() {
+    fn a_truncated_list_says_how_to_see_the_rest() {
         assert_eq!(and_older(0, 50), None);
         assert_eq!(and_older(14, 64).as_deref(), Some("and 14 older: -n 64"));
         let many = and_older(OLDER_COUNTED_MAX + 1, 1_051);

@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn what_blender_could_install_is_sent_and_what_it_could_not_is_refused() {
+    fn only_archives_that_blender_could_install_are_sent() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("tool.zip");
         let loaded = |bytes: &[u8]| {
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn two_add_ons_of_one_name_are_refused() {
+    fn two_add_ons_with_the_same_name_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         let files = ["a", "b"].map(|name| {
             let file = folder.path().join(name).join("Tool.zip");

@@ -385,7 +385,7 @@ colorspaces:
     }
 
     #[test]
-    fn search_paths_are_read_in_each_of_their_forms() {
+    fn every_form_of_a_search_path_is_parsed() {
         let read =
             |text: &str| search_path(&format!("a: b\nsearch_path: {text}\nroles:\n  x: y\n"));
         assert_eq!(read("luts"), ["luts"]);
@@ -396,7 +396,7 @@ colorspaces:
     }
 
     #[test]
-    fn what_is_no_configuration_is_refused_in_words() {
+    fn a_file_that_is_no_configuration_is_refused_with_a_reason() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("config.ocio");
         let refusal = |path: &Path| load(path).err().unwrap().to_string();

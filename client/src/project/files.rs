@@ -550,7 +550,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn a_name_that_is_not_unicode_is_found_alone_and_in_a_row() {
+    fn a_name_that_is_not_unicode_is_found_alone_and_in_a_sequence() {
         use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _};
         let folder = tempfile::tempdir().unwrap();
         for name in [&b"caf\xe9_1.png"[..], b"caf\xe9_2.png", b"caf\xe8_3.png"] {

@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_is_missed_between_others_of_a_simulation() {
+    fn a_missing_frame_between_others_of_a_simulation_is_found() {
         use ReferenceKind::{FluidCache, NodesCache, PointCache};
         let fluid = ["data/f_0001.vdb", "data/f_0002.vdb", "data/f_0004.vdb"];
         assert_eq!(holes_of("c", "D/Fluid", FluidCache, &fluid), [("f_0003.vdb".to_owned(), 3)]);
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn a_picture_is_missed_wherever_its_number_stands() {
+    fn a_missing_picture_is_found_wherever_its_number_is() {
         let image = Numbering::Image { start: 1, length: 4, offset: 0, is_cyclic: false };
         for (names, missed) in [
             (["0001_a.png", "0002_a.png", "0004_a.png"], "0003_a.png"),
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn volumes_and_caches_are_rows_only_where_the_number_stands_last() {
+    fn volumes_and_caches_are_sequences_only_if_the_number_is_last() {
         let volume = Numbering::Volume { start: 1, length: 6, offset: 0, mode: Outside::Clip };
         let names = ["s_1.vdb", "s_2.vdb", "s_3.vdb", "s_5.vdb", "s_6.vdb"];
         assert_eq!(lacking(&names, volume), [("s_4.vdb".to_owned(), 4)]);
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clip_may_end_but_has_no_holes() {
+    fn a_clip_may_end_but_has_no_gaps() {
         let clip = Numbering::Clip { start: 1, offset: 0 };
         assert_eq!(lacking(&["c_02.png", "c_04.png"], clip), [("c_03.png".to_owned(), 2)]);
     }

@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_are_drawn_in_order_where_a_simulation_is_not_baked_or_where_that_is_chosen() {
+    fn frames_are_drawn_in_order_for_an_unbaked_simulation_or_on_request() {
         let cloth = ["the cloth of `Flag`".to_owned()];
         assert_eq!(decided(None, "1-9", &cloth), (true, true), "strict jobs want a choice");
         assert_eq!(decided(None, "5", &cloth), (false, false), "one frame has none before it");

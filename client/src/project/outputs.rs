@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_likely_that_blender_would_give() {
+    fn names_that_blender_would_use_are_likely() {
         for (path, name) in [
             ("//render/", "0001.png"),
             ("//render/", "-0003.png"),
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn other_files_are_in_nobodys_way() {
+    fn other_files_are_not_in_the_way() {
         for name in [
             "0013.png",
             "0001.jpg",
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn what_only_blender_can_tell_is_left_to_it() {
+    fn names_that_only_blender_can_tell_are_not_predicted() {
         let frames: FrameSet = "1".parse().unwrap();
         assert!(LikelyNames::new("//{blend_name}_", "png", Vec::new(), &frames).is_none());
     }

@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_is_not_unicode_is_looked_for_as_it_is_stored() {
+    fn a_name_that_is_not_unicode_is_looked_for_as_stored() {
         let stored = Stored::read(&text_of_bytes(b"//tex\\caf\xe9.png"), Path::new("/p"));
         assert_eq!(stored.path.as_os_str().as_encoded_bytes(), b"/p/tex/caf\xe9.png");
         let name = stored.path.file_name().unwrap();

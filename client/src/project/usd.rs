@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn a_layer_of_text_names_others_between_at_signs() {
+    fn a_text_layer_names_others_between_at_signs() {
         let text = "#usda 1.0\n( subLayers = [ @./parts/a.usda@, @@@b@2.usd@@@ ] )\n# @not.usda@\n\
             def \"it's @neither.usda@\" ( doc = \"\"\"nor \\\" @this.usda@ \"\" one\"\"\" payload = @../c.usdc@</Prim> )\n\
             asset t = @wood.png@ asset e = @@ asset p = @box.usdz[in/it.usda]@ x = @http://a/b.usd@";
@@ -351,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn layers_are_followed_from_folder_to_folder_and_round_and_round() {
+    fn layers_are_followed_across_folders_and_through_cycles() {
         let folder = tempfile::tempdir().unwrap();
         let put = |name: &str, text: &str| {
             let path = folder.path().join(name);

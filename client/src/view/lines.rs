@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn a_try_that_fails_in_the_same_way_again_is_not_told_each_time() {
+    fn a_repeated_failure_is_not_printed_every_time() {
         let mut watcher = Watcher::new();
         let mut said = Vec::new();
         for _ in 0..25 {

@@ -179,7 +179,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_tried_again_is_told_the_latest_first() {
+    fn retried_frames_are_listed_latest_first() {
         let failed = |number: i32, state: FrameState, message: &str| Frame {
             frame: number,
             state: state.into(),
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn json_has_nothing_that_steers_a_terminal_and_says_the_same() {
+    fn escaped_json_cannot_control_a_terminal_and_means_the_same() {
         let text = "a\u{1b}[2J\u{9b}31m\u{202e}\u{e0041} \"é\"";
         let line = escaped_json(&json_line(&text).unwrap()).into_owned();
         assert!(line.chars().all(|c| words::shown_as(c).is_none()), "{line}");

@@ -428,7 +428,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_cannot_hide_or_turn_a_part_of_itself() {
+    fn a_text_cannot_hide_or_reverse_a_part_of_itself() {
         assert_eq!(printable("a\u{202e}gnp.\u{2028}b"), "a\u{fffd}gnp.\u{fffd}b");
         assert_eq!(printable("\u{feff}a\u{200b}b\u{e0041}"), "\u{fffd}a\u{fffd}b\u{fffd}");
         for fine in ["näme", "名前", "👩\u{200d}🚀", "می\u{200c}خواهم"] {
@@ -437,7 +437,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_longer_text_the_lines_stay_lines() {
+    fn a_longer_text_keeps_its_line_breaks() {
         assert_eq!(printable_lines("a\x1b[2J\r\n  b\u{202e}"), "a [2J \n  b\u{fffd}");
     }
 }

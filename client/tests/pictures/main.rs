@@ -23,16 +23,16 @@ mod table;
 mod support;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn pictures_of_blender_3_4_are_those_that_it_draws_by_itself() {
+async fn pictures_equal_those_of_plain_blender_3_4() {
     table::check("3.4").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn pictures_of_blender_4_5_are_those_that_it_draws_by_itself() {
+async fn pictures_equal_those_of_plain_blender_4_5() {
     table::check("4.5").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn pictures_of_blender_5_0_are_those_that_it_draws_by_itself() {
+async fn pictures_equal_those_of_plain_blender_5_0() {
     table::check("5.0").await;
 }

@@ -164,7 +164,7 @@ pub(crate) fn is_known() -> bool {
 }
 
 #[test]
-fn opens_are_read_from_what_strace_writes() {
+fn opens_are_parsed_from_the_output_of_strace() {
     let log = tempfile::NamedTempFile::new().unwrap();
     let lines = r#"12 openat(AT_FDCWD</shot>, "/p/caf\351.png", O_RDONLY|O_CLOEXEC) = 3</p/caf\351.png>
 13 openat(AT_FDCWD</shot>, "a \"b", O_RDWR <unfinished ...>

@@ -454,7 +454,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn without_a_network_it_is_the_network_within_seconds() {
+    fn a_missing_network_is_reported_within_seconds() {
         let Some(python) = Python::find("3.11").filter(|it| it.has_pip || it.has_ensurepip) else {
             eprintln!("skipped: there is no Python 3.11 with pip on the PATH");
             return;
@@ -475,7 +475,7 @@ mod tests {
     }
 
     #[test]
-    fn an_index_that_answers_and_has_no_such_wheel_is_no_lack_of_network() {
+    fn a_wheel_that_an_index_lacks_is_not_reported_as_a_missing_network() {
         let none = "ERROR: No matching distribution found for bpy==4.5.15 (from versions: none)";
         assert_eq!(no_index(&[none.to_owned()]), None);
         let broken = "WARNING: Retrying (Retry(total=0)) after connection broken by \

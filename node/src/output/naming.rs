@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn long_names_are_kept_as_far_as_file_systems_take_them() {
+    fn long_names_are_kept_as_far_as_file_systems_allow() {
         let long = format!("{}_0042", "n".repeat(240));
         assert_eq!(image(&long, 42), format!("{long}.png"));
         let name = "n".repeat(240);
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn a_multilayer_file_without_a_name_bears_the_frames_number_alone() {
+    fn a_multilayer_file_without_a_name_is_named_by_the_frame_alone() {
         let places = [Place { prefix: "s".into(), ..place("n0", "//passes", "File Output", "") }];
         let mut names = Names::new(7, &places);
         assert_eq!(names.other("n0", "s0007.exr"), "passes/0007.exr");

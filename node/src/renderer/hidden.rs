@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_in_a_project_is_named_from_the_blend_on() {
+    fn paths_in_a_project_are_shown_relative_to_the_blend() {
         for (written, shown) in [
             (
                 "Read blend: \"/data/layouts/0123/shots/a/main.blend\"",

@@ -1216,7 +1216,7 @@ pub(super) mod tests {
     }
 
     #[tokio::test]
-    async fn what_a_renderer_wrote_before_it_died_is_kept_with_how_it_died() {
+    async fn files_of_a_renderer_that_died_are_kept_with_its_error() {
         let (drawing, folder) = dies_after("echo whole > frame/0001.png", false).await;
         let drawing = drawing.unwrap();
         assert!(drawing.crash.unwrap().message.contains("segmentation fault"));

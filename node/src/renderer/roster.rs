@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_blender_older_than_the_file_opens_it_only_when_asked_for() {
+    fn a_blender_older_than_the_file_opens_it_only_on_request() {
         assert_eq!(chosen(&["3.4.1"], "4.5", ""), None);
         assert_eq!(chosen(&["3.4.1", "5.0.1"], "4.5", "3.4").unwrap(), "3.4.1");
         assert_eq!(chosen(&["3.4.1", "3.6.2", "3.6.9"], "3.6", "3").unwrap(), "3.6.9");
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_has_started_before_may_fail_twice_in_a_row() {
+    fn a_blender_that_has_started_before_may_fail_twice_in_a_row() {
         let mut roster = roster(&["3.4.1"]);
         let path = Path::new("3.4.1");
         assert!(roster.started(path));
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_known_yet_is_announced_without_a_version() {
+    fn an_unproved_blender_is_announced_without_a_version() {
         let mut roster = roster(&["3.4.1", "4.5.15"]);
         assert!(roster.started(Path::new("4.5.15")));
         assert!(roster.call_slow());

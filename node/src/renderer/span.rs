@@ -58,7 +58,7 @@ mod tests {
     }
 
     #[test]
-    fn an_animation_holds_every_frame_of_its_step_and_ends_with_the_last_of_them() {
+    fn an_animation_contains_every_frame_of_its_step_and_ends_with_the_last() {
         let odd = span(1, 10, 2);
         assert!(odd.holds(1) && odd.holds(9));
         assert!(!odd.holds(2) && !odd.holds(11) && !odd.holds(-1));
@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_where_blender_has_no_animation_are_drawn_one_by_one() {
+    fn frames_that_blender_cannot_animate_are_drawn_one_by_one() {
         let parse = |first, last| Span::parse(FrameRange { first, last, step: 0 });
         assert_eq!(parse(-3, 5), Ok(None));
         assert_eq!(parse(1, i32::MAX), Ok(None));

@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn a_project_that_blender_only_reads_is_where_it_is() {
+    fn a_project_that_blender_only_reads_stays_in_its_layout() {
         let (_folder, layouts, home) = layout(&["a/shot.blend", "a/meta.json", "meta/x.png"]);
         let blend = layouts.join("key/a/shot.blend");
         assert_eq!(set(&blend, &layouts, &home).unwrap(), blend);
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn what_blender_writes_goes_into_copies_of_its_own_and_nothing_else_is_copied() {
+    fn blender_writes_into_private_copies_and_nothing_else_is_copied() {
         let files = ["a/shot.blend", "a/bake/meta/1.json", "a/bake/blobs/1.blob", "b/c.png"];
         let (_folder, layouts, home) = layout(&files);
         let staged = set(&layouts.join("key/a/shot.blend"), &layouts, &home).unwrap();
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stand_in_goes_when_its_blender_turns_to_another_project() {
+    fn a_stand_in_is_removed_when_its_blender_gets_another_project() {
         let (_folder, layouts, home) = layout(&["shot.blend", "x.osl"]);
         set(&layouts.join("key/shot.blend"), &layouts, &home).unwrap();
         assert!(home.join("layouts/key/x.osl").exists());

@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_line_that_tells_is_kept_and_not_the_last() {
+    fn the_first_informative_line_is_kept() {
         let python = [
             "Python path configuration:",
             "  PYTHONHOME = (not set)",

@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn the_scene_that_blender_starts_with_is_not_the_jobs() {
+    fn warnings_about_the_startup_scene_are_ignored() {
         let line =
             r#"Color management: scene view "AgX" not found, setting default "Studio Look"."#;
         let warned = |blend| {
@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn a_complaint_that_nobody_knows_comes_through_as_it_is() {
+    fn an_unknown_complaint_is_passed_on_unchanged() {
         for (line, said) in [
             ("Warning: the moon is not full", "Warning: the moon is not full"),
             ("00:12.345  moon             | WARNING it is not full", "it is not full"),
@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn a_driver_that_fails_is_told_where_its_python_runs() {
+    fn a_failing_driver_is_reported_only_if_scripts_run() {
         let line = "Error in PyDriver: expression failed: nonsense + 1";
         assert_eq!(meaning(line, false), "nothing");
         assert!(meaning(line, true).starts_with("WARNING_KIND_BLENDER"));

@@ -115,7 +115,7 @@ async fn a_version_asked_for_is_refused_where_nobody_has_it_or_it_is_too_old_for
 }
 
 #[tokio::test]
-async fn a_version_older_than_the_file_draws_it_when_asked_for() {
+async fn a_version_older_than_the_file_draws_it_on_request() {
     let data = tempdir().unwrap();
     let orchestrator = Orchestrator::start(data.path()).await;
     let mut newer_node = ScriptedNode::join_as(&orchestrator, "a", description("4.5.15")).await;

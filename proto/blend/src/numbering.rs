@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn a_picture_stays_after_its_last_number_or_begins_anew() {
+    fn an_image_sequence_stays_on_its_last_file_or_repeats() {
         let image = |is_cyclic| Numbering::Image { start: 3, length: 4, offset: 100, is_cyclic };
         let frames = [1, 2, 3, 6, 7, 8];
         let shown = [Some(100), Some(100), Some(101), Some(104), Some(104), Some(104)];
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn volumes_end_stay_repeat_or_go_back() {
+    fn volumes_end_stay_repeat_or_play_backwards() {
         let volume = |mode| Numbering::Volume { start: 1, length: 3, offset: 0, mode };
         let frames = [0, 1, 3, 4, 5, 6];
         for (mode, shown) in [
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clip_counts_on_from_its_path_and_a_cache_is_the_frame() {
+    fn a_clip_counts_from_its_path_and_a_cache_uses_the_frame() {
         let clip = Numbering::Clip { start: 5, offset: 1 };
         assert_eq!(clip.number(7, 10), Some(13));
         assert_eq!(Numbering::Cache { fixed: None }.number(7, 10), Some(7));

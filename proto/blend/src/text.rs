@@ -48,7 +48,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_come_back(bytes in vec(any::<u8>(), 0..40)) {
+        fn any_bytes_survive_the_round_trip(bytes in vec(any::<u8>(), 0..40)) {
             // Except for characters that are stand-ins.
             let text = String::from_utf8_lossy(&bytes);
             prop_assume!(!text.chars().any(|character| byte_of(character).is_some()));
@@ -57,7 +57,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_unicode_stays() {
+    fn unicode_text_is_unchanged() {
         assert_eq!(text_of_bytes("café ☃".as_bytes()), "café ☃");
         let text = text_of_bytes(b"caf\xe9.png");
         assert_eq!(text.chars().count(), 8);

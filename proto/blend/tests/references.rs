@@ -271,7 +271,7 @@ fn blender_finds_rewritten_paths() {
 }
 
 #[test]
-fn what_pictures_need_of_blender_is_found() {
+fn the_needs_of_pictures_are_found() {
     for version in VERSIONS {
         let survey = survey(&fixture(&format!("needs-{version}.blend"))).unwrap();
         let scene = |name| survey.file.scenes.iter().find(|scene| scene.name == name).unwrap();
@@ -298,7 +298,7 @@ fn what_pictures_need_of_blender_is_found() {
 }
 
 #[test]
-fn files_of_blender_alone_need_no_add_on() {
+fn files_without_add_ons_need_none() {
     for version in VERSIONS {
         for name in ["references", "saved-by"] {
             let needs = survey(&fixture(&format!("{name}-{version}.blend"))).unwrap().needs;
@@ -322,7 +322,7 @@ fn drawn_of(version: &str) -> (Survey, BTreeSet<String>, BTreeSet<String>) {
 }
 
 #[test]
-fn what_is_drawn_is_told_from_what_nothing_leads_to() {
+fn data_blocks_that_are_drawn_are_told_from_unused_ones() {
     for version in VERSIONS {
         let (survey, drawn, not_drawn) = drawn_of(version);
         let of = |names: &[&str]| -> BTreeSet<_> {
@@ -349,7 +349,7 @@ fn what_is_drawn_is_told_from_what_nothing_leads_to() {
 }
 
 #[test]
-fn another_scene_draws_other_things() {
+fn another_scene_draws_other_data_blocks() {
     for version in VERSIONS {
         let survey = survey(&fixture(&format!("drawn-{version}.blend"))).unwrap();
         let mut drawn = Drawn::default();
@@ -362,7 +362,7 @@ fn another_scene_draws_other_things() {
 }
 
 #[test]
-fn what_geometry_nodes_import_is_found_wherever_its_path_stands() {
+fn imports_of_geometry_nodes_are_found_wherever_the_path_is() {
     for version in ["4.5", "5.0"] {
         let (survey, ..) = drawn_of(version);
         let imported = survey.references.iter().filter(|it| it.kind == ReferenceKind::Import);
@@ -397,7 +397,7 @@ fn a_multiresolution_mesh_in_two_files_is_found() {
 }
 
 #[test]
-fn a_simulation_of_geometry_nodes_is_baked_into_the_file_or_into_folders_or_not() {
+fn bakes_of_geometry_nodes_are_found_in_the_file_and_in_folders() {
     for version in ["4.5", "5.0"] {
         let mut survey = survey(&fixture(&format!("bakes-{version}.blend"))).unwrap();
         let owners = |survey: &Survey| -> BTreeSet<String> {
@@ -428,7 +428,7 @@ fn a_simulation_of_geometry_nodes_is_baked_into_the_file_or_into_folders_or_not(
 }
 
 #[test]
-fn a_row_of_files_says_how_it_is_numbered() {
+fn the_numbering_of_a_sequence_is_found() {
     let volume = Numbering::Volume { start: 10, length: 5, offset: 0, mode: Outside::Clip };
     for version in VERSIONS {
         let found = references_of(version).references;

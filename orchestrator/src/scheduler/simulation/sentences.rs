@@ -673,7 +673,7 @@ fn started(actions: &[Action]) -> Option<(crate::domain::BatchId, JobId)> {
 }
 
 #[test]
-fn frames_in_order_are_with_one_node_at_a_time_and_go_on_where_it_was_lost() {
+fn frames_in_order_go_to_one_node_and_continue_where_it_was_lost() {
     let (mut scheduler, first) = by_hand();
     let description = NodeDescription {
         slots: 2,
