@@ -191,7 +191,7 @@ fn blender(facts: &Facts) -> Check {
             return lacking(NAME, wrong.join("; "), costs, fixes).blocking();
         }
         let detail = format!("{}; good: {}", wrong.join("; "), good_ones.join(", "));
-        let costs = "a node here draws with the good ones only";
+        let costs = "a node here only draws with the good ones";
         return lacking(NAME, detail, costs, fixes);
     }
     if !good_ones.is_empty() {
@@ -227,16 +227,16 @@ fn blender(facts: &Facts) -> Check {
 /// Suggests a fix for a Blender that does not start, based on its own error message.
 fn mend(why: &str) -> &'static str {
     let says = |words: &str| why.contains(words);
-    if says("has not told its version") || says("was not ready within") {
+    if says("has not reported its version") || says("was not ready within") {
         "try again when the machine is less busy; start the program by hand to see whether it ever answers"
     } else if says("OpenColorIO") || says("OCIO") {
-        "let OCIO name a colour configuration that is there and whole, or unset it"
+        "set OCIO to an existing, intact colour configuration, or unset it"
     } else if says("encodings") || says("Fatal Python error") || says("PYTHONHOME") {
-        "take the Python that is not its own off PATH, PYTHONHOME and PYTHONPATH (a virtual environment is active?)"
+        "remove other Pythons from PATH, PYTHONHOME and PYTHONPATH (is a virtual environment active?)"
     } else if says(".so") || says("shared librar") {
         "install the system libraries that it names"
     } else {
-        "start the program by hand to see all that it says; `framecrew-node --confine off` starts it without walls"
+        "start the program by hand to see its whole output; `framecrew-node --confine off` starts it without walls"
     }
 }
 
@@ -457,7 +457,7 @@ mod tests {
         assert!(matches!(check.verdict, Verdict::Lacking { blocks: false, .. }), "{check:?}");
         let silent = Facts {
             blenders: Some(Vec::new()),
-            unsure: vec!["/usr/bin/blender has not told its version within 30 s".into()],
+            unsure: vec!["/usr/bin/blender has not reported its version within 30 s".into()],
             ..Facts::default()
         };
         let check = super::blender(&silent);

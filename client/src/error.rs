@@ -276,7 +276,7 @@ struct Advice<'a>(&'a [Missing]);
 impl fmt::Display for Advice<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.0.iter().any(|output| output.in_the_way) {
-            f.write_str("the cluster keeps what was not brought: `framecrew fetch` gets it, once there is room for it")?;
+            f.write_str("the cluster keeps what was not fetched: `framecrew fetch` gets it once there is room for it")?;
         }
         let lost = self.0.iter().filter(|output| !output.in_the_way);
         let mut numbers: Vec<i32> = lost.map(|output| output.frame).collect();

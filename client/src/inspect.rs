@@ -277,8 +277,8 @@ fn environment() -> Option<String> {
     let set: Vec<&str> = VARIABLES.iter().filter(is_set).copied().collect();
     (!set.is_empty()).then(|| {
         format!(
-            "{} set here and may change what Blender draws on this machine; nodes draw without, and with factory \
-             settings",
+            "{} set here and may change what Blender draws on this machine; nodes ignore that and draw with \
+             factory settings",
             match &set[..] {
                 [one] => format!("{one} is"),
                 _ => format!("{} are", set.join(", ")),

@@ -81,7 +81,10 @@ fn a_format_that_cannot_be_kept_is_refused_with_the_flag_that_changes_it() {
         let (is_sent, said) = render(&shot, &file, &["--scene", "Only"]);
         assert!(is_sent && said.contains("note: File Output nodes write DPX"), "{said}");
         let (is_sent, said) = render(&shot, &file, &["--scene", "Only", "--strict"]);
-        assert!(!is_sent && said.contains("for --strict: File Output nodes write DPX"), "{said}");
+        assert!(
+            !is_sent && said.contains("because of --strict: File Output nodes write DPX"),
+            "{said}"
+        );
     }
 }
 
@@ -213,7 +216,10 @@ fn a_view_that_blender_lacks_is_sent_with_the_configuration_that_has_it() {
     let (is_sent, said) = render(&shot, "studio.blend", &[]);
     assert!(is_sent && said.contains(words) && said.contains("--ocio FILE"), "{said}");
     let (is_sent, said) = render(&shot, "studio.blend", &["--strict"]);
-    assert!(!is_sent && said.contains("for --strict: the scene has the view `Studio`"), "{said}");
+    assert!(
+        !is_sent && said.contains("because of --strict: the scene has the view `Studio`"),
+        "{said}"
+    );
     let (_, said) = framecrew(&shot, &[], &["inspect", "studio.blend"]);
     assert!(said.contains(words), "{said}");
 
@@ -234,13 +240,13 @@ fn a_view_that_blender_lacks_is_sent_with_the_configuration_that_has_it() {
     assert!(said.contains("nodes draw with Blender's own colour configuration: gone"), "{said}");
     let strict = ["render", "shot.blend", "--cluster", NOWHERE, "--strict"];
     let (_, said) = framecrew(&shot, &gone, &strict);
-    assert!(said.contains("for --strict: OCIO is set here"), "{said}");
+    assert!(said.contains("because of --strict: OCIO is set here"), "{said}");
 
     let (is_sent, said) =
         render(&shot, "studio.blend", &["--ocio", "ocio/config.ocio", "--strict"]);
     assert!(is_sent && !said.contains("lacks"), "{said}");
     let (is_sent, said) = render(&shot, "studio.blend", &["--ocio", "ocio"]);
-    assert!(!is_sent && said.contains("is no file; name the config.ocio"), "{said}");
+    assert!(!is_sent && said.contains("is not a file; name the config.ocio"), "{said}");
 }
 
 #[tokio::test]

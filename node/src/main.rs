@@ -219,7 +219,7 @@ fn find(
         ));
     }
     for unsure in &search.unsure {
-        warn!("{}; it is asked again", unsure.why);
+        warn!("{}; asking it again", unsure.why);
     }
     for blender in &search.found {
         info!(version = %blender.version, path = %blender.path.display(), "found Blender");

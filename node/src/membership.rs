@@ -245,7 +245,7 @@ async fn register(
                         .is_none_or(|(what, at)| what != code || at.elapsed() >= REMIND_INTERVAL);
                     if is_news {
                         said = Some((code, Instant::now()));
-                        warn!("{}; trying on", trouble(&status, &reach.orchestrator));
+                        warn!("{}; still trying", trouble(&status, &reach.orchestrator));
                     }
                 }
             },

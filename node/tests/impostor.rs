@@ -221,7 +221,7 @@ async fn a_slow_program_is_asked_again_and_not_dropped() {
         confine: Confine::Off,
         ..Config::new("node", orchestrator, nothing, folder.path().join("data"))
     };
-    let why = format!("{} has not told its version within 30 s", path.display());
+    let why = format!("{} has not reported its version within 30 s", path.display());
     let unsure = vec![Unsure { path, why: why.clone(), is_silent: true }];
     let find = |_| std::future::ready(Ok(Search { found: Vec::new(), unsure }));
     let node = serve_until(listener, config, find, std::future::pending(), std::future::pending());

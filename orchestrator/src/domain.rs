@@ -939,10 +939,13 @@ mod tests {
 
         let two = node(vec![blender("4.5.15", ""), blender("3.4.1", "Fatal")]);
         assert!(two.meets(&job) && two.meets(&newer), "the other one takes over");
-        let slow = node(vec![blender("", "blender has not told its version within 30 s")]);
+        let slow = node(vec![blender("", "blender has not reported its version within 30 s")]);
         assert!(!slow.meets(&job), "no synthetic renderer");
         assert!(slow.may_come_to_meet(&job) && !slow.may_come_to_meet(&scripted));
-        assert_eq!(slow.why_unable(&job).unwrap(), "blender has not told its version within 30 s");
+        assert_eq!(
+            slow.why_unable(&job).unwrap(),
+            "blender has not reported its version within 30 s"
+        );
         assert!(node(Vec::new()).may_come_to_meet(&job), "it is looking for them");
     }
 }

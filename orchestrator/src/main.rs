@@ -189,7 +189,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
     if !args.listen.ip().is_loopback() {
         tracing::warn!(
             address = %args.listen,
-            "there is no authentication: whoever reaches this address can render here and read what is rendered"
+            "there is no authentication: anyone who can reach this address can render here and read the results"
         );
     }
     Ok(serve(listener, config, shutdown_signal()).await?)

@@ -48,7 +48,7 @@ impl Logs {
 fn no_lines(job_id: u64, frame: Option<i32>) -> String {
     let of = frame.map_or_else(|| "it".to_owned(), |frame| format!("frame {frame}"));
     format!(
-        "no lines of job {job_id}: Blender has written none for {of} yet, or they are not kept any more; \
+        "no lines of job {job_id}: Blender has written none for {of} yet, or they are no longer kept; \
          --follow waits for new ones"
     )
 }

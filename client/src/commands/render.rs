@@ -250,9 +250,7 @@ fn percent(text: &str) -> Result<u32, &'static str> {
 /// Parses a priority.
 fn priority(text: &str) -> Result<i32, &'static str> {
     let priority = text.trim().parse().ok().filter(|priority| (-100..=100).contains(priority));
-    priority.ok_or(
-        "write a number, -100 to 100: higher goes first, 0 is usual, like 50 for what is urgent",
-    )
+    priority.ok_or("write a number, -100 to 100: higher goes first, 0 is the default, 50 is urgent")
 }
 
 /// Parses a version in the form that the cluster accepts.

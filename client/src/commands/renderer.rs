@@ -208,6 +208,6 @@ fn find_or_provision(needs: BlenderVersion) -> Result<Vec<FoundBlender>, Failure
         return Ok(found);
     }
     Err(Failure::usage(format!(
-        "no Blender here starts that is {needs} or newer; `framecrew doctor` may know why"
+        "no Blender {needs} or newer starts here; `framecrew doctor` may say why"
     )))
 }

@@ -44,7 +44,7 @@ impl Up {
         let mut interrupts = Interrupts::listen()?;
         if !self.listen.ip().is_loopback() {
             note(format_args!(
-                "note: there is no authentication: whoever reaches {} can render here, and read what is rendered",
+                "note: there is no authentication: anyone who can reach {} can render here and read the results",
                 self.listen
             ));
         }

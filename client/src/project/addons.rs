@@ -27,7 +27,7 @@ const END_BYTES: u64 = 22 + 65_535;
 /// Checks add-ons and assigns their places in the project.
 pub(crate) fn load(files: &[PathBuf]) -> Result<Vec<Placed>, Error> {
     if let Some(more) = files.get(ADDONS_MAX) {
-        return Err(fault(more, "is one add-on too many: --addon takes 16 of them"));
+        return Err(fault(more, "is one add-on too many: --addon takes 16 at most"));
     }
     let mut placed: Vec<Placed> = Vec::new();
     for file in files {
@@ -36,7 +36,7 @@ pub(crate) fn load(files: &[PathBuf]) -> Result<Vec<Placed>, Error> {
         let name = name.replace(|c: char| matches!(c, ':' | '\\') || c.is_control(), "_");
         let place = format!("{FOLDER}/{name}");
         if placed.iter().any(|other| other.place.to_lowercase() == place.to_lowercase()) {
-            return Err(fault(file, "has the name of another add-on that is sent; rename one"));
+            return Err(fault(file, "has the same name as another add-on; rename one"));
         }
         placed.push(Placed { place, source: file.clone(), size_bytes, texts: Vec::new() });
     }
@@ -55,7 +55,7 @@ fn check(file: &Path) -> Result<u64, Error> {
         return Err(fault(file, "is larger than 512 MiB, the most that an add-on may have"));
     }
     let names = names(file).map_err(unreadable)?.ok_or_else(|| {
-        fault(file, "is no .zip archive; --addon takes an add-on as Blender installs it: FILE.zip")
+        fault(file, "is not a .zip archive; --addon takes a FILE.zip that Blender can install")
     })?;
     let is_stray = |name: &&String| {
         name.starts_with(['/', '\\']) || name.split(['/', '\\']).any(|part| part == "..")
@@ -171,8 +171,8 @@ mod tests {
             (archive(&["a/b/__init__.py", "notes.txt"]), "holds no add-on"),
             (archive(&["tool/__init__.py", "../../x.py"]), "leads out of its folder"),
             (archive(&["/etc/x.py"]), "leads out of its folder"),
-            (b"Dear Blender".to_vec(), "is no .zip archive"),
-            (b"PK\x05\x06".to_vec(), "is no .zip archive"),
+            (b"Dear Blender".to_vec(), "is not a .zip archive"),
+            (b"PK\x05\x06".to_vec(), "is not a .zip archive"),
         ] {
             let text = loaded(&bytes).err().unwrap();
             assert!(text.contains(words), "{text}");

@@ -110,7 +110,7 @@ pub(crate) fn blender_older(saved_by: BlenderVersion, wanted: &str) -> Option<St
     let what = if saved_by.major >= 4 && wanted < SURVIVES_FILES_OF_4 {
         "is known to crash on such files"
     } else {
-        "may lose what only newer ones know"
+        "may lose data that only newer ones know"
     };
     Some(format!(
         "the file was saved by Blender {saved_by}; {wanted}, which --blender asks for, {what}; without --blender one \
@@ -166,7 +166,7 @@ pub(crate) fn format_fault(scene: &Scene) -> Option<String> {
     let name = not_kept(&scene.format)?;
     Some(format!(
         "writes {name}, which nodes cannot read back, so they could not tell whether a frame is whole; choose another \
-         format: --format PNG --depth 16 keeps most, --format OPEN_EXR keeps all light"
+         format: --format PNG --depth 16 keeps most, --format OPEN_EXR keeps the full dynamic range"
     ))
 }
 
@@ -177,7 +177,7 @@ pub(crate) fn extra_formats_replaced(scene: &Scene) -> Option<String> {
     (!names.is_empty()).then(|| {
         format!(
             "File Output nodes write {names}, which nodes cannot read back: they write PNG instead; choose another \
-             format in the node to have that"
+             format in the node if that does not suit"
         )
     })
 }
@@ -237,7 +237,7 @@ pub(crate) fn admit(blend: &BlendFile, spec: &JobSpec) -> Result<FrameSet, Strin
         && spec.strict
         && let Some(replaced) = engine_replaced(blend.version, scene)
     {
-        return Err(format!("is not rendered, for --strict: {replaced}"));
+        return Err(format!("is not rendered, because of --strict: {replaced}"));
     }
     if let Some(wanted) = asked_for(&settings.blender)
         && let Some(fault) = blender_fault(blend.version, wanted)
@@ -258,7 +258,7 @@ pub(crate) fn admit(blend: &BlendFile, spec: &JobSpec) -> Result<FrameSet, Strin
     if spec.strict
         && let Some(replaced) = extra_formats_replaced(scene)
     {
-        return Err(format!("is not rendered, for --strict: {replaced}"));
+        return Err(format!("is not rendered, because of --strict: {replaced}"));
     }
     if let Some(fault) = depth_fault(scene, settings) {
         return Err(fault);

@@ -166,7 +166,7 @@ pub(crate) fn environment() -> Option<PathBuf> {
 pub(crate) fn unknown(names: &[String]) -> Option<String> {
     (!names.is_empty()).then(|| {
         format!(
-            "the scene has {}, which Blender's own colour configuration lacks, so that it draws other colours; --ocio \
+            "the scene has {}, which Blender's own colour configuration lacks, so Blender draws other colours; --ocio \
              FILE sends the configuration that has it",
             names.join(" and ")
         )
@@ -207,9 +207,9 @@ pub(crate) fn of_environment(collection: &Collection, scene: &Scene, ocio: &Path
             }
             match load(ocio) {
                 Ok(config) => OfEnvironment::Needed(config, needed),
-                Err(error) => {
-                    OfEnvironment::Unreadable(format!("the colours are not those of here: {error}"))
-                }
+                Err(error) => OfEnvironment::Unreadable(format!(
+                    "the colours will differ from those here: {error}"
+                )),
             }
         }
         Err(error) => OfEnvironment::Unreadable(format!(
@@ -227,7 +227,7 @@ pub(crate) fn load(config: &Path) -> Result<ColorConfig, Error> {
     let mut files = BTreeSet::from([path.clone()]);
     for file in named {
         if files.len() == FILES_MAX {
-            return Err(fault(config, "names more than 10,000 files, the most that are sent"));
+            return Err(fault(config, "names more than 10,000 files, the most that can be sent"));
         }
         files.insert(file);
     }
@@ -239,7 +239,7 @@ pub(crate) fn load(config: &Path) -> Result<ColorConfig, Error> {
         fault(
             config,
             format!(
-                "needs {}, which lies too far from it to be sent in its place; copy the configuration with its tables \
+                "needs {}, which is in a folder too far from it to be sent with it; copy the configuration with its tables \
                  into one folder",
                 far.display()
             ),
@@ -261,7 +261,7 @@ pub(crate) fn load(config: &Path) -> Result<ColorConfig, Error> {
 fn read(config: &Path) -> Result<Option<String>, Error> {
     let metadata = config.metadata().map_err(|error| unreadable(config, error))?;
     if !metadata.is_file() {
-        return Err(fault(config, "is no file; name the config.ocio in it"));
+        return Err(fault(config, "is not a file; name the config.ocio in it"));
     }
     if config.extension().is_some_and(|ending| ending == "ocioz") {
         return Ok(None);
@@ -272,14 +272,17 @@ fn read(config: &Path) -> Result<Option<String>, Error> {
     let bytes = fs::read(config).map_err(|error| unreadable(config, error))?;
     let text = String::from_utf8_lossy(&bytes).into_owned();
     if !text.lines().any(|line| line.starts_with("ocio_profile_version:")) {
-        return Err(fault(config, "is no colour configuration; name a config.ocio or an .ocioz"));
+        return Err(fault(
+            config,
+            "is not a colour configuration; name a config.ocio or an .ocioz",
+        ));
     }
     Ok(Some(text))
 }
 
 fn unreadable(config: &Path, error: std::io::Error) -> Error {
     let message = format!(
-        "is named as colour configuration and cannot be read ({error}); check --ocio, or the variable OCIO"
+        "is named as the colour configuration and cannot be read ({error}); check --ocio, or the variable OCIO"
     );
     Error::Project { path: config.into(), message, source: Some(Box::new(error)) }
 }
@@ -402,8 +405,8 @@ colorspaces:
         let refusal = |path: &Path| load(path).err().unwrap().to_string();
         assert!(refusal(&file).contains("--ocio"), "{}", refusal(&file));
         fs::write(&file, "hello").unwrap();
-        assert!(refusal(&file).contains("is no colour configuration"), "{}", refusal(&file));
-        assert!(refusal(folder.path()).contains("is no file"));
+        assert!(refusal(&file).contains("is not a colour configuration"), "{}", refusal(&file));
+        assert!(refusal(folder.path()).contains("is not a file"));
         fs::write(folder.path().join("a.ocioz"), "PK").unwrap();
         let archive = load(&folder.path().join("a.ocioz")).unwrap();
         assert_eq!((archive.place.as_str(), archive.files.len()), ("framecrew-ocio/a.ocioz", 1));

@@ -137,7 +137,7 @@ impl Layout {
                 ));
             }
             if let Err(error) = file.place.parse::<ProjectPath>() {
-                let reason = format!("has a name that not every machine can have: {error}");
+                let reason = format!("has a name that not every system allows: {error}");
                 return Err(fault(&file.source, reason));
             }
         }

@@ -82,7 +82,7 @@ impl Project {
         if spec.strict
             && let Some(missing) = missing::missing(&collection)
         {
-            return Err(fault(&file, format!("is not rendered, for --strict: {missing}")));
+            return Err(fault(&file, format!("is not rendered, because of --strict: {missing}")));
         }
         let unbaked = order::unbaked(&collection);
         if let Some(message) = order::fault(&spec, &frames, &unbaked) {
@@ -213,7 +213,7 @@ fn color_config(
         let Some(text) = color::unknown(&unknown) else { return Ok(None) };
         if spec.strict {
             let path = &collection.main().path;
-            return Err(fault(path, format!("is not rendered, for --strict: {text}")));
+            return Err(fault(path, format!("is not rendered, because of --strict: {text}")));
         }
         notes.push(text);
         return Ok(None);
@@ -229,7 +229,7 @@ fn color_config(
         }
         OfEnvironment::Unreadable(text) if spec.strict => {
             let path = &collection.main().path;
-            Err(fault(path, format!("is not rendered, for --strict: {text}")))
+            Err(fault(path, format!("is not rendered, because of --strict: {text}")))
         }
         OfEnvironment::Stays(text) | OfEnvironment::Unreadable(text) => {
             notes.push(text);

@@ -61,7 +61,7 @@ fn foreign_nodes(collection: &Collection) -> Option<String> {
     let nodes = collection.blends.iter().flat_map(|blend| &blend.survey.needs.foreign_nodes);
     let lines = nodes.map(|(kind, owner)| words::printable(&format!("{kind} in `{owner}`")));
     let lines: Vec<_> = lines.collect();
-    let text = "nodes of these types are not part of Blender, so that they do nothing unless the add-on that brings \
+    let text = "nodes of these types are not part of Blender, so they do nothing unless the add-on that brings \
                 them is sent with --addon FILE.zip";
     (!lines.is_empty()).then(|| list(text, lines))
 }
@@ -84,7 +84,7 @@ fn others(collection: &Collection) -> Option<String> {
                 | Hazard::UnbakedSimulation { .. }
         )
     });
-    (!lines.is_empty()).then(|| list("not everything comes out as it was made", lines))
+    (!lines.is_empty()).then(|| list("not everything will look as it was made", lines))
 }
 
 fn hazards(collection: &Collection, is_wanted: impl Fn(&Hazard) -> bool) -> Vec<String> {

@@ -10,7 +10,8 @@ pub(crate) const IN_ORDER: &str =
     "a simulation is not baked: one node draws the frames in order; bake it to use all nodes";
 
 /// First line about simulations that are not baked, if the frames are drawn separately.
-pub(crate) const APART: &str = "a simulation is not baked, so frames that are drawn apart do not fit together; bake it and save";
+pub(crate) const APART: &str =
+    "a simulation is not baked, so frames that are drawn separately do not match; bake it and save";
 
 /// Describes the simulations that are not baked.
 pub(crate) fn unbaked(collection: &Collection) -> Vec<String> {
@@ -35,7 +36,7 @@ pub(crate) fn fault(spec: &JobSpec, frames: &FrameSet, unbaked: &[String]) -> Op
     let undecided = spec.strict && spec.in_order.is_none() && in_order(spec, frames, unbaked);
     undecided.then(|| {
         format!(
-            "is not rendered, for --strict: {} {} not baked; bake it and save, or choose --in-order on to have one \
+            "is not rendered, because of --strict: {} {} not baked; bake it and save, or choose --in-order on to have one \
              node draw all frames in order",
             unbaked.iter().take(2).cloned().collect::<Vec<_>>().join(" and "),
             if unbaked.len() > 1 { "are" } else { "is" },
@@ -53,7 +54,7 @@ pub(crate) fn fault_of_nodes(
     let is_later = || frames.iter().any(|frame| frame > scene.first);
     let of_nodes = |hazard: &&Hazard| matches!(hazard, Hazard::UnbakedNodes { .. });
     let hazard = collection.hazards().find(of_nodes).filter(|_| spec.strict && is_later())?;
-    Some(format!("is not rendered, for --strict: {}", words::printable(&hazard.to_string())))
+    Some(format!("is not rendered, because of --strict: {}", words::printable(&hazard.to_string())))
 }
 
 #[cfg(test)]

@@ -136,10 +136,7 @@ pub fn retried(view: &JobView) -> Vec<String> {
     });
     let mut told: Vec<_> = told.collect();
     if more > 0 {
-        told.push(format!(
-            "{} did not succeed yet either",
-            words::plural(more as u64, "more frame")
-        ));
+        told.push(format!("{} did not succeed either", words::plural(more as u64, "more frame")));
     }
     told
 }
@@ -207,7 +204,7 @@ mod tests {
         let first = "frame 5 did not succeed on six (infrastructure) and is tried again: no disk";
         assert_eq!(told[..2], [first.to_owned(), "    the last line".to_owned()]);
         assert_eq!(told.len(), 2 * FAILED_TOLD_MAX + 1);
-        assert_eq!(told.last().unwrap(), "2 more frames did not succeed yet either");
+        assert_eq!(told.last().unwrap(), "2 more frames did not succeed either");
     }
 
     #[test]

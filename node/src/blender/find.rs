@@ -179,7 +179,7 @@ fn understand(path: &Path, ran: Ran, patience: Duration) -> Asked {
         }
         Ran::Silent => {
             let seconds = patience.as_secs();
-            unsure(format!("{shown} has not told its version within {seconds} s"), true)
+            unsure(format!("{shown} has not reported its version within {seconds} s"), true)
         }
     }
 }

@@ -122,7 +122,7 @@ impl Roster {
                 Standing::Unproved | Standing::Slow => Blender {
                     version: String::new(),
                     unusable: format!(
-                        "Blender {} has not started yet; it is tried on",
+                        "Blender {} has not started yet; the node keeps trying",
                         known.blender.version
                     ),
                     ..described

@@ -360,7 +360,7 @@ def place_file_outputs(loaded, folder):
             wanted = expanded(loaded, node, wanted)
             if base is None or wanted is None:
                 loaded.warn(
-                    "incomplete", "%r names a file by a template that Blender does not know, and writes none" % node.name
+                    "incomplete", "%r uses a template that Blender does not know, and writes no file" % node.name
                 )
                 node.mute = True
             else:
@@ -511,7 +511,7 @@ def render(scene):
         _bpy.ops.call(*arguments)
     except (AttributeError, TypeError):
         # This Blender has different internals.
-        warn("blender", "simulations without a cache may differ: this Blender renders in another way than it did")
+        warn("blender", "simulations without a cache may differ: this Blender renders in another way than earlier ones")
         bpy.ops.render.render(**options)
 
 
@@ -653,7 +653,7 @@ class Animation:
                 continue
             same = wanted.get("load") == self.wanted["load"] and wanted.get("span") == self.span
             if not same or wanted["frame"] <= frame:
-                raise RuntimeError("the frame is none of those that follow")
+                raise RuntimeError("the frame is not one of those that follow")
             self.wanted = wanted
             self.begun = time.monotonic()
             answer("drawing", scene=self.scene.name)

@@ -183,7 +183,7 @@ impl OrchestratorService {
             && !wanted.reads(requirements.file_version)
         {
             let message = format!(
-                "is {wanted}, but the file was saved by Blender {}, whose files none before 4.5 can read: ask for 4.5 or \
+                "is {wanted}, but the file was saved by Blender {}, whose files no version before 4.5 can read: ask for 4.5 or \
                  a newer one",
                 requirements.file_version
             );
@@ -482,8 +482,8 @@ fn what_is_missing<'a>(
     let only_blender = Requirements { blender: *blender, ..Requirements::of_file(*file_version) };
     if let Some(why) = nodes.iter().find_map(|node| node.why_unable(requirements)) {
         return format!(
-            "no node{tagged} can render it now: {why}; `framecrew doctor` on that machine tells more, and the node \
-             tries it again by itself"
+            "no node{tagged} can render it now: {why}; `framecrew doctor` on that machine says more, and the node \
+             keeps trying"
         );
     }
     let has = words_for_blenders(&nodes);
@@ -495,9 +495,9 @@ fn what_is_missing<'a>(
                  or start a node that has it or may fetch it (--provision)"
             ),
             None => format!(
-                "the file was saved by Blender {file_version}, of which an older one may lose something, and the \
+                "the file was saved by Blender {file_version}; an older one may lose some of it, and the \
                  nodes{tagged} have {has}; start a node that has {file_version} or newer, or may fetch it \
-                 (--provision), or ask for an older one all the same (--blender)"
+                 (--provision), or ask for an older one anyway (--blender)"
             ),
         };
     }

@@ -41,8 +41,8 @@ async fn a_file_that_no_node_can_open_is_refused_with_what_the_nodes_have() {
     assert_eq!(status.code(), Code::FailedPrecondition);
     assert_eq!(
         status.message(),
-        "the file was saved by Blender 4.5, of which an older one may lose something, and the nodes have 3.4.1, 3.6.9; \
-         start a node that has 4.5 or newer, or may fetch it (--provision), or ask for an older one all the same \
+        "the file was saved by Blender 4.5; an older one may lose some of it, and the nodes have 3.4.1, 3.6.9; \
+         start a node that has 4.5 or newer, or may fetch it (--provision), or ask for an older one anyway \
          (--blender)"
     );
 }

@@ -5,7 +5,7 @@ use std::io;
 pub enum BlendError {
     /// It has no bytes.
     #[error(
-        "the file is empty; save it from Blender again, or take a backup, like the .blend1 beside it"
+        "the file is empty; save it from Blender again, or use a backup, such as the .blend1 next to it"
     )]
     Empty,
     /// It is something else.
@@ -16,17 +16,17 @@ pub enum BlendError {
     LfsPointer,
     /// It ends too early.
     #[error(
-        "the file is cut off: its end is missing; copy it again from where it is whole, or take a backup, like the .blend1 beside it"
+        "the file is cut off: its end is missing; copy it again from an intact original, or use a backup, such as the .blend1 next to it"
     )]
     Truncated,
     /// Its compressed data cannot be decompressed.
     #[error(
-        "the file's compressed data is damaged ({0}); copy it again from where it is whole, or take a backup, like the .blend1 beside it"
+        "the file's compressed data is damaged ({0}); copy it again from an intact original, or use a backup, such as the .blend1 next to it"
     )]
     DamagedCompression(#[source] io::Error),
     /// What it contains contradicts itself.
     #[error(
-        "the file is damaged: {0}; if Blender opens it, save it again there, else take a backup, like the .blend1 beside it"
+        "the file is damaged: {0}; if Blender opens it, save it again there; otherwise use a backup, such as the .blend1 next to it"
     )]
     Damaged(&'static str),
     /// It is compressed, and unreasonably large.

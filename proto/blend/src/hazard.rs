@@ -68,7 +68,7 @@ impl fmt::Display for Hazard {
             ),
             Self::UnbakedSimulation { owner, what } => write!(
                 f,
-                "the {what} of `{owner}` is not baked, so frames drawn apart do not fit together; bake it and save"
+                "the {what} of `{owner}` is not baked, so frames drawn separately do not match; bake it and save"
             ),
             Self::UnbakedNodes { owner } => write!(
                 f,
@@ -82,7 +82,7 @@ impl fmt::Display for Hazard {
             ),
             Self::LostSimulation { owner, what } => write!(
                 f,
-                "the {what} of `{owner}` is of a kind that no Blender since 2.82 reads, a cache of it neither; simulate it \
+                "the {what} of `{owner}` is of a kind that no Blender since 2.82 reads, nor its cache; simulate it \
                  anew in a newer Blender"
             ),
         }

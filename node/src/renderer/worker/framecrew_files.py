@@ -398,7 +398,7 @@ def missing_of_image(image, scene):
             texts.append("%s is missing" % shown(path, image.library))
         elif image.source == "FILE" and stands_in(at):
             label = shown(path, image.library)
-            texts.append("%s is not an image: only a pointer to it, or nothing, was saved there" % label)
+            texts.append("%s is not an image: it is empty, or only a Git LFS pointer" % label)
     return texts
 
 
