@@ -447,10 +447,12 @@ fn named(stored: &Stored, names: &[String], limit: usize) -> Found {
     found
 }
 
-/// Whether a folder contains a baked simulation of geometry nodes.
+/// Whether a folder contains a baked simulation of geometry nodes, or a fluid.
 pub(crate) fn has_bake(folder: &Path) -> bool {
-    let frames = fs::read_dir(folder.join("meta")).into_iter().flatten().flatten();
-    frames.take(BAKED_FRAMES_SEEN).any(|entry| media::is_of_nodes_cache(&entry.path()))
+    let entries = |name| fs::read_dir(folder.join(name)).into_iter().flatten().flatten();
+    let is_of_nodes = |entry: fs::DirEntry| media::is_of_nodes_cache(&entry.path());
+    // A fluid that was drawn once, and never played, leaves one file.
+    entries("meta").take(BAKED_FRAMES_SEEN).any(is_of_nodes) || entries("data").nth(1).is_some()
 }
 
 #[cfg(test)]

@@ -90,7 +90,7 @@ impl Project {
         }
         let scene = admission::scene(blend, &spec.settings.scene);
         let scene = scene.map_err(|message| fault(&file, message))?;
-        if let Some(message) = order::fault_of_nodes(&spec, &frames, &collection, scene) {
+        if let Some(message) = order::fault_of_not_simulated(&spec, &frames, &collection, scene) {
             return Err(fault(&file, message));
         }
         let mut layout = Layout::of(&collection, spec.follow_links)?;

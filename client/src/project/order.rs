@@ -44,16 +44,15 @@ pub(crate) fn fault(spec: &JobSpec, frames: &FrameSet, unbaked: &[String]) -> Op
     })
 }
 
-/// Returns why a strict job is refused if geometry nodes would have simulated some of its frames.
-pub(crate) fn fault_of_nodes(
+/// Returns why a strict job is refused: some of its frames show a simulation that a render does not compute.
+pub(crate) fn fault_of_not_simulated(
     spec: &JobSpec,
     frames: &FrameSet,
     collection: &Collection,
     scene: &Scene,
 ) -> Option<String> {
-    let is_later = || frames.iter().any(|frame| frame > scene.first);
-    let of_nodes = |hazard: &&Hazard| matches!(hazard, Hazard::UnbakedNodes { .. });
-    let hazard = collection.hazards().find(of_nodes).filter(|_| spec.strict && is_later())?;
+    let is_it = |hazard: &&Hazard| hazard.lacks_at(frames.iter(), scene.first);
+    let hazard = collection.hazards().find(is_it).filter(|_| spec.strict)?;
     Some(format!("is not rendered, because of --strict: {}", words::printable(&hazard.to_string())))
 }
 

@@ -1,6 +1,7 @@
 //! Takes a batch from waiting for a slot to its end.
 
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -27,6 +28,10 @@ use crate::{
     project::Layout,
     renderer::{Drawn, Observation, RenderError, Scene, Slot},
 };
+
+/// Deaths of Blender at one frame of an animation, after which a batch gives up the frames that continue it: as many
+/// as a frame has tries.
+const DEATHS_MAX: u32 = 3;
 
 /// Renders a batch when a slot is free. Always ends it.
 pub(crate) async fn run(node: Arc<Node>, batch: Arc<Batch>, work: Work) {
@@ -152,19 +157,53 @@ async fn render_all(node: &Node, batch: &Batch, work: &Work, slot: &mut Slot, la
         span: work.span,
     };
     let course = Course { node, batch, work, scene, layout, late };
+    let mut deaths = Deaths::default();
     for slice in &work.slices {
         if !node.may_publish(batch) || node.draining.is_cancelled() {
             return false;
         }
         batch.push(started(slice));
         debug!(batch = %BatchName(batch.id()), job = work.origin.job_id, frame = slice.frame, "frame begun");
-        let result = try_slice(&course, slot, slice).await.transpose();
+        let result = match deaths.verdict(slice.frame) {
+            Some(error) => Err(failure(error, slot)),
+            None => try_slice(&course, slot, slice).await,
+        };
+        if let Err(failure) = &result
+            && work.span.is_some()
+            && failure.reason() == FailureReason::Renderer
+        {
+            deaths.count(slot.died_at());
+        }
+        let result = result.transpose();
         // What is told of later is on its way.
         if result.is_some_and(|result| !tell(node, batch, slice, result)) {
             return false;
         }
     }
     true
+}
+
+/// How often Blender died at the frames of an animation, in one batch.
+#[derive(Debug, Default)]
+struct Deaths(BTreeMap<i32, u32>);
+
+impl Deaths {
+    fn count(&mut self, died_at: Option<i32>) {
+        if let Some(frame) = died_at {
+            *self.0.entry(frame).or_default() += 1;
+        }
+    }
+
+    /// Returns why no try at `frame` succeeds: it continues one that Blender does not survive. Without this, each
+    /// later frame would draw all frames up to that one again, only to die there.
+    fn verdict(&self, frame: i32) -> Option<RenderError> {
+        let (fatal, _) = self.0.range(..frame).find(|(_, deaths)| **deaths >= DEATHS_MAX)?;
+        let message = format!(
+            "it continues frame {fatal}, at which Blender died {DEATHS_MAX} times in a row; mend that frame, or bake the \
+             simulation, and retry"
+        );
+        Some(RenderError::new(FailureReason::Permanent, message))
+    }
 }
 
 /// Tells what became of a slice. False: the lease has run out, and what was drawn meanwhile is somebody else's by
@@ -214,6 +253,9 @@ async fn try_slice(
     // Fetching a Blender is no part of the try.
     let prepared = slot.prepare(scene, slice.frame, observer(batch, slice)).await;
     prepared.map_err(|error| failure(error, slot))?;
+    // A Blender that takes over an animation also draws the earlier frames, and has the time of one frame for each
+    // of them.
+    let frames = slot.frames_to(scene, slice.frame);
     let drawing = async {
         match (&work.encoding, layout) {
             (Some(encoding), Some(layout)) => {
@@ -222,16 +264,13 @@ async fn try_slice(
             _ => render_one(course, slot, slice, &path).await,
         }
     };
-    // A Blender that takes over an animation also draws the earlier frames, and has the time of one frame for each
-    // of them.
-    let frames = work.span.map_or(1, |span| span.frames_to(slice.frame));
-    let drawn = match work.limits.frame.map(|limit| limit.saturating_mul(frames)) {
+    let drawn = match work.limits.frame {
         None => drawing.await,
-        Some(limit) => match time::timeout(limit, drawing).await {
+        Some(limit) => match time::timeout(limit.saturating_mul(frames), drawing).await {
             Ok(drawn) => drawn,
             Err(_) => {
                 end(node, slot).await;
-                Err(failure(too_long(limit), slot))
+                Err(failure(too_long(limit, frames), slot))
             }
         },
     };
@@ -359,14 +398,19 @@ fn disk_full(free_bytes: u64) -> Failure {
     infrastructure(format!("the node's disk is full: only {free_bytes} bytes are free on it"))
 }
 
-fn too_long(limit: Duration) -> RenderError {
+fn too_long(limit: Duration, frames: u32) -> RenderError {
     let seconds = limit.as_secs();
-    RenderError::new(
-        FailureReason::Timeout,
-        format!(
+    let message = match frames {
+        1 => format!(
             "the frame was not done after {seconds} seconds, the limit that --frame-limit sets, and was ended"
         ),
-    )
+        _ => format!(
+            "the frame and the {} that it continues were not done after {seconds} seconds for each of them, the limit \
+             that --frame-limit sets, and were ended",
+            frames - 1
+        ),
+    };
+    RenderError::new(FailureReason::Timeout, message)
 }
 
 fn started(slice: &Slice) -> Event {

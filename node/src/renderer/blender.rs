@@ -23,6 +23,7 @@ use crate::{
     confine::Workplace,
     movie::Soundtrack,
     output::Blob,
+    version::Version,
 };
 
 /// The Blenders of a node.
@@ -101,15 +102,8 @@ impl Blenders {
             match self.start_one(blender, scene, observe).await {
                 Ok(worker) => return Ok(worker),
                 Err(NotStarted::Node(error)) => return Err(error),
-                Err(NotStarted::Blender { version, why, for_good })
-                    if is_of_the_job(scene, &why, for_good) =>
-                {
-                    return Err(RenderError::new(
-                        FailureReason::Permanent,
-                        format!(
-                            "Blender {version} cannot use the job's colour configuration: {why}"
-                        ),
-                    ));
+                Err(NotStarted::Blender { version, why, .. }) if has_colors(scene) => {
+                    return Err(not_started_with_colors(version, &why));
                 }
                 Err(NotStarted::Blender { version, why, .. }) => {
                     observe(Observation::Line(format!("Blender {version} does not start: {why}")));
@@ -128,9 +122,7 @@ impl Blenders {
         let started = Worker::start(blender, &self.workplace, scene, observe).await;
         let is_news = match &started {
             Ok(_) => self.roster().started(&path),
-            Err(NotStarted::Blender { version, why, for_good })
-                if !is_of_the_job(scene, why, *for_good) =>
-            {
+            Err(NotStarted::Blender { version, why, for_good }) if !has_colors(scene) => {
                 let is_news = self.roster().failed(&path, why, *for_good);
                 if is_news {
                     warn!(%version, path = %path.display(), why, "a Blender does not start; trying again later");
@@ -216,10 +208,22 @@ impl Blenders {
     }
 }
 
-/// Whether a Blender did not start because of the job's colour configuration: it rejected the configuration, or
-/// did not finish reading it. Other jobs still draw with that Blender.
-fn is_of_the_job(scene: &Scene, why: &str, for_good: bool) -> bool {
-    !scene.color_config.as_os_str().is_empty() && (for_good || why.contains("OpenColorIO"))
+/// Whether a job brings a colour configuration. A Blender that does not start with it may draw other jobs all the
+/// same, and is proved without it.
+fn has_colors(scene: &Scene) -> bool {
+    !scene.color_config.as_os_str().is_empty()
+}
+
+/// Returns why a frame fails whose job's colour configuration may be to blame. If OpenColorIO says so, no other try
+/// succeeds.
+fn not_started_with_colors(version: Version, why: &str) -> RenderError {
+    let reason = match why.contains("OpenColorIO") {
+        true => FailureReason::Permanent,
+        false => FailureReason::Renderer,
+    };
+    let message =
+        format!("Blender {version} does not start with the job's colour configuration: {why}");
+    RenderError::new(reason, message)
 }
 
 /// A slot's place for a Blender.
@@ -230,11 +234,13 @@ pub(crate) struct Seat {
     /// Whether the batch wants a Blender of its own, which has drawn nothing before and draws nothing afterwards.
     cold: bool,
     log_tail: Vec<String>,
+    /// The frame at which the last Blender died, if it died during the last request.
+    died_at: Option<i32>,
 }
 
 impl Seat {
     pub(crate) fn new(blenders: Arc<Blenders>) -> Self {
-        Self { blenders, worker: None, cold: false, log_tail: Vec::new() }
+        Self { blenders, worker: None, cold: false, log_tail: Vec::new(), died_at: None }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -312,6 +318,7 @@ impl Seat {
         mut observe: impl FnMut(Observation),
     ) -> Result<Drawing, RenderError> {
         self.log_tail.clear();
+        self.died_at = None;
         let memory_bytes_max = self.blenders.memory_bytes_max;
         let is_spent = |worker: &Worker| {
             // An animation is one piece of work.
@@ -325,7 +332,7 @@ impl Seat {
         let worker = self.worker_for(scene, &mut observe).await?;
         let drawn = worker.draw(scene, frame, folder, observe).await;
         let renewal = worker.renewal(memory_bytes_max);
-        self.log_tail = worker.log_tail();
+        (self.log_tail, self.died_at) = (worker.log_tail(), worker.died_at());
         if renewal == Renewal::Due {
             self.kill().await;
         }
@@ -364,6 +371,16 @@ impl Seat {
 
     pub(crate) fn log_tail(&self) -> Vec<String> {
         self.log_tail.clone()
+    }
+
+    pub(crate) fn died_at(&self) -> Option<i32> {
+        self.died_at
+    }
+
+    /// Returns how many frames the animation in progress draws until this one is done; `None` if it cannot continue
+    /// with this frame.
+    pub(crate) fn frames_to(&self, scene: &Scene, frame: i32) -> Option<u32> {
+        self.worker.as_ref()?.frames_to(scene, frame)
     }
 
     pub(crate) async fn kill(&mut self) {

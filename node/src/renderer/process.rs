@@ -133,6 +133,8 @@ pub(crate) struct Worker {
     told: Vec<Warning>,
     /// Whether it ended by itself.
     died: bool,
+    /// The frame that it is drawing, which in an animation may be one before the frame that is wanted.
+    at: Option<i32>,
     memory_bytes: u64,
     idle_since: Instant,
     /// What the system had killed for want of memory when it began its frame.
@@ -261,6 +263,10 @@ enum Answer {
     /// The name that Blender would give the frame's image, without an extension; empty if it would write none.
     Named {
         name: String,
+    },
+    /// A frame of an animation that nobody wants was drawn again.
+    Passed {
+        frame: i32,
     },
     Done {
         seconds: f64,
@@ -462,6 +468,7 @@ impl Worker {
             start_warnings: Vec::new(),
             told: Vec::new(),
             died: false,
+            at: None,
             memory_bytes: 0,
             idle_since: Instant::now(),
             oom_kills: platform::out_of_memory_kills(),
@@ -495,6 +502,14 @@ impl Worker {
             Err(error) => Ok(Err(error)),
         };
         let error = match ready {
+            Ok(Ok(Answer::Ready { version }))
+                if version.parse::<Version>().is_ok_and(|now| now != self.blender.version) =>
+            {
+                self.kill().await;
+                let (version, now) = (self.blender.version, version);
+                let why = format!("it is Blender {now} by now; restart the node to draw with that");
+                return Err(NotStarted::Blender { version, why, for_good: true });
+            }
             Ok(Ok(Answer::Ready { version })) => {
                 info!(%version, path = %self.blender.path.display(), "Blender started");
                 self.phase = Phase::Waiting;
@@ -545,6 +560,17 @@ impl Worker {
         self.animation.as_ref().is_none_or(|(load, span, drawn)| {
             Some(*span) == scene.span && *load == self.request(scene) && *drawn < frame
         })
+    }
+
+    /// The frame at which it died, if it was drawing one.
+    pub(crate) fn died_at(&self) -> Option<i32> {
+        self.at.filter(|_| self.died)
+    }
+
+    /// How many frames it draws until this one is done: those of an animation that it has not drawn yet, too.
+    pub(crate) fn frames_to(&self, scene: &Scene, frame: i32) -> Option<u32> {
+        let (_, span, drawn) = self.animation.as_ref()?;
+        self.may_draw(scene, frame).then(|| span.frames_between(*drawn, frame))
     }
 
     /// The request to load a scene, with the path at which this Blender finds it.
@@ -662,6 +688,10 @@ impl Worker {
         for warning in [&*self.start_warnings, &*self.warnings].concat() {
             self.tell(warning, &mut observe);
         }
+        let first = scene.span.filter(|_| self.animation.is_none()).map(|span| span.first());
+        self.at = Some(first.unwrap_or(frame));
+        // Warnings that are not of a frame which is only drawn again.
+        let mut settled = (self.told.len(), self.warnings.len());
         // Until it says otherwise, it may be doing anything.
         self.begin(&request, Phase::Broken).await?;
         loop {
@@ -683,6 +713,12 @@ impl Worker {
                 }
                 Err(error) => return Err(error),
             };
+            if let (Answer::Passed { frame }, Some(span)) = (&answer, scene.span) {
+                self.told.truncate(settled.0);
+                self.warnings.truncate(settled.1);
+                self.at = Some(span.after(*frame));
+                continue;
+            }
             if let Answer::Warning { kind, text } = &answer {
                 let kind = WarningKind::from(*kind).into();
                 self.tell(Warning { kind, text: text.clone() }, &mut observe);
@@ -738,6 +774,7 @@ impl Worker {
                         .map_err(|error| infrastructure(&error))?;
                     let span = scene.span.filter(|span| span.goes_on_after(frame));
                     self.animation = span.map(|span| (load, span, frame));
+                    self.at = None;
                     self.phase = Phase::Waiting;
                     self.idle_since = Instant::now();
                     if loads {
@@ -754,9 +791,11 @@ impl Worker {
                 Answer::Ready { .. }
                 | Answer::Developed {}
                 | Answer::Soundtrack { .. }
+                | Answer::Passed { .. }
                 | Answer::Image(_)
                 | Answer::Place(_) => return Err(self.broken("answered out of turn").await),
             }
+            settled = (self.told.len(), self.warnings.len());
         }
     }
 

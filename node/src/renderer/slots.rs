@@ -227,6 +227,25 @@ impl Slot {
         }
     }
 
+    /// Returns how many frames are drawn until this one is done. A Blender that takes over an animation draws the
+    /// frames before it again.
+    pub(crate) fn frames_to(&self, scene: &Scene, frame: i32) -> u32 {
+        let Some(span) = scene.span else { return 1 };
+        let under_way = match &self.renderer {
+            Held::Blender(seat) => seat.frames_to(scene, frame),
+            Held::Synthetic(_) => Some(1),
+        };
+        under_way.unwrap_or_else(|| span.frames_to(frame))
+    }
+
+    /// Returns the frame at which the renderer died, if it died during the last request.
+    pub(crate) fn died_at(&self) -> Option<i32> {
+        match &self.renderer {
+            Held::Blender(seat) => seat.died_at(),
+            Held::Synthetic(_) => None,
+        }
+    }
+
     /// Whether frames are drawn into a folder.
     pub(crate) fn needs_folder(&self) -> bool {
         matches!(self.renderer, Held::Blender(_))

@@ -41,6 +41,21 @@ impl Span {
         (before / self.step).saturating_add(1)
     }
 
+    /// Returns how many frames Blender draws after `drawn`, up to a later frame.
+    pub(crate) fn frames_between(&self, drawn: i32, frame: i32) -> u32 {
+        (frame.max(drawn).abs_diff(drawn) / self.step).max(1)
+    }
+
+    /// Returns the first frame.
+    pub(crate) fn first(&self) -> i32 {
+        self.first
+    }
+
+    /// Returns the frame that follows `frame`.
+    pub(crate) fn after(&self, frame: i32) -> i32 {
+        frame.saturating_add_unsigned(self.step)
+    }
+
     /// Whether there are frames after this one.
     pub(super) fn goes_on_after(&self, frame: i32) -> bool {
         i64::from(frame) + i64::from(self.step) <= i64::from(self.last)

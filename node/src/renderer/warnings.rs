@@ -93,6 +93,8 @@ const KNOWN: &[(&[&str], Meaning)] = &[
     (&["Not freed memory blocks"], Noise),
     (&["Error: Not freed"], Noise),
     (&["pyrna_enum_to_py: current value"], Noise),
+    // Of a fluid that is not baked, which the worker reports.
+    (&["Fluid Error -- Cannot open file "], Noise),
     (&["region type ", " missing in space type "], Noise),
     (&["RNA_float_get: "], Noise),
     (&["RNA_enum_get: "], Noise),

@@ -21,7 +21,7 @@ import bpy
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import framecrew_addons
-from framecrew_bakes import APART, unbaked_simulations
+from framecrew_bakes import unbaked_simulations
 from framecrew_files import Files, absolute, draws_itself, is_asset, scenes_at, shown
 
 requests = queue.SimpleQueue()
@@ -524,9 +524,10 @@ def begin_frame(loaded, frame, folder, stem, in_sequence=False):
     place_file_outputs(loaded, folder)
     loaded.tell()
     warn_of_frame(loaded.files.missing_at(frame))
-    for begins, what, why in loaded.simulations:
-        if frame > begins and not (in_sequence and why == APART):
-            warn("unbaked", "%s %s" % (what, why))
+    for unbaked in loaded.simulations:
+        text = unbaked.warning(frame, in_sequence)
+        if text:
+            warn("unbaked", text)
     answer("named", name=name)
     for file, width, height in promised(scene, stem):
         channels = 1 if scene.render.image_settings.color_mode == "BW" else 3
@@ -638,6 +639,7 @@ class Animation:
         wanted = self.wanted
         if frame != wanted["frame"]:
             throw_away(wanted["folder"])
+            answer("passed", frame=frame)
         else:
             end_frame(self.loaded, self.begun)
             self.over = frame + self.span["step"] > self.span["last"]

@@ -4,6 +4,9 @@ use std::fmt;
 
 use crate::BlockId;
 
+/// A simulation that not even its first frame shows, unless it is baked or was played.
+pub(crate) const FLUID: &str = "fluid";
+
 /// Something that Blender draws wrong in silence. Its text is one sentence that says what to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Hazard {
@@ -26,11 +29,12 @@ pub enum Hazard {
         /// Like `cloth`.
         what: &'static str,
     },
-    /// A simulation of geometry nodes that is not baked. Blender computes it during playback, never in a render,
-    /// which shows its first state in all frames.
-    UnbakedNodes {
-        /// The object and the modifier.
+    /// A simulation that is not stored, and that Blender computes only while the file is played, never in a render.
+    NotSimulated {
+        /// The object, and the modifier.
         owner: String,
+        /// Like `fluid`.
+        what: &'static str,
     },
     /// A node that imports a file whose path is computed, so that it is not known before the node runs.
     ComputedPath {
@@ -55,6 +59,17 @@ pub(crate) struct About {
     pub(crate) folders: Vec<Vec<String>>,
 }
 
+impl Hazard {
+    /// Whether a scene that begins with frame `begins` shows less than it should at one of these frames.
+    #[must_use]
+    pub fn lacks_at(&self, mut frames: impl Iterator<Item = i32>, begins: i32) -> bool {
+        match self {
+            Self::NotSimulated { what, .. } => *what == FLUID || frames.any(|frame| frame > begins),
+            _ => false,
+        }
+    }
+}
+
 impl fmt::Display for Hazard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -70,10 +85,9 @@ impl fmt::Display for Hazard {
                 f,
                 "the {what} of `{owner}` is not baked, so frames drawn separately do not match; bake it and save"
             ),
-            Self::UnbakedNodes { owner } => write!(
+            Self::NotSimulated { owner, what } => write!(
                 f,
-                "the simulation of geometry nodes of `{owner}` is not baked, and a render shows its first state in all \
-                 frames; bake it and save"
+                "the {what} of `{owner}` is not baked, and a render does not simulate it; bake it and save"
             ),
             Self::ComputedPath { owner } => write!(
                 f,

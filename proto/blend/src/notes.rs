@@ -8,7 +8,7 @@ use crate::{
     byte_of, bytes_of_text,
     driver::needs_scripts,
     group::{Group, View},
-    hazard::About,
+    hazard::{About, FLUID},
     imports::{Import, Imports},
     needs::Gathered,
     numbering,
@@ -230,7 +230,8 @@ impl Notes {
             }
             if let Stored::InFolders(folders) = bakes::stored(&modifier, &trees) {
                 self.block = modifier.block;
-                self.hazard_unless(folders, Hazard::UnbakedNodes { owner: modifier.owner });
+                let (owner, what) = (modifier.owner, "simulation of geometry nodes");
+                self.hazard_unless(folders, Hazard::NotSimulated { owner, what });
             }
         }
         Ok(())
@@ -360,9 +361,17 @@ impl Notes {
                 continue;
             }
             let (owner, path) = (part(name, &modifier), domain.path("cache_directory"));
+            let folder = path.as_ref().map(|(folder, _)| folder.clone());
+            let before = self.references.len();
             self.refer(ReferenceKind::FluidCache, owner.clone(), path, Files::Folder)?;
-            if rendered(&modifier) && !domain.flag("cache_flag", FLUID_BAKED) {
-                self.hazard(Hazard::UnbakedSimulation { owner, what: "fluid" });
+            if domain.flag("cache_flag", FLUID_BAKED) {
+                continue;
+            }
+            // It may never have been played.
+            self.excuse(before);
+            if rendered(&modifier) {
+                let folders = folder.map(|folder| vec![vec![folder]]).unwrap_or_default();
+                self.hazard_unless(folders, Hazard::NotSimulated { owner, what: FLUID });
             }
         }
         // Up to Blender 2.81, of which no other draws these simulations.

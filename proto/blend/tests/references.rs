@@ -124,11 +124,12 @@ fn each_reference_says_how_it_stands_for_files() {
 #[test]
 fn what_is_hazardous_is_told() {
     let simulation = |owner: &str, what| Hazard::UnbakedSimulation { owner: owner.into(), what };
+    let not_simulated = |owner: &str, what| Hazard::NotSimulated { owner: owner.into(), what };
     for version in VERSIONS {
         let mut expected = vec![
             simulation("Canvas/Surface", "dynamic paint"),
             simulation("Cloth/Cloth", "cloth"),
-            simulation("Domain/Fluid", "fluid"),
+            not_simulated("Domain/Fluid", "fluid"),
             Hazard::Driver {
                 owner: "Driven".into(),
                 expression: "bpy.context.scene.frame_current".into(),
@@ -138,7 +139,7 @@ fn what_is_hazardous_is_told() {
             simulation("Sparks/Particles", "particle system"),
         ];
         if version != "3.4" {
-            expected.push(Hazard::UnbakedNodes { owner: "Simulated/Nodes".into() });
+            expected.push(not_simulated("Simulated/Nodes", "simulation of geometry nodes"));
         }
         assert_eq!(references_of(version).hazards, expected, "{version}");
     }
@@ -402,7 +403,7 @@ fn bakes_of_geometry_nodes_are_found_in_the_file_and_in_folders() {
         let mut survey = survey(&fixture(&format!("bakes-{version}.blend"))).unwrap();
         let owners = |survey: &Survey| -> BTreeSet<String> {
             let owner = |hazard: &Hazard| match hazard {
-                Hazard::UnbakedNodes { owner } => Some(owner.clone()),
+                Hazard::NotSimulated { owner, .. } => Some(owner.clone()),
                 _ => None,
             };
             survey.hazards.iter().filter_map(owner).collect()

@@ -181,6 +181,27 @@ def smoke_material():
     return material
 
 
+def smoke():
+    """A cube full of smoke that rises from a ball: the cube, and its settings."""
+    bpy.ops.mesh.primitive_cube_add(size=2)
+    domain = bpy.context.object
+    domain.data.materials.append(smoke_material())
+    modifier = domain.modifiers.new("Fluid", "FLUID")
+    modifier.fluid_type = "DOMAIN"
+    settings = modifier.domain_settings
+    settings.domain_type = "GAS"
+    settings.resolution_max = 8
+    bpy.ops.mesh.primitive_uv_sphere_add(segments=8, ring_count=6, radius=0.5)
+    source = bpy.context.object
+    source.hide_render = True
+    flow = source.modifiers.new("Fluid", "FLUID")
+    flow.fluid_type = "FLOW"
+    flow.flow_settings.flow_type = "SMOKE"
+    flow.flow_settings.flow_behavior = "INFLOW"
+    flow.flow_settings.temperature = 3
+    return domain, settings
+
+
 def show_volume(folder, count=3, **settings):
     volumes(folder, "/vdb/", count)
     volume = bpy.data.volumes.new("Volume")

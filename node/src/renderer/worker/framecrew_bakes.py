@@ -19,23 +19,40 @@ CHUNK_BYTES = 1 << 20
 
 # Why a frame differs from the simulation.
 APART = "is not baked: a frame drawn by itself differs from one drawn in sequence"
-NEVER_IN_A_RENDER = "is not baked: a render shows its first state in all frames"
+NOT_IN_A_RENDER = "is not baked, and a render does not simulate it"
+
+
+class Unbaked:
+    """A simulation that is not baked: the frame at which it begins, its name, and why a frame differs."""
+
+    def __init__(self, begins, what, why, is_kept=None):
+        self.begins = begins
+        self.what = what
+        self.why = why
+        # Whether the file of a frame was kept when the simulation was played. Without it even the first is empty.
+        self.is_kept = is_kept
+
+    def warning(self, frame, in_sequence):
+        """Returns what to say of a frame, if anything."""
+        is_kept = self.is_kept(frame) if self.is_kept else frame <= self.begins
+        is_right = is_kept or in_sequence and self.why == APART
+        return None if is_right else "%s %s" % (self.what, self.why)
 
 
 def unbaked_simulations(scene):
-    """Returns the simulations that are not baked: the first frame, the name, and why a frame differs."""
+    """Returns the simulations that are not baked."""
     found = {}
     for shown, _ in scenes_at(scene, None):
-        for begins, what, why in unbaked_in(shown):
-            found.setdefault(what, (begins, why))
-    return [(begins, what, why) for what, (begins, why) in found.items()]
+        for unbaked in unbaked_in(shown):
+            found.setdefault(unbaked.what, unbaked)
+    return list(found.values())
 
 
 def unbaked_in(scene):
     world = scene.rigidbody_world
     if world and world.enabled and world.point_cache and world.collection and world.collection.objects:
         if not world.point_cache.is_baked:
-            yield world.point_cache.frame_start, "the rigid body simulation of %r" % scene.name, APART
+            yield Unbaked(world.point_cache.frame_start, "the rigid body simulation of %r" % scene.name, APART)
     for thing in laid_out(scene):
         # Animated visibility counts as visible.
         if thing.hide_render and not thing.animation_data:
@@ -48,7 +65,7 @@ def unbaked_in(scene):
 def unbaked_by(scene, thing, modifier, number):
     def unless_baked(what, cache):
         if not cache.is_baked:
-            yield cache.frame_start, "the %s of %r" % (what, thing.name), APART
+            yield Unbaked(cache.frame_start, "the %s of %r" % (what, thing.name), APART)
 
     if modifier.type in ("CLOTH", "SOFT_BODY"):
         what = modifier.type.lower().replace("_", " ")
@@ -64,10 +81,25 @@ def unbaked_by(scene, thing, modifier, number):
                 yield from unless_baked("dynamic paint", surface.point_cache)
     elif modifier.type == "FLUID" and modifier.fluid_type == "DOMAIN":
         domain = modifier.domain_settings
-        if not (domain.has_cache_baked_data or domain.has_cache_baked_any):
-            yield domain.cache_frame_start, "the fluid simulation of %r" % thing.name, APART
+        if not is_baked_fluid(domain):
+            data = data_of_fluid(thing, domain)
+            name = "the fluid simulation of %r" % thing.name
+            yield Unbaked(domain.cache_frame_start, name, NOT_IN_A_RENDER, lambda frame: has_frame(data, frame))
     elif modifier.type == "NODES" and simulates(modifier.node_group) and not has_bakes(thing, modifier, number):
-        yield scene.frame_start, "the simulation in %r of %r" % (modifier.name, thing.name), NEVER_IN_A_RENDER
+        name = "the simulation in %r of %r" % (modifier.name, thing.name)
+        yield Unbaked(scene.frame_start, name, NOT_IN_A_RENDER)
+
+
+def is_baked_fluid(domain):
+    return domain.has_cache_baked_data or domain.has_cache_baked_any
+
+
+def data_of_fluid(thing, domain):
+    return os.path.join(absolute(domain.cache_directory, thing.library), "data")
+
+
+def has_frame(data, frame):
+    return next(glob.iglob(os.path.join(glob.escape(data), "fluid_data_%04d.*" % frame)), None) is not None
 
 
 def simulates(tree, seen=None):
