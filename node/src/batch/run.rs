@@ -427,6 +427,20 @@ mod tests {
     use super::*;
     use crate::{node::tests::node, platform};
 
+    #[test]
+    fn frames_that_continue_one_which_blender_does_not_survive_are_given_up() {
+        let mut deaths = Deaths::default();
+        for _ in 0..DEATHS_MAX {
+            assert!(deaths.verdict(51).is_none());
+            deaths.count(Some(50));
+            deaths.count(None);
+        }
+        assert!(deaths.verdict(50).is_none(), "it continues only those before it");
+        let error = deaths.verdict(51).unwrap();
+        assert_eq!(error.reason, FailureReason::Permanent);
+        assert!(error.message.contains("continues frame 50"), "{error:?}");
+    }
+
     #[tokio::test]
     async fn what_was_drawn_while_the_lease_ran_out_is_not_told() {
         let (node, _folder) = node(0);

@@ -429,6 +429,30 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_blender_that_does_not_start_with_a_jobs_colours_stays_on_the_list() {
+        use crate::renderer::process::tests::{impostor, scene};
+        let folder = tempfile::tempdir().unwrap();
+        let blender = impostor(folder.path(), "cat >/dev/null");
+        // It starts only without them.
+        let script = std::fs::read_to_string(&blender.path).unwrap();
+        let picky = script.replace("read token\n", "[ -z \"$OCIO\" ] || exit 1\nread token\n");
+        std::fs::write(&blender.path, picky).unwrap();
+        let place = workplace(folder.path());
+        let news = Arc::default();
+        let blenders = Blenders::new(vec![blender], None, 1, place, news);
+        let mut colored = scene();
+        colored.color_config = "studio.ocio".into();
+        for _ in 0..5 {
+            let error = blenders.start(&colored, &mut |_| ()).await.unwrap_err();
+            assert_eq!(error.reason, FailureReason::Renderer, "tries are counted: {error:?}");
+            assert!(error.message.contains("colour configuration"), "{error:?}");
+        }
+        assert!(blenders.start(&scene(), &mut |_| ()).await.is_ok());
+        let refused = not_started_with_colors("4.5".parse().unwrap(), "OpenColorIO Error: a");
+        assert_eq!(refused.reason, FailureReason::Permanent);
+    }
+
+    #[tokio::test]
     async fn a_cold_batch_takes_no_blender_that_drew_before_and_leaves_none_behind() {
         use crate::renderer::process::tests::{impostor, scene};
         let folder = tempfile::tempdir().unwrap();

@@ -1271,6 +1271,65 @@ pub(super) mod tests {
     }
 
     #[cfg(target_os = "linux")]
+    /// Lets a fake Blender draw frame 3 of an animation: it draws 1 and 2 again, and complains of a picture before
+    /// the answer `then` follows.
+    async fn draws_again(then: &str) -> (Result<Drawing, RenderError>, Option<i32>, Vec<String>) {
+        let folder = tempfile::tempdir().unwrap();
+        let answer = |answer: &str| format!("printf '\\n@%s %s\\n' \"$token\" '{answer}'\n");
+        let script = [
+            "read request\n".to_owned(),
+            answer(r#"{"drawing":{"scene":"Scene"}}"#),
+            answer(r#"{"named":{"name":"shot_0003"}}"#),
+            answer(r#"{"passed":{"frame":1}}"#),
+            "echo \"Can't load font: gone.ttf\"\n".to_owned(),
+            then.lines().map(answer).collect(),
+            "read more".to_owned(),
+        ];
+        let blender = impostor(folder.path(), &script.concat());
+        let place = workplace(folder.path());
+        let range = framecrew_proto::v1::FrameRange { first: 1, last: 9, step: 1 };
+        let scene = Scene { strict: true, span: Span::parse(range).unwrap(), ..scene() };
+        let mut worker = Worker::start(blender, &place, &scene, &mut |_| ()).await.unwrap();
+        let drawn = folder.path().join("drawn");
+        fs::create_dir(&drawn).unwrap();
+        let drawing = worker.draw(&scene, 3, &drawn, |_| ()).await;
+        let warnings = worker.warnings.iter().map(|warning| warning.text.clone()).collect();
+        (drawing, worker.died_at(), warnings)
+    }
+
+    #[tokio::test]
+    async fn a_frame_is_not_blamed_for_the_warnings_of_those_drawn_again() {
+        let done = r#"{"done":{"name":"a","seconds":1,"peak_memory_bytes":7,"memory_bytes":7}}"#;
+        let then = format!("{{\"passed\":{{\"frame\":2}}}}\n{done}");
+        let (drawing, died_at, warnings) = draws_again(&then).await;
+        assert!(drawing.is_ok(), "{drawing:?}");
+        assert_eq!((died_at, warnings), (None, vec![]));
+        let (drawing, ..) = draws_again(done).await;
+        let error = drawing.unwrap_err();
+        assert!(error.message.contains("Can't load font"), "its own: {error:?}");
+    }
+
+    #[tokio::test]
+    async fn a_renderer_that_dies_names_the_frame_that_it_drew_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let answer = |answer: &str| format!("printf '\\n@%s %s\\n' \"$token\" '{answer}'\n");
+        let script = [
+            "read request\n".to_owned(),
+            answer(r#"{"drawing":{"scene":"Scene"}}"#),
+            answer(r#"{"passed":{"frame":1}}"#),
+            "kill -SEGV $$".to_owned(),
+        ];
+        let blender = impostor(folder.path(), &script.concat());
+        let range = framecrew_proto::v1::FrameRange { first: 1, last: 9, step: 1 };
+        let scene = Scene { strict: true, span: Span::parse(range).unwrap(), ..scene() };
+        let place = workplace(folder.path());
+        let mut worker = Worker::start(blender, &place, &scene, &mut |_| ()).await.unwrap();
+        let drawn = folder.path().join("drawn");
+        fs::create_dir(&drawn).unwrap();
+        assert!(worker.draw(&scene, 3, &drawn, |_| ()).await.is_err());
+        assert_eq!(worker.died_at(), Some(2));
+    }
+
     #[tokio::test]
     async fn what_scripts_have_started_ends_with_their_blender_also_in_a_session_of_its_own() {
         let folder = tempfile::tempdir().unwrap();

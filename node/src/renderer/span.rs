@@ -73,6 +73,14 @@ mod tests {
     }
 
     #[test]
+    fn an_animation_under_way_draws_only_what_is_left() {
+        let odd = span(1, 9, 2);
+        assert_eq!((odd.frames_to(1), odd.frames_to(7)), (1, 4));
+        assert_eq!((odd.frames_between(5, 7), odd.frames_between(1, 7)), (1, 3));
+        assert_eq!(odd.after(5), 7);
+    }
+
+    #[test]
     fn an_animation_contains_every_frame_of_its_step_and_ends_with_the_last() {
         let odd = span(1, 10, 2);
         assert!(odd.holds(1) && odd.holds(9));
