@@ -308,14 +308,19 @@ fn write(sheet: &RgbImage, to: &OutputFile, by: &str) -> Result<(), SheetError> 
     let unwritable = |source| SheetError::Write { path: to.path().into(), source };
     encoded.map_err(unwritable)?;
     let digest = Digest::of(png.get_ref());
-    if to.make_way(digest)? != Standing::Same {
-        write_whole(png.get_ref(), to.path()).map_err(unwritable)?;
-        to.record(digest, by);
+    if to.make_way(digest)? == Standing::Same {
+        to.mark_kept(digest, by);
+        return Ok(());
+    }
+    let mark = |part: &Path| to.mark(part, digest, by);
+    if let Some(mark) = write_whole(png.get_ref(), to.path(), mark).map_err(unwritable)? {
+        to.note(mark);
     }
     Ok(())
 }
 
-fn write_whole(bytes: &[u8], to: &Path) -> io::Result<()> {
+/// Calls `before` with the path of the complete file before it gets its name, and returns its result.
+fn write_whole<T>(bytes: &[u8], to: &Path, before: impl FnOnce(&Path) -> T) -> io::Result<T> {
     let folder = to.parent().filter(|folder| !folder.as_os_str().is_empty());
     let mut builder = tempfile::Builder::new();
     builder.prefix(".").suffix(".part");
@@ -324,9 +329,10 @@ fn write_whole(bytes: &[u8], to: &Path) -> io::Result<()> {
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
     let mut file = builder.tempfile_in(folder.unwrap_or(Path::new(".")))?;
     file.write_all(bytes)?;
+    let done = before(file.path());
     file.as_file().sync_all()?;
     file.persist(to)?;
-    Ok(())
+    Ok(done)
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use framecrew_blobs::{BlobClient, Digest, TransferError};
+use framecrew_blobs::{BlobClient, Digest, Download, TransferError};
 use framecrew_proto::v1::{Frame, FrameState, Job, Output, watch_job_response::Update};
 use futures::StreamExt as _;
 use tokio::task::JoinSet;
@@ -374,18 +374,12 @@ impl Source {
         })?;
         let mut attempt = 0;
         loop {
-            let file = to.clone();
-            let replaced = match blocking(move || file.make_way(digest)).await? {
-                Standing::Same => return Ok(Fetched::Kept),
-                standing => standing != Standing::Absent,
-            };
+            if self.make_way(digest, to).await? == Standing::Same {
+                return Ok(Fetched::Kept);
+            }
             let size_bytes = output.size_bytes;
-            match self.blobs.download_file(digest, size_bytes, to.path(), &mut on_bytes).await {
-                Ok(()) => {
-                    let (file, job) = (to.clone(), self.job.clone());
-                    blocking(move || file.record(digest, &job)).await;
-                    return Ok(Fetched::Brought { bytes: size_bytes, replaced });
-                }
+            match self.blobs.download(digest, size_bytes, to.path(), &mut on_bytes).await {
+                Ok(download) => return self.publish(download, digest, size_bytes, to).await,
                 Err(error) if error.is_transient() && attempt < self.attempts_max => {
                     attempt += 1;
                     tokio::time::sleep(pause(attempt, error.status().and_then(retry_after))).await;
@@ -393,6 +387,49 @@ impl Source {
                 Err(error) => return Err(Error::from_transfer(&self.url, error)),
             }
         }
+    }
+
+    /// Determines what is there now. If it is the output itself, it also gets its mark if it has none.
+    async fn make_way(&self, digest: Digest, to: &OutputFile) -> Result<Standing, Error> {
+        let (file, job) = (to.clone(), self.job.clone());
+        blocking(move || {
+            let standing = file.make_way(digest)?;
+            if standing == Standing::Same {
+                file.mark_kept(digest, &job);
+            }
+            Ok(standing)
+        })
+        .await
+    }
+
+    /// Gives a download its name, unless a person has saved a file there meanwhile.
+    async fn publish(
+        &self,
+        download: Download,
+        digest: Digest,
+        size_bytes: u64,
+        to: &OutputFile,
+    ) -> Result<Fetched, Error> {
+        let standing = match self.make_way(digest, to).await {
+            Ok(Standing::Same) => {
+                download.discard().await;
+                return Ok(Fetched::Kept);
+            }
+            Ok(standing) => standing,
+            Err(error) => {
+                download.discard().await;
+                return Err(error);
+            }
+        };
+        let (file, part, job) = (to.clone(), download.path().to_owned(), self.job.clone());
+        let to_note = blocking(move || file.mark(&part, digest, &job)).await;
+        let published = download.publish().await;
+        published.map_err(|error| Error::from_transfer(&self.url, error))?;
+        if let Some(mark) = to_note {
+            let file = to.clone();
+            blocking(move || file.note(mark)).await;
+        }
+        Ok(Fetched::Brought { bytes: size_bytes, replaced: standing != Standing::Absent })
     }
 }
 

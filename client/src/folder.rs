@@ -11,7 +11,7 @@ use framecrew_blobs::{Digest, ProjectPath};
 
 use crate::{
     error::Error,
-    written::{Standing, Written},
+    written::{Mark, Standing, Written},
 };
 
 /// Bytes written to test a folder before a job is submitted: enough to notice a full disk.
@@ -176,9 +176,20 @@ impl OutputFile {
         }
     }
 
-    /// Records that this content is there now, and which job wrote it. Blocks.
-    pub(crate) fn record(&self, content: Digest, by: &str) {
-        self.folder.written.record(&self.name, &self.path, content, by);
+    /// Marks a file that will be renamed to this one with its content and the job that wrote it. Returns the mark if
+    /// the file system cannot store it; then [`Self::note`] has to follow the rename. Blocks.
+    pub(crate) fn mark(&self, part: &Path, content: Digest, by: &str) -> Option<Mark> {
+        self.folder.written.mark(part, content, by)
+    }
+
+    /// Writes a mark into the note of the folder. Blocks.
+    pub(crate) fn note(&self, mark: Mark) {
+        self.folder.written.note(&self.name, mark);
+    }
+
+    /// Marks the existing file if it has this content but no mark. Blocks.
+    pub(crate) fn mark_kept(&self, content: Digest, by: &str) {
+        self.folder.written.mark_kept(&self.name, &self.path, content, by);
     }
 
     fn in_the_way(&self) -> Error {

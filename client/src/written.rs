@@ -26,7 +26,7 @@ const NOTE_BYTES_MAX: u64 = 256 << 20;
 
 /// The mark of a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Mark {
+pub(crate) struct Mark {
     /// The digest of the content that was written.
     blake3: String,
     /// The file's modification time, in nanoseconds since 1970. If it is unchanged, the file need not be read.
@@ -89,20 +89,49 @@ impl Written {
         Self { note, noted: Mutex::new(noted), marks_files: true }
     }
 
-    /// Marks an existing file as written by Framecrew. A file that cannot be marked counts as a person's from then
-    /// on.
-    pub(crate) fn record(&self, name: &str, path: &Path, content: Digest, by: &str) {
-        let record = || {
-            let mtime_ns = mtime_ns(&fs::symlink_metadata(path)?);
-            let mark = Mark { blake3: content.to_string(), mtime_ns, by: by.into() };
-            if self.marks_files && attribute::write(path, &serde_json::to_vec(&mark)?).is_ok() {
-                return Ok(());
-            }
-            self.add(Line { name: name.into(), mark })
-        };
-        if let Err::<(), io::Error>(error) = record() {
-            tracing::debug!(%error, file = %path.display(), "the file is not marked");
+    /// Marks a file as written by Framecrew before it gets its name, so that it has its mark even if the process is
+    /// killed right after. Returns the mark if the file system cannot store it; the caller notes it after the rename.
+    pub(crate) fn mark(&self, part: &Path, content: Digest, by: &str) -> Option<Mark> {
+        let mtime_ns = fs::symlink_metadata(part).ok().and_then(|metadata| mtime_ns(&metadata));
+        let mark = Mark { blake3: content.to_string(), mtime_ns, by: by.into() };
+        (!self.put_on_file(part, &mark)).then_some(mark)
+    }
+
+    /// Writes a mark into the note. If that fails, the file counts as a person's from then on.
+    pub(crate) fn note(&self, name: &str, mark: Mark) {
+        if let Err(error) = self.add(Line { name: name.into(), mark }) {
+            tracing::debug!(%error, name, "the file is not marked");
         }
+    }
+
+    /// Marks an existing file that has the content of an output but no mark. Either Framecrew wrote it and the mark was
+    /// lost, as in a copy, or a person made it; then nothing is lost with it, because the job has the same bytes.
+    pub(crate) fn mark_kept(&self, name: &str, path: &Path, content: Digest, by: &str) {
+        let Ok(metadata) = fs::symlink_metadata(path) else { return };
+        let is_marked = self.mark_of(name, path).is_some_and(|it| it.blake3 == content.to_string());
+        if is_marked || !metadata.is_file() {
+            return;
+        }
+        // The time is taken before the content is read, so that a file that a person saves meanwhile does not count as
+        // unchanged.
+        if Digest::of_file(path).is_ok_and(|(found, _)| found == content) {
+            let mtime_ns = mtime_ns(&metadata);
+            let mark = Mark { blake3: content.to_string(), mtime_ns, by: by.into() };
+            if !self.put_on_file(path, &mark) {
+                self.note(name, mark);
+            }
+        }
+    }
+
+    /// Writes a mark into the attributes of a file; returns whether that succeeded.
+    fn put_on_file(&self, path: &Path, mark: &Mark) -> bool {
+        let bytes = serde_json::to_vec(mark).ok().filter(|_| self.marks_files);
+        bytes.is_some_and(|bytes| attribute::write(path, &bytes).is_ok())
+    }
+
+    fn mark_of(&self, name: &str, path: &Path) -> Option<Mark> {
+        let mark = attribute::read(path).and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        mark.or_else(|| self.lock().get(name).cloned())
     }
 
     /// Determines what is at `path`, the place of the file `name`. `wanted` is the content of the output, if
@@ -113,8 +142,7 @@ impl Written {
             Err(_) => return Standing::Theirs,
             Ok(metadata) => metadata,
         };
-        let mark = attribute::read(path).and_then(|bytes| serde_json::from_slice(&bytes).ok());
-        let mark: Option<Mark> = mark.or_else(|| self.lock().get(name).cloned());
+        let mark = self.mark_of(name, path);
         let stamp = mtime_ns(&metadata);
         let is_unchanged = mark.as_ref().is_some_and(|it| stamp.is_some() && it.mtime_ns == stamp);
         if wanted.is_none() && metadata.is_file() && is_unchanged {
@@ -259,9 +287,17 @@ mod tests {
 
         /// Writes a file as a download does, by renaming another file to it.
         fn bring(&self, name: &str, content: &[u8]) {
+            if let Some(mark) = self.bring_without_note(name, content) {
+                self.written().note(name, mark);
+            }
+        }
+
+        /// Does the same up to the rename. Returns the mark if it has to be noted.
+        fn bring_without_note(&self, name: &str, content: &[u8]) -> Option<Mark> {
             self.put("new", content);
+            let mark = self.written().mark(&self.path("new"), Digest::of(content), "job 7");
             fs::rename(self.path("new"), self.path(name)).unwrap();
-            self.written().record(name, &self.path(name), Digest::of(content), "job 7");
+            mark
         }
 
         fn standing(&self, wanted: Option<&[u8]>) -> Standing {
@@ -304,6 +340,38 @@ mod tests {
     }
 
     #[test]
+    fn a_file_has_its_mark_as_soon_as_it_has_its_name() {
+        let [folder, _] = Folder::both();
+        folder.put("probe", b"");
+        // The file system of the temporary folder may have no attributes.
+        let has_attributes = attribute::write(&folder.path("probe"), b"{}").is_ok();
+        assert_eq!(folder.bring_without_note("0001.png", b"old").is_none(), has_attributes);
+        if has_attributes {
+            assert_eq!(folder.standing(None), Standing::Ours);
+            assert_eq!(folder.standing(Some(b"new")), Standing::Ours);
+        }
+    }
+
+    #[test]
+    fn an_existing_file_is_marked_only_if_it_has_the_content_of_an_output() {
+        for folder in Folder::both() {
+            let keep = |content: &[u8]| {
+                let path = folder.path("0001.png");
+                folder.written().mark_kept("0001.png", &path, Digest::of(content), "job 7");
+            };
+            folder.put("0001.png", b"frame");
+            keep(b"another");
+            assert_eq!(folder.standing(Some(b"new")), Standing::Theirs);
+            keep(b"frame");
+            assert_eq!(folder.standing(None), Standing::Ours);
+            assert_eq!(folder.standing(Some(b"new")), Standing::Ours);
+            let note = fs::read(folder.path(NOTE_NAME)).ok();
+            keep(b"frame");
+            assert_eq!(fs::read(folder.path(NOTE_NAME)).ok(), note, "it is marked once");
+        }
+    }
+
+    #[test]
     fn a_note_only_exists_if_files_cannot_be_marked_and_stays_bounded() {
         let [marked, noted] = Folder::both();
         for round in 0..3 * LINES_A_NAME {
@@ -336,6 +404,9 @@ mod tests {
             link("0001.png").unwrap();
             assert_eq!(folder.standing(Some(b"new")), Standing::Theirs);
             assert_eq!(folder.standing(Some(b"a person's")), Standing::Same);
+            let content = Digest::of(b"a person's");
+            folder.written().mark_kept("0001.png", &folder.path("0001.png"), content, "job 7");
+            assert!(!folder.path(NOTE_NAME).exists(), "a link is not marked");
             link(NOTE_NAME).unwrap();
             folder.bring("0002.png", b"new");
             assert_eq!(fs::read_to_string(elsewhere.path()).unwrap(), "a person's");

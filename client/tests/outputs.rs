@@ -465,6 +465,42 @@ async fn files_of_an_earlier_job_are_replaced_and_those_of_a_person_stay() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_copy_of_an_output_is_kept_and_gives_way_to_a_later_job() {
+    let base = tempfile::tempdir().unwrap();
+    fs::create_dir(base.path().join("out")).unwrap();
+    // As a copy without attributes, or a process that was killed before it had marked the file.
+    fs::write(base.path().join("out/0001.png"), "first").unwrap();
+    for (content, told) in
+        [("first", "0 files brought (0 B), 1 there"), ("second", "1 file brought")]
+    {
+        let mut script = Script::new();
+        let image = script.store("0001.png", content.as_bytes());
+        script.frames.insert(7, vec![frame(1, FrameState::Finished, vec![image])]);
+        let url = script.play().await;
+        let fetch = ["fetch", "7", "-o", "out"];
+        let (code, stdout, stderr) = framecrew(&fetch, &url, base.path()).await;
+        assert!(code == 0 && stdout.starts_with(told), "{stdout}{stderr}");
+        assert_eq!(fs::read_to_string(base.path().join("out/0001.png")).unwrap(), content);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_a_person_saves_during_the_download_stays() {
+    let base = tempfile::tempdir().unwrap();
+    let url = Script::new().with_movie(b"a movie").play().await;
+    let cluster = framecrew::Cluster::connect(&url).await.unwrap();
+    let to = base.path().join("sunrise.mp4");
+    let file = framecrew::OutputFile::open(&to).unwrap();
+    let fetching = framecrew::fetch::fetch_movie(&cluster, 8, &file, |_, _| {
+        fs::write(&to, "the person's own").unwrap();
+    });
+    let error = tokio::time::timeout(PATIENCE, fetching).await.unwrap().unwrap_err();
+    assert!(matches!(error, Error::InTheWay { .. }), "{error}");
+    assert_eq!(fs::read_to_string(&to).unwrap(), "the person's own");
+    assert_eq!(fs::read_dir(base.path()).unwrap().count(), 1, "the download is removed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn no_output_of_a_hostile_orchestrator_lands_outside_of_the_folder() {
     let base = tempfile::tempdir().unwrap();
     let out = base.path().join("user/out");

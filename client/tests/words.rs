@@ -234,13 +234,26 @@ fn a_view_that_blender_lacks_is_sent_with_the_configuration_that_has_it() {
     let (_, said) = framecrew(&shot, &here, &["inspect", "shot.blend"]);
     assert!(said.contains("nodes draw with Blender's own colour configuration; --ocio"), "{said}");
 
-    // A configuration that cannot be read may be needed.
-    let gone = [("OCIO", Path::new("gone.ocio"))];
-    let (_, said) = framecrew(&shot, &gone, &["inspect", "shot.blend"]);
-    assert!(said.contains("nodes draw with Blender's own colour configuration: gone"), "{said}");
-    let strict = ["render", "shot.blend", "--cluster", NOWHERE, "--strict"];
-    let (_, said) = framecrew(&shot, &gone, &strict);
-    assert!(said.contains("because of --strict: OCIO is set here"), "{said}");
+    // One that cannot be read is only noted, unless the file has a view or a space that Blender lacks.
+    let at = bytes.windows(10).position(|name| name == b"Non-Color\0").unwrap();
+    let mut spaces =
+        zstd::decode_all(&*std::fs::read(shot.path("needs-3.4.blend")).unwrap()).unwrap();
+    spaces[at..at + 9].copy_from_slice(b"Film-Look");
+    shot.write("space.blend", &spaces);
+    for gone in ["gone.ocio", "ocio://default"] {
+        let here = [("OCIO", Path::new(gone))];
+        let words = format!("nodes draw with Blender's own colour configuration: {gone}");
+        let strict =
+            |file| framecrew(&shot, &here, &["render", file, "--cluster", NOWHERE, "--strict"]);
+        let (code, said) = strict("shot.blend");
+        assert!(code == 3 && said.contains(&words), "{code}: {said}");
+        for file in ["studio.blend", "space.blend"] {
+            let (code, said) = strict(file);
+            assert!(code == 2 && said.contains("because of --strict: OCIO is set here"), "{said}");
+        }
+        let (_, said) = framecrew(&shot, &here, &["inspect", "shot.blend"]);
+        assert!(said.contains(&words), "{said}");
+    }
 
     let (is_sent, said) =
         render(&shot, "studio.blend", &["--ocio", "ocio/config.ocio", "--strict"]);

@@ -232,14 +232,19 @@ pub(crate) fn installation(program: &Path) -> Vec<PathBuf> {
     folders
 }
 
-/// Whether a folder is small enough to be opened as a whole: not the root, not somebody's home.
+/// Whether a folder is small enough to be opened as a whole: not the root, not somebody's home. What counts is where
+/// its path leads: `..` and links may lead from a small folder to a home.
 pub(crate) fn is_narrow(folder: &Path) -> bool {
-    let homes =
-        [env::home_dir(), Some("/home".into()), Some("/root".into()), Some("/Users".into())];
-    folder.is_absolute()
+    let real = |path: PathBuf| fs::canonicalize(&path).unwrap_or(path);
+    let is_absolute = folder.is_absolute();
+    let folder = real(folder.to_owned());
+    let all = real("/home".into());
+    let homes = [env::home_dir(), Some("/root".into()), Some("/Users".into())];
+    let mut homes = homes.into_iter().flatten().map(real).chain([all.clone()]);
+    is_absolute
         && folder.parent().is_some()
-        && !homes.into_iter().flatten().any(|home| home.starts_with(folder))
-        && folder.parent() != Some(Path::new("/home"))
+        && !homes.any(|home| home.starts_with(&folder))
+        && folder.parent() != Some(&*all)
 }
 
 pub(crate) fn is_kept(name: &OsStr) -> bool {

@@ -36,33 +36,60 @@ fn named(variables: impl Iterator<Item = (OsString, OsString)>) -> Vec<PathBuf> 
         if NO_FILES.iter().any(|other| name == *other) {
             continue;
         }
-        for path in env::split_paths(&value).filter(|path| path.is_absolute() && path.exists()) {
+        // Resolved before it is judged: `..` or a link may lead to a home.
+        let paths = env::split_paths(&value).filter(|path| path.is_absolute());
+        for path in paths {
+            let Ok(real) = fs::canonicalize(&path) else { continue };
             if name == "OCIO" {
-                named.extend(of_color_config(&path));
+                named.extend(of_color_config(&path, &real));
             }
-            named.push(path);
+            named.push(real);
         }
     }
-    // A folder that contains home folders, or everything, is more than anyone intended.
+    // A folder that holds a home, or everything, is more than anyone meant.
     named.retain(|path| path.is_file() || (path.is_dir() && confine::is_narrow(path)));
     named.truncate(NAMED_MAX);
     named
 }
 
-/// Returns what a colour configuration (OpenColorIO) reads: files in its folder, in the folders of its search
-/// path, and those that it names by absolute paths.
-fn of_color_config(config: &Path) -> Vec<PathBuf> {
-    let Some(folder) = config.parent() else { return Vec::new() };
+/// What a colour configuration (OpenColorIO) reads: files in its folder, in those of its search path, and those it
+/// names in full. Of a folder that holds more than tables, as a home or /etc does, only the files it names.
+fn of_color_config(config: &Path, real: &Path) -> Vec<PathBuf> {
     let mut text = String::new();
-    // A configuration that is not text is an archive, which contains everything.
-    if let Ok(file) = fs::File::open(config) {
+    // One that is not text is an archive, and holds everything itself.
+    if let Ok(file) = fs::File::open(real) {
         let _ = file.take(COLOR_CONFIG_BYTES_MAX).read_to_string(&mut text);
     }
-    let mut paths = vec![folder.to_owned()];
-    paths.extend(search_path(&text).into_iter().map(|path| folder.join(path)));
-    paths.extend(sources(&text).filter(|path| path.is_absolute()));
-    paths.retain(|path| path.exists());
+    let search_path = search_path(&text);
+    let mut folders = Vec::new();
+    // Where a link leads to the configuration, the tables may lie beside either.
+    for folder in [config, real].into_iter().filter_map(Path::parent) {
+        let searched = search_path.iter().map(|path| folder.join(path));
+        let found = [folder.to_owned()].into_iter().chain(searched);
+        for folder in found.filter_map(|folder| fs::canonicalize(folder).ok()) {
+            if !folders.contains(&folder) {
+                folders.push(folder);
+            }
+        }
+    }
+    let mut paths: Vec<_> = folders.iter().filter(|path| holds_tables(path)).cloned().collect();
+    for source in sources(&text) {
+        // A path in full stays as it is when joined.
+        let places =
+            folders.iter().filter_map(|folder| fs::canonicalize(folder.join(&source)).ok());
+        for place in places {
+            if place.is_file() && !paths.iter().any(|path| place.starts_with(path)) {
+                paths.push(place);
+            }
+        }
+    }
     paths
+}
+
+/// Whether a folder can be one for colour tables. Folders right below the root, such as /etc and /var, hold much else.
+fn holds_tables(folder: &Path) -> bool {
+    let is_top = folder.parent().is_some_and(|parent| parent.parent().is_none());
+    folder.is_dir() && !is_top && confine::is_narrow(folder)
 }
 
 /// The folders in `search_path: a:b`, or in the list that follows it.
@@ -223,13 +250,51 @@ mod tests {
         let expected = [
             root.join("ocio"),
             root.join("ocio/luts"),
-            root.join("ocio/../shared/luts"),
+            root.join("shared/luts"),
             lut,
             config,
             root.join("lib"),
             driver,
         ];
         assert_eq!(named, expected);
+    }
+
+    #[test]
+    fn tables_beside_a_link_to_a_colour_configuration_are_readable() {
+        let (_folder, root) = folder();
+        for name in ["ocio/luts", "versions"] {
+            fs::create_dir_all(root.join(name)).unwrap();
+        }
+        fs::write(root.join("versions/3.ocio"), "search_path: luts\n").unwrap();
+        let config = root.join("ocio/config.ocio");
+        symlink("../versions/3.ocio", &config).unwrap();
+        let named = named([("OCIO".into(), config.into())].into_iter());
+        let expected = ["ocio", "ocio/luts", "versions", "versions/3.ocio"];
+        assert_eq!(named, expected.map(|name| root.join(name)));
+    }
+
+    #[test]
+    fn a_colour_configuration_opens_no_home_and_no_folder_of_the_system() {
+        let (_folder, root) = folder();
+        fs::create_dir_all(root.join("ocio/luts")).unwrap();
+        symlink(env::home_dir().unwrap(), root.join("ocio/home")).unwrap();
+        symlink("/", root.join("ocio/luts/all")).unwrap();
+        let config = root.join("ocio/config.ocio");
+        let set = |text: &str| {
+            fs::write(&config, text).unwrap();
+            named([("OCIO".into(), config.clone().into())].into_iter())
+        };
+        let kept = [root.join("ocio"), config.clone()];
+        let up = "../".repeat(root.components().count() + 2);
+        for wide in ["home", "home/.", "luts/all", "luts/all/home", "/etc", &up] {
+            let opened = set(&format!("search_path: {wide}\n"));
+            assert_eq!(opened, kept, "{wide}");
+        }
+        // The file that it names there is open, and nothing beside it.
+        let opened = set("search_path: /etc\n  - !<FileTransform> {src: passwd}\n");
+        assert_eq!(opened, [root.join("ocio"), "/etc/passwd".into(), config.clone()]);
+        let opened = set("  - !<FileTransform> {src: /etc}\n");
+        assert_eq!(opened, kept, "a folder is no table");
     }
 
     #[test]

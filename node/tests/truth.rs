@@ -82,6 +82,9 @@ textured(material.node_tree, 'ShaderNodeTexImage', 'tex/0001_front.png')
 textured(material.node_tree, 'ShaderNodeTexImage', 'tex/middle_0001.b.png')
 textured(material.node_tree, 'ShaderNodeTexImage', 'tex/offset_0009.png', frame_offset=7)
 textured(material.node_tree, 'ShaderNodeTexImage', 'tex/cycle_1.png', use_cyclic=True, frame_duration=2)
+# Frame 3 shows the number -1, which counts as 0.
+textured(material.node_tree, 'ShaderNodeTexImage', 'tex/below_0001.png', use_cyclic=True, frame_duration=3,
+         frame_start=0, frame_offset=-2)
 world = scene.world
 world.use_nodes = True
 textured(world.node_tree, 'ShaderNodeTexEnvironment', 'tex/world_0001.png')
@@ -162,10 +165,12 @@ async fn every_file_that_a_frame_lacks_is_named_and_no_other() {
             "offset_0009.png",
             "cycle_1.png",
             "cycle_2.png",
+            "below_0001.png",
             "world_0002.png",
             "light_0002.png",
             "waves_0002.png",
             "clip_0006.png",
+            "clip_0008.png",
             "comp_0002.png",
             "strip_2.png",
         ];
@@ -188,6 +193,7 @@ async fn every_file_that_a_frame_lacks_is_named_and_no_other() {
             "0003_front.png",
             "middle_0003.b.png",
             "offset_0010.png",
+            "below_0000.png",
             "world_0003.png",
             "light_0003.png",
             "waves_0003.png",
@@ -196,6 +202,12 @@ async fn every_file_that_a_frame_lacks_is_named_and_no_other() {
             "comp_0003.png",
         ]);
         assert_eq!(texts(&lacking), expected, "{}", blender.version);
+        // A clip shows nothing before its first file and after its last.
+        for (id, frame) in [(6, 1), (7, 5)] {
+            let outside = texts(&render(id, "", frame, false).await);
+            assert!(!outside.is_empty(), "{}", blender.version);
+            assert!(!outside.iter().any(|text| text.contains("clip_")), "{outside:?}");
+        }
         let strict = render(3, "", 3, true).await;
         assert_eq!(failures(&strict)[0].reason(), FailureReason::Permanent);
         assert_eq!(warnings(&render(4, "Cut", 2, true).await), []);

@@ -581,11 +581,11 @@ impl NodeDescription {
             && self.blenders.iter().any(|have| have.is_usable() && have.draws(requirements))
     }
 
-    /// Whether the node may still turn out to have a Blender for such a job: it is still looking for them, or one
-    /// is slow.
+    /// Whether the node may still turn out to have a Blender for such a job: it is still looking for them, one is
+    /// slow, or one does not start now. The node tries the last two again.
     #[must_use]
     pub fn may_come_to_meet(&self, requirements: &Requirements) -> bool {
-        let is_open = |have: &Blender| !have.is_usable() && have.version.is_none();
+        let is_open = |have: &Blender| !have.is_usable() && have.draws(requirements);
         // A node that is still looking does not know its ffmpeg yet either.
         let is_looking = self.blenders.is_empty();
         let ffmpeg = requirements.ffmpeg && !is_looking;
@@ -927,13 +927,14 @@ mod tests {
         let job = Requirements::of_file("3.4".parse().unwrap());
         let broken =
             node(vec![blender("3.4.1", "ModuleNotFoundError: No module named 'encodings'")]);
-        assert!(!broken.meets(&job) && !broken.may_come_to_meet(&job));
+        assert!(!broken.meets(&job) && broken.may_come_to_meet(&job), "it is tried again");
         assert_eq!(
             broken.why_unable(&job).unwrap(),
             "Blender 3.4.1 does not start: ModuleNotFoundError: No module named 'encodings'"
         );
         let newer = Requirements::of_file("4.5".parse().unwrap());
         assert_eq!(broken.why_unable(&newer), None, "it would not do if it started");
+        assert!(!broken.may_come_to_meet(&newer));
         let scripted = Requirements { run_scripts: true, ..job.clone() };
         assert_eq!(broken.why_unable(&scripted), None);
 

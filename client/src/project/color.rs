@@ -183,7 +183,7 @@ fn unknown_spaces(collection: &Collection) -> BTreeSet<&str> {
 pub(crate) enum OfEnvironment {
     /// The file needs it, so it is sent. The texts say what the file needs it for.
     Needed(ColorConfig, Vec<String>),
-    /// The file does not need it, so it is not sent. The text says why that matters.
+    /// The file does not need it, so it is not sent, whether or not it can be read. The text says why that matters.
     Stays(String),
     /// The file needs it or may need it, but it cannot be sent. The text says why.
     Unreadable(String),
@@ -212,9 +212,14 @@ pub(crate) fn of_environment(collection: &Collection, scene: &Scene, ocio: &Path
                 )),
             }
         }
-        Err(error) => OfEnvironment::Unreadable(format!(
-            "OCIO is set here, but nodes draw with Blender's own colour configuration: {error}"
-        )),
+        Err(error) => {
+            let text = format!(
+                "OCIO is set here, but nodes draw with Blender's own colour configuration: {error}"
+            );
+            // Blender itself draws with its own configuration then, which has all that such a file needs.
+            let is_needed = !needed.is_empty() || !unknown_spaces(collection).is_empty();
+            if is_needed { OfEnvironment::Unreadable(text) } else { OfEnvironment::Stays(text) }
+        }
     }
 }
 

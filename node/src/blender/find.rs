@@ -171,8 +171,9 @@ fn understand(path: &Path, ran: Ran, patience: Duration) -> Asked {
                 None => Asked::Other,
             }
         }
-        // A Python without the module is not a Blender.
-        Ran::Badly(said) if kind == Kind::Module && !said.contains("/bpy/") => Asked::Other,
+        // A Python without the module is not a Blender. If the module is there and lacks a library of the system, the
+        // traceback need not name its folder.
+        Ran::Badly(said) if kind == Kind::Module && has_no_module(&said) => Asked::Other,
         Ran::Badly(said) => {
             let why = telling(&said);
             unsure(format!("{shown} does not run: {why}"), false)
@@ -182,6 +183,11 @@ fn understand(path: &Path, ran: Ran, patience: Duration) -> Asked {
             unsure(format!("{shown} has not reported its version within {seconds} s"), true)
         }
     }
+}
+
+/// Whether a Python that failed says that it has no `bpy`, or nothing at all.
+fn has_no_module(said: &str) -> bool {
+    said.trim().is_empty() || said.contains("No module named 'bpy'")
 }
 
 /// What a command writes to its standard output, if it ends well and in time.
@@ -295,4 +301,36 @@ fn usual_places() -> Vec<PathBuf> {
         }
     }
     places
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::panic)]
+
+    use super::*;
+
+    fn of_python(said: &str) -> Asked {
+        understand(Path::new("/venv/bin/python3"), Ran::Badly(said.into()), ANSWER_TIMEOUT)
+    }
+
+    #[test]
+    fn a_module_that_lacks_a_library_is_named_with_the_library() {
+        let asked = of_python(
+            "Traceback (most recent call last):\n  File \"<string>\", line 2, in <module>\nImportError: libXi.so.6: \
+             cannot open shared object file: No such file or directory\n",
+        );
+        let Asked::Unsure(unsure) = asked else { panic!("{asked:?}") };
+        assert!(unsure.why.contains("/venv/bin/python3 does not run"), "{}", unsure.why);
+        assert!(unsure.why.contains("libXi.so.6") && !unsure.is_silent, "{}", unsure.why);
+    }
+
+    #[test]
+    fn a_python_without_the_module_is_no_blender() {
+        let said = "Traceback (most recent call last):\n  File \"<string>\", line 2, in <module>\nModuleNotFoundError: \
+                    No module named 'bpy'\n";
+        for said in ["", "\n", said] {
+            let asked = of_python(said);
+            assert!(matches!(asked, Asked::Other), "{asked:?}");
+        }
+    }
 }

@@ -191,7 +191,8 @@ impl OrchestratorService {
         }
         let nodes: Vec<_> =
             self.feed.nodes().into_iter().filter(|node| node.state.is_live()).collect();
-        // Who is still looking for its Blenders may have the right one.
+        // Who is still looking for its Blenders may have the right one; one that does not start now may start later. The
+        // job waits as one does that was submitted before.
         let may_suit = |node: &NodeView| {
             node.description.meets(requirements) || node.description.may_come_to_meet(requirements)
         };
@@ -480,12 +481,6 @@ fn what_is_missing<'a>(
         return format!("no node has the tags {of_tags}; start one with --tag, or leave them out");
     }
     let only_blender = Requirements { blender: *blender, ..Requirements::of_file(*file_version) };
-    if let Some(why) = nodes.iter().find_map(|node| node.why_unable(requirements)) {
-        return format!(
-            "no node{tagged} can render it now: {why}; `framecrew doctor` on that machine says more, and the node \
-             keeps trying"
-        );
-    }
     let has = words_for_blenders(&nodes);
     nodes.retain(|node| node.meets(&only_blender));
     if nodes.is_empty() {

@@ -4,7 +4,9 @@ use bytes::Bytes;
 use framecrew_proto::v1::{FindMissingRequest, blob_store_client::BlobStoreClient};
 use tonic::{Status, transport::Channel};
 
-use crate::{Digest, LocalFile, Source, TransferError, UploadProgress, Uploaded, download, upload};
+use crate::{
+    Digest, Download, LocalFile, Source, TransferError, UploadProgress, Uploaded, download, upload,
+};
 
 /// Digests in one `FindMissing` request: the most that the store accepts.
 const DIGESTS_PER_REQUEST: usize = 10_000;
@@ -121,6 +123,20 @@ impl BlobClient {
         to: &Path,
         on_bytes: impl FnMut(u64) + Send,
     ) -> Result<(), TransferError> {
-        download::to_file(&self.rpc, digest, size_bytes, to, on_bytes).await
+        self.download(digest, size_bytes, to, on_bytes).await?.publish().await
+    }
+
+    /// Does the same, but leaves it to the caller to let `to` appear.
+    ///
+    /// # Errors
+    /// When the store cannot be reached or refuses, what arrives is not the blob, or the disk refuses.
+    pub async fn download(
+        &self,
+        digest: Digest,
+        size_bytes: u64,
+        to: &Path,
+        on_bytes: impl FnMut(u64) + Send,
+    ) -> Result<Download, TransferError> {
+        download::whole(&self.rpc, digest, size_bytes, to, on_bytes).await
     }
 }

@@ -20,13 +20,42 @@ const NAME_BYTES_MAX: usize = 200;
 
 type Rpc = BlobStoreClient<Channel>;
 
-pub(crate) async fn to_file(
+/// A complete and verified blob in a hidden file beside its target. If it is dropped, the hidden file stays, and a later
+/// download of the same blob to the same target reuses it.
+#[derive(Debug)]
+pub struct Download {
+    part: Partial,
+    to: PathBuf,
+}
+
+impl Download {
+    /// The hidden file. It keeps its metadata, such as extended attributes, when it is published.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.part.path
+    }
+
+    /// Makes the file durable, then renames it to the target, which it replaces.
+    ///
+    /// # Errors
+    /// If the disk refuses.
+    pub async fn publish(self) -> Result<(), TransferError> {
+        self.part.publish(&self.to).await
+    }
+
+    /// Removes the hidden file.
+    pub async fn discard(self) {
+        self.part.discard().await;
+    }
+}
+
+pub(crate) async fn whole(
     rpc: &Rpc,
     digest: Digest,
     size_bytes: u64,
     to: &Path,
     mut on_bytes: impl FnMut(u64) + Send,
-) -> Result<(), TransferError> {
+) -> Result<Download, TransferError> {
     let mut part = Partial::open(to, digest, size_bytes).await?;
     let mut resumed = part.len_bytes > 0;
     let mut broken = 0;
@@ -39,7 +68,10 @@ pub(crate) async fn to_file(
             receive(rpc, digest, size_bytes, &mut part, &mut on_bytes).await
         };
         match result {
-            Ok(()) if part.digest() == digest => return part.publish(to).await,
+            Ok(()) if part.digest() == digest => {
+                part.flush().await?;
+                return Ok(Download { part, to: to.to_owned() });
+            }
             // What an earlier call left may be anything, after a power cut for one.
             Ok(()) if resumed => {
                 resumed = false;
@@ -102,6 +134,7 @@ async fn receive(
 }
 
 /// The hidden file that a download gathers in, locked, with the hash of what is in it.
+#[derive(Debug)]
 struct Partial {
     file: File,
     path: PathBuf,
@@ -157,8 +190,8 @@ impl Partial {
 
     async fn clear(&mut self) -> Result<(), TransferError> {
         use tokio::io::AsyncSeekExt as _;
+        self.flush().await?;
         let write_error = |error| TransferError::file("write", &self.path)(error);
-        self.file.flush().await.map_err(write_error)?;
         self.file.set_len(0).await.map_err(write_error)?;
         self.file.rewind().await.map_err(write_error)?;
         self.hasher.reset();
@@ -166,9 +199,13 @@ impl Partial {
         Ok(())
     }
 
+    async fn flush(&mut self) -> Result<(), TransferError> {
+        self.file.flush().await.map_err(TransferError::file("write", &self.path))
+    }
+
     /// Leaves the bytes for a later call to continue.
     async fn keep(mut self) -> Result<(), TransferError> {
-        self.file.flush().await.map_err(TransferError::file("write", &self.path))
+        self.flush().await
     }
 
     async fn discard(self) {
@@ -179,8 +216,7 @@ impl Partial {
     }
 
     /// Makes the bytes durable, then gives them their name.
-    async fn publish(mut self, to: &Path) -> Result<(), TransferError> {
-        self.file.flush().await.map_err(TransferError::file("write", &self.path))?;
+    async fn publish(self, to: &Path) -> Result<(), TransferError> {
         self.file.sync_all().await.map_err(TransferError::file("write", &self.path))?;
         // Nor does it rename one. Elsewhere the lock ends after the rename: another download of the same blob to the
         // same file must not come between.

@@ -13,6 +13,7 @@ mod upload;
 
 pub use client::BlobClient;
 pub use content::{Chunk, FileDigest};
+pub use download::Download;
 pub use error::TransferError;
 pub use path::{InvalidPath, PathFault, ProjectPath, check_paths};
 pub use upload::{LocalFile, Source, UploadProgress, Uploaded};

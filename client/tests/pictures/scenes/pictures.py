@@ -143,6 +143,12 @@ def movie_clip_of_pictures(folder):
     show_clip(clip)
 
 
+@row(frames="4")
+def movie_clip_past_its_last_picture(folder):
+    """A clip shows nothing after its last picture, and lacks nothing there."""
+    show_clip(bpy.data.movieclips.load(pngs(folder + "/clip", "c_%04d.png", (1, 2))))
+
+
 def show_clip(clip):
     tree, sink = compositor()
     node = tree.nodes.new("CompositorNodeMovieClip")

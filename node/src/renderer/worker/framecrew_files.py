@@ -237,8 +237,8 @@ def image_number(user, frame):
     number = frame - user.frame_start + 1
     if user.use_cyclic:
         number = (number - 1) % user.frame_duration + 1
-    number = max(0, min(number, user.frame_duration)) + user.frame_offset
-    return number if number >= 0 else None
+    # A number below 0 counts as 0, as in `sequence_path`.
+    return max(0, max(0, min(number, user.frame_duration)) + user.frame_offset)
 
 
 def volume_number(volume, frame):
@@ -465,12 +465,31 @@ def needed_by_modifier(modifier, frame):
 
 
 def clip_path(clip, frame):
-    """Returns the file of a clip at a frame. The path of the clip names the first file."""
+    """Returns the file of a clip at a frame; `None` before its first file and after its last, where a clip shows nothing.
+    The path of the clip names the first file."""
     stem = os.path.splitext(os.path.basename(clip.filepath.replace("\\", "/")))[0]
     first = re.findall(r"[0-9]+", stem)
     if not first:
         return clip.filepath
-    return sequence_path(clip.filepath, int(first[-1]) + frame - clip.frame_start + clip.frame_offset)
+    number = max(0, int(first[-1]) + frame - clip.frame_start + clip.frame_offset)
+    path = sequence_path(clip.filepath, number)
+    if os.path.exists(absolute(path, clip.library)):
+        return path
+    there = numbers_there(absolute(clip.filepath, clip.library))
+    return path if not there or min(there) <= number <= max(there) else None
+
+
+def numbers_there(path):
+    """Returns the numbers of the existing files of a sequence."""
+    folder, name = os.path.split(path)
+    stem, extension = os.path.splitext(name)
+    head, tail = re.search(r"^(.*?)[0-9]*([^0-9]*)$", stem, re.DOTALL).groups()
+    of_it = re.compile(re.escape(head) + "([0-9]+)" + re.escape(tail + extension))
+    try:
+        found = [of_it.fullmatch(other) for other in os.listdir(folder)]
+    except OSError:
+        return []
+    return [int(match.group(1)) for match in found if match]
 
 
 def needed_by_strip(strip, frame, library):
