@@ -95,6 +95,9 @@ const KNOWN: &[(&[&str], Meaning)] = &[
     (&["pyrna_enum_to_py: current value"], Noise),
     // Of a fluid that is not baked, which the worker reports.
     (&["Fluid Error -- Cannot open file "], Noise),
+    // Of the sound of a strip that shows a scene, which has no picture.
+    (&["Failed to add relation \"Sequence Scene Audio"], Noise),
+    (&["Could not find op_from: ComponentKey(", ", AUDIO)"], Noise),
     (&["region type ", " missing in space type "], Noise),
     (&["RNA_float_get: "], Noise),
     (&["RNA_enum_get: "], Noise),

@@ -164,10 +164,11 @@ def load(wanted):
     scene.render.use_overwrite = True
     scene.render.use_placeholder = False
     tame_stamps()
-    tame_views()
     loaded.file_outputs = take_file_outputs(loaded)
     loaded.simulations = unbaked_simulations(scene)
     find_missing(loaded)
+    # Only now: images of several views have these suffixes, too.
+    tame_views()
     for text in framecrew_addons.missing_of(scene, loaded.files.read):
         loaded.warn("addon", text)
     return loaded
@@ -271,7 +272,7 @@ def tame_views():
     for scene in bpy.data.scenes:
         taken = set()
         for number, view in enumerate(scene.render.views):
-            suffix = "".join(c if c.isalnum() or c in "_-" else "_" for c in view.file_suffix)[:40]
+            suffix = "".join(c if c.isalnum() or c in "_-." else "_" for c in view.file_suffix)[:40]
             if suffix.lower() in taken:
                 suffix += "_%d" % number
             taken.add(suffix.lower())

@@ -1,4 +1,4 @@
-"""Creates a scene with a baked fluid: fluid.py -- FOLDER.
+"""Creates a scene with a baked fluid: fluid.py -- FOLDER. Its cache has the format that FLUID_FORMAT says.
 
 Needs Blender 3.4, because the solver crashes in the modules of 4.5 and 5.0.
 """
@@ -22,7 +22,7 @@ save(folder + "/shot.blend")
 domain, settings = smoke()
 settings.cache_directory = folder + "/fluid"
 settings.cache_type = "ALL"
-settings.cache_data_format = "OPENVDB"
+settings.cache_data_format = os.environ["FLUID_FORMAT"]
 settings.cache_frame_start, settings.cache_frame_end = 1, FRAMES
 bpy.context.view_layer.objects.active = domain
 # `bpy.ops` evaluates the scene first, when the solver is not ready.

@@ -156,9 +156,10 @@ def volumes(folder, at, count, first=1):
         shutil.copy(found[number], "%s%ssmoke_%04d.vdb" % (folder, at, first + number))
 
 
-def fluid(folder):
+def fluid(folder, format="OPENVDB"):
     os.makedirs(folder, exist_ok=True)
-    another_blender(os.path.join(os.path.dirname(os.path.abspath(__file__)), "fluid.py"), folder)
+    script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "fluid.py")
+    another_blender(script, folder, FLUID_FORMAT=format)
 
 
 def another_blender(script, argument, **environment):

@@ -99,7 +99,7 @@ def data_of_fluid(thing, domain):
 
 
 def has_frame(data, frame):
-    return next(glob.iglob(os.path.join(glob.escape(data), "fluid_data_%04d.*" % frame)), None) is not None
+    return next(glob.iglob(os.path.join(glob.escape(data), "*_%04d.*" % frame)), None) is not None
 
 
 def simulates(tree, seen=None):

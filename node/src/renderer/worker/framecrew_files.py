@@ -4,6 +4,7 @@ If a file is missing, Blender draws pink or nothing, and usually does not report
 computed as in Blender.
 """
 
+import math
 import os
 import re
 
@@ -93,6 +94,14 @@ def laid_out(scene):
     for layer in scene.view_layers:
         if layer.use:
             collect(layer.layer_collection)
+    waiting = list(found)
+    while waiting:
+        thing = waiting.pop()
+        instanced = thing.instance_collection if thing.instance_type == "COLLECTION" else None
+        for inside in instanced.all_objects if instanced else ():
+            if inside not in found:
+                found[inside] = None
+                waiting.append(inside)
     return list(found)
 
 
@@ -150,7 +159,8 @@ class Uses:
             apart += (types.Image, types.MovieClip)
         if isinstance(block, types.Object) and self.is_hidden(block):
             return ()
-        return (used for used in self.used.get(block, ()) if not isinstance(used, apart))
+        idle = idle_in(block)
+        return (used for used in self.used.get(block, ()) if used not in idle and not isinstance(used, apart))
 
     def is_hidden(self, thing):
         """Whether an object appears in no picture, neither by itself nor as the shape of another object."""
@@ -167,6 +177,31 @@ class Uses:
         return True
 
 
+def idle_in(block):
+    """Returns the images, clips and the like that a data-block refers to, and that its render does not read."""
+    idle = set()
+    # The original of an override.
+    if block.override_library:
+        idle.add(block.override_library.reference)
+    if isinstance(block, bpy.types.Scene):
+        paint = block.tool_settings.image_paint
+        idle |= {paint.canvas, paint.stencil_image, paint.clone_image}
+    tree = block if isinstance(block, bpy.types.NodeTree) else getattr(block, "node_tree", None)
+    if isinstance(tree, bpy.types.NodeTree):
+        shown = set()
+        for node in tree.nodes:
+            its = {getattr(node, name, None) for name in ("image", "clip", "texture")}
+            is_shown = tree_of(block) and not node.mute and is_linked(node)
+            (shown if is_shown else idle).update(its)
+        idle -= shown
+    return idle - {None}
+
+
+def is_linked(node):
+    """Whether something reads what a node gives."""
+    return not node.outputs or any(output.is_linked for output in node.outputs)
+
+
 def scenes_at(scene, frame, depth=0):
     """Returns the scenes that a frame shows, each with its own frame, or with `None` if the frame is not known."""
     yield scene, frame
@@ -181,7 +216,8 @@ def scenes_at(scene, frame, depth=0):
         if strip.type == "SCENE" and strip.scene and strip.scene != scene:
             inside = None
             if frame is not None and strip.frame_final_start <= frame < strip.frame_final_end:
-                inside = strip.scene.frame_start + frame - int(strip.frame_start)
+                cut = getattr(strip, "animation_offset_start", 0)
+                inside = strip.scene.frame_start + frame - int(strip.frame_start) + cut
             yield from scenes_at(strip.scene, inside, depth + 1)
 
 
@@ -230,23 +266,55 @@ def numbered_path(path, number):
     return "%s%0*d%s" % (stem[:-digits], digits, number, extension) if digits else None
 
 
+def at_frame(owner, name, frame):
+    """Returns the value that a setting has at a frame, or `None` if a driver or the like decides."""
+    block = owner.id_data
+    animation = getattr(block, "animation_data", None)
+    value = getattr(owner, name)
+    if not animation:
+        return value
+    path = name if owner == block else "%s.%s" % (owner.path_from_id(), name)
+    if any(curve.data_path == path for curve in animation.drivers) or len(animation.nla_tracks):
+        return None
+    for curve in curves_of(animation):
+        if curve.data_path == path and not curve.mute:
+            # As Blender does for whole numbers.
+            return int(math.floor(curve.evaluate(frame) + 0.5))
+    return value
+
+
+def curves_of(animation):
+    action = animation.action
+    if not action:
+        return ()
+    if hasattr(action, "fcurves"):
+        return action.fcurves
+    # From 5.0 on, in layers.
+    strips = [strip for layer in action.layers for strip in layer.strips]
+    bags = [strip.channelbag(animation.action_slot) for strip in strips if animation.action_slot]
+    return [curve for bag in bags if bag for curve in bag.fcurves]
+
+
 def image_number(user, frame):
     """Returns the number of the file that an image user shows, or `None`."""
-    if not user.frame_duration:
+    names = ("frame_duration", "frame_start", "frame_offset")
+    length, start, offset = (at_frame(user, name, frame) for name in names)
+    if not length or start is None or offset is None:
         return None
-    number = frame - user.frame_start + 1
+    number = frame - start + 1
     if user.use_cyclic:
-        number = (number - 1) % user.frame_duration + 1
+        number = (number - 1) % length + 1
     # A number below 0 counts as 0, as in `sequence_path`.
-    return max(0, max(0, min(number, user.frame_duration)) + user.frame_offset)
+    return max(0, max(0, min(number, length)) + offset)
 
 
 def volume_number(volume, frame):
     """Returns the number of the file that a volume shows, or `None`."""
-    length = volume.frame_duration
-    if not length:
+    names = ("frame_duration", "frame_start", "frame_offset")
+    length, start, offset = (at_frame(volume, name, frame) for name in names)
+    if not length or start is None or offset is None:
         return None
-    number = frame - volume.frame_start + 1
+    number = frame - start + 1
     if volume.sequence_mode == "CLIP":
         if not 1 <= number <= length:
             return None
@@ -259,7 +327,7 @@ def volume_number(volume, frame):
         number = (number - 1) % there_and_back + 1
         if number > length:
             number = 2 * length - number
-    return number + volume.frame_offset
+    return number + offset
 
 
 class Files:
@@ -441,14 +509,20 @@ def needed_by_node(node, frame):
             number = frame
         else:
             number = None if number.is_linked else number.default_value
+        if not is_linked(node):
+            return
         if not image.is_linked:
             yield from needed_of_image(image.default_value, number)
+        elif image.links[0].from_node.bl_idname == "GeometryNodeInputImage":
+            yield from needed_of_image(image.links[0].from_node.image, number)
     elif node.bl_idname == "CompositorNodeMovieClip":
         if node.clip and node.clip.source == "SEQUENCE":
             yield clip_path(node.clip, frame), node.clip.library
-    elif isinstance(getattr(node, "image", None), bpy.types.Image):
-        # In the compositor the node itself has these settings.
-        yield from needed_of_image(node.image, image_number(getattr(node, "image_user", node), frame))
+    elif isinstance(getattr(node, "image", None), bpy.types.Image) and is_linked(node):
+        # In the compositor the node itself has these settings; an input of geometry nodes has none.
+        user = getattr(node, "image_user", node)
+        if hasattr(user, "frame_duration"):
+            yield from needed_of_image(node.image, image_number(user, frame))
 
 
 def needed_by_modifier(modifier, frame):
@@ -460,8 +534,10 @@ def needed_by_modifier(modifier, frame):
         domain = modifier.domain_settings
         is_within = domain.cache_frame_start <= frame <= domain.cache_frame_end
         if domain.has_cache_baked_data and not domain.cache_frame_offset and is_within:
-            ending = "vdb" if domain.cache_data_format == "OPENVDB" else "uni"
-            yield os.path.join(domain.cache_directory, "data", "fluid_data_%04d.%s" % (frame, ending))
+            # Without OpenVDB each grid has a file of its own, and so have particles.
+            uni = "density_%04d.uni" if domain.domain_type == "GAS" else "pp_%04d.uni"
+            name = "fluid_data_%04d.vdb" if domain.cache_data_format == "OPENVDB" else uni
+            yield os.path.join(domain.cache_directory, "data", name % frame)
 
 
 def clip_path(clip, frame):
@@ -497,7 +573,8 @@ def needed_by_strip(strip, frame, library):
         element = strip.strip_elem_from_frame(frame)
         if element:
             yield os.path.join(strip.directory, element.filename), library
-    elif strip.type == "MOVIECLIP" and strip.clip and strip.clip.source == "SEQUENCE":
+    elif strip.type == "MOVIECLIP" and getattr(strip, "clip", None) and strip.clip.source == "SEQUENCE":
+        # Before 4.0 Python is not told which clip it is.
         inside = frame - int(strip.frame_start) + strip.clip.frame_start + strip.animation_offset_start
         yield clip_path(strip.clip, inside), strip.clip.library
 
