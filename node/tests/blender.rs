@@ -508,7 +508,7 @@ image = scene.render.image_settings
             (
                 2,
                 "scene.render.views['left'].file_suffix = '/../../../x'",
-                vec![("0007__________x.png", 64, 48), ("0007_R.png", 64, 48)],
+                vec![("0007_.._.._.._x.png", 64, 48), ("0007_R.png", 64, 48)],
             ),
             (
                 3,
@@ -595,6 +595,7 @@ material = bpy.data.materials['Material']
 material.use_nodes = True
 node = material.node_tree.nodes.new('ShaderNodeTexImage')
 node.image = image
+material.node_tree.links.new(node.outputs[0], material.node_tree.nodes.new('NodeReroute').inputs[0])
 text = bpy.data.texts.new('boot.py')
 text.write('import bpy\\nbpy.app.driver_namespace[\\'twice\\'] = lambda x: 2 * x\\n')
 text.use_module = True

@@ -191,7 +191,8 @@ async fn another_suitable_blender_takes_over_for_one_that_does_not_start() {
         kind: Kind::Module,
         path: program(&folder.path().join(name), script),
     };
-    let draws = format!("{BEGIN}\ncp {picture} $output.png; done_with 40; read more");
+    let begin = BEGIN.replace("9.9.9", "4.5.15");
+    let draws = format!("{begin}\ncp {picture} $output.png; done_with 40; read more");
     let fails = "echo \"ModuleNotFoundError: No module named 'encodings'\" >&2
         echo '  <no Python frame>' >&2; exit 1";
     let blenders = vec![found("old", "3.4.1", fails), found("new", "4.5.15", &draws)];

@@ -74,7 +74,7 @@ def textured(tree, kind, path, **more):
     node = tree.nodes.new(kind)
     node.image = sequence(path)
     show(getattr(node, 'image_user', node), **more)
-    return node
+    tree.links.new(node.outputs[0], tree.nodes.new('NodeReroute').inputs[0])
 
 material = bpy.data.materials['Material']
 material.use_nodes = True
@@ -122,7 +122,9 @@ layers = next((node for node in tree.nodes if node.bl_idname == 'CompositorNodeR
 layers = layers or tree.nodes.new('CompositorNodeRLayers')
 tree.links.new(layers.outputs[0], target.inputs[0])
 textured(tree, 'CompositorNodeImage', 'tex/comp_0001.png')
-tree.nodes.new('CompositorNodeMovieClip').clip = clip
+node = tree.nodes.new('CompositorNodeMovieClip')
+node.clip = clip
+tree.links.new(node.outputs[0], tree.nodes.new('NodeReroute').inputs[0])
 
 cut = bpy.data.scenes.new('Cut')
 cut.render.resolution_x, cut.render.resolution_y = 32, 24
@@ -270,7 +272,9 @@ other.source, other.filepath = 'FILE', '\\\\\\\\nas\\\\film\\\\stone.png'
 material = bpy.data.materials['Material']
 material.use_nodes = True
 for image in (image, other):
-    material.node_tree.nodes.new('ShaderNodeTexImage').image = image
+    node = material.node_tree.nodes.new('ShaderNodeTexImage')
+    node.image = image
+    material.node_tree.links.new(node.outputs[0], material.node_tree.nodes.new('NodeReroute').inputs[0])
 ";
         let scene = blender::scene(&blender, script);
         let file = crew.put("shots/a/scene.blend", &scene);

@@ -516,7 +516,7 @@ def needed_by_node(node, frame):
         elif image.links[0].from_node.bl_idname == "GeometryNodeInputImage":
             yield from needed_of_image(image.links[0].from_node.image, number)
     elif node.bl_idname == "CompositorNodeMovieClip":
-        if node.clip and node.clip.source == "SEQUENCE":
+        if node.clip and node.clip.source == "SEQUENCE" and is_linked(node):
             yield clip_path(node.clip, frame), node.clip.library
     elif isinstance(getattr(node, "image", None), bpy.types.Image) and is_linked(node):
         # In the compositor the node itself has these settings; an input of geometry nodes has none.
