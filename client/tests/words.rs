@@ -180,7 +180,7 @@ fn missing_files_are_sorted_by_loss_with_one_line_for_each_folder() {
         "3 pictures of `//files/frames/` (strip `Stage/Frames`",
         "//files/inner/frame_0001.png (strip `Stage/Inner`",
         "//blendcache_all",
-        "4 files of `//files/`, like ",
+        "//files/points.mdd (mesh cache",
         "//files/sound.wav (sound",
     ];
     assert!(order.map(at).is_sorted(), "{lines:#?}");

@@ -185,9 +185,10 @@ fn understand(path: &Path, ran: Ran, patience: Duration) -> Asked {
     }
 }
 
-/// Whether a Python that failed says that it has no `bpy`, or nothing at all.
+/// Whether a Python that failed has no `bpy`. What fails without a traceback has not come that far, such as the shim of
+/// a Python that is not installed.
 fn has_no_module(said: &str) -> bool {
-    said.trim().is_empty() || said.contains("No module named 'bpy'")
+    !said.contains("Traceback") || said.contains("No module named 'bpy'")
 }
 
 /// What a command writes to its standard output, if it ends well and in time.
@@ -328,7 +329,7 @@ mod tests {
     fn a_python_without_the_module_is_no_blender() {
         let said = "Traceback (most recent call last):\n  File \"<string>\", line 2, in <module>\nModuleNotFoundError: \
                     No module named 'bpy'\n";
-        for said in ["", "\n", said] {
+        for said in ["", "\n", "pyenv: python3.11: command not found\n", said] {
             let asked = of_python(said);
             assert!(matches!(asked, Asked::Other), "{asked:?}");
         }
