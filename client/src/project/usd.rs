@@ -5,7 +5,7 @@
 //! file's tokens. Any input gives an answer within bounded memory.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeSet, HashSet},
     fs::File,
     io::{self, BufReader, Read, Seek, SeekFrom},
     path::{Path, PathBuf},
@@ -31,8 +31,11 @@ const SECTIONS_MAX: u64 = 64;
 /// Extensions of layers. Textures are not opened for geometry.
 const ENDINGS: [&str; 4] = ["usd", "usda", "usdc", "usdz"];
 
-/// Field that names clips by a pattern, so that the names alone do not tell which files are opened.
+/// Field that names clips by a pattern such as `clips/c.###.usd`.
 const PATTERN: &str = "templateAssetPath";
+
+/// Minimum number of numbered clips that count as a sequence, in which one may be missing.
+const ROW_MIN: usize = 3;
 
 /// The first bytes of a crate.
 const CRATE: &[u8; 8] = b"PXR-USDC";
@@ -45,9 +48,11 @@ const CRATE_VERSION_MAX: (u8, u8) = (0, 13);
 pub(super) struct Layer {
     /// Paths of other layers, as stored.
     pub(super) paths: Vec<String>,
-    /// Texts with spaces that look like paths of layers. They count only if the file exists, as a sentence may
-    /// also end in a name.
+    /// Texts that may be paths of layers, or else metadata such as the path to which a tool saved. They count only
+    /// if the file exists.
     pub(super) guesses: Vec<String>,
+    /// Patterns of clips, as stored. A `#` stands for a digit of the clip's number.
+    pub(super) patterns: Vec<String>,
     /// Whether it may refer to layers that are not known.
     pub(super) is_vague: bool,
 }
@@ -84,13 +89,21 @@ pub(super) fn layers(file: &Path) -> Layers {
         }
         let guesses = layer.guesses.iter().map(|path| clean(&folder.join(path)));
         paths.extend(guesses.filter(|path| path.is_file()));
-        let absolute: HashSet<&Path> =
-            layer.paths.iter().map(Path::new).filter(|path| path.is_absolute()).collect();
+        let named = layer.paths.iter().chain(&layer.guesses);
+        let mut absolute: HashSet<PathBuf> =
+            named.map(PathBuf::from).filter(|path| path.is_absolute()).collect();
+        for pattern in &layer.patterns {
+            let clips = clips(&clean(&folder.join(pattern)));
+            if Path::new(pattern).is_absolute() {
+                absolute.extend(clips.iter().cloned());
+            }
+            paths.extend(clips);
+        }
         for path in paths {
             if seen.len() >= LAYERS_MAX || !seen.insert(path.clone()) {
                 continue;
             }
-            if absolute.contains(&*path) {
+            if absolute.contains(&path) {
                 found.absolute.push(path);
             } else if path.is_file() {
                 found.there.push(path.clone());
@@ -109,6 +122,76 @@ pub(super) fn layers(file: &Path) -> Layers {
 fn beside(folder: &Path) -> impl Iterator<Item = PathBuf> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     entries.map(|entry| entry.path()).filter(|path| is_usd(path)).take(LAYERS_MAX)
+}
+
+/// Returns the clips of a pattern: those that exist, and those whose numbers are missing between them. If there is
+/// none, returns the pattern itself, which then counts as missing.
+fn clips(pattern: &Path) -> Vec<PathBuf> {
+    let name = pattern.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let folder = pattern.parent().unwrap_or(pattern);
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    let clips = names.filter_map(|clip| Some((clip_number(name, &clip)?, clip)));
+    let clips: Vec<_> = clips.take(LAYERS_MAX).collect();
+    if clips.is_empty() {
+        return vec![pattern.to_owned()];
+    }
+    let numbers = clips.iter().filter_map(|(number, _)| *number).collect();
+    let gone = gaps(&numbers).into_iter().map(|number| clip_name(name, number));
+    let there = clips.into_iter().map(|(_, clip)| clip);
+    there.chain(gone).map(|clip| folder.join(clip)).collect()
+}
+
+/// Whether `pattern` stands for `clip`, and the clip's number, if it has a single whole one. As for USD, only whole
+/// parts between dots stand for numbers.
+fn clip_number(pattern: &str, clip: &str) -> Option<Option<u32>> {
+    let (parts, of_clip): (Vec<_>, Vec<_>) =
+        (pattern.split('.').collect(), clip.split('.').collect());
+    if parts.len() != of_clip.len() {
+        return None;
+    }
+    let mut numbers = Vec::new();
+    for (part, of_clip) in parts.into_iter().zip(of_clip) {
+        if is_hashes(part) {
+            let is_number =
+                !of_clip.is_empty() && of_clip.bytes().all(|byte| byte.is_ascii_digit());
+            numbers.push(is_number.then_some(of_clip)?);
+        } else if part != of_clip {
+            return None;
+        }
+    }
+    match numbers[..] {
+        [] => None,
+        [number] => Some(number.parse().ok()),
+        _ => Some(None),
+    }
+}
+
+/// The name of the clip with a number.
+fn clip_name(pattern: &str, number: u32) -> String {
+    let part = |part: &str| match is_hashes(part) {
+        true => format!("{number:0width$}", width = part.len()),
+        false => part.to_owned(),
+    };
+    pattern.split('.').map(part).collect::<Vec<_>>().join(".")
+}
+
+fn is_hashes(part: &str) -> bool {
+    !part.is_empty() && part.bytes().all(|byte| byte == b'#')
+}
+
+/// The numbers that are missing in a sequence, if its numbers are evenly spaced apart from them.
+fn gaps(numbers: &BTreeSet<u32>) -> Vec<u32> {
+    let steps = || numbers.iter().zip(numbers.iter().skip(1)).map(|(a, b)| b - a);
+    let (Some(first), Some(last)) = (numbers.first(), numbers.last()) else { return Vec::new() };
+    let Some(step) = steps().min().filter(|step| steps().all(|wide| wide % step == 0)) else {
+        return Vec::new();
+    };
+    if numbers.len() < ROW_MIN {
+        return Vec::new();
+    }
+    let all = (*first..=*last).step_by(step as usize).take(LAYERS_MAX);
+    all.filter(|number| !numbers.contains(number)).collect()
 }
 
 /// Reads one layer. A layer that cannot be read is vague.
@@ -138,20 +221,27 @@ fn layer_path(text: &str) -> Option<String> {
 
 fn of_tokens(tokens: &[u8]) -> Layer {
     let mut layer = Layer::default();
+    let mut has_clips = false;
     for token in tokens.split(|&byte| byte == 0) {
         if token.len() > PATH_BYTES_MAX {
             continue;
         }
         let Ok(token) = std::str::from_utf8(token) else { continue };
-        layer.is_vague |= token == PATTERN;
+        has_clips |= token == PATTERN;
         let Some(path) = layer_path(token) else { continue };
-        let of_its_kind = match path.contains(' ') && !path.starts_with('.') {
-            true => &mut layer.guesses,
-            false => &mut layer.paths,
+        let is_sure = path.starts_with("./") || path.starts_with("../");
+        let of_its_kind = match (path.contains('#'), is_sure) {
+            (true, _) => &mut layer.patterns,
+            (false, true) => &mut layer.paths,
+            (false, false) => &mut layer.guesses,
         };
         if of_its_kind.len() < PATHS_MAX {
             of_its_kind.push(path);
         }
+    }
+    // Without clips, a `#` is part of a name.
+    if !has_clips {
+        layer.guesses.append(&mut layer.patterns);
     }
     layer
 }
@@ -230,6 +320,7 @@ fn of_text(file: impl Read) -> Layer {
     let mut text = Text { bytes: BufReader::new(file).bytes(), peeked: None };
     let mut layer = Layer::default();
     let mut word = Vec::new();
+    let mut is_pattern = false;
     while let Some(byte) = text.next() {
         if byte.is_ascii_alphanumeric() {
             if word.len() <= PATTERN.len() {
@@ -237,12 +328,15 @@ fn of_text(file: impl Read) -> Layer {
             }
             continue;
         }
-        layer.is_vague |= word == PATTERN.as_bytes();
+        is_pattern |= word == PATTERN.as_bytes();
         word.clear();
         match byte {
             b'#' => while text.next().is_some_and(|byte| byte != b'\n') {},
             b'"' | b'\'' => {
-                text.quoted(byte, 0);
+                let is_pattern = std::mem::take(&mut is_pattern);
+                let pattern = text.quoted(byte, if is_pattern { PATH_BYTES_MAX } else { 0 });
+                let pattern = String::from_utf8(pattern).ok().as_deref().and_then(layer_path);
+                layer.patterns.extend(pattern.filter(|_| layer.patterns.len() < PATHS_MAX));
             }
             b'@' => {
                 let path = text.quoted(byte, PATH_BYTES_MAX);
@@ -346,8 +440,51 @@ mod tests {
     }
 
     #[test]
-    fn clips_named_by_a_pattern_are_vague() {
-        assert!(read(Cursor::new("#usda 1.0\n string templateAssetPath = \"c.###.usd\"")).is_vague);
+    fn clips_are_named_by_a_pattern() {
+        let text = "#usda 1.0\n string name = \"a.usd\" string templateAssetPath = \"in/c.###.usd\" doc = 'b.usd'";
+        assert_eq!(read(Cursor::new(text)).patterns, ["in/c.###.usd"]);
+        let tokens = b"templateAssetPath\0./in/c.#.usd\0";
+        assert_eq!(of_tokens(tokens).patterns, ["./in/c.#.usd"]);
+        assert_eq!(of_tokens(&tokens[18..]).guesses, ["./in/c.#.usd"], "a name without clips");
+    }
+
+    #[test]
+    fn clips_are_looked_for_in_the_folder_of_their_pattern() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs::create_dir(at("clips")).unwrap();
+        for name in ["c.08.usd", "c.10.usd", "c.14.usd", "c.x.usd", "d.12.usd", "c.1.2.usd"] {
+            fs::write(at("clips").join(name), "#usda 1.0\n").unwrap();
+        }
+        let names = |pattern: &str| {
+            let text = format!("#usda 1.0\n string templateAssetPath = \"{pattern}\"");
+            fs::write(at("shot.usda"), text).unwrap();
+            layers(&at("shot.usda"))
+        };
+        let found = names("./clips/c.##.usd");
+        let expected = ["c.08.usd", "c.10.usd", "c.14.usd"].map(|name| at("clips").join(name));
+        assert_eq!(found.there, expected);
+        assert_eq!(found.missing, [at("clips/c.12.usd")]);
+        assert_eq!(names("./clips/c.#.#.usd").there, [at("clips/c.1.2.usd")]);
+        assert_eq!(names("./gone/c.#.usd").missing, [at("gone/c.#.usd")]);
+        let absolute = names(&at("clips/d.#.usd").display().to_string()).absolute;
+        assert_eq!(absolute, [at("clips/d.12.usd")]);
+    }
+
+    #[test]
+    fn uneven_numbers_have_no_gaps() {
+        let gaps = |numbers: &[u32]| gaps(&numbers.iter().copied().collect());
+        assert_eq!(gaps(&[1, 2, 4]), [3]);
+        assert_eq!(gaps(&[1, 3, 5, 9]), [7]);
+        assert_eq!(gaps(&[1, 3, 6]), [0; 0]);
+        assert_eq!(gaps(&[1, 3]), [0; 0]);
+    }
+
+    #[test]
+    fn a_token_of_a_crate_that_is_no_sure_path_counts_only_if_it_is_there() {
+        let layer = of_tokens(b"../a.usd\0/home/me/saved as.usd\0b.usd\0");
+        assert_eq!(layer.paths, ["../a.usd"]);
+        assert_eq!(layer.guesses, ["/home/me/saved as.usd", "b.usd"]);
     }
 
     #[test]

@@ -400,6 +400,52 @@ def usd_in_three_layers(folder):
             thing.data.materials.append(glow())
 
 
+CLIPS = """def Xform "root" (
+    clips = {
+        dictionary default = {
+            string primPath = "/root"
+            double templateStartTime = 1
+            double templateEndTime = 4
+            double templateStride = 1
+            string templateAssetPath = "%s"
+        }
+    }
+)
+{
+    def Mesh "M" {
+        int[] faceVertexCounts = [4]
+        int[] faceVertexIndices = [0, 1, 2, 3]
+        point3f[] points = [(-0.5, -0.5, 0), (0.5, -0.5, 0), (0.5, 0.5, 0), (-0.5, 0.5, 0)]
+        double3 xformOp:translate
+        uniform token[] xformOpOrder = ["xformOp:translate"]
+    }
+}
+"""
+
+
+def usd_clips(folder, at):
+    """Writes a USD file for each frame, and one that names them by a pattern."""
+    for frame in range(1, 5):
+        head = USD_HEAD % ""
+        moved = "double3 xformOp:translate.timeSamples = { %d: (%s, 0, 0) }" % (frame, frame * 0.3 - 0.8)
+        write(folder + "/%sc.%d.usda" % (at, frame), head + 'over "root" {\n    over "M" {\n        %s\n    }\n}\n' % moved)
+    write(folder + "/shot.usda", USD_HEAD % "" + CLIPS % ("./%sc.#.usda" % at))
+    bpy.ops.wm.usd_import(filepath=folder + "/shot.usda", relative_path=False)
+    for thing in bpy.data.objects:
+        if thing.type == "MESH" and not thing.data.materials:
+            thing.data.materials.append(glow())
+
+
+@row(frames="1,4", since=(4, 5), without=["c.3.usda"])
+def usd_clips_by_a_pattern(folder):
+    usd_clips(folder, "")
+
+
+@row(frames="1,4", since=(4, 5), without=["clips/c.2.usda", "clips/c.3.usda"])
+def usd_clips_by_a_pattern_in_another_folder(folder):
+    usd_clips(folder, "clips/")
+
+
 @row(frames="1")
 def a_tree_of_an_add_on(folder):
     """Logic of a game, which no renderer reads, though an object that is drawn points to it."""
