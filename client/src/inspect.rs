@@ -12,7 +12,7 @@ use crate::{
         collection::{Collection, Entry},
         color::{self, OfEnvironment},
         layout::Layout,
-        notes, order,
+        notes, order, shaders,
         stored::StoredAs,
     },
     spec::JobSpec,
@@ -221,6 +221,7 @@ fn inspect_blocking(file: &Path) -> Result<Inspection, Error> {
     if let Ok(scene) = &scene {
         remarks.extend(colors(&collection, scene));
     }
+    remarks.extend(shaders::fixed(&collection));
     remarks.extend(foreign_trees(&collection));
     remarks.extend(environment());
     remarks.extend(hints(blend));

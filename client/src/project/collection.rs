@@ -12,6 +12,7 @@ use framecrew_blend::{
 
 use super::{
     files::{self, Absence, Found},
+    shaders,
     stored::{Stored, clean},
 };
 use crate::error::Error;
@@ -219,6 +220,9 @@ impl Gathering<'_> {
             return Ok(known.clone());
         }
         let mut found = files::find(stored, &reference.files, reference.kind, FILES_MAX);
+        if reference.kind == ReferenceKind::ShaderScript {
+            shaders::add_included(stored, &mut found);
+        }
         let mut library = None;
         if reference.kind == ReferenceKind::Library && found.absence.is_none() {
             match self.library(stored, depth)? {

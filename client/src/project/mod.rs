@@ -1,8 +1,8 @@
 //! What a .blend needs: find it, lay it out, hash it, upload what the cluster does not have.
 //!
 //! `stored` knows where Blender looks for a path, `files` finds what is there, `media` decides which files may
-//! leave this machine, and `collection` follows the .blend to its libraries and theirs. `layout` assigns each file
-//! its place and each path its new text. `admission` and `notes` report what prevents a job and what a person
+//! leave this machine, and `collection` follows the .blend to its libraries and theirs. `usd` and `shaders` read which
+//! files a file names. `layout` assigns each file its place and each path its new text. `admission` and `notes` report what prevents a job and what a person
 //! should know, and `order` decides whether one node draws the frames. `content` hashes and sends files, and
 //! `digests` remembers their hashes.
 
@@ -20,6 +20,7 @@ mod missing;
 pub(crate) mod notes;
 pub(crate) mod order;
 mod outputs;
+pub(crate) mod shaders;
 pub(crate) mod stored;
 mod usd;
 
@@ -84,6 +85,12 @@ impl Project {
         {
             return Err(fault(&file, format!("is not rendered, because of --strict: {missing}")));
         }
+        let fixed = shaders::fixed(&collection);
+        if spec.strict
+            && let Some(fixed) = &fixed
+        {
+            return Err(fault(&file, format!("is not rendered, because of --strict: {fixed}")));
+        }
         let unbaked = order::unbaked(&collection);
         if let Some(message) = order::fault(&spec, &frames, &unbaked) {
             return Err(fault(&file, message));
@@ -96,6 +103,7 @@ impl Project {
         let mut layout = Layout::of(&collection, spec.follow_links)?;
         spec.settings.in_order = order::in_order(&spec, &frames, &unbaked);
         let mut notes = notes::notes(&collection, Some(&layout), Some(scene), &spec);
+        notes.extend(fixed);
         let addons = addons::load(&spec.addons)?;
         spec.settings.addons = addons.iter().map(|addon| addon.place.clone()).collect();
         layout.add(addons)?;

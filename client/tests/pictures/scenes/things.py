@@ -360,10 +360,9 @@ def multires_of_its_own_file(folder):
     bpy.ops.object.multires_external_save(filepath=folder + "/disp.btx", modifier="Multires", relative_path=True)
 
 
-@row(frames="1", since=(4, 5), without=["osl/tint.osl"])
-def osl_in_a_file(folder):
-    """Cycles compiles the script, and writes the result next to it if it can."""
-    write(folder + "/osl/tint.osl", "shader tint(output color Tint = color(0.1, 0.8, 0.3)) { Tint = color(0.8, 0.1, 0.6); }\n")
+def osl(folder, text):
+    """Shows a script in a file on a plane."""
+    write(folder + "/osl/tint.osl", text)
     scene().cycles.shading_system = True
     material = glow()
     node = material.node_tree.nodes.new("ShaderNodeScript")
@@ -373,6 +372,26 @@ def osl_in_a_file(folder):
         node.outputs.new("NodeSocketColor", "Tint")
     material.node_tree.links.new(node.outputs[0], material.node_tree.nodes["Emission"].inputs[0])
     plane(material, 3)
+
+
+@row(frames="1", since=(4, 5), without=["osl/tint.osl"])
+def osl_in_a_file(folder):
+    """Cycles compiles the script, and writes the result next to it if it can."""
+    osl(folder, "shader tint(output color Tint = color(0.1, 0.8, 0.3)) { Tint = color(0.8, 0.1, 0.6); }\n")
+
+
+@row(frames="1", since=(4, 5), without=["osl/tint.osl", "osl/tint.h", "shared/red.h"])
+def osl_that_includes(folder):
+    """A header beside the script includes one of another folder."""
+    write(folder + "/osl/tint.h", '#include "../shared/red.h"\n#define TINT color(RED, 0.1, 0.6)\n')
+    write(folder + "/shared/red.h", "#define RED 0.8\n")
+    osl(folder, '#include "tint.h"\nshader tint(output color Tint = color(0.1, 0.8, 0.3)) { Tint = TINT; }\n')
+
+
+@row(frames="1", since=(4, 5), refused="shader scripts read pictures by absolute paths")
+def osl_that_reads_a_picture(folder):
+    path = png(folder + "/tex/a.png", (0, 0, 1))
+    osl(folder, 'shader tint(string file = "%s", output color Tint = 0) { Tint = texture(file, u, v); }\n' % path)
 
 
 @row(frames="1", without=["curves.pc2"])
