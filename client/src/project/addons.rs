@@ -38,7 +38,13 @@ pub(crate) fn load(files: &[PathBuf]) -> Result<Vec<Placed>, Error> {
         if placed.iter().any(|other| other.place.to_lowercase() == place.to_lowercase()) {
             return Err(fault(file, "has the same name as another add-on; rename one"));
         }
-        placed.push(Placed { place, source: file.clone(), size_bytes, texts: Vec::new() });
+        placed.push(Placed {
+            place,
+            source: file.clone(),
+            size_bytes,
+            texts: Vec::new(),
+            other_text: None,
+        });
     }
     Ok(placed)
 }

@@ -228,7 +228,7 @@ pub(crate) fn load(config: &Path) -> Result<ColorConfig, Error> {
     let text = read(config)?;
     let path = std::path::absolute(config).map_err(|error| unreadable(config, error))?;
     let path = clean(&path);
-    let named = text.map_or_else(Vec::new, |text| named_files(&path, &text));
+    let named = text.as_deref().map_or_else(Vec::new, |text| named_files(&path, text));
     let mut files = BTreeSet::from([path.clone()]);
     for file in named {
         if files.len() == FILES_MAX {
@@ -257,7 +257,21 @@ pub(crate) fn load(config: &Path) -> Result<ColorConfig, Error> {
     };
     let placed = files.iter().map(|file| {
         let size_bytes = file.metadata().map(|metadata| metadata.len()).unwrap_or(0);
-        Placed { place: place(file), source: file.clone(), size_bytes, texts: Vec::new() }
+        let mut placed = Placed {
+            place: place(file),
+            source: file.clone(),
+            size_bytes,
+            texts: Vec::new(),
+            other_text: None,
+        };
+        if *file == path
+            && let Some(text) =
+                text.as_deref().and_then(|text| with_relative_paths(text, folder, &files))
+        {
+            placed.size_bytes = text.len() as u64;
+            placed.other_text = Some(text);
+        }
+        placed
     });
     Ok(ColorConfig { place: place(&path), files: placed.collect() })
 }
@@ -292,6 +306,40 @@ fn unreadable(config: &Path, error: std::io::Error) -> Error {
     Error::Project { path: config.into(), message, source: Some(Box::new(error)) }
 }
 
+/// Returns the text of a configuration with relative paths in the place of the absolute ones that lead to `files`;
+/// `None` if it has none.
+fn with_relative_paths(text: &str, folder: &Path, files: &BTreeSet<PathBuf>) -> Option<String> {
+    let mut stored = search_path(text);
+    stored.extend(sources(text));
+    stored.retain(|stored| Path::new(stored).is_absolute());
+    // Each is a part of the text.
+    stored.sort_unstable_by_key(|stored| stored.as_ptr());
+    let mut changed = String::new();
+    let mut done = 0;
+    for stored in stored {
+        let target = clean(Path::new(stored));
+        let at = stored.as_ptr().addr() - text.as_ptr().addr();
+        if at < done || !files.iter().any(|file| file.starts_with(&target)) {
+            continue;
+        }
+        changed.push_str(&text[done..at]);
+        changed.push_str(&way(folder, &target));
+        done = at + stored.len();
+    }
+    changed.push_str(&text[done..]);
+    (done > 0).then_some(changed)
+}
+
+/// The relative path from a folder to another path.
+fn way(from: &Path, to: &Path) -> String {
+    let shared = from.ancestors().find(|folder| to.starts_with(folder)).unwrap_or(from);
+    let ascent = from.strip_prefix(shared).map_or(0, |rest| rest.iter().count());
+    let rest = to.strip_prefix(shared).unwrap_or(to);
+    let rest = rest.iter().map(|part| part.to_string_lossy());
+    let parts: Vec<_> = std::iter::repeat_n("..".into(), ascent).chain(rest).collect();
+    if parts.is_empty() { ".".to_owned() } else { parts.join("/") }
+}
+
 /// Returns the existing files that a configuration names. They are looked for as OpenColorIO does: next to the
 /// configuration, then along its search path.
 fn named_files(config: &Path, text: &str) -> Vec<PathBuf> {
@@ -299,10 +347,10 @@ fn named_files(config: &Path, text: &str) -> Vec<PathBuf> {
     let mut folders = vec![folder.to_owned()];
     folders.extend(search_path(text).into_iter().map(|part| clean(&folder.join(part))));
     let mut files = Vec::new();
-    for source in sources(text) {
+    for source in sources(text).into_iter().collect::<BTreeSet<_>>() {
         // A variable in the name may have any value, so every file that could be meant is included.
         if source.contains(['$', '%']) {
-            let ending = Path::new(&source).extension().map(ToOwned::to_owned);
+            let ending = Path::new(source).extension().map(ToOwned::to_owned);
             let entries =
                 folders.iter().flat_map(|folder| fs::read_dir(folder).into_iter().flatten());
             let paths = entries.flatten().map(|entry| entry.path());
@@ -311,14 +359,14 @@ fn named_files(config: &Path, text: &str) -> Vec<PathBuf> {
             );
             continue;
         }
-        let paths = folders.iter().map(|folder| clean(&folder.join(&source)));
+        let paths = folders.iter().map(|folder| clean(&folder.join(source)));
         files.extend(paths.filter(|path| path.is_file()).take(1));
     }
     files
 }
 
 /// Returns the folders of `search_path: "luts:filmic"`, or of a list.
-fn search_path(text: &str) -> Vec<String> {
+fn search_path(text: &str) -> Vec<&str> {
     let mut lines = text.lines().skip_while(|line| !line.starts_with("search_path:"));
     let Some(first) = lines.next().and_then(|line| line.split_once(':')) else { return Vec::new() };
     let value = first.1.trim();
@@ -328,13 +376,13 @@ fn search_path(text: &str) -> Vec<String> {
     }
     match value.strip_prefix('[') {
         Some(list) => list.trim_end_matches(']').split(',').map(unquoted).collect(),
-        None => unquoted(value).split(':').map(str::to_owned).collect(),
+        None => unquoted(value).split(':').collect(),
     }
 }
 
 /// Returns the `src` of each FileTransform.
-fn sources(text: &str) -> BTreeSet<String> {
-    let mut sources = BTreeSet::new();
+fn sources(text: &str) -> Vec<&str> {
+    let mut sources = Vec::new();
     for part in text.split("!<FileTransform>").skip(1) {
         let part = match part.trim_start().strip_prefix('{') {
             Some(inline) => inline.split('}').next().unwrap_or(inline),
@@ -347,8 +395,8 @@ fn sources(text: &str) -> BTreeSet<String> {
     sources
 }
 
-fn unquoted(text: &str) -> String {
-    text.trim().trim_matches(['"', '\'']).to_owned()
+fn unquoted(text: &str) -> &str {
+    text.trim().trim_matches(['"', '\''])
 }
 
 #[cfg(test)]
@@ -393,9 +441,37 @@ colorspaces:
     }
 
     #[test]
+    fn absolute_paths_are_made_relative() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        for name in ["cfg/near/a.cube", "luts/b.cube", "far/c.cube"] {
+            fs::create_dir_all(at(name).parent().unwrap()).unwrap();
+            fs::write(at(name), b"x").unwrap();
+        }
+        let text = |near: &str, luts: &str, c: &str| {
+            let file = |name: &str| format!("  - !<FileTransform> {{src: {name}}}\n");
+            let files: String = ["a.cube", "b.cube", c, c].map(file).concat();
+            format!("ocio_profile_version: 2\nsearch_path: \"{near}:{luts}:/nowhere\"\nx:\n{files}")
+        };
+        let absolute = |name: &str| at(name).display().to_string();
+        let stored = text(&absolute("cfg/near"), &absolute("luts"), &absolute("far/c.cube"));
+        fs::write(at("cfg/config.ocio"), stored).unwrap();
+        let config = load(&at("cfg/config.ocio")).unwrap();
+        let places: Vec<_> = config.files.iter().map(|file| file.place.as_str()).collect();
+        let expected = ["cfg/config.ocio", "cfg/near/a.cube", "far/c.cube", "luts/b.cube"];
+        assert_eq!(places, expected.map(|place| format!("framecrew-ocio/{place}")));
+        let sent = config.files[0].other_text.as_deref();
+        assert_eq!(sent, Some(&*text("near", "../luts", "../far/c.cube")));
+        assert_eq!(config.files[1].other_text, None);
+        assert_eq!(way(Path::new("/a"), Path::new("/a")), ".");
+    }
+
+    #[test]
     fn every_form_of_a_search_path_is_parsed() {
-        let read =
-            |text: &str| search_path(&format!("a: b\nsearch_path: {text}\nroles:\n  x: y\n"));
+        let read = |text: &str| {
+            let text = format!("a: b\nsearch_path: {text}\nroles:\n  x: y\n");
+            search_path(&text).into_iter().map(str::to_owned).collect::<Vec<_>>()
+        };
         assert_eq!(read("luts"), ["luts"]);
         assert_eq!(read("'luts:../more luts'"), ["luts", "../more luts"]);
         assert_eq!(read("[luts, \"b c\"]"), ["luts", "b c"]);

@@ -32,7 +32,7 @@ const RESULTS_AHEAD: usize = 1_024;
 pub(crate) struct Content {
     files: Vec<HashedFile>,
     blend_place: String,
-    /// Holds the .blend files in which paths are changed; goes with this.
+    /// Holds the files in which paths are changed; goes with this.
     _scratch: Option<TempDir>,
 }
 
@@ -51,7 +51,7 @@ impl Content {
         on_progress: &mut (impl FnMut(SubmitProgress) + Send),
     ) -> Result<Self, Error> {
         let total_bytes = layout.size_bytes();
-        let is_changed = layout.files.iter().any(|file| !file.texts.is_empty());
+        let is_changed = layout.files.iter().any(is_changed);
         let scratch = if is_changed { Some(scratch()?) } else { None };
         let work = Arc::new(Work {
             files: layout.files.clone(),
@@ -130,7 +130,7 @@ fn scratch() -> Result<TempDir, Error> {
     tempfile::Builder::new().prefix("framecrew-").tempdir().map_err(|error| {
         fault(
             &std::env::temp_dir(),
-            format!("cannot hold a copy of the .blend with other paths ({error}); set TMPDIR to a folder with space"),
+            format!("cannot hold a copy of a file with other paths ({error}); set TMPDIR to a folder with space"),
         )
     })
 }
@@ -158,7 +158,7 @@ impl Work {
 
     fn hash_file(&self, number: usize, file: &Placed) -> Result<HashedFile, Error> {
         let (source, stamp) = match &self.scratch {
-            Some(scratch) if !file.texts.is_empty() => {
+            Some(scratch) if is_changed(file) => {
                 let copy = scratch.join(format!("{number}.blend"));
                 changed_copy(file, &copy)?;
                 (copy, None)
@@ -180,11 +180,19 @@ impl Work {
     }
 }
 
-/// Writes a copy of a .blend with other paths in it.
+/// Whether a copy is sent in which paths are changed.
+fn is_changed(file: &Placed) -> bool {
+    !file.texts.is_empty() || file.other_text.is_some()
+}
+
+/// Writes a copy of a file with other paths in it.
 fn changed_copy(file: &Placed, copy: &Path) -> Result<(), Error> {
     let failed = |message: String| fault(&file.source, format!("cannot be sent: {message}"));
-    let mut to = std::fs::File::create(copy)
-        .map_err(|error| failed(format!("its copy {} cannot be made ({error})", copy.display())))?;
+    let not_made = |error| failed(format!("its copy {} cannot be made ({error})", copy.display()));
+    if let Some(text) = &file.other_text {
+        return std::fs::write(copy, text).map_err(not_made);
+    }
+    let mut to = std::fs::File::create(copy).map_err(not_made)?;
     framecrew_blend::rewrite(&file.source, &mut to, &file.texts)
         .map_err(|error| failed(error.to_string()))
 }

@@ -43,8 +43,10 @@ pub(crate) struct Placed {
     pub(crate) source: PathBuf,
     /// Its size in bytes, before it is rewritten.
     pub(crate) size_bytes: u64,
-    /// What is changed in it on the way.
+    /// What is changed in it on the way, if it is a .blend.
     pub(crate) texts: Vec<(Field, String)>,
+    /// The text that is sent in its place.
+    pub(crate) other_text: Option<String>,
 }
 
 /// A project as it is laid out.
@@ -326,8 +328,13 @@ impl Plan<'_> {
                 ),
             ));
         }
-        let placed =
-            Placed { place: place.clone(), source: source.into(), size_bytes, texts: Vec::new() };
+        let placed = Placed {
+            place: place.clone(),
+            source: source.into(),
+            size_bytes,
+            texts: Vec::new(),
+            other_text: None,
+        };
         self.files.insert(place, placed);
         Ok(())
     }

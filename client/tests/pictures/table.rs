@@ -146,12 +146,14 @@ fn judge(
     }
 }
 
-/// Reports a file that plain Blender opened and that was not sent. A .blend may have been sent with changed paths.
+/// Reports a file that plain Blender opened and that was not sent. A .blend or a colour configuration may have been
+/// sent with changed paths.
 fn not_sent(ours: &Ours<'_>, folder: &Path, path: &Path) -> Option<String> {
     let name = path.strip_prefix(folder).unwrap();
     let is_output = !ours.before.contains(name);
     let digest = Digest::of(&std::fs::read(path).unwrap()).to_string();
-    let is_sent = ours.sent.contains(&digest) || name == Path::new("shot.blend");
+    let is_changed = name == Path::new("shot.blend") || name.ends_with("config.ocio");
+    let is_sent = ours.sent.contains(&digest) || is_changed;
     (!is_output && !is_sent)
         .then(|| format!("plain Blender opens {}, which was not sent", name.display()))
 }

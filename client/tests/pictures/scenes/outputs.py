@@ -194,6 +194,23 @@ def a_view_of_the_studio(folder):
     studio(folder)
 
 
+@row(saves=True, args=["--ocio", "{folder}/ocio/config.ocio"], plain_env={"OCIO": "{folder}/ocio/config.ocio"})
+def a_view_of_the_studio_with_absolute_paths(folder):
+    """The tables are in another folder, which the search path names from the root of the disk."""
+    path = studio(folder)
+    with open(path) as file:
+        lines = file.read().splitlines()
+    at = [number for number, line in enumerate(lines) if line.startswith("search_path:")][0]
+    names = lines[at].split(":", 1)[1].strip().strip("\"'").split(":")
+    for name in names:
+        if os.path.isdir(folder + "/ocio/" + name):
+            os.makedirs(folder + "/tables", exist_ok=True)
+            os.rename(folder + "/ocio/" + name, folder + "/tables/" + name)
+    lines[at] = 'search_path: "%s"' % ":".join(folder + "/tables/" + name for name in names)
+    with open(path, "w") as file:
+        file.write("\n".join(lines) + "\n")
+
+
 @row(saves=True, env={"OCIO": "{folder}/ocio/config.ocio"}, says=["is sent, too"])
 def a_view_of_the_studio_by_the_environment(folder):
     studio(folder)
