@@ -1,9 +1,8 @@
 //! Finds what the text of a shader script in the Open Shading Language refers to: the files that it includes, and the
-//! pictures that it reads by absolute paths.
+//! pictures that it reads.
 //!
 //! Cycles compiles a script on the machine that draws. `#include "x.h"` is looked for beside the file that includes it.
-//! A path in `texture()` is looked for in Blender's working folder, so that only an absolute path leads to the same
-//! picture in each session.
+//! A relative path in `texture()` starts at the folder in which Blender was started, not at the script's.
 
 use std::{
     collections::{BTreeSet, HashSet},
@@ -69,8 +68,8 @@ pub(super) fn add_included(stored: &Stored, found: &mut Found) {
     }
 }
 
-/// Describes pictures that scripts read by absolute paths. Nodes have their files elsewhere, and a path in a script is
-/// not changed.
+/// Describes existing pictures that scripts read. Nodes have their files elsewhere and start Blender elsewhere, so no
+/// path that is fixed in a script leads to them.
 pub(crate) fn fixed(collection: &Collection) -> Option<String> {
     let is_script = |kind| kind == ReferenceKind::ShaderScript;
     let mut lines = BTreeSet::new();
@@ -80,15 +79,18 @@ pub(crate) fn fixed(collection: &Collection) -> Option<String> {
             continue;
         }
         let Some(file) = entry.found.files.first() else { continue };
+        let blend = &collection.blends[entry.wanted_by].path;
+        // As for a bare path in a .blend, that folder is taken for the one in which Blender was started.
+        let folder = blend.parent().unwrap_or(blend);
         let texts = Script::read(file.source()).texts;
-        for picture in texts.iter().filter(|text| is_picture_here(text)) {
+        for picture in texts.iter().filter(|text| is_picture(&folder.join(text))) {
             let line = format!("{picture}, in {} (`{}`)", reference.path, reference.owner);
             lines.insert(words::printable(&line).to_string());
         }
     }
     let more = lines.len().saturating_sub(LISTED_MAX);
-    let mut text = "shader scripts read pictures by absolute paths, which lead nowhere on other machines, so the frames \
-                    will lack them; connect an Image Texture node to the script instead:"
+    let mut text = "shader scripts read pictures by paths that are fixed in the script and lead nowhere on nodes, so the \
+                    frames will lack them; connect an Image Texture node to the script instead:"
         .to_owned();
     for line in lines.iter().take(LISTED_MAX) {
         text += "\n  ";
@@ -100,13 +102,12 @@ pub(crate) fn fixed(collection: &Collection) -> Option<String> {
     (!lines.is_empty()).then_some(text)
 }
 
-/// Whether a text is the absolute path of an existing picture, or of pictures in tiles.
-fn is_picture_here(text: &str) -> bool {
-    let path = PathBuf::from(text.replace("<UDIM>", "1001"));
-    let is_script = has_ending(&path, &SCRIPTS);
-    path.is_absolute()
-        && path.is_file()
-        && !is_script
+/// Whether a path is that of an existing picture, or of pictures in tiles.
+fn is_picture(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let path = path.with_file_name(name.replace("<UDIM>", "1001"));
+    path.is_file()
+        && !has_ending(&path, &SCRIPTS)
         && media::is_read_by_blender(&path, ReferenceKind::Image)
 }
 
@@ -254,15 +255,15 @@ mod tests {
     }
 
     #[test]
-    fn only_existing_pictures_with_absolute_paths_lead_nowhere() {
+    fn only_existing_pictures_count() {
         let folder = tempfile::tempdir().unwrap();
-        let at = |name: &str| folder.path().join(name).display().to_string();
+        let is_picture = |name: &str| is_picture(&folder.path().join(name));
         for name in ["a.png", "t.1001.exr", "t.osl", "id_rsa"] {
-            fs::write(at(name), "x").unwrap();
+            fs::write(folder.path().join(name), "x").unwrap();
         }
-        assert!(is_picture_here(&at("a.png")) && is_picture_here(&at("t.<UDIM>.exr")));
-        for other in [at("gone.png"), at("t.osl"), at("id_rsa"), "a.png".into(), "sRGB".into()] {
-            assert!(!is_picture_here(&other), "{other}");
+        assert!(is_picture("a.png") && is_picture("t.<UDIM>.exr"));
+        for other in ["gone.png", "t.osl", "id_rsa", "sRGB", "", ".", ".."] {
+            assert!(!is_picture(other), "{other}");
         }
     }
 

@@ -388,10 +388,20 @@ def osl_that_includes(folder):
     osl(folder, '#include "tint.h"\nshader tint(output color Tint = color(0.1, 0.8, 0.3)) { Tint = TINT; }\n')
 
 
-@row(frames="1", since=(4, 5), refused="shader scripts read pictures by absolute paths")
+READS = 'shader tint(string file = "%s", output color Tint = 0) { Tint = texture(file, u, v); }\n'
+FIXED = "fixed in the script"
+
+
+@row(frames="1", since=(4, 5), refused=FIXED)
 def osl_that_reads_a_picture(folder):
-    path = png(folder + "/tex/a.png", (0, 0, 1))
-    osl(folder, 'shader tint(string file = "%s", output color Tint = 0) { Tint = texture(file, u, v); }\n' % path)
+    osl(folder, READS % png(folder + "/tex/a.png", (0, 0, 1)))
+
+
+@row(frames="1", since=(4, 5), refused=FIXED)
+def osl_that_reads_a_picture_from_the_folder_of_the_start(folder):
+    """Plain Blender draws the picture only if it is started in the folder of the .blend."""
+    png(folder + "/tex/a.png", (0, 0, 1))
+    osl(folder, READS % "tex/a.png")
 
 
 @row(frames="1", without=["curves.pc2"])
