@@ -42,7 +42,7 @@ const IDS: [([u8; 2], &str); 13] = [
 ];
 
 /// Structs that are kept, and of which data blocks only, if not of all.
-const WANTED: [(&str, Option<[u8; 2]>); 54] = [
+const WANTED: [(&str, Option<[u8; 2]>); 56] = [
     // Paths.
     ("ImageView", Some(*b"IM")),
     ("ImageTile", Some(*b"IM")),
@@ -70,6 +70,7 @@ const WANTED: [(&str, Option<[u8; 2]>); 54] = [
     ("Sequence", Some(*b"SC")),
     ("Strip", Some(*b"SC")),
     ("StripElem", Some(*b"SC")),
+    ("SeqTimelineChannel", Some(*b"SC")),
     // Simulations.
     ("PointCache", None),
     ("ParticleSystem", Some(*b"OB")),
@@ -105,6 +106,7 @@ const WANTED: [(&str, Option<[u8; 2]>); 54] = [
     ("SceneRenderLayer", Some(*b"SC")),
     ("SceneRenderView", Some(*b"SC")),
     ("Base", Some(*b"SC")),
+    ("TimeMarker", Some(*b"SC")),
 ];
 
 /// Properties of scenes, which hold the settings of Cycles, and of modifiers, which hold the inputs of their

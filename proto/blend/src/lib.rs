@@ -28,6 +28,7 @@ mod reference;
 mod rewrite;
 mod scene;
 mod stream;
+mod strips;
 mod survey;
 mod text;
 

@@ -3,7 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use crate::group::{Group, View};
+use crate::{
+    group::{Group, View},
+    scene::has_camera,
+};
 
 /// Maximum number of names that are kept of each kind. A person reads a few of them.
 const NAMES_MAX: usize = 1_000;
@@ -93,7 +96,7 @@ impl Gathered {
         let id = group.id();
         match &group.code {
             b"SC" => {
-                if id.has("camera") && id.pointer("camera").is_none() {
+                if id.has("camera") && !has_camera(group) {
                     self.cameraless.insert(id.address, group.name());
                 }
                 if let Some(tree) = id.pointer("compositing_node_group") {

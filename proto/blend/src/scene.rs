@@ -2,6 +2,7 @@ use crate::{
     BlenderVersion,
     group::{Group, View},
     needs::SceneNeeds,
+    strips::Strips,
 };
 
 /// What Blender 2.4x, which knew no other, calls its engine later.
@@ -84,7 +85,7 @@ pub struct Scene {
     pub color_mode: &'static str,
     /// Where Blender would write, as stored: `//render/`.
     pub output_path: String,
-    /// Whether a camera is chosen: without, nothing can be rendered.
+    /// Whether a camera is chosen, or bound to a marker: without, nothing can be rendered.
     pub has_camera: bool,
     /// The name of the chosen camera.
     pub camera: Option<String>,
@@ -137,6 +138,7 @@ impl Scene {
     /// None when the struct is not that of a scene.
     pub(crate) fn parse(group: &Group<'_>, saved_by: BlenderVersion) -> Option<Self> {
         let scene = group.id();
+        let strips = Strips::of(group);
         let int = |path| scene.int(path);
         let size = |path| Some(u32::try_from(int(path)?).unwrap_or(0));
         let text = |path| scene.text(path);
@@ -170,16 +172,16 @@ impl Scene {
                 _ => "RGB",
             },
             output_path: text("r.pic").unwrap_or_default(),
-            has_camera: scene.has("camera").then(|| scene.pointer("camera").is_some())?,
+            has_camera: scene.has("camera").then(|| has_camera(group))?,
             // Known when all objects have come by.
             camera: None,
             cameras: Vec::new(),
             view_layers: view_layers(group),
             views: views(group),
             uses_denoising: uses_denoising(group).unwrap_or(saved_by >= DENOISES),
-            has_sound: strips(group).any(|strip| matches!(strip.int("type"), Some(4 | 5))),
+            has_sound: strips.shown(group).any(|strip| is_sound(&strip)),
             uses_sequencer: scene.flag("r.scemode", USES_SEQUENCER)
-                && strips(group).next().is_some(),
+                && strips.shown(group).any(|strip| !is_sound(&strip)),
             uses_compositor: scene.flag("r.scemode", USES_COMPOSITOR)
                 && (scene.pointer("compositing_node_group").is_some()
                     || (scene.flag("use_nodes", 1) && scene.pointer("nodetree").is_some())),
@@ -189,9 +191,16 @@ impl Scene {
     }
 }
 
-/// The strips that are not muted (`SEQ_MUTE`).
-fn strips<'g>(group: &'g Group<'_>) -> impl Iterator<Item = View<'g>> {
-    group.all("Sequence").filter(|strip| !strip.flag("flag", 1 << 5))
+/// Whether a scene has a camera: its own, or one that a marker of the timeline binds. At a frame before all markers
+/// Blender takes the first one's.
+pub(crate) fn has_camera(group: &Group<'_>) -> bool {
+    let bound = || group.all("TimeMarker").any(|marker| marker.pointer("camera").is_some());
+    group.id().pointer("camera").is_some() || bound()
+}
+
+/// `SEQ_TYPE_SOUND_RAM`, `SEQ_TYPE_SOUND_HD`.
+fn is_sound(strip: &View<'_>) -> bool {
+    matches!(strip.int("type"), Some(4 | 5))
 }
 
 fn view_layers(group: &Group<'_>) -> Vec<ViewLayer> {

@@ -6,6 +6,7 @@ import sys
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import base
+import hidden  # noqa: F401
 import idle  # noqa: F401
 import libraries  # noqa: F401
 import outputs  # noqa: F401
