@@ -182,7 +182,7 @@ pub async fn inspect(file: impl AsRef<Path>) -> Result<Inspection, Error> {
 }
 
 fn inspect_blocking(file: &Path) -> Result<Inspection, Error> {
-    let mut collection = Collection::of(file, "")?;
+    let mut collection = Collection::of(file, "", "")?;
     let scene = admission::scene(&collection.main().survey.file, "");
     if let Some(frames) = scene.ok().and_then(|scene| admission::own_frames(scene).ok()) {
         collection.note_gaps(&frames);

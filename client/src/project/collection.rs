@@ -7,7 +7,7 @@ use std::{
 };
 
 use framecrew_blend::{
-    BlendError, BlockId, Drawn, Files, Hazard, Numbering, Reference, ReferenceKind, Survey,
+    BlendError, BlockId, Drawn, Files, Hazard, Numbering, Reference, ReferenceKind, Sight, Survey,
 };
 
 use super::{
@@ -71,12 +71,15 @@ pub(crate) struct Collection {
     pub(crate) blends: Vec<Blend>,
     /// What they refer to, in their order.
     pub(crate) entries: Vec<Entry>,
+    /// The scene to draw.
+    pub(crate) scene: Option<BlockId>,
 }
 
 impl Collection {
     /// Reads the .blend `file` and collects everything that it refers to. `scene` is the scene to draw; empty
-    /// stands for the active one. Blocks.
-    pub(crate) fn of(file: &Path, scene: &str) -> Result<Self, Error> {
+    /// stands for the active one. `view_layer` is the only view layer to draw, whether switched on or not; empty
+    /// stands for those that are switched on. Blocks.
+    pub(crate) fn of(file: &Path, scene: &str, view_layer: &str) -> Result<Self, Error> {
         let path = std::path::absolute(file).map_err(|error| unreadable(file, error))?;
         let path = clean(&path);
         let survey = read(file)?;
@@ -85,6 +88,7 @@ impl Collection {
             collection: Self {
                 blends: vec![Blend { path, survey, depth: 0 }],
                 entries: Vec::new(),
+                scene: None,
             },
             looked_for: HashMap::new(),
             paths: HashSet::new(),
@@ -96,7 +100,10 @@ impl Collection {
         }
         let mut collection = gathering.collection;
         collection.forget_baked();
-        collection.forget_undrawn(scene);
+        collection.scene = collection.main().survey.scene_block(scene);
+        let sight =
+            if view_layer.is_empty() { Sight::OfLayersThatAreOn } else { Sight::OfAllLayers };
+        collection.forget_undrawn(sight);
         Ok(collection)
     }
 
@@ -110,8 +117,8 @@ impl Collection {
 
     /// Ignores missing files and hazards of data blocks that are not drawn. Existing files of theirs are still
     /// sent.
-    fn forget_undrawn(&mut self, scene: &str) {
-        let Some(drawn) = self.drawn(scene) else { return };
+    fn forget_undrawn(&mut self, sight: Sight) {
+        let Some(drawn) = self.drawn(sight) else { return };
         for (blend, drawn) in self.blends.iter_mut().zip(&drawn) {
             blend.survey.keep_hazards(drawn);
         }
@@ -135,7 +142,7 @@ impl Collection {
     }
 
     /// Determines what is drawn of each .blend; `None` if there is no such scene.
-    fn drawn(&self, scene: &str) -> Option<Vec<Drawn>> {
+    fn drawn(&self, sight: Sight) -> Option<Vec<Drawn>> {
         let is_library = |entry: &&Entry| entry.reference.kind == ReferenceKind::Library;
         let libraries: HashMap<(usize, BlockId), usize> = (self.entries.iter())
             .filter(is_library)
@@ -143,9 +150,10 @@ impl Collection {
             .collect();
         let mut names: HashMap<usize, HashMap<&str, BlockId>> = HashMap::new();
         let mut drawn = vec![Drawn::default(); self.blends.len()];
-        let mut next = vec![(0, self.main().survey.scene_block(scene)?)];
+        let mut next = vec![(0, self.scene?)];
         while let Some((blend, block)) = next.pop() {
-            let linked = self.blends[blend].survey.uses.draw(&mut drawn[blend], block);
+            let sight = if blend == 0 { sight } else { Sight::All };
+            let linked = self.blends[blend].survey.uses.draw(&mut drawn[blend], block, sight);
             for (library, name) in linked {
                 let Some(there) = libraries.get(&(blend, library)).copied() else { continue };
                 let names = names.entry(there);

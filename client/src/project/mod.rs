@@ -75,7 +75,8 @@ impl Project {
                 "names no file that every machine could have; name a .blend, in letters that are Unicode",
             ));
         }
-        let mut collection = Collection::of(&file, &spec.settings.scene)?;
+        let mut collection =
+            Collection::of(&file, &spec.settings.scene, &spec.settings.view_layer)?;
         let frames = admission::admit(&collection.main().survey.file, &spec)
             .map_err(|message| fault(&file, message))?;
         collection.note_gaps(&frames);

@@ -41,7 +41,7 @@ pub use error::BlendError;
 pub use hazard::Hazard;
 pub use needs::{Needs, SceneNeeds};
 pub use numbering::{Numbering, Outside};
-pub use reach::{BlockId, Drawn, Uses};
+pub use reach::{BlockId, Drawn, Sight, Uses};
 pub use reference::{Field, Files, Reference, ReferenceKind};
 pub use rewrite::{RewriteError, rewrite};
 pub use scene::{RenderView, Scene, ViewLayer};

@@ -14,7 +14,9 @@ use crate::{
     dna::Dna,
     group::{Group, View},
     header::Block,
+    scene::USES_SEQUENCER,
     stream::Stream,
+    strips::Strips,
 };
 
 /// Maximum number of data blocks of a file, ten times that of the largest film sets.
@@ -32,7 +34,7 @@ const STRUCTS_BYTES_MAX: u64 = 64 << 20;
 
 /// Structs that only the interface needs (brushes and their targets, background images of cameras), and structs
 /// about what an override replaces.
-const IDLE_STRUCTS: [&str; 17] = [
+const IDLE_STRUCTS: [&str; 18] = [
     "ToolSettings",
     "ImagePaintSettings",
     "Paint",
@@ -50,7 +52,28 @@ const IDLE_STRUCTS: [&str; 17] = [
     "IDOverrideLibrary",
     "IDOverrideLibraryPropertyOperation",
     "IDPropertyUIDataID",
+    // What strips show is checked strip by strip.
+    "Sequence",
 ];
+
+/// Members of strips that point to data blocks.
+const SHOWN_BY_STRIPS: [&str; 6] = ["scene", "scene_camera", "clip", "mask", "sound", "ipo"];
+
+/// Data blocks of the interface, which no render follows: screens, windows, workspaces, brushes.
+const INTERFACE: [&str; 5] = ["SR", "SN", "WM", "WS", "BR"];
+
+/// `OB_MBALL`, `OB_CAMERA`, `OB_SPEAKER`: one metaball shapes others, a scene uses cameras without drawing them, and
+/// a hidden speaker may be heard.
+const NEVER_HIDDEN: [i32; 3] = [5, 11, 12];
+
+/// `OB_HIDE_RENDER`.
+const OBJECT_HIDDEN: u64 = 1 << 2;
+
+/// `VIEW_LAYER_RENDER`.
+const LAYER_RENDERED: u64 = 1 << 0;
+
+/// `BASE_ENABLED_RENDER`, as the collections of an object say.
+const ENABLED_BY_COLLECTIONS: u64 = 1 << 7;
 
 /// Nodes of Blender 2.7x that newer versions do not draw.
 const NODES_OF_OLD: [&str; 3] =
@@ -88,6 +111,30 @@ struct DataBlock {
     /// The library that contains it, if it is only linked here.
     library: Option<BlockId>,
     uses: Vec<BlockId>,
+    hidden: Hidden,
+}
+
+/// In which pictures a data block appears neither by itself nor through others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Hidden {
+    /// It may appear in all.
+    #[default]
+    Never,
+    /// Only a view layer that is switched off has it.
+    WithoutLayersThatAreOff,
+    /// In all.
+    Always,
+}
+
+/// Which objects of a file a render sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sight {
+    /// All: a library does not tell what other files do with its objects.
+    All,
+    /// Those in any view layer, even one that is switched off.
+    OfAllLayers,
+    /// Those in the view layers that are switched on.
+    OfLayersThatAreOn,
 }
 
 /// The data blocks of a file that are drawn.
@@ -123,9 +170,14 @@ impl Uses {
         own.map(|(id, block)| (&*block.name, id)).collect()
     }
 
-    /// Adds a data block and everything that it uses to `drawn`. Returns the linked data blocks: the library and
-    /// the name in it.
-    pub fn draw<'u>(&'u self, drawn: &mut Drawn, block: BlockId) -> Vec<(BlockId, &'u str)> {
+    /// Adds a data block and everything in sight that it uses to `drawn`. Returns the linked data blocks: the
+    /// library and the name in it.
+    pub fn draw<'u>(
+        &'u self,
+        drawn: &mut Drawn,
+        block: BlockId,
+        sight: Sight,
+    ) -> Vec<(BlockId, &'u str)> {
         drawn.0.resize(self.blocks.len(), false);
         let mut linked = Vec::new();
         let mut next = vec![block];
@@ -135,13 +187,22 @@ impl Uses {
                 continue;
             };
             *is_drawn = true;
-            next.extend(&block.uses);
+            next.extend(block.uses.iter().filter(|used| self.is_seen(**used, sight)));
             if let Some(library) = block.library {
                 linked.push((library, &*block.name));
                 next.push(library);
             }
         }
         linked
+    }
+
+    fn is_seen(&self, block: BlockId, sight: Sight) -> bool {
+        let hidden = self.blocks.get(block.0 as usize).map_or(Hidden::Never, |it| it.hidden);
+        match sight {
+            Sight::All => true,
+            Sight::OfAllLayers => hidden != Hidden::Always,
+            Sight::OfLayersThatAreOn => hidden == Hidden::Never,
+        }
     }
 
     fn ids(&self) -> impl Iterator<Item = BlockId> + use<> {
@@ -223,6 +284,20 @@ pub(crate) struct BlockList {
     blocks: Vec<Found>,
     library: Option<BlockId>,
     uses: usize,
+    /// The addresses of objects in the view layers of scenes: all, and those in layers that are switched on.
+    laid_out: HashSet<u64>,
+    laid_out_on: HashSet<u64>,
+}
+
+/// What an object says about its visibility.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Visibility {
+    /// It is no object, or its effects may be seen although it is hidden.
+    Needed,
+    /// It is hidden by itself.
+    HiddenItself,
+    /// Its view layers and collections decide.
+    AsLaidOut,
 }
 
 struct Found {
@@ -231,11 +306,19 @@ struct Found {
     uses: Vec<u64>,
     /// The data blocks that it overrides. Only their library counts as used.
     overrides: Vec<u64>,
+    visibility: Visibility,
 }
 
 impl BlockList {
     pub(crate) fn new(saved_by: BlenderVersion) -> Self {
-        Self { saved_by, blocks: Vec::new(), library: None, uses: 0 }
+        Self {
+            saved_by,
+            blocks: Vec::new(),
+            library: None,
+            uses: 0,
+            laid_out: HashSet::new(),
+            laid_out_on: HashSet::new(),
+        }
     }
 
     /// Adds a data block and returns its index.
@@ -253,6 +336,10 @@ impl BlockList {
                 self.library = Some(id);
                 uses.clear();
             }
+            b"SC" => {
+                uses.extend(of_strips(group));
+                self.lay_out(group);
+            }
             // An empty only shows its picture in the viewport.
             b"OB" if group.id().int("type") == Some(0) => {
                 let shown = group.id().pointer("data");
@@ -268,9 +355,45 @@ impl BlockList {
         let overrides = group.all("IDOverrideLibrary");
         let overrides = overrides.filter_map(|it| it.pointer("reference")).take(1).collect();
         let library = self.library.filter(|_| &group.code == b"ID");
-        let block = DataBlock { name: full_name(group).into(), library, uses: Vec::new() };
-        self.blocks.push(Found { address: group.id().address, block, uses, overrides });
+        let name = full_name(group).into();
+        let block = DataBlock { name, library, uses: Vec::new(), hidden: Hidden::Never };
+        let visibility = visibility(group);
+        self.blocks.push(Found { address: group.id().address, block, uses, overrides, visibility });
         Ok(id)
+    }
+
+    /// Notes which objects the view layers of a scene show, as far as their collections decide.
+    fn lay_out(&mut self, group: &Group<'_>) {
+        let objects = |bases: &mut dyn Iterator<Item = View<'_>>| -> Vec<u64> {
+            bases.filter_map(|base| base.pointer("object")).collect()
+        };
+        let layers: Vec<_> = group.all("ViewLayer").collect();
+        let is_on = |layer: &View<'_>| layer.flag("flag", LAYER_RENDERED);
+        // Before Blender 2.8 scenes have no such layers. If all are off, Blender may still draw the first.
+        if !layers.iter().any(is_on) {
+            let all = objects(&mut group.all("Base"));
+            self.laid_out.extend(&all);
+            self.laid_out_on.extend(all);
+            return;
+        }
+        let mut known = HashSet::new();
+        for layer in &layers {
+            let mut next = layer.pointer("object_bases.first");
+            while let Some(base) = next.and_then(|at| group.at(at, "Base").next()) {
+                // A damaged file may have a list that never ends.
+                if !known.insert(base.address) {
+                    break;
+                }
+                next = base.pointer("next");
+                // Excluded collections have no bases.
+                let is_hidden = base.has("flag_from_collection")
+                    && !base.flag("flag_from_collection", ENABLED_BY_COLLECTIONS);
+                if !is_hidden {
+                    self.laid_out.extend(base.pointer("object"));
+                    self.laid_out_on.extend(base.pointer("object").filter(|_| is_on(layer)));
+                }
+            }
+        }
     }
 
     /// Returns all data blocks, with indices in place of addresses.
@@ -285,9 +408,86 @@ impl BlockList {
                 found.uses.iter().filter_map(place).chain(overridden).collect()
             })
             .collect();
-        let blocks = self.blocks.into_iter().map(|found| found.block);
-        Uses { blocks: blocks.zip(uses).map(|(block, uses)| DataBlock { uses, ..block }).collect() }
+        let needed = self.needed(&uses);
+        let hidden: Vec<Hidden> = (self.blocks.iter().zip(needed))
+            .map(|(found, is_needed)| match found.visibility {
+                _ if is_needed => Hidden::Never,
+                Visibility::Needed => Hidden::Never,
+                Visibility::HiddenItself => Hidden::Always,
+                Visibility::AsLaidOut if self.laid_out_on.contains(&found.address) => Hidden::Never,
+                Visibility::AsLaidOut if self.laid_out.contains(&found.address) => {
+                    Hidden::WithoutLayersThatAreOff
+                }
+                Visibility::AsLaidOut => Hidden::Always,
+            })
+            .collect();
+        let blocks = self.blocks.into_iter().map(|found| found.block).zip(uses).zip(hidden);
+        let blocks = blocks.map(|((block, uses), hidden)| DataBlock { uses, hidden, ..block });
+        Uses { blocks: blocks.collect() }
     }
+
+    /// For each data block, whether anything but scenes and their collections refers to it: a modifier, an instance,
+    /// a child.
+    fn needed(&self, uses: &[Vec<BlockId>]) -> Vec<bool> {
+        let kind = |id: BlockId| self.blocks.get(id.0 as usize)?.block.name.get(..2);
+        let mut needed = vec![false; uses.len()];
+        let mut collections = Vec::new();
+        let mut need = |of: BlockId, collections: &mut Vec<BlockId>| {
+            for used in uses.get(of.0 as usize).into_iter().flatten().filter(|used| **used != of) {
+                if let Some(is_needed) = needed.get_mut(used.0 as usize)
+                    && !std::mem::replace(is_needed, true)
+                    && kind(*used) == Some("GR")
+                {
+                    collections.push(*used);
+                }
+            }
+        };
+        for id in (0..uses.len()).filter_map(|id| u32::try_from(id).ok()).map(BlockId) {
+            let is_holder = kind(id)
+                .is_some_and(|kind| matches!(kind, "SC" | "GR") || INTERFACE.contains(&kind));
+            if !is_holder {
+                need(id, &mut collections);
+            }
+        }
+        // What uses a collection uses all objects in it.
+        while let Some(collection) = collections.pop() {
+            need(collection, &mut collections);
+        }
+        needed
+    }
+}
+
+/// What an object says about its visibility. One that is animated may be hidden for some frames only, and one that
+/// collides, pulls or flows is felt by objects that do not refer to it.
+fn visibility(group: &Group<'_>) -> Visibility {
+    let object = group.id();
+    let is_kind = |kinds: &[i32]| object.int("type").is_some_and(|kind| kinds.contains(&kind));
+    const FELT: [&str; 4] = ["adt", "pd", "rigidbody_object", "rigidbody_constraint"];
+    const SIMULATED: [&str; 3] =
+        ["FluidModifierData", "DynamicPaintModifierData", "SmokeModifierData"];
+    let is_needed = &group.code != b"OB"
+        || is_kind(&NEVER_HIDDEN)
+        || FELT.iter().any(|member| object.pointer(member).is_some())
+        || SIMULATED.iter().any(|modifier| group.all(modifier).next().is_some())
+        // The library may have changed it since.
+        || group.all("IDOverrideLibrary").next().is_some();
+    // Blender renamed the member, but writes the old name.
+    let is_hidden = |member| object.flag(member, OBJECT_HIDDEN);
+    match is_needed {
+        true => Visibility::Needed,
+        false if is_hidden("restrictflag") || is_hidden("visibility_flag") => {
+            Visibility::HiddenItself
+        }
+        false => Visibility::AsLaidOut,
+    }
+}
+
+/// Returns what the strips of a scene show or play. Where the sequencer is off, its sounds may still be in a movie.
+fn of_strips(group: &Group<'_>) -> Vec<u64> {
+    let is_off = !group.id().flag("r.scemode", USES_SEQUENCER);
+    let strips: Vec<_> = Strips::of(group).shown(group).collect();
+    let members = SHOWN_BY_STRIPS.iter().filter(|member| !is_off || **member == "sound");
+    members.flat_map(|member| strips.iter().filter_map(|strip| strip.pointer(member))).collect()
 }
 
 /// Returns what the nodes of a data block show, except for unlinked sources.

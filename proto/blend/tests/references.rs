@@ -10,7 +10,7 @@ use std::{
 
 use framecrew_blend::{
     Drawn, Files, Hazard, Numbering, Outside, Reference, ReferenceKind, RenderView, RewriteError,
-    Survey, rewrite, survey,
+    Sight, Survey, rewrite, survey,
 };
 
 const VERSIONS: [&str; 3] = ["3.4", "4.5", "5.0"];
@@ -313,7 +313,7 @@ fn files_without_add_ons_need_none() {
 fn drawn_of(version: &str) -> (Survey, BTreeSet<String>, BTreeSet<String>) {
     let mut survey = survey(&fixture(&format!("drawn-{version}.blend"))).unwrap();
     let mut drawn = Drawn::default();
-    survey.uses.draw(&mut drawn, survey.scene_block("").unwrap());
+    survey.uses.draw(&mut drawn, survey.scene_block("").unwrap(), Sight::OfLayersThatAreOn);
     survey.keep_hazards(&drawn);
     let (is, is_not): (Vec<_>, Vec<_>) =
         survey.references.iter().partition(|it| drawn.contains(it.block));
@@ -354,7 +354,11 @@ fn another_scene_draws_other_data_blocks() {
     for version in VERSIONS {
         let survey = survey(&fixture(&format!("drawn-{version}.blend"))).unwrap();
         let mut drawn = Drawn::default();
-        survey.uses.draw(&mut drawn, survey.scene_block("Other").unwrap());
+        survey.uses.draw(
+            &mut drawn,
+            survey.scene_block("Other").unwrap(),
+            Sight::OfLayersThatAreOn,
+        );
         let is_drawn = survey.references.iter().filter(|it| drawn.contains(it.block));
         let paths: Vec<_> = is_drawn.map(|it| &*it.path).collect();
         assert_eq!(paths, ["//files/of another scene.png"], "{version}");
