@@ -19,10 +19,10 @@ const ENDINGS: &[&str] = &[
     "ico", "svg", // Movies.
     "avi", "mov", "mp4", "m4v", "mkv", "webm", "mpg", "mpeg", "mp2", "m2v", "m2t", "m2ts", "mts",
     "ts", "dv", "flv", "f4v", "ogv", "ogg", "wmv", "vob", "divx", "xvid", "r3d", "3gp", "mxf",
-    "flc", "fli", "mpg2", // Sounds.
+    "flc", "fli", "mpg2", "movie", "mv", "avs", // Sounds.
     "wav", "mp3", "oga", "flac", "aac", "m4a", "ac3", "eac3", "aif", "aiff", "au", "wma", "opus",
     "mka", // Typefaces.
-    "ttf", "otf", "ttc", "pfb", "pfa", "woff", "woff2",
+    "ttf", "otf", "ttc", "otc", "pfb", "pfa", "woff", "woff2",
     // Volumes, geometry and simulations.
     "vdb", "nvdb", "abc", "usd", "usda", "usdc", "usdz", "mdd", "pc2", "bphys", "uni", "bobj",
     "raw", "obj", "ply", "stl", "blob", "btx", // Light profiles, shaders.
@@ -129,6 +129,10 @@ mod tests {
             "cloth_000001_00.bphys",
             "rooms.blend",
             "rooms.blend1",
+            "serif.OTC",
+            "old.movie",
+            "old.mv",
+            "old.avs",
             "fluidsurface_final_0001.bobj.gz",
         ] {
             assert!(is_read_by_blender(&file(taken, b"")), "{taken}");
