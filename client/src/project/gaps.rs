@@ -36,10 +36,8 @@ impl Collection {
                     gaps(&entry.stored, &entry.found, &entry.numberings, frames)
                 }
                 Files::Folder if entry.is_drawn => {
-                    // The path stands for the shared folder of all caches of a .blend.
-                    let is_shared = entry.reference.field.capacity() == 0;
-                    let about = (entry.reference.kind, entry.reference.owner.as_str());
-                    holes(about, is_shared, &entry.found, frames)
+                    let name = entry.reference.cache_name.as_deref();
+                    holes(entry.reference.kind, name, &entry.found, frames)
                 }
                 _ => continue,
             };
@@ -60,8 +58,8 @@ impl Collection {
 
 /// Finds the missing frames of a baked simulation. It has a file for every frame, or for every n-th.
 fn holes(
-    (kind, owner): (ReferenceKind, &str),
-    is_shared: bool,
+    kind: ReferenceKind,
+    cache_name: Option<&str>,
     found: &Found,
     frames: &FrameSet,
 ) -> BTreeMap<String, i32> {
@@ -69,8 +67,7 @@ fn holes(
     for file in &found.files {
         let folder = file.path.parent().unwrap_or(&file.path);
         let name = file_name(&file.path).unwrap_or_default();
-        let object = owner.split('/').next().filter(|_| is_shared);
-        let Some((before, after)) = around_frame(kind, object, &name) else { continue };
+        let Some((before, after)) = around_frame(kind, cache_name, &name) else { continue };
         let digits = name.get(before.len()..name.len() - after.len()).unwrap_or_default();
         let Ok(number) = digits.parse() else { continue };
         let row = rows.entry((folder, before.to_owned(), after.to_owned())).or_default();
@@ -116,7 +113,7 @@ fn stride(row: &BTreeMap<i64, usize>) -> Option<(i64, i64, i64)> {
 /// frame in it, or the file belongs to another simulation.
 fn around_frame<'n>(
     kind: ReferenceKind,
-    object: Option<&str>,
+    cache_name: Option<&str>,
     name: &'n str,
 ) -> Option<(&'n str, &'n str)> {
     let end_of_digits = |text: &str| text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
@@ -126,14 +123,11 @@ fn around_frame<'n>(
         ReferenceKind::NodesCache if name.ends_with(".json") => {
             Some(("", &name[end_of_digits(name)..]))
         }
-        // `47726964_000004_00.bphys`: the object, the frame, and the number of the cache.
+        // `47726964_000004_00.bphys`: the cache, the frame, and the number of the cache.
         ReferenceKind::PointCache => {
             let mut parts = name.rsplitn(3, '_');
             let (_, frame, owner) = (parts.next()?, parts.next()?, parts.next()?);
-            let hex = |object: &str| -> String {
-                object.bytes().map(|byte| format!("{byte:02X}")).collect()
-            };
-            let is_it = object.is_none_or(|object| owner == hex(object));
+            let is_it = cache_name.is_none_or(|name| owner == name);
             let at = owner.len() + 1;
             is_it.then(|| (&name[..at], &name[at + frame.len()..]))
         }
@@ -195,7 +189,7 @@ mod tests {
 
     fn holes_of(
         path: &str,
-        owner: &str,
+        cache_name: Option<&str>,
         kind: ReferenceKind,
         names: &[&str],
     ) -> Vec<(String, i32)> {
@@ -207,18 +201,18 @@ mod tests {
         }
         let stored = Stored::read(&format!("//{path}"), folder.path());
         let found = files::find(&stored, &Files::Folder, kind, 1_000);
-        holes((kind, owner), true, &found, &"1-6".parse().unwrap()).into_iter().collect()
+        holes(kind, cache_name, &found, &"1-6".parse().unwrap()).into_iter().collect()
     }
 
     #[test]
     fn a_missing_frame_between_others_of_a_simulation_is_found() {
         use ReferenceKind::{FluidCache, NodesCache, PointCache};
         let fluid = ["data/f_0001.vdb", "data/f_0002.vdb", "data/f_0004.vdb"];
-        assert_eq!(holes_of("c", "D/Fluid", FluidCache, &fluid), [("f_0003.vdb".to_owned(), 3)]);
+        assert_eq!(holes_of("c", None, FluidCache, &fluid), [("f_0003.vdb".to_owned(), 3)]);
         let nodes =
             ["1/meta/00001_00000.json", "1/meta/00003_00000.json", "1/meta/00004_00000.json"];
         let missed = [("00002_00000.json".to_owned(), 2)];
-        assert_eq!(holes_of("c", "P/GN", NodesCache, &nodes), missed);
+        assert_eq!(holes_of("c", None, NodesCache, &nodes), missed);
         // Every second frame is stored. The cache of another object does not count.
         let points = [
             "47726964_000001_00.bphys",
@@ -228,15 +222,20 @@ mod tests {
             "00FF_000002_00.bphys",
             "00FF_000005_00.bphys",
         ];
-        assert_eq!(holes_of("c", "Grid/Cloth", PointCache, &points), []);
+        assert_eq!(holes_of("c", Some("47726964"), PointCache, &points), []);
         let points =
             ["47726964_000001_00.bphys", "47726964_000002_00.bphys", "47726964_000004_00.bphys"];
         let missed = [("47726964_000003_00.bphys".to_owned(), 3)];
-        assert_eq!(holes_of("c", "Grid/Cloth", PointCache, &points), missed);
+        assert_eq!(holes_of("c", Some("47726964"), PointCache, &points), missed);
+        // The cache has a name of its own.
+        let points =
+            ["my_cape_000001_00.bphys", "my_cape_000002_00.bphys", "my_cape_000004_00.bphys"];
+        let missed = [("my_cape_000003_00.bphys".to_owned(), 3)];
+        assert_eq!(holes_of("c", Some("my_cape"), PointCache, &points), missed);
         // The last frame and the first state are kept although they are out of step.
         let points = [0, 1, 3, 5, 6].map(|frame| format!("47726964_{frame:06}_00.bphys"));
         let points = points.each_ref().map(String::as_str);
-        assert_eq!(holes_of("c", "Grid/Cloth", PointCache, &points), []);
+        assert_eq!(holes_of("c", Some("47726964"), PointCache, &points), []);
     }
 
     /// Returns the names that are missing in frames 1 to 6 of the sequence that begins with the first file, each

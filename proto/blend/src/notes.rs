@@ -779,6 +779,12 @@ impl Notes {
         }
         // Geometry nodes compute what is not baked. If that matters, a hazard is reported.
         let (block, is_optional) = (self.block, kind == ReferenceKind::NodesCache);
+            // All caches of a file share the folder. One without a name of its own has the object's, in hexadecimal.
+            let hex = || group.name().bytes().map(|byte| format!("{byte:02X}")).collect();
+            let name = cache.text("name").filter(|name| !name.is_empty()).unwrap_or_else(hex);
+            if let Some(reference) = self.references.last_mut() {
+                reference.cache_name = Some(name);
+            }
         let is_unicode = !path.chars().any(|character| byte_of(character).is_some());
         let (path, raw_path) = match is_unicode {
             true => (path, None),
@@ -815,6 +821,7 @@ impl Notes {
             self.hazards.push(hazard);
             self.hazards_about.push(About { block: self.block, folders });
         }
+            cache_name: None,
     }
 
     fn part(&mut self, count: usize) -> Result<(), BlendError> {

@@ -32,6 +32,8 @@ pub struct Reference {
     /// For a sequence of files, the data blocks that show it and how each numbers it. Empty if only Blender can
     /// tell.
     pub numberings: Vec<(BlockId, Numbering)>,
+    /// How the names of a point cache's files begin, if it shares a folder with others.
+    pub cache_name: Option<String>,
     /// Whether a render can do without it: it is used if it exists, and not missed otherwise.
     pub is_optional: bool,
 }

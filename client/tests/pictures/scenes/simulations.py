@@ -56,6 +56,27 @@ def a_cloth_with_an_external_cache(folder):
     cache.filepath = "//points/"
 
 
+def cloth_on_disk(folder, name="Grid", cache_name=""):
+    save(folder + "/shot.blend")
+    thing, cache = cloth()
+    thing.name = name
+    cache.frame_end, cache.name = 4, cache_name
+    cache.use_disk_cache = True
+    bake(cache, thing)
+    at = folder + "/blendcache_shot"
+    return {"without": ["blendcache_shot/" + name for name in sorted(os.listdir(at)) if "_000003_" in name]}
+
+
+@row(frames="3")
+def a_cloth_on_disk_of_a_name_with_a_slash(folder):
+    return cloth_on_disk(folder, "set/cape")
+
+
+@row(frames="3")
+def a_cloth_on_disk_by_a_name_of_its_own(folder):
+    return cloth_on_disk(folder, cache_name="my_cape")
+
+
 @row(frames="4", refused="not baked")
 def a_cloth_that_is_not_baked_drawn_alone(folder):
     cloth()[1].frame_end = 4
