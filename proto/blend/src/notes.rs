@@ -534,13 +534,16 @@ impl Notes {
         // `IMA_USE_VIEWS`, and each view in a file of its own (`R_IMF_VIEWS_INDIVIDUAL`).
         let has_views = image.flag("flag", 1 << 14) && image.int("views_format") == Some(0);
         let views = group.all("ImageView").filter(|_| has_views);
-        let views = views.filter_map(|view| view.path("filepath"));
-        for path in file_path(&image).into_iter().chain(views) {
+        let views: Vec<_> = views.filter_map(|view| view.path("filepath")).collect();
+        let base = file_path(&image);
+        // Blender reads the views' files instead of the one that they are named after.
+        let unread = base.as_ref().filter(|_| !views.is_empty()).map(|(path, _)| path.clone());
+        let is_view = |path: &String| views.iter().any(|(view, _)| view == path);
+        let unread = unread.filter(|path| !is_view(path));
+        for path in base.into_iter().chain(views.clone()) {
+            let (before, is_unread) = (self.references.len(), unread.as_ref() == Some(&path.0));
             if let Files::Tiles { numbers } = &files {
                 self.part(numbers.len())?;
-            }
-            if matches!(files, Files::Sequence { .. }) {
-                self.image_rows.push((image.address, self.references.len()));
             }
             self.refer(kind, group.name(), Some(path), files.clone())?;
         }
@@ -551,6 +554,12 @@ impl Notes {
     fn image_users(&mut self, group: &Group<'_>) -> Result<(), BlendError> {
         let users = numbering::of_images(group);
         self.part(users.len())?;
+            if matches!(files, Files::Sequence { .. }) && self.references.len() > before {
+                self.image_rows.push((image.address, before));
+            }
+            if is_unread {
+                self.excuse(before);
+            }
         let block = self.block;
         self.image_users.extend(users.into_iter().map(|(image, it)| (image, (block, it))));
         Ok(())
