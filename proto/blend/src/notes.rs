@@ -797,6 +797,11 @@ impl Notes {
         let is_unicode = !path.chars().any(|character| byte_of(character).is_some());
         let (path, raw_path) = match is_unicode {
             true => (path, None),
+        // Blender makes `//../../` of an empty path when it makes all paths relative.
+        let is_file = matches!(files, Files::One | Files::Sequence { .. } | Files::Tiles { .. });
+        if is_file && kind != ReferenceKind::Library && path.ends_with(['/', '\\']) {
+            return Ok(());
+        }
             false => (String::from_utf8_lossy(&bytes_of_text(&path)).into_owned(), Some(path)),
         };
         self.references.push(Reference {
