@@ -84,8 +84,19 @@ struct Lack<'a> {
 /// Lists missing files with what refers to them.
 pub(super) fn missing(collection: &Collection) -> Option<String> {
     let lines = lines(collection, &lacks(collection));
-    let what = if lines.len() == 1 { "a file is" } else { "files are" };
-    let mut text = format!("{what} not there, so the frames will lack what they show:");
+    let is_sound = |(loss, _): &&(Loss, String)| *loss == Loss::Sound;
+    let sounds = lines.iter().filter(is_sound).count();
+    // Frames are drawn without their sounds.
+    let lack = match (sounds, lines.len()) {
+        (1, 1) => "a sound is not there, so the movie will lack it",
+        (sounds, all) if sounds == all => "sounds are not there, so the movie will lack them",
+        (0, 1) => "a file is not there, so the frames will lack what they show",
+        (0, _) => "files are not there, so the frames will lack what they show",
+        _ => {
+            "files are not there, so the frames will lack what they show, and the movie its sounds"
+        }
+    };
+    let mut text = format!("{lack}:");
     for (_, line) in lines.iter().take(LINES_MAX) {
         text += "\n  ";
         text += &words::printable(line);
@@ -105,19 +116,21 @@ pub(super) fn missing(collection: &Collection) -> Option<String> {
 /// Collects each missing path once, however many data blocks share it.
 fn lacks(collection: &Collection) -> Vec<Lack<'_>> {
     let mut lacks: Vec<Lack<'_>> = Vec::new();
-    let mut known: BTreeMap<(usize, String, String), usize> = BTreeMap::new();
+    let mut known: BTreeMap<(usize, String, ReferenceKind), usize> = BTreeMap::new();
     for entry in &collection.entries {
         if !entry.found.is_missed() {
             continue;
         }
         let path = path(entry);
-        let key = (entry.wanted_by, path.clone(), entry.reference.kind.to_string());
+        let loss = Loss::of(entry.reference.kind, &path);
+        // A strip and its sound name the same file.
+        let kind = if loss == Loss::Sound { ReferenceKind::Sound } else { entry.reference.kind };
+        let key = (entry.wanted_by, path.clone(), kind);
         if let Some(lack) = known.get(&key).and_then(|at| lacks.get_mut(*at)) {
             lack.owners += 1;
             continue;
         }
         known.insert(key, lacks.len());
-        let loss = Loss::of(entry.reference.kind, &path);
         lacks.push(Lack { entry, loss, path, owners: 1 });
     }
     lacks
