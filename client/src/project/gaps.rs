@@ -30,6 +30,17 @@ impl Collection {
     /// like are left to the nodes.
     pub(crate) fn note_gaps(&mut self, frames: &FrameSet) {
         for entry in &mut self.entries {
+            if let Files::Named(names) = &entry.reference.files {
+                let is_of_scene = entry.wanted_by == 0 && Some(entry.reference.block) == self.scene;
+                let numberings = if is_of_scene { &entry.numberings[..] } else { &[] };
+                if entry.reference.is_optional {
+                    entry.found = Arc::new(entry.found.unmissed());
+                } else if entry.found.missing > 0 {
+                    let found = of_strip(&entry.stored, &entry.found, names, numberings, frames);
+                    entry.found = Arc::new(found);
+                }
+                continue;
+            }
             let gaps = match entry.reference.files {
                 _ if entry.found.files.is_empty() => continue,
                 Files::Sequence { .. } => {
@@ -56,7 +67,48 @@ impl Collection {
     }
 }
 
-/// Finds the missing frames of a baked simulation. It has a file for every frame, or for every n-th.
+/// Of a strip's missing pictures, keeps those that `frames` show. If it is not known which a frame shows, the nodes
+/// decide, unless all are missing.
+fn of_strip(
+    stored: &Stored,
+    found: &Found,
+    names: &[String],
+    numberings: &[Numbering],
+    frames: &FrameSet,
+) -> Found {
+    if numberings.is_empty() {
+        return if found.files.is_empty() { found.clone() } else { found.unmissed() };
+    }
+    let there: HashSet<_> = found.files.iter().map(|file| &*file.path).collect();
+    let mut gaps = BTreeMap::new();
+    for frame in frames.iter().take(FRAMES_MAX) {
+        let numbers = numberings.iter().filter_map(|numbering| numbering.number(frame, 0));
+        for name in numbers.filter_map(|number| names.get(usize::try_from(number).ok()?)) {
+            // Names with folders are not looked for.
+            if name.contains(['/', '\\']) && !there.is_empty() {
+                continue;
+            }
+            let path = stored.path.join(name);
+            if !there.contains(&*path) {
+                gaps.entry(path).or_insert(frame);
+            }
+        }
+    }
+    let mut of_frames = found.unmissed();
+    if !gaps.is_empty() {
+        of_frames.absence.clone_from(&found.absence);
+    }
+    for (path, frame) in gaps {
+        of_frames.lack(path);
+        if of_frames.lacking_frames.len() < of_frames.lacking.len() {
+            of_frames.lacking_frames.push(frame);
+        }
+    }
+    of_frames
+}
+
+/// Finds the missing frames of a baked simulation. It has a file for every frame, or for every n-th. `cache_name` is
+/// how the names of its files begin, if others are in the same folder.
 fn holes(
     kind: ReferenceKind,
     cache_name: Option<&str>,

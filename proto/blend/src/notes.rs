@@ -14,6 +14,7 @@ use crate::{
     numbering,
     reach::{BlockId, BlockList},
     reference::Field,
+    strips::Strips,
 };
 
 /// Scenes of a file.
@@ -49,9 +50,6 @@ const CAMERA: i32 = 11;
 
 /// `eModifierMode_Render`.
 const MODIFIER_RENDERED: u64 = 1 << 1;
-
-/// `SEQ_MUTE`.
-const STRIP_MUTED: u64 = 1 << 5;
 
 /// `PTCACHE_BAKED`, `PTCACHE_DISK_CACHE`, `PTCACHE_EXTERNAL`.
 const CACHE_BAKED: u64 = 1 << 0;
@@ -283,6 +281,7 @@ impl Notes {
     /// Of all scenes' strips, those in meta strips included: all belong to the scene.
     fn strips(&mut self, group: &Group<'_>) -> Result<(), BlendError> {
         let is_off = !group.id().flag("r.scemode", crate::scene::USES_SEQUENCER);
+        let strips = Strips::of(group);
         for strip in group.all("Sequence") {
             // `SEQ_TYPE_*`: a picture, a movie, two kinds of sound.
             let Some(kind @ (0 | 3 | 4 | 5)) = strip.int("type") else { continue };
@@ -297,12 +296,21 @@ impl Notes {
                 let names = group.at(elements, "StripElem").filter_map(|it| it.text("name"));
                 let names: Vec<_> = names.take(PARTS_MAX + 1).collect();
                 self.part(names.len())?;
+                let count = names.len();
                 let names = names.into_iter().filter(|name| !name.is_empty());
                 let names = view_names(group, &strip, names);
                 self.part(names.len())?;
+                // Only then the strip's numbers are those of the names.
+                let is_numbered = names.len() == count && !has_views(&strip);
                 if !names.is_empty() {
                     let files = Files::Named(names);
                     self.refer(ReferenceKind::Strip, owner, Some((folder, field)), files)?;
+                    let numbering = Numbering::of_strip(group, &strips, &strip);
+                    if let Some(numbering) = numbering.filter(|_| is_numbered)
+                        && let Some(reference) = self.references.last_mut()
+                    {
+                        reference.numberings = vec![(self.block, numbering)];
+                    }
                 }
             } else if let Some(element) = group.at(elements, "StripElem").next()
                 && let Some((file, name)) = element.path("name")
@@ -313,7 +321,7 @@ impl Notes {
                 let path = Some((path, field.with_name(name)));
                 self.refer(ReferenceKind::Strip, owner, path, Files::One)?;
             }
-            if is_off || strip.flag("flag", STRIP_MUTED) {
+            if is_off || strips.part(&strip).is_muted {
                 self.excuse(before);
             }
         }
@@ -546,6 +554,12 @@ impl Notes {
                 self.part(numbers.len())?;
             }
             self.refer(kind, group.name(), Some(path), files.clone())?;
+            if matches!(files, Files::Sequence { .. }) && self.references.len() > before {
+                self.image_rows.push((image.address, before));
+            }
+            if is_unread {
+                self.excuse(before);
+            }
         }
         Ok(())
     }
@@ -554,12 +568,6 @@ impl Notes {
     fn image_users(&mut self, group: &Group<'_>) -> Result<(), BlendError> {
         let users = numbering::of_images(group);
         self.part(users.len())?;
-            if matches!(files, Files::Sequence { .. }) && self.references.len() > before {
-                self.image_rows.push((image.address, before));
-            }
-            if is_unread {
-                self.excuse(before);
-            }
         let block = self.block;
         self.image_users.extend(users.into_iter().map(|(image, it)| (image, (block, it))));
         Ok(())
@@ -771,6 +779,12 @@ impl Notes {
         } else if cache.flag("flag", CACHE_ON_DISK) {
             let path = Some((DISK_CACHES.to_owned(), Field::nowhere()));
             self.refer(ReferenceKind::PointCache, owner.to_owned(), path, Files::Folder)?;
+            // All caches of a file share the folder. One without a name of its own has the object's, in hexadecimal.
+            let hex = || group.name().bytes().map(|byte| format!("{byte:02X}")).collect();
+            let name = cache.text("name").filter(|name| !name.is_empty()).unwrap_or_else(hex);
+            if let Some(reference) = self.references.last_mut() {
+                reference.cache_name = Some(name);
+            }
         }
         Ok(is_external || cache.flag("flag", CACHE_BAKED))
     }
@@ -783,25 +797,19 @@ impl Notes {
         files: Files,
     ) -> Result<(), BlendError> {
         let Some((path, field)) = path else { return Ok(()) };
-        if self.references.len() == REFERENCES_MAX {
-            return Err(BlendError::TooMany { what: "paths", limit: REFERENCES_MAX });
-        }
-        // Geometry nodes compute what is not baked. If that matters, a hazard is reported.
-        let (block, is_optional) = (self.block, kind == ReferenceKind::NodesCache);
-            // All caches of a file share the folder. One without a name of its own has the object's, in hexadecimal.
-            let hex = || group.name().bytes().map(|byte| format!("{byte:02X}")).collect();
-            let name = cache.text("name").filter(|name| !name.is_empty()).unwrap_or_else(hex);
-            if let Some(reference) = self.references.last_mut() {
-                reference.cache_name = Some(name);
-            }
-        let is_unicode = !path.chars().any(|character| byte_of(character).is_some());
-        let (path, raw_path) = match is_unicode {
-            true => (path, None),
         // Blender makes `//../../` of an empty path when it makes all paths relative.
         let is_file = matches!(files, Files::One | Files::Sequence { .. } | Files::Tiles { .. });
         if is_file && kind != ReferenceKind::Library && path.ends_with(['/', '\\']) {
             return Ok(());
         }
+        if self.references.len() == REFERENCES_MAX {
+            return Err(BlendError::TooMany { what: "paths", limit: REFERENCES_MAX });
+        }
+        // Geometry nodes compute what is not baked. If that matters, a hazard is reported.
+        let (block, is_optional) = (self.block, kind == ReferenceKind::NodesCache);
+        let is_unicode = !path.chars().any(|character| byte_of(character).is_some());
+        let (path, raw_path) = match is_unicode {
+            true => (path, None),
             false => (String::from_utf8_lossy(&bytes_of_text(&path)).into_owned(), Some(path)),
         };
         self.references.push(Reference {
@@ -813,6 +821,7 @@ impl Notes {
             field,
             block,
             numberings: Vec::new(),
+            cache_name: None,
             is_optional,
         });
         Ok(())
@@ -835,7 +844,6 @@ impl Notes {
             self.hazards.push(hazard);
             self.hazards_about.push(About { block: self.block, folders });
         }
-            cache_name: None,
     }
 
     fn part(&mut self, count: usize) -> Result<(), BlendError> {
@@ -882,14 +890,18 @@ fn file_path(id: &View<'_>) -> Option<(String, Field)> {
     id.path("name").or_else(|| id.path("filepath"))
 }
 
+/// Whether each view of a strip is in a file of its own: `SEQ_USE_VIEWS`, and `R_IMF_VIEWS_INDIVIDUAL`.
+fn has_views(strip: &View<'_>) -> bool {
+    strip.flag("flag", 1 << 29) && strip.int("views_format") == Some(0)
+}
+
 /// The names of a strip's pictures, of each eye where each has its own.
 fn view_names(
     group: &Group<'_>,
     strip: &View<'_>,
     names: impl Iterator<Item = String>,
 ) -> Vec<String> {
-    // `SEQ_USE_VIEWS`, and `R_IMF_VIEWS_INDIVIDUAL`.
-    if !strip.flag("flag", 1 << 29) || strip.int("views_format") != Some(0) {
+    if !has_views(strip) {
         return names.collect();
     }
     let suffixes: Vec<_> = group

@@ -1,6 +1,16 @@
 //! Computes which file of a numbered sequence each frame shows, like Blender.
 
-use crate::group::{Group, View};
+use crate::{
+    group::{Group, View},
+    strips::Strips,
+};
+
+/// `SEQ_TYPE_SPEED`.
+const SPEED_EFFECT: i32 = 29;
+
+/// `SEQ_REVERSE_FRAMES`, `SEQ_AUTO_PLAYBACK_RATE`.
+const STRIP_REVERSED: u64 = 1 << 7;
+const STRIP_HAS_RATE: u64 = 1 << 17;
 
 /// How frames of a scene map to the numbers of a sequence of files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -38,6 +48,21 @@ pub enum Numbering {
     Cache {
         /// The number, if it is constant.
         fixed: Option<i32>,
+    },
+    /// A strip of pictures, which counts them from 0.
+    Strip {
+        /// The frame of the first picture, even if it is cut off.
+        start: i32,
+        /// The number of pictures.
+        length: i32,
+        /// The number of pictures before them that are skipped.
+        offset: i32,
+        /// The first frame that shows the strip.
+        first: i32,
+        /// The frame after the last one that shows the strip.
+        end: i32,
+        /// Whether it plays backwards.
+        is_reversed: bool,
     },
 }
 
@@ -92,6 +117,14 @@ impl Numbering {
                 Some(at + i64::from(offset))
             }
             Self::Cache { fixed } => Some(fixed.map_or(frame, i64::from)),
+            Self::Strip { start, length, offset, first, end, is_reversed } => {
+                let last = i64::from(length) - 1;
+                if last < 0 || !(i64::from(first)..i64::from(end)).contains(&frame) {
+                    return None;
+                }
+                let at = (frame - i64::from(start)).clamp(0, last);
+                Some(i64::from(offset) + if is_reversed { last - at } else { at })
+            }
         }
     }
 
@@ -138,6 +171,35 @@ impl Numbering {
         }
     }
 
+    /// The numbering of a strip of pictures. `None` if its time runs in another way than the scene's.
+    pub(crate) fn of_strip(group: &Group<'_>, strips: &Strips, strip: &View<'_>) -> Option<Self> {
+        let is_one = |member| strip.float(member).is_none_or(|speed| speed == 0.0 || speed == 1.0);
+        let is_paced = strip.flag("flag", STRIP_HAS_RATE) && !is_one("media_playback_rate");
+        let is_retimed =
+            strip.either("retiming_handles", "retiming_keys").is_some() || !is_one("speed_factor");
+        let is_held = ["startstill", "endstill"]
+            .iter()
+            .any(|it| strip.has(it) && whole(strip, it) != Some(0));
+        let by_effect = group.all("Sequence").any(|effect| {
+            effect.int("type") == Some(SPEED_EFFECT)
+                && effect.either("seq1", "input1") == Some(strip.address)
+        });
+        let is_plain = is_one("strobe") && !is_paced && !is_retimed && !is_held && !by_effect;
+        if !is_plain || strips.part(strip).in_meta {
+            return None;
+        }
+        let (start, length) = (whole(strip, "start")?, strip.int("len")?);
+        let end = start.checked_add(length)?.checked_sub(whole(strip, "endofs")?)?;
+        Some(Self::Strip {
+            start,
+            length,
+            offset: strip.int("anim_startofs")?,
+            first: start.checked_add(whole(strip, "startofs")?)?,
+            end,
+            is_reversed: strip.flag("flag", STRIP_REVERSED),
+        })
+    }
+
     fn of_user(
         user: &View<'_>,
         [frames, start, offset, cyclic, flag]: [&'static str; 5],
@@ -153,6 +215,16 @@ impl Numbering {
             is_cyclic: user.flag(cyclic, u64::MAX),
         })
     }
+}
+
+/// A whole number, which Blender stores as a fraction since 3.3: as one, whole numbers are tiny.
+fn whole(view: &View<'_>, member: &'static str) -> Option<i32> {
+    let number = view.int(member)?;
+    if number.unsigned_abs() < 1 << 24 {
+        return Some(number);
+    }
+    let number = view.float(member)?;
+    (number.fract() == 0.0 && number.abs() < 1e7).then_some(number as i32)
 }
 
 /// Wraps around from `length` to 1.
@@ -223,6 +295,23 @@ mod tests {
         ] {
             assert_eq!(numbers(volume(mode), frames), shown, "{mode:?}");
         }
+    }
+
+    #[test]
+    fn a_strip_shows_its_pictures_where_it_lies_and_backwards() {
+        let strip = |is_reversed| Numbering::Strip {
+            start: 3,
+            length: 4,
+            offset: 10,
+            first: 2,
+            end: 6,
+            is_reversed,
+        };
+        let frames = [1, 2, 3, 4, 5, 6];
+        let shown = [None, Some(10), Some(10), Some(11), Some(12), None];
+        assert_eq!(numbers(strip(false), frames), shown);
+        let shown = [None, Some(13), Some(13), Some(12), Some(11), None];
+        assert_eq!(numbers(strip(true), frames), shown);
     }
 
     #[test]

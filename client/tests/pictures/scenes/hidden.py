@@ -148,3 +148,99 @@ def hidden_thing_that_appears(folder):
     for frame, is_hidden in ((1, True), (3, False)):
         thing.hide_render = is_hidden
         thing.keyframe_insert("hide_render", frame=frame)
+
+
+def pictures_in_a_strip(folder, count=3, first=1):
+    pngs(folder + "/strip", "s_%04d.png", range(1, count + 1))
+    strip = strips().new_image("Strip", folder + "/strip/s_0001.png", 1, first)
+    for number in range(2, count + 1):
+        strip.elements.append("s_%04d.png" % number)
+    strip.frame_final_duration = count
+    return strip
+
+
+def without_picture(folder, number):
+    save(folder + "/shot.blend")
+    os.remove("%s/strip/s_%04d.png" % (folder, number))
+
+
+@row(frames="2", saves=True)
+def strip_whose_other_pictures_are_gone(folder):
+    pictures_in_a_strip(folder)
+    without_picture(folder, 3)
+
+
+@row(frames="2", saves=True)
+def strip_in_reverse_whose_other_pictures_are_gone(folder):
+    pictures_in_a_strip(folder, 4).use_reverse_frames = True
+    without_picture(folder, 2)
+
+
+@row(frames="3", saves=True)
+def strip_cut_whose_other_pictures_are_gone(folder):
+    pictures_in_a_strip(folder, 5).frame_offset_start = 2
+    without_picture(folder, 1)
+
+
+@row(frames="1", saves=True)
+def strip_that_begins_later(folder):
+    pictures_in_a_strip(folder, 1, first=100)
+    without_picture(folder, 1)
+
+
+@row(frames="1,2,3", without=["strip/s_0003.png"])
+def strip_that_lacks_a_picture(folder):
+    pictures_in_a_strip(folder)
+
+
+@row(frames="1,2", saves=True)
+def strip_faster_whose_other_pictures_are_gone(folder):
+    strip = pictures_in_a_strip(folder, 5)
+    first = {"seq1" if VERSION < (4, 4) else "input1": strip}
+    effect = strips().new_effect("Speed", "SPEED", 2, frame_start=1, **first)
+    effect.speed_control = "MULTIPLY"
+    effect.speed_factor = 2.0
+    without_picture(folder, 5)
+
+
+@row(frames="1", saves=True)
+def picture_of_two_eyes_without_a_file_of_its_own(folder):
+    render = scene().render
+    render.use_multiview, render.views_format = True, "STEREO_3D"
+    render.image_settings.views_format = "INDIVIDUAL"
+    scene().camera.data.type = "PERSP"
+    png(folder + "/tex/st_L.png", (1, 0, 0))
+    png(folder + "/tex/st_R.png", (0, 0, 1))
+    image = load(folder + "/tex/st_L.png")
+    image.use_multiview, image.views_format = True, "INDIVIDUAL"
+    image.filepath = folder + "/tex/st.png"
+    show(image)
+    save(folder + "/shot.blend")
+
+
+@row(frames="1")
+def volume_without_a_path(folder):
+    """Blender makes `//../../` of it when it makes paths relative."""
+    plane(glow(), 1)
+    scene().collection.objects.link(bpy.data.objects.new("Volume", bpy.data.volumes.new("Volume")))
+
+
+@row(frames="1", says=['Modifier: "Cache"'])
+def mesh_cache_without_a_path(folder):
+    plane(glow(), 1).modifiers.new("Cache", "MESH_CACHE")
+
+
+@row(frames="1", saves=True, lenient=True, says=["the movie will lack it", "a.wav is missing"])
+def sound_that_is_gone(folder):
+    import wave
+
+    sound = wave.open(folder + "/a.wav", "wb")
+    sound.setnchannels(1)
+    sound.setsampwidth(2)
+    sound.setframerate(8000)
+    sound.writeframes(b"\0\0" * 8000)
+    sound.close()
+    strips().new_sound("Sound", folder + "/a.wav", 1, 1)
+    plane(glow(), 1)
+    save(folder + "/shot.blend")
+    os.remove(folder + "/a.wav")
