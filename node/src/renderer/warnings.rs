@@ -98,6 +98,8 @@ const KNOWN: &[(&[&str], Meaning)] = &[
     // Of the sound of a strip that shows a scene, which has no picture.
     (&["Failed to add relation \"Sequence Scene Audio"], Noise),
     (&["Could not find op_from: ComponentKey(", ", AUDIO)"], Noise),
+    // Of a rigid body whose mesh comes later in the evaluation.
+    (&["no vertices to define Convex Hull collision shape with"], Noise),
     (&["region type ", " missing in space type "], Noise),
     (&["RNA_float_get: "], Noise),
     (&["RNA_enum_get: "], Noise),
