@@ -74,8 +74,8 @@ const KNOWN: &[(&[&str], Meaning)] = &[
     (&["unresolved reference"], Matters(Incomplete)),
     (&["Unresolved reference prim path"], Matters(Incomplete)),
     // Open Shading Language.
-    (&["Cycles shader graph: failed to read file"], Matters(Incomplete)),
-    (&["Cycles shader graph: failed to compile"], Matters(Incomplete)),
+    (&["hader graph: failed to read file"], Matters(Incomplete)),
+    (&["hader graph: failed to compile"], Matters(Incomplete)),
     (&["OSL query error"], Matters(Incomplete)),
     (&["ERROR: Failed parse of preloaded OSO code"], Matters(Incomplete)),
     (&["ERROR: error: Input file \"", ".osl\" not found"], Noise),
