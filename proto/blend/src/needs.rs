@@ -23,7 +23,7 @@ const OWN_TREES: [&str; 4] =
     ["ShaderNodeTree", "CompositorNodeTree", "GeometryNodeTree", "TextureNodeTree"];
 
 /// `NODE_MUTED`.
-const MUTED: u64 = 1 << 9;
+pub(crate) const NODE_MUTED: u64 = 1 << 9;
 
 /// What a scene needs of the Blender that draws it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -116,7 +116,7 @@ impl Gathered {
             }
             _ => {}
         }
-        for node in group.all("bNode").filter(|node| !node.flag("flag", MUTED)) {
+        for node in group.all("bNode").filter(|node| !node.flag("flag", NODE_MUTED)) {
             self.node(group, &node);
         }
     }

@@ -14,6 +14,7 @@ use crate::{
     dna::Dna,
     group::{Group, View},
     header::Block,
+    needs::NODE_MUTED,
     scene::USES_SEQUENCER,
     stream::Stream,
     strips::Strips,
@@ -499,7 +500,8 @@ fn of_nodes(group: &Group<'_>, saved_by: BlenderVersion) -> Vec<u64> {
         group.all("bNodeLink").filter_map(|link| link.pointer("fromnode")).collect();
     let is_shown = |node: &View<'_>| {
         let kind = node.text("idname").unwrap_or_default();
-        let is_idle_source = SOURCES.contains(&&*kind) && !from.contains(&node.address);
+        let is_idle = !from.contains(&node.address) || node.flag("flag", NODE_MUTED);
+        let is_idle_source = SOURCES.contains(&&*kind) && is_idle;
         !is_idle_source && !NODES_OF_OLD.contains(&&*kind)
     };
     group.all("bNode").filter(is_shown).filter_map(|node| node.pointer("id")).collect()

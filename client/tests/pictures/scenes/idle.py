@@ -74,6 +74,14 @@ def a_picture_that_no_node_reads(folder):
 
 
 @row(frames="1", saves=True)
+def a_picture_of_a_muted_node(folder):
+    material, node = glow(image=load(png(folder + "/tex/gone.png", (0, 1, 0))))
+    node.mute = True
+    plane(material, 2)
+    remove(folder + "/tex/gone.png")
+
+
+@row(frames="1", saves=True)
 def pictures_that_are_painted_on(folder):
     plane(glow(), 1)
     scene().tool_settings.image_paint.canvas = load(png(folder + "/tex/gone.png", (0, 1, 1)))
