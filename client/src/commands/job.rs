@@ -117,11 +117,13 @@ async fn show_failures(cluster: &Cluster, job: &proto::Job) -> Result<(), Failur
         say(format_args!("{} failed ({kind}): {names}; {advice}", words::frames(names.count)))?;
         shown.iter().try_for_each(|frame| show_failure(job, frame))?;
     }
-    let id = job.job_id;
-    note(format_args!(
-        "render them once more with `{}`; single ones with -f",
-        again(cluster, &format!("retry {id}"))
-    ));
+    if kinds.keys().any(|reason| *reason != FailureReason::Permanent) {
+        let id = job.job_id;
+        note(format_args!(
+            "render them once more with `{}`; single ones with -f",
+            again(cluster, &format!("retry {id}"))
+        ));
+    }
     Ok(())
 }
 

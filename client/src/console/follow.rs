@@ -174,11 +174,14 @@ impl Follow<'_> {
         display.close(&live, place)?;
         if self.outlives && live.view().state() == JobState::Failed {
             let id = self.job_id;
-            note(format_args!(
-                "`{}` tells more of what failed, `{}` renders it once more",
-                again(self.cluster, &format!("job {id}")),
-                again(self.cluster, &format!("retry {id}"))
-            ));
+            let tells = again(self.cluster, &format!("job {id}"));
+            let retry = again(self.cluster, &format!("retry {id}"));
+            match view::may_be_retried(live.view()) {
+                true => note(format_args!(
+                    "`{tells}` tells more of what failed, `{retry}` renders it once more"
+                )),
+                false => note(format_args!("`{tells}` tells more of what failed")),
+            }
         }
         if let Some(error) = incomplete {
             return Err(error.into());

@@ -10,8 +10,8 @@ pub(crate) const IN_ORDER: &str =
     "a simulation is not baked: one node draws the frames in order; bake it to use all nodes";
 
 /// First line about simulations that are not baked, if the frames are drawn separately.
-pub(crate) const APART: &str =
-    "a simulation is not baked, so frames that are drawn separately do not match; bake it and save";
+pub(crate) const APART: &str = "a simulation is not baked, so frames that are drawn separately do not match; bake it and save, or let one node draw \
+     all frames with --in-order on";
 
 /// Describes the simulations that are not baked.
 pub(crate) fn unbaked(collection: &Collection) -> Vec<String> {

@@ -13,7 +13,7 @@ pub use warned::Warned;
 
 use std::{borrow::Cow, time::Duration};
 
-use framecrew_proto::v1::{Frame, FrameState, JobState};
+use framecrew_proto::v1::{FailureReason, Frame, FrameState, JobState};
 use serde::Serialize;
 
 use crate::{FrameRange, live::Live, state::JobView};
@@ -123,6 +123,17 @@ pub fn failures(view: &JobView) -> Vec<String> {
     .collect()
 }
 
+/// Whether another attempt at one of the failed frames may succeed.
+#[must_use]
+pub fn may_be_retried(view: &JobView) -> bool {
+    let mut failed = view.troubled().filter(|frame| frame.state() == FrameState::Failed).peekable();
+    let is_permanent = |frame: &Frame| {
+        let failure = frame.failure.as_ref();
+        failure.is_some_and(|failure| failure.reason() == FailureReason::Permanent)
+    };
+    failed.peek().is_none() || failed.any(|frame| !is_permanent(frame))
+}
+
 /// Returns why open frames failed in their last attempt, the latest first, with Blender's last lines.
 #[must_use]
 pub fn retried(view: &JobView) -> Vec<String> {
@@ -170,10 +181,35 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use framecrew_proto::v1::{
-        Failure, FailureReason, Job, JobSnapshot, WatchJobResponse, watch_job_response::Update,
+        Failure, Job, JobSnapshot, WatchJobResponse, watch_job_response::Update,
     };
 
     use super::*;
+
+    #[test]
+    fn frames_that_no_attempt_can_draw_are_not_to_be_retried() {
+        let failed_for = |reasons: &[FailureReason]| {
+            let frame = |(number, reason): (i32, &FailureReason)| Frame {
+                frame: number,
+                state: FrameState::Failed.into(),
+                failure: Some(Failure { reason: (*reason).into(), ..Failure::default() }),
+                ..Frame::default()
+            };
+            let snapshot = JobSnapshot {
+                job: Some(Job { job_id: 7, ..Job::default() }),
+                troubled: (1..).zip(reasons).map(frame).collect(),
+                ..JobSnapshot::default()
+            };
+            let mut view = JobView::default();
+            let update = Some(Update::Snapshot(snapshot));
+            view.apply(&WatchJobResponse { update, ..WatchJobResponse::default() });
+            may_be_retried(&view)
+        };
+        use FailureReason::{Permanent, Renderer};
+        assert!(!failed_for(&[Permanent, Permanent]));
+        assert!(failed_for(&[Permanent, Renderer]));
+        assert!(failed_for(&[]), "nothing is known of them");
+    }
 
     #[test]
     fn retried_frames_are_listed_latest_first() {
