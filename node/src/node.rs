@@ -242,7 +242,7 @@ impl Node {
             if !self.is_equipped() {
                 return Err(Refusal::Unequipped);
             }
-            // Checked whoever sends the batch, because the machine's owner has decided this, not the orchestrator.
+            // The machine's owner decides this, so the node does not rely on the orchestrator's check.
             let settings = &work.settings;
             let is_scripted = settings.run_scripts || !settings.addons.is_empty();
             if is_scripted && !self.fixed.allows_scripts {

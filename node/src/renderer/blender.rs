@@ -35,7 +35,7 @@ pub(crate) struct Blenders {
     workplace: Workplace,
     /// Memory from which on a process is replaced after its frame.
     memory_bytes_max: u64,
-    /// Notified when the cluster must be told about a change of the Blenders.
+    /// Wakes the task that announces the Blenders to the cluster, when one of them has changed.
     news: Arc<Notify>,
 }
 

@@ -69,7 +69,7 @@ mod tests {
 
     fn applied(text: &str) -> String {
         let blend = Path::new("/data/layouts/0123/shots/a/main.blend");
-        Hidden::new(Path::new("/data/work/blender-x1"), &[blend]).apply(text.into())
+        Hidden::new(Path::new("/data/drawing/blender-x1"), &[blend]).apply(text.into())
     }
 
     #[test]
@@ -81,7 +81,7 @@ mod tests {
             ),
             ("no /data/layouts/0123/shots/b/x.png here", "no //../b/x.png here"),
             ("/data/layouts/0123/lib.blend", "//../../lib.blend"),
-            ("Saved: '/data/work/blender-x1/frame/0001.png'", "Saved: 'frame/0001.png'"),
+            ("Saved: '/data/drawing/blender-x1/frame/0001.png'", "Saved: 'frame/0001.png'"),
             ("/usr/share/fonts/a.ttf /data/layouts", "/usr/share/fonts/a.ttf /data/layouts"),
         ] {
             assert_eq!(applied(written), shown);

@@ -1234,24 +1234,36 @@ pub(super) mod tests {
         }
     }
 
-    /// Runs a fake Blender that announces one image, executes `then`, and dies of a segmentation fault.
-    async fn dies_after(then: &str, strict: bool) -> (Result<Drawing, RenderError>, TempDir) {
+    /// A line of shell that gives an answer.
+    fn answer(answer: &str) -> String {
+        format!("printf '\\n@%s %s\\n' \"$token\" '{answer}'\n")
+    }
+
+    /// Lets a fake Blender execute `then` when it is asked for a frame. Its folder stays until the last is dropped.
+    async fn drawn_by(
+        then: &str,
+        scene: &Scene,
+        frame: i32,
+    ) -> (Result<Drawing, RenderError>, Worker, TempDir) {
         let folder = tempfile::tempdir().unwrap();
-        let answer = |answer: &str| format!("printf '\\n@%s %s\\n' \"$token\" '{answer}'\n");
+        let started = answer(r#"{"drawing":{"scene":"Scene"}}"#);
+        let blender = impostor(folder.path(), &format!("read request\n{started}{then}"));
+        let place = workplace(folder.path());
+        let mut worker = Worker::start(blender, &place, scene, &mut |_| ()).await.unwrap();
+        let drawn = folder.path().join("drawn");
+        fs::create_dir(&drawn).unwrap();
+        (worker.draw(scene, frame, &drawn, |_| ()).await, worker, folder)
+    }
+
+    /// Lets a fake Blender announce one image, execute `then`, and die of a segmentation fault.
+    async fn dies_after(then: &str, strict: bool) -> (Result<Drawing, RenderError>, TempDir) {
         let script = [
-            "read request\n".to_owned(),
-            answer(r#"{"drawing":{"scene":"Scene"}}"#),
             answer(r#"{"named":{"name":"shot_0001"}}"#),
             answer(r#"{"image":{"file":"0001.png","width":1,"height":1,"channels":1}}"#),
             format!("{then}\nkill -SEGV $$"),
         ];
-        let blender = impostor(folder.path(), &script.concat());
-        let place = workplace(folder.path());
-        let scene = Scene { strict, ..scene() };
-        let mut worker = Worker::start(blender, &place, &scene, &mut |_| ()).await.unwrap();
-        let drawn = folder.path().join("drawn");
-        fs::create_dir(&drawn).unwrap();
-        (worker.draw(&scene, 1, &drawn, |_| ()).await, folder)
+        let (drawn, _, folder) = drawn_by(&script.concat(), &Scene { strict, ..scene() }, 1).await;
+        (drawn, folder)
     }
 
     #[tokio::test]
@@ -1270,40 +1282,34 @@ pub(super) mod tests {
         );
     }
 
-    #[cfg(target_os = "linux")]
-    /// Lets a fake Blender draw frame 3 of an animation: it draws 1 and 2 again, and complains of a picture before
-    /// the answer `then` follows.
-    async fn draws_again(then: &str) -> (Result<Drawing, RenderError>, Option<i32>, Vec<String>) {
-        let folder = tempfile::tempdir().unwrap();
-        let answer = |answer: &str| format!("printf '\\n@%s %s\\n' \"$token\" '{answer}'\n");
+    /// A strict scene that is drawn as an animation of the frames 1 to 9.
+    fn animated() -> Scene {
+        let range = framecrew_proto::v1::FrameRange { first: 1, last: 9, step: 1 };
+        Scene { strict: true, span: Span::parse(range).unwrap(), ..scene() }
+    }
+
+    /// Lets a fake Blender draw frame 3 of an animation: it draws frame 1 again, complains of a font, and gives the
+    /// answers `then`.
+    async fn draws_again(then: &str) -> (Result<Drawing, RenderError>, Worker) {
         let script = [
-            "read request\n".to_owned(),
-            answer(r#"{"drawing":{"scene":"Scene"}}"#),
             answer(r#"{"named":{"name":"shot_0003"}}"#),
             answer(r#"{"passed":{"frame":1}}"#),
             "echo \"Can't load font: gone.ttf\"\n".to_owned(),
             then.lines().map(answer).collect(),
             "read more".to_owned(),
         ];
-        let blender = impostor(folder.path(), &script.concat());
-        let place = workplace(folder.path());
-        let range = framecrew_proto::v1::FrameRange { first: 1, last: 9, step: 1 };
-        let scene = Scene { strict: true, span: Span::parse(range).unwrap(), ..scene() };
-        let mut worker = Worker::start(blender, &place, &scene, &mut |_| ()).await.unwrap();
-        let drawn = folder.path().join("drawn");
-        fs::create_dir(&drawn).unwrap();
-        let drawing = worker.draw(&scene, 3, &drawn, |_| ()).await;
-        let warnings = worker.warnings.iter().map(|warning| warning.text.clone()).collect();
-        (drawing, worker.died_at(), warnings)
+        let (drawing, worker, _) = drawn_by(&script.concat(), &animated(), 3).await;
+        (drawing, worker)
     }
 
     #[tokio::test]
     async fn a_frame_is_not_blamed_for_the_warnings_of_those_drawn_again() {
         let done = r#"{"done":{"name":"a","seconds":1,"peak_memory_bytes":7,"memory_bytes":7}}"#;
         let then = format!("{{\"passed\":{{\"frame\":2}}}}\n{done}");
-        let (drawing, died_at, warnings) = draws_again(&then).await;
+        let (drawing, worker) = draws_again(&then).await;
         assert!(drawing.is_ok(), "{drawing:?}");
-        assert_eq!((died_at, warnings), (None, vec![]));
+        assert_eq!(worker.died_at(), None);
+        assert_eq!(worker.warnings, []);
         let (drawing, ..) = draws_again(done).await;
         let error = drawing.unwrap_err();
         assert!(error.message.contains("Can't load font"), "its own: {error:?}");
@@ -1311,25 +1317,13 @@ pub(super) mod tests {
 
     #[tokio::test]
     async fn a_renderer_that_dies_names_the_frame_that_it_drew_again() {
-        let folder = tempfile::tempdir().unwrap();
-        let answer = |answer: &str| format!("printf '\\n@%s %s\\n' \"$token\" '{answer}'\n");
-        let script = [
-            "read request\n".to_owned(),
-            answer(r#"{"drawing":{"scene":"Scene"}}"#),
-            answer(r#"{"passed":{"frame":1}}"#),
-            "kill -SEGV $$".to_owned(),
-        ];
-        let blender = impostor(folder.path(), &script.concat());
-        let range = framecrew_proto::v1::FrameRange { first: 1, last: 9, step: 1 };
-        let scene = Scene { strict: true, span: Span::parse(range).unwrap(), ..scene() };
-        let place = workplace(folder.path());
-        let mut worker = Worker::start(blender, &place, &scene, &mut |_| ()).await.unwrap();
-        let drawn = folder.path().join("drawn");
-        fs::create_dir(&drawn).unwrap();
-        assert!(worker.draw(&scene, 3, &drawn, |_| ()).await.is_err());
+        let then = answer(r#"{"passed":{"frame":1}}"#) + "kill -SEGV $$";
+        let (drawing, worker, _folder) = drawn_by(&then, &animated(), 3).await;
+        assert!(drawing.is_err());
         assert_eq!(worker.died_at(), Some(2));
     }
 
+    #[cfg(target_os = "linux")]
     #[tokio::test]
     async fn what_scripts_have_started_ends_with_their_blender_also_in_a_session_of_its_own() {
         let folder = tempfile::tempdir().unwrap();

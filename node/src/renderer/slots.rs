@@ -42,7 +42,7 @@ pub(crate) struct Slots {
     free: Arc<Semaphore>,
     /// Warm Blenders without a batch, the longest idle first; never more than there are free slots.
     idle: Arc<Mutex<Vec<Worker>>>,
-    /// Notified when the cluster must be told about a change of the Blenders.
+    /// Wakes the task that announces the Blenders to the cluster, when one of them has changed.
     pub(crate) news: Arc<Notify>,
 }
 

@@ -87,22 +87,22 @@ def excluded_collection(folder):
     without_pictures(folder)
 
 
-@row(frames="1", saves=True)
-def view_layer_that_is_off(folder):
+def only_in_a_layer_that_is_off(folder):
     plane(glow(), 2)
     collection = apart(pictured(folder))
     scene().view_layers.new("Off").use = False
     in_view_layer(collection).exclude = True
     without_pictures(folder)
+
+
+@row(frames="1", saves=True)
+def view_layer_that_is_off(folder):
+    only_in_a_layer_that_is_off(folder)
 
 
 @row(frames="1", args=["--view-layer", "Off"], saves=True, refused="gone.png")
 def view_layer_that_is_off_but_named(folder):
-    plane(glow(), 2)
-    collection = apart(pictured(folder))
-    scene().view_layers.new("Off").use = False
-    in_view_layer(collection).exclude = True
-    without_pictures(folder)
+    only_in_a_layer_that_is_off(folder)
 
 
 @row(frames="1", saves=True)

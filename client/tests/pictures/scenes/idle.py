@@ -4,7 +4,7 @@ import os
 
 from base import *
 from libraries import link
-from pictures import show, without_camera
+from pictures import show, strip_of_this_scene, without_camera
 from things import fluid
 
 
@@ -145,12 +145,4 @@ def a_strip_of_a_scene_that_begins_later(folder):
     image = load(pngs(folder + "/tex", "p_%04d.png", (1, 2, 3, 4)))
     image.source = "SEQUENCE"
     show(image, frame_duration=4, frame_start=1)
-    other = scene()
-    cut = bpy.data.scenes.new("Cut")
-    cut.render.engine = "CYCLES"
-    cut.cycles.use_denoising = False
-    cut.render.resolution_x, cut.render.resolution_y = 48, 32
-    cut.view_settings.view_transform = "Standard"
-    cut.render.filepath = "//render/"
-    strips(cut).new_scene("S", other, 1, 1).animation_offset_start = 2
-    bpy.context.window.scene = cut
+    strip_of_this_scene().animation_offset_start = 2

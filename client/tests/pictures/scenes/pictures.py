@@ -383,11 +383,8 @@ def strip_of_a_movie(folder):
     without_camera()
 
 
-@row(frames="2", without=["tex/in_0002.png"])
-def strip_of_another_scene(folder):
-    image = load(pngs(folder + "/tex", "in_%04d.png", (1, 2)))
-    image.source = "SEQUENCE"
-    show(image, frame_duration=2, frame_start=1)
+def strip_of_this_scene():
+    """Makes another scene the active one, with this scene as a strip. That scene only cuts, and denoises nothing."""
     other = scene()
     cut = bpy.data.scenes.new("Cut")
     cut.render.engine = "CYCLES"
@@ -395,8 +392,16 @@ def strip_of_another_scene(folder):
     cut.render.resolution_x, cut.render.resolution_y = 48, 32
     cut.view_settings.view_transform = "Standard"
     cut.render.filepath = "//render/"
-    strips(cut).new_scene("S", other, 1, 1)
     bpy.context.window.scene = cut
+    return strips(cut).new_scene("S", other, 1, 1)
+
+
+@row(frames="2", without=["tex/in_0002.png"])
+def strip_of_another_scene(folder):
+    image = load(pngs(folder + "/tex", "in_%04d.png", (1, 2)))
+    image.source = "SEQUENCE"
+    show(image, frame_duration=2, frame_start=1)
+    strip_of_this_scene()
 
 
 @row(frames="1")
