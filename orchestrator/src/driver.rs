@@ -38,8 +38,8 @@ use crate::{
         Action, Event, NodeLoad, RestoredBatch, RestoredJob, RestoredNode, Scheduler, Standing,
     },
     store::{
-        BatchRecord, Group, JobRecord, LogRecord, NodeRecord, Remains, Remembered, Request, Store,
-        StoreError,
+        BatchRecord, Group, JobProgressRecord, JobRecord, Ledger, LogRecord, NodeRecord, Request,
+        RestoredState, StoreError,
     },
 };
 
@@ -98,11 +98,11 @@ impl OpenJob {
     /// Takes up a job where it was left. Costs a look at all its finished frames where a movie is to be made of
     /// them.
     async fn restore(
-        store: &dyn Store,
+        store: &dyn Ledger,
         record: JobRecord,
-        remains: Remains,
+        remains: JobProgressRecord,
     ) -> Result<(Self, RestoredJob), StoreError> {
-        let Remains { finished: mut settled, tried, next_log_line } = remains;
+        let JobProgressRecord { finished: mut settled, tried, next_log_line } = remains;
         let mut open = Self::new(record, next_log_line);
         if open.images.is_some() {
             for frame in store.frames_after(open.record.job, i64::MIN, u32::MAX).await? {
@@ -168,7 +168,7 @@ struct Turn {
 
 pub(crate) struct Driver {
     scheduler: Scheduler,
-    store: Arc<dyn Store>,
+    store: Arc<dyn Ledger>,
     feed: Arc<Feed>,
     dispatch: Dispatch,
     mailbox: Mailbox,
@@ -203,14 +203,15 @@ pub(crate) struct Driver {
 impl Driver {
     /// Goes on where a former life stopped: follows the batches that were live, and looks for work to give.
     pub(crate) async fn restore(
-        store: Arc<dyn Store>,
+        store: Arc<dyn Ledger>,
         feed: Arc<Feed>,
         dispatch: Dispatch,
         mailbox: Mailbox,
         lease: Duration,
         mut history: History,
     ) -> Result<Self, StoreError> {
-        let Remembered { open_jobs, batches, nodes, last_job, commits } = store.remember().await?;
+        let RestoredState { open_jobs, batches, nodes, last_job, commits } =
+            store.restore().await?;
         history.opened(feed.identity(), commits);
         let mut jobs = HashMap::new();
         let mut restored_jobs = Vec::new();

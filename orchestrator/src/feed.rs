@@ -25,7 +25,8 @@ use crate::{
     driver::wall_ms,
     previews::{PREVIEWS_BYTES_MAX, Previews},
     store::{
-        Identity, JobRecord, JobStanding, LogRecord, NodeRecord, Store, StoreError, without_project,
+        Archive, Identity, JobRecord, JobStanding, LogRecord, NodeRecord, StoreError,
+        without_project,
     },
 };
 
@@ -223,7 +224,7 @@ struct ClusterNow {
 /// Where the driver publishes and watchers read. Cheap to share.
 #[derive(Debug)]
 pub(crate) struct Feed {
-    store: Arc<dyn Store>,
+    store: Arc<dyn Archive>,
     identity: Identity,
     jobs: Mutex<HashMap<JobId, Arc<JobFeed>>>,
     cluster: Mutex<ClusterNow>,
@@ -263,7 +264,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Feed {
-    pub(crate) fn new(store: Arc<dyn Store>, identity: Identity) -> Self {
+    pub(crate) fn new(store: Arc<dyn Archive>, identity: Identity) -> Self {
         Self {
             store,
             identity,
@@ -831,7 +832,7 @@ impl ClusterWatch {
 /// One reader of a job's log.
 #[derive(Debug)]
 pub(crate) struct LogReader {
-    store: Arc<dyn Store>,
+    store: Arc<dyn Archive>,
     job: JobId,
     frame: Option<i32>,
     /// Number of the next line.
@@ -895,7 +896,7 @@ mod tests {
             Attempts, Blender, Failure, FailureReason, FrameSet, FrameState, JobSpec, JobState,
             Project, RenderSettings, TimeLimits,
         },
-        store::{Group, Request, sqlite::SqliteStore},
+        store::{Group, Ledger as _, Request, sqlite::SqliteStore},
     };
 
     /// Job 1, of one frame, in a store of its own, as the driver would commit and publish it.

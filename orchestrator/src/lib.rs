@@ -4,7 +4,9 @@
 //! `feed` tells watchers, `service` answers.
 
 mod blobs;
+mod collect;
 mod convert;
+mod disk;
 mod dispatch;
 pub mod domain;
 mod driver;
@@ -29,7 +31,4 @@ mod store;
 
 pub use serve::{Config, ServeError, serve};
 pub use service::StreamLimits;
-pub use store::{
-    backup::{Backup, BackupError, backup},
-    check::{Checked, NoStore, check},
-};
+pub use store::sqlite::{Backup, BackupError, Checked, NoStore, backup, check};

@@ -1,9 +1,10 @@
-//! Puts the parts together and serves them on one port until told to stop.
+//! Puts the parts together and serves them on one port until shutdown.
 
 use std::{
     fs::{File, TryLockError},
     io,
-    path::PathBuf,
+    path::{Path, PathBuf},
+    pin::pin,
     sync::Arc,
     time::Duration,
 };
@@ -11,61 +12,66 @@ use std::{
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tonic::service::Routes;
+use tonic_health::{ServingStatus, server::HealthReporter};
 use tracing::{info, warn};
 
 use crate::{
-    blobs::{Blobs, collect},
+    blobs::{Blobs, layout},
+    collect,
+    disk::make_folder,
     dispatch::Dispatch,
-    driver::{self, Driver},
+    driver::{self, Driver, DriverHandle},
     feed::Feed,
     history::History,
     service::{
         StreamLimits, blob_store, connections, orchestrator::OrchestratorService, places::Places,
     },
-    store::{self, Store, StoreError, sqlite::SqliteStore},
+    store::{self, Archive, Location, Opened, StoreError},
 };
 
 /// A node's lease: long enough for a link that flaps, short enough that a lost node's frames do not wait long.
 const LEASE: Duration = Duration::from_secs(15);
-/// How much longer than a lease the orchestrator waits before it gives work away: clocks that run at
-/// different rates, and renderers that take a moment to die.
+/// How much longer than a lease the orchestrator waits before it reassigns work: clocks run at different rates, and
+/// renderers take a moment to stop.
 const LEASE_MARGIN: Duration = Duration::from_secs(2);
-/// Blobs that no job needs are kept for a day: what was uploaded today need not travel again.
+/// Blobs that no job needs are kept for a day, so that today's uploads are not sent again.
 const BLOB_AGE: Duration = Duration::from_secs(24 * 60 * 60);
-/// But not more of them than a few large projects.
+/// Bytes of such blobs: a few large projects.
 const BLOB_BYTES: u64 = 20 << 30;
 /// How long open calls get to end when the orchestrator stops.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
 
-/// What an orchestrator needs to know.
+/// Settings of an orchestrator.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Folder of its database and blobs; made where it is not.
+    /// Folder of its database and blobs; created if it is missing.
     pub data: PathBuf,
-    /// Blobs that no job needs go when they were not used for so long; a day unless told otherwise, and never
-    /// within the hour.
+    /// URL of the store: `sqlite:///PATH` or a plain path. By default the database in the data folder.
+    pub store: Option<String>,
+    /// Blobs that no job needs are removed when they were not used for so long. A day by default; never within the
+    /// hour.
     pub blob_age: Duration,
-    /// The oldest of them go when all of them take more than this, in bytes; 20 GiB unless told otherwise.
+    /// The oldest of them are removed when all of them take more bytes than this; 20 GiB by default.
     pub blob_bytes: u64,
-    /// A node's lease; 15 s unless a test wants to see one run out.
+    /// A node's lease; 15 s by default.
     pub lease: Duration,
     /// Bounds of what clients hold open.
     pub streams: StreamLimits,
-    /// Bytes of the disk that uploads leave free; a gigabyte unless told otherwise, or a twentieth of a disk
-    /// that is small.
+    /// Bytes of the disk that uploads leave free. By default a gigabyte, or a twentieth of a small disk.
     pub disk_reserve_bytes: Option<u64>,
-    /// File that the history is appended to; none unless told otherwise.
+    /// File that the history is appended to; none by default.
     #[cfg(any(test, feature = "history"))]
     pub history: Option<PathBuf>,
 }
 
 impl Config {
-    /// Everything but the folder as it is by default.
+    /// The default settings, with a data folder.
     #[must_use]
     pub fn new(data: PathBuf) -> Self {
         let streams = StreamLimits::default();
         Self {
             data,
+            store: None,
             blob_age: BLOB_AGE,
             blob_bytes: BLOB_BYTES,
             lease: LEASE,
@@ -75,43 +81,54 @@ impl Config {
             history: None,
         }
     }
+
+    fn data_error(&self, error: io::Error) -> ServeError {
+        ServeError::Data { path: self.data.clone(), error }
+    }
+
+    fn store_error(&self, error: StoreError) -> ServeError {
+        ServeError::Store { path: self.data.clone(), error: error.into() }
+    }
 }
 
 /// What keeps an orchestrator from serving.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// The data folder cannot be used.
-    #[error("cannot use the data folder {}: {source}; choose another with --data", path.display())]
+    #[error("cannot use the data folder {}: {error}; choose another with --data", path.display())]
     Data {
         /// The folder.
         path: PathBuf,
-        /// Why.
-        source: io::Error,
+        /// What the system reports.
+        error: io::Error,
     },
     /// The history cannot be written.
     #[cfg(any(test, feature = "history"))]
-    #[error("cannot write the history {}: {source}; choose another with --history", path.display())]
+    #[error("cannot write the history {}: {error}; choose another with --history", path.display())]
     History {
         /// The file.
         path: PathBuf,
-        /// Why.
-        source: io::Error,
+        /// What the system reports.
+        error: io::Error,
     },
-    /// Another orchestrator has it.
+    /// Another orchestrator holds the folder's lock.
     #[error("another orchestrator uses the data folder {}; stop it, or choose another with --data", .0.display())]
     InUse(PathBuf),
-    /// The database cannot be used.
-    #[error("cannot use the database in {}: {reason}", path.display())]
+    /// The store cannot be used.
+    #[error("cannot use the store of the data folder {}: {error}", path.display())]
     Store {
         /// The folder.
         path: PathBuf,
-        /// Why.
-        reason: String,
+        /// The store's error, which says what to do.
+        error: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The driver ended; its panic is in the log.
-    #[error("the orchestrator failed inside; start it again: it goes on where it was")]
+    /// The driver panicked; the panic is in the log.
+    #[error("internal error; restart the orchestrator, nothing acknowledged is lost")]
     Driver,
 }
+
+/// Services whose health is reported; the empty name is the server's.
+const HEALTH_NAMES: [&str; 3] = ["", "framecrew.v1.Orchestrator", "framecrew.v1.BlobStore"];
 
 /// Serves `Orchestrator` and `BlobStore`, health and reflection on `listener` until `shutdown`.
 ///
@@ -122,121 +139,39 @@ pub async fn serve(
     config: Config,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), ServeError> {
-    #[cfg(any(test, feature = "history"))]
-    let history = match &config.history {
-        Some(path) => History::append_to(path)
-            .map_err(|source| ServeError::History { path: path.clone(), source })?,
-        None => History::default(),
-    };
-    #[cfg(not(any(test, feature = "history")))]
-    let history = History;
-    let Config { data, blob_age, blob_bytes, lease, streams: limits, disk_reserve_bytes, .. } =
-        config;
-    let data_error = |source| ServeError::Data { path: data.clone(), source };
-    let store_error =
-        |error: StoreError| ServeError::Store { path: data.clone(), reason: error.to_string() };
-    store::make_folder(&data).map_err(data_error)?;
-    // Held until this function returns: two orchestrators on one store would both give work away.
-    let lock = File::create(data.join("lock")).map_err(data_error)?;
-    match lock.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => return Err(ServeError::InUse(data)),
-        Err(TryLockError::Error(source)) => return Err(data_error(source)),
-    }
-    if store::check::has_lost_its_database(&data) {
-        return Err(ServeError::Store {
-            path: data,
-            reason: store::check::LOST_DATABASE.to_owned(),
-        });
-    }
-    let (store, identity) =
-        SqliteStore::open(&data.join("framecrew.db")).await.map_err(store_error)?;
-    let store = match disk_reserve_bytes {
-        // Uploads stop first, then new jobs.
-        Some(bytes) => store.with_reserve(bytes / 8),
-        None => store,
-    };
-    let driver_store = Arc::new(store.for_driver());
-    let store = Arc::new(store);
-    let opened = store.clone();
-    let checked = store.clone();
-    let mut checking =
-        AbortOnDropHandle::new(tokio::spawn(async move { checked.quick_check().await }));
-    let store: Arc<dyn Store> = store;
-    let blobs = Blobs::open(&data.join("blobs"), disk_reserve_bytes).map_err(|error| {
-        ServeError::Data { path: data.clone(), source: io::Error::other(error) }
-    })?;
+    let history = open_history(&config)?;
+    // Held until this function returns: two orchestrators on one store would both assign work.
+    let lock = lock_data(&config.data)?;
+    let address = listener.local_addr().map_err(|error| config.data_error(error))?;
+    let Opened { ledger, archive, identity } = open_store(&config).await?;
+    let mut damage = pin!(find_damage(archive.clone()));
+    let blobs = Blobs::open(&layout::blobs_in(&config.data), config.disk_reserve_bytes)
+        .map_err(|error| config.data_error(io::Error::other(error)))?;
 
-    // Streams end by this; the driver goes on until they have. All of it ends when this future is dropped.
+    // Streams end first; the driver ends after them. Dropping this future ends both.
     let streams = CancellationToken::new();
     let stop = CancellationToken::new();
     let _streams_end = streams.clone().drop_guard();
-    let feed = Arc::new(Feed::new(store.clone(), identity));
+    let feed = Arc::new(Feed::new(archive.clone(), identity));
     let (driver, mailbox) = driver::mailbox(blobs.clone());
     let dispatch = Dispatch::new(driver.clone(), blobs.clone(), feed.identity(), streams.clone());
-    let patience = lease + LEASE_MARGIN;
+    let patience = config.lease + LEASE_MARGIN;
     let restored =
-        Driver::restore(driver_store, feed.clone(), dispatch, mailbox, patience, history)
+        Driver::restore(ledger.clone(), feed.clone(), dispatch, mailbox, patience, history)
             .await
-            .map_err(store_error)?;
+            .map_err(|error| config.store_error(error))?;
     let mut driving = AbortOnDropHandle::new(tokio::spawn(restored.run(stop.clone())));
+    let _collecting = collect_garbage(&config, blobs.clone(), archive.clone(), driver.clone());
 
-    let kept = collect::Limits { age: blob_age, bytes: blob_bytes };
-    let held = driver.clone();
-    let holds = move || held.store_failed_within(collect::UNUSED_MIN);
-    let collecting = collect::run(blobs.clone(), store.clone(), kept, holds);
-    let _collecting = AbortOnDropHandle::new(tokio::spawn(collecting));
-    let places = Places::new(limits.per_client, limits.total);
-    let closing = driver.clone();
-    let service = OrchestratorService::new(
-        driver,
-        store,
-        feed,
-        blobs.clone(),
-        lease,
-        places.clone(),
-        streams.clone(),
-    );
-    let (health_reporter, health) = tonic_health::server::health_reporter();
-    let outputs = Arc::new(service.clone());
-    let uploads = service.uploads();
-    let orchestrator = service.server();
-    let blob_store = blob_store::server(blobs, outputs, places, uploads);
-    for name in ["", "framecrew.v1.Orchestrator", "framecrew.v1.BlobStore"] {
-        health_reporter.set_service_status(name, tonic_health::ServingStatus::Serving).await;
-    }
-
-    let address = listener.local_addr().map_err(data_error)?;
-    info!(%address, data = %data.display(), "orchestrator serves");
-    let stopping = streams.clone();
-    let routes = Routes::new(health)
-        .add_service(reflection().build_v1().map_err(reflection_error)?)
-        .add_service(reflection().build_v1alpha().map_err(reflection_error)?)
-        .add_service(orchestrator)
-        .add_service(blob_store);
-    let serving = connections::serve(listener, routes, limits, async move {
-        shutdown.await;
-        closing.close();
-        info!("orchestrator stops; nodes render on, and are found again at the next start");
-        for name in ["", "framecrew.v1.Orchestrator", "framecrew.v1.BlobStore"] {
-            let status = tonic_health::ServingStatus::NotServing;
-            health_reporter.set_service_status(name, status).await;
-        }
-        stopping.cancel();
-    });
-    // Reads all of the database, so it does not stand between a restart and its nodes.
-    let damage = async {
-        match (&mut checking).await {
-            Ok(Err(error @ StoreError::Corrupt(_))) => error,
-            _ => std::future::pending().await,
-        }
-    };
+    let parts = Parts { driver, archive, feed, blobs, streams: streams.clone() };
+    let serving = parts.serve(listener, &config, shutdown)?;
+    info!(%address, data = %config.data.display(), "orchestrator serves");
     tokio::select! {
         () = serving => {}
-        error = damage => return Err(store_error(error)),
+        error = &mut damage => return Err(config.store_error(error)),
         // Only a bug ends the driver first; serving on without it would answer nobody.
         ended = &mut driving => return Err(match ended {
-            Ok(Err(error)) => ServeError::Store { path: data, reason: error.to_string() },
+            Ok(Err(error)) => config.store_error(error),
             _ => ServeError::Driver,
         }),
         () = async {
@@ -246,13 +181,134 @@ pub async fn serve(
     }
     streams.cancel();
     stop.cancel();
-    // A commit that keeps failing is given up here: nobody was told of it.
+    // A commit that keeps failing is given up here: nothing of it was acknowledged.
     let _ = tokio::time::timeout(SHUTDOWN_GRACE, &mut driving).await;
     driving.abort();
-    // The folder is the next one's only when this one has let go of its file.
-    let _ = tokio::time::timeout(SHUTDOWN_GRACE, opened.close()).await;
+    // The next orchestrator may use the folder only once this one has closed the database.
+    let _ = tokio::time::timeout(SHUTDOWN_GRACE, ledger.close()).await;
     drop(lock);
     Ok(())
+}
+
+#[cfg(any(test, feature = "history"))]
+fn open_history(config: &Config) -> Result<History, ServeError> {
+    match &config.history {
+        Some(path) => History::append_to(path)
+            .map_err(|error| ServeError::History { path: path.clone(), error }),
+        None => Ok(History::default()),
+    }
+}
+
+#[cfg(not(any(test, feature = "history")))]
+#[expect(clippy::unnecessary_wraps, reason = "as with the feature")]
+fn open_history(_: &Config) -> Result<History, ServeError> {
+    Ok(History)
+}
+
+/// Creates the data folder and locks it for this process.
+fn lock_data(data: &Path) -> Result<File, ServeError> {
+    let failed = |error| ServeError::Data { path: data.to_owned(), error };
+    make_folder(data).map_err(failed)?;
+    let lock = File::create(data.join("lock")).map_err(failed)?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => Err(ServeError::InUse(data.to_owned())),
+        Err(TryLockError::Error(error)) => Err(failed(error)),
+    }
+}
+
+async fn open_store(config: &Config) -> Result<Opened, ServeError> {
+    let location = match &config.store {
+        Some(url) => Location::parse(url),
+        None => Ok(Location::in_folder(&config.data)),
+    };
+    let options = store::Options {
+        // Uploads stop first, then new jobs.
+        reserve_bytes: config.disk_reserve_bytes.map(|bytes| bytes / 8),
+        has_blobs: layout::has_blobs(&layout::blobs_in(&config.data)),
+    };
+    let opened = async { store::open(&location?, options).await };
+    opened.await.map_err(|error| config.store_error(error))
+}
+
+/// Ends with the error when the store is damaged. Reads all of it, so a restart does not wait for this.
+async fn find_damage(archive: Arc<dyn Archive>) -> StoreError {
+    let checking = AbortOnDropHandle::new(tokio::spawn(async move { archive.verify().await }));
+    match checking.await {
+        Ok(Err(error @ StoreError::Corrupt(_))) => error,
+        _ => std::future::pending().await,
+    }
+}
+
+/// Starts the task that removes unused blobs.
+fn collect_garbage(
+    config: &Config,
+    blobs: Blobs,
+    archive: Arc<dyn Archive>,
+    driver: DriverHandle,
+) -> AbortOnDropHandle<()> {
+    let limits = collect::Limits { age: config.blob_age, bytes: config.blob_bytes };
+    let holds = move || driver.store_failed_within(collect::UNUSED_MIN);
+    AbortOnDropHandle::new(tokio::spawn(collect::run(blobs, archive, limits, holds)))
+}
+
+/// What the services are made of.
+struct Parts {
+    driver: DriverHandle,
+    archive: Arc<dyn Archive>,
+    feed: Arc<Feed>,
+    blobs: Blobs,
+    streams: CancellationToken,
+}
+
+impl Parts {
+    /// Serves until `shutdown`; then closes the mailbox and ends the streams.
+    fn serve(
+        self,
+        listener: TcpListener,
+        config: &Config,
+        shutdown: impl Future<Output = ()> + Send + 'static,
+    ) -> Result<impl Future<Output = ()>, ServeError> {
+        let Self { driver, archive, feed, blobs, streams } = self;
+        let limits = config.streams;
+        let places = Places::new(limits.per_client, limits.total);
+        let closing = driver.clone();
+        let stopping = streams.clone();
+        let service = OrchestratorService::new(
+            driver,
+            archive,
+            feed,
+            blobs.clone(),
+            config.lease,
+            places.clone(),
+            streams,
+        );
+        let outputs = Arc::new(service.clone());
+        let uploads = service.uploads();
+        let (health_reporter, health) = tonic_health::server::health_reporter();
+        let routes = Routes::new(health)
+            .add_service(reflection().build_v1().map_err(reflection_error)?)
+            .add_service(reflection().build_v1alpha().map_err(reflection_error)?)
+            .add_service(service.server())
+            .add_service(blob_store::server(blobs, outputs, places, uploads));
+        Ok(async move {
+            set_health(&health_reporter, ServingStatus::Serving).await;
+            connections::serve(listener, routes, limits, async move {
+                shutdown.await;
+                closing.close();
+                info!("orchestrator stops; nodes keep rendering and reconnect at its next start");
+                set_health(&health_reporter, ServingStatus::NotServing).await;
+                stopping.cancel();
+            })
+            .await;
+        })
+    }
+}
+
+async fn set_health(reporter: &HealthReporter, status: ServingStatus) {
+    for name in HEALTH_NAMES {
+        reporter.set_service_status(name, status).await;
+    }
 }
 
 fn reflection() -> tonic_reflection::server::Builder<'static> {
@@ -276,7 +332,7 @@ fn reflection() -> tonic_reflection::server::Builder<'static> {
 fn reflection_error(error: tonic_reflection::server::Error) -> ServeError {
     ServeError::Data {
         path: PathBuf::from("the protocol's descriptors"),
-        source: io::Error::other(error),
+        error: io::Error::other(error),
     }
 }
 

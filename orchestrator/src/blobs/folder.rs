@@ -11,12 +11,12 @@ use std::{
 
 use framecrew_blobs::Digest;
 
+use super::layout::{blob_path, digest_of, is_unfinished, shards, unfinished_path};
+use crate::disk::{self, Room, sync_folder};
+
 /// Files or folders above which the whole file system is made durable at once: one wait instead of many. Below,
 /// whatever else is being written to it would only be in the way.
 const SYNC_EACH_MAX: usize = 8;
-
-/// Parts a blob's name from its number while it is on its way in; no digest has it.
-const UNFINISHED: char = '#';
 
 /// A directory that holds blobs.
 #[derive(Debug)]
@@ -76,18 +76,11 @@ impl Staged {
 
 /// A blob as it lies there.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Entry {
-    pub(super) digest: Digest,
-    pub(super) size_bytes: u64,
+pub(crate) struct Entry {
+    pub(crate) digest: Digest,
+    pub(crate) size_bytes: u64,
     /// When it was last stored or asked for.
-    pub(super) used_at: SystemTime,
-}
-
-/// Bytes of the disk that the folder is on.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Room {
-    pub(super) free_bytes: u64,
-    pub(super) total_bytes: u64,
+    pub(crate) used_at: SystemTime,
 }
 
 impl Folder {
@@ -102,7 +95,7 @@ impl Folder {
             fs::create_dir_all(&shard)?;
             for entry in fs::read_dir(&shard)? {
                 let entry = entry?;
-                if entry.file_name().to_string_lossy().contains(UNFINISHED) {
+                if is_unfinished(&entry.file_name().to_string_lossy()) {
                     fs::remove_file(entry.path())?;
                     removed += 1;
                 }
@@ -129,9 +122,7 @@ impl Folder {
 
     pub(super) fn stage(&self, digest: Digest) -> io::Result<Staged> {
         let number = self.staged.fetch_add(1, Ordering::Relaxed);
-        let mut path = self.path(digest).into_os_string();
-        path.push(format!("{UNFINISHED}{number}"));
-        let path = PathBuf::from(path);
+        let path = unfinished_path(&self.dir, digest, number);
         let file = fs::File::create_new(&path)?;
         Ok(Staged { digest, file: Some(file), path, is_kept: false })
     }
@@ -214,16 +205,9 @@ impl Folder {
         Ok(Digest::from(hasher.finalize()))
     }
 
-    /// How full the disk is; `None` where the system is not asked.
+    /// How full the disk is; `None` where the system cannot say.
     pub(super) fn room(&self) -> io::Result<Option<Room>> {
-        #[cfg(target_os = "linux")]
-        return {
-            let disk = rustix::fs::fstatvfs(&self.handle)?;
-            let bytes = |blocks: u64| blocks.saturating_mul(disk.f_frsize);
-            Ok(Some(Room { free_bytes: bytes(disk.f_bavail), total_bytes: bytes(disk.f_blocks) }))
-        };
-        #[cfg(not(target_os = "linux"))]
-        Ok(None)
+        disk::room(&self.dir)
     }
 
     pub(super) fn remove(&self, digest: Digest) -> io::Result<()> {
@@ -235,7 +219,7 @@ impl Folder {
         for shard in shards() {
             for entry in fs::read_dir(self.dir.join(&shard))? {
                 let name = entry?.file_name();
-                let digest = name.to_str().and_then(|rest| format!("{shard}{rest}").parse().ok());
+                let digest = name.to_str().and_then(|name| digest_of(&shard, name));
                 // Uploads on their way in, and what others put there.
                 let Some(digest) = digest else { continue };
                 if let Some(entry) = self.find(digest)? {
@@ -249,21 +233,4 @@ impl Folder {
     fn path(&self, digest: Digest) -> PathBuf {
         blob_path(&self.dir, digest)
     }
-}
-
-/// The names of the folders that blobs lie in.
-fn shards() -> impl Iterator<Item = String> {
-    (0..=u8::MAX).map(|shard| format!("{shard:02x}"))
-}
-
-/// Where a blob lies in a folder of blobs.
-pub(crate) fn blob_path(dir: &Path, digest: Digest) -> PathBuf {
-    let digest = digest.to_string();
-    let (shard, rest) = digest.split_at(2);
-    dir.join(shard).join(rest)
-}
-
-/// Makes the names in a folder durable. Only Unix can.
-fn sync_folder(folder: &Path) -> io::Result<()> {
-    if cfg!(unix) { fs::File::open(folder)?.sync_all() } else { Ok(()) }
 }

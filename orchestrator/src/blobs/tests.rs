@@ -2,14 +2,12 @@
 
 use std::fs;
 
-use super::{
-    collect::{Collected, Limits, Pins, UNUSED_MIN},
-    *,
-};
+use super::{layout::blob_path, *};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-async fn store(blobs: &Blobs, bytes: &[u8]) -> Digest {
+/// Stores a blob as an upload does.
+pub(crate) async fn store(blobs: &Blobs, bytes: &[u8]) -> Digest {
     let digest = Digest::of(bytes);
     let incoming = blobs.receive();
     incoming.begin(digest, bytes.len() as u64).await.unwrap();
@@ -19,7 +17,14 @@ async fn store(blobs: &Blobs, bytes: &[u8]) -> Digest {
     digest
 }
 
-fn files(dir: &Path) -> Vec<String> {
+/// Makes a blob look as if it was last used then, and forgets it as a restart does.
+pub(crate) fn set_last_use(blobs: &Blobs, digest: Digest, used_at: SystemTime) {
+    blobs.shared.folder.touch(digest, used_at).unwrap();
+    blobs.shared.with_memory(|memory| memory.absent(digest));
+}
+
+/// The files in the shards of a folder of blobs.
+pub(crate) fn files(dir: &Path) -> Vec<String> {
     let shards = fs::read_dir(dir).unwrap().map(|shard| shard.unwrap());
     let files = shards.flat_map(|shard| fs::read_dir(shard.path()).unwrap());
     files.map(|file| file.unwrap().file_name().into_string().unwrap()).collect()
@@ -277,71 +282,12 @@ fn a_full_disk_is_told_apart() {
     assert!(matches!(BlobError::from(other), BlobError::Disk(_)));
 }
 
-/// Blobs, each of 1,000 bytes, that were last used so long before `now`.
-async fn used_before(
-    blobs: &Blobs,
-    now: SystemTime,
-    ages: impl IntoIterator<Item = Duration>,
-) -> Vec<Digest> {
-    let mut digests = Vec::new();
-    for (n, age) in ages.into_iter().enumerate() {
-        let digest = store(blobs, &[n as u8; 1_000]).await;
-        blobs.shared.folder.touch(digest, now - age).unwrap();
-        // As after a restart.
-        blobs.shared.with_memory(|memory| memory.absent(digest));
-        digests.push(digest);
-    }
-    digests
-}
-
-const LIMITS: Limits = Limits { age: DAY, bytes: 1 << 30 };
-
 #[tokio::test]
-async fn blobs_that_no_job_needs_go_when_they_are_old() {
-    let dir = tempfile::tempdir().unwrap();
-    let blobs = Blobs::open(dir.path(), None).unwrap();
-    let now = SystemTime::now();
-    let digests = used_before(&blobs, now, [2 * DAY, 2 * DAY, DAY / 2, Duration::ZERO]).await;
-    let mut pins = Pins::default();
-    pins.pin(digests[1]);
-    let collected = blobs.collect(pins, LIMITS, now).await.unwrap();
-    assert_eq!(collected, Collected { blobs: 1, bytes: 1_000 });
-    assert_eq!(blobs.missing(digests.clone()).await.unwrap(), digests[..1]);
-}
-
-#[tokio::test]
-async fn the_oldest_go_when_they_take_too_much_but_never_within_the_hour() {
-    let dir = tempfile::tempdir().unwrap();
-    let blobs = Blobs::open(dir.path(), None).unwrap();
-    let now = SystemTime::now();
-    let ages = [5 * UNUSED_MIN, 2 * UNUSED_MIN, 4 * UNUSED_MIN, UNUSED_MIN / 2, 3 * UNUSED_MIN];
-    let digests = used_before(&blobs, now, ages).await;
-    let limits = Limits { bytes: 3_500, ..LIMITS };
-    let collected = blobs.collect(Pins::default(), limits, now).await.unwrap();
-    assert_eq!(collected, Collected { blobs: 2, bytes: 2_000 });
-    let gone = [digests[0], digests[2]];
-    assert_eq!(blobs.missing(digests.clone()).await.unwrap(), gone);
-
-    // Asked for just now: all of them are safe.
-    let limits = Limits { bytes: 0, ..LIMITS };
-    let collected = blobs.collect(Pins::default(), limits, now).await.unwrap();
-    assert_eq!(collected, Collected::default());
-    let later = now + 2 * UNUSED_MIN;
-    let collected = blobs.collect(Pins::default(), limits, later).await.unwrap();
-    assert_eq!(collected.blobs, 3);
-    assert_eq!(files(dir.path()), [""; 0]);
-    assert!(!blobs.contains(digests[1]).await.unwrap(), "memory knows that they are gone");
-}
-
-#[tokio::test]
-async fn a_blob_that_is_on_its_way_in_is_not_collected() {
+async fn a_blob_that_is_on_its_way_in_is_not_listed() {
     let dir = tempfile::tempdir().unwrap();
     let blobs = Blobs::open(dir.path(), None).unwrap();
     let staged = blobs.shared.folder.stage(Digest::of(b"half")).unwrap();
-    let limits = Limits { bytes: 0, ..LIMITS };
-    let later = SystemTime::now() + 9 * DAY;
-    let collected = blobs.collect(Pins::default(), limits, later).await.unwrap();
-    assert_eq!(collected, Collected::default());
+    assert!(blobs.list(|_| true).await.unwrap().is_empty());
     assert_eq!(files(dir.path()).len(), 1);
     drop(staged);
     assert_eq!(files(dir.path()), [""; 0]);

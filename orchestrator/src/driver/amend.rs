@@ -98,7 +98,7 @@ impl Driver {
             let reading = async {
                 // With its project, which no snapshot has: nodes are sent it.
                 let Some(whole) = store.job(job).await? else { return Ok(None) };
-                let remains = store.remains(job).await?;
+                let remains = store.job_progress(job).await?;
                 let record = JobRecord { spec: whole.spec, ..record.clone() };
                 OpenJob::restore(&*store, record, remains).await.map(Some)
             };

@@ -8,13 +8,13 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::{
-    blobs::{Blobs, blob_path},
+    blobs::{Blobs, layout::blob_path},
     domain::{
         Blender, BlenderVersion, FrameRange, FrameSet, JobSpec, MovieOf, NodeDescription, Output,
         Preview, Project, RenderSettings,
     },
     feed::Update,
-    store::{Snapshot, sqlite::SqliteStore},
+    store::{Archive, Snapshot, sqlite::SqliteStore},
 };
 
 /// A store whose disk is full whenever a test says so.
@@ -27,7 +27,7 @@ struct FullableStore {
     refused: AtomicUsize,
 }
 
-impl Store for FullableStore {
+impl Ledger for FullableStore {
     fn commit<'a>(&'a self, group: &'a Group) -> BoxFuture<'a, Result<(), StoreError>> {
         if self.is_full.load(Ordering::SeqCst) {
             self.refused.fetch_add(1, Ordering::SeqCst);
@@ -47,10 +47,20 @@ impl Store for FullableStore {
         self.inner.check_epoch()
     }
 
-    fn remember(&self) -> BoxFuture<'_, Result<Remembered, StoreError>> {
-        self.inner.remember()
+    fn restore(&self) -> BoxFuture<'_, Result<RestoredState, StoreError>> {
+        self.inner.restore()
     }
 
+    fn job_progress(&self, job: JobId) -> BoxFuture<'_, Result<JobProgressRecord, StoreError>> {
+        self.inner.job_progress(job)
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        self.inner.close()
+    }
+}
+
+impl Archive for FullableStore {
     fn find_request<'a>(
         &'a self,
         request_id: &'a str,
@@ -113,8 +123,8 @@ impl Store for FullableStore {
         self.inner.pins(each)
     }
 
-    fn remains(&self, job: JobId) -> BoxFuture<'_, Result<Remains, StoreError>> {
-        self.inner.remains(job)
+    fn verify(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.inner.verify()
     }
 }
 
@@ -197,7 +207,7 @@ impl Fixture {
     /// The batch that the node has of a job.
     async fn batch(&self, job: JobId) -> BatchId {
         self.until(job, |record| record.standing.state == JobState::Rendering).await;
-        let batches = self.store.remember().await.unwrap().batches;
+        let batches = self.store.restore().await.unwrap().batches;
         batches.iter().find(|(_, record)| record.job == job).unwrap().0
     }
 
@@ -691,7 +701,7 @@ async fn who_gave_up_registering_while_a_commit_was_held_is_not_registered() {
     fixture.store.is_full.store(false, Ordering::SeqCst);
     // Read after it.
     fixture.driver.cancel(JobId(99)).await.unwrap();
-    let nodes = fixture.store.remember().await.unwrap().nodes;
+    let nodes = fixture.store.restore().await.unwrap().nodes;
     assert_eq!(nodes.iter().map(|(node, _)| &**node).collect::<Vec<_>>(), ["a"]);
 }
 

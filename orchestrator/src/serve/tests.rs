@@ -4,7 +4,7 @@ use tokio::time::Instant;
 
 use framecrew_blobs::Digest;
 use tonic_health::pb::{
-    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+    HealthCheckRequest, health_check_response::ServingStatus as Served, health_client::HealthClient,
 };
 
 use super::*;
@@ -17,11 +17,16 @@ use crate::{
     store::{BatchRecord, Group, JobRecord, NodeRecord, Request},
 };
 
+/// Opens the store of a data folder.
+async fn open(data: &Path) -> Opened {
+    store::open(&Location::in_folder(data), store::Options::default()).await.unwrap()
+}
+
 /// Fills a store with a job of `frames` frames, half of them finished and some with a node, and `closed` jobs
 /// of one frame that are over.
-async fn fill(data: &std::path::Path, frames: i32, closed: u64) {
+async fn fill(data: &Path, frames: i32, closed: u64) {
     std::fs::create_dir_all(data).unwrap();
-    let (store, _) = SqliteStore::open(&data.join("framecrew.db")).await.unwrap();
+    let store = open(data).await.ledger;
     let job = |id: u64, frames: i32| {
         let spec = JobSpec {
             name: "shot".to_owned(),
@@ -95,7 +100,7 @@ async fn fill(data: &std::path::Path, frames: i32, closed: u64) {
 }
 
 /// Starts an orchestrator and waits until it says that it serves; how long that took.
-async fn start(data: &std::path::Path) -> (Duration, AbortOnDropHandle<Result<(), ServeError>>) {
+async fn start(data: &Path) -> (Duration, AbortOnDropHandle<Result<(), ServeError>>) {
     let began = Instant::now();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -107,7 +112,7 @@ async fn start(data: &std::path::Path) -> (Duration, AbortOnDropHandle<Result<()
     while !health
         .check(HealthCheckRequest::default())
         .await
-        .is_ok_and(|answer| answer.into_inner().status() == ServingStatus::Serving)
+        .is_ok_and(|answer| answer.into_inner().status() == Served::Serving)
     {
         assert!(!serving.is_finished(), "the orchestrator ended");
     }
@@ -126,17 +131,17 @@ async fn a_store_of_a_hundred_thousand_frames_is_served_again() {
 }
 
 /// Gives a filled store the blobs of its frames, as small as they are said to be large.
-async fn fill_with_blobs(data: &std::path::Path, frames: i32) {
+async fn fill_with_blobs(data: &Path, frames: i32) {
     fill(data, frames, 3).await;
     for frame in 1..=frames / 2 {
-        let path = crate::blobs::blob_path(&data.join("blobs"), Digest::of(&frame.to_le_bytes()));
+        let path = layout::blob_path(&data.join("blobs"), Digest::of(&frame.to_le_bytes()));
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::File::create(path).unwrap().set_len(1 << 20).unwrap();
     }
 }
 
 /// Overwrites what lies in the middle of the database.
-fn tear(data: &std::path::Path) {
+fn tear(data: &Path) {
     use std::os::unix::fs::FileExt as _;
     let path = data.join("framecrew.db");
     let middle = std::fs::metadata(&path).unwrap().len() / 2 / 4_096 * 4_096;
@@ -186,9 +191,8 @@ async fn a_database_that_is_gone_or_empty_beside_its_blobs_is_no_new_store() {
 async fn check_tells_of_counts_that_are_wrong_and_of_blobs_that_are_missing_or_other() {
     let dir = tempfile::tempdir().unwrap();
     fill_with_blobs(dir.path(), 20).await;
-    let blob = |frame: i32| {
-        crate::blobs::blob_path(&dir.path().join("blobs"), Digest::of(&frame.to_le_bytes()))
-    };
+    let blob =
+        |frame: i32| layout::blob_path(&dir.path().join("blobs"), Digest::of(&frame.to_le_bytes()));
     std::fs::remove_file(blob(3)).unwrap();
     std::fs::write(blob(4), b"short").unwrap();
     let options = sqlx::sqlite::SqliteConnectOptions::new();
@@ -215,9 +219,7 @@ async fn a_copy_made_under_load_is_sound_and_another_life_of_the_store() {
     let dir = tempfile::tempdir().unwrap();
     let (data, to) = (dir.path().join("data"), dir.path().join("copy"));
     fill_with_blobs(&data, 200).await;
-    let (store, identity) = SqliteStore::open(&data.join("framecrew.db")).await.unwrap();
-    let store = Arc::new(store);
-    let writer = store.clone();
+    let Opened { ledger: writer, identity, .. } = open(&data).await;
     let load = AbortOnDropHandle::new(tokio::spawn(async move {
         for sequence in 1.. {
             let mut group = Group::default();
@@ -235,10 +237,10 @@ async fn a_copy_made_under_load_is_sound_and_another_life_of_the_store() {
     assert!(checked.is_sound(), "{:?}", checked.faults);
     assert_eq!((checked.jobs, checked.frames), (4, 103));
 
-    let (copy, restored) = SqliteStore::open(&to.join("framecrew.db")).await.unwrap();
+    let Opened { ledger: copy, identity: restored, .. } = open(&to).await;
     assert_ne!(restored.store_id, identity.store_id);
     assert!(restored.epoch.0 > identity.epoch.0 + 1_000, "ahead of what the store may reach");
-    let remembered = copy.remember().await.unwrap();
+    let remembered = copy.restore().await.unwrap();
     assert_eq!((remembered.batches.len(), remembered.nodes.len()), (0, 0));
     assert_eq!(remembered.open_jobs[0].1.finished.len(), 100);
     copy.close().await;
@@ -246,21 +248,4 @@ async fn a_copy_made_under_load_is_sound_and_another_life_of_the_store() {
     drop(serving);
     let refused = crate::backup(&data, &to).await.unwrap_err();
     assert!(matches!(refused, crate::BackupError::InUse(_)), "{refused}");
-}
-
-#[tokio::test]
-async fn what_is_committed_is_on_the_disk_and_not_in_its_cache() {
-    use sqlx::Connection as _;
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("framecrew.db");
-    let (store, _) = SqliteStore::open(&path).await.unwrap();
-    store.close().await;
-    let options = crate::store::sqlite::options(&path);
-    let mut connection = sqlx::SqliteConnection::connect_with(&options).await.unwrap();
-    let synchronous: i64 =
-        sqlx::query_scalar("PRAGMA synchronous").fetch_one(&mut connection).await.unwrap();
-    let journal: String =
-        sqlx::query_scalar("PRAGMA journal_mode").fetch_one(&mut connection).await.unwrap();
-    // FULL: the log is synced with each commit. NORMAL would lose the last ones with the power.
-    assert_eq!((synchronous, &*journal), (2, "wal"));
 }

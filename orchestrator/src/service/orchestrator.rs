@@ -27,7 +27,7 @@ use super::{
     faults::exhausted,
     places::{Client, NoPlace, Place, Placed, Places, Turns},
 };
-use crate::{blobs::Blobs, driver::DriverHandle, feed::Feed, store::Store};
+use crate::{blobs::Blobs, driver::DriverHandle, feed::Feed, store::Archive};
 
 /// A job with a project of 100,000 files, at about 150 bytes each, and of 500,000 chunks at 80.
 pub(super) const REQUEST_BYTES_MAX: usize = 64 << 20;
@@ -42,7 +42,7 @@ const CLIENT_CALLS_MAX: usize = 256;
 #[derive(Debug, Clone)]
 pub(crate) struct OrchestratorService {
     pub(super) driver: DriverHandle,
-    pub(super) store: Arc<dyn Store>,
+    pub(super) store: Arc<dyn Archive>,
     pub(super) feed: Arc<Feed>,
     pub(super) blobs: Blobs,
     pub(super) lease: Duration,
@@ -57,7 +57,7 @@ impl OrchestratorService {
     /// A service whose nodes' leases last `lease`.
     pub(crate) fn new(
         driver: DriverHandle,
-        store: Arc<dyn Store>,
+        store: Arc<dyn Archive>,
         feed: Arc<Feed>,
         blobs: Blobs,
         lease: Duration,

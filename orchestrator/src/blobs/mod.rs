@@ -1,12 +1,12 @@
 //! Content-addressed bytes in a local directory, `<data>/blobs/ab/cdef…`.
 //!
 //! A blob bears its name only when it is whole and durable. Whoever is told that one is there has most of an
-//! hour ([`collect::UNUSED_MIN`]) to name it in a job: before that nothing removes it. Both are what lets
+//! hour (`collect::UNUSED_MIN`) to name it in a job: before that nothing removes it. Both are what lets
 //! [`Blobs::contains`] answer from memory.
 
-pub(crate) mod collect;
 mod folder;
 mod incoming;
+pub(crate) mod layout;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -21,7 +21,7 @@ use bytes::Bytes;
 use framecrew_blobs::Digest;
 
 pub(crate) use self::{
-    folder::blob_path,
+    folder::Entry,
     incoming::{Ended, Incoming},
 };
 use self::{
@@ -45,6 +45,9 @@ const RESERVE_SHARE: u64 = 20;
 /// How old the note on the disk may be that a blob was asked for before it is renewed: asking often costs
 /// nothing, and what is taken off the hour that a blob is safe for is small.
 const NOTE_AGE: Duration = Duration::from_secs(5 * 60);
+
+/// Blobs removed at a time; meanwhile no one learns whether a blob is there.
+const REMOVED_AT_ONCE: usize = 64;
 
 /// Where blobs live. Cheap to clone; clones share what they know.
 #[derive(Clone)]
@@ -255,6 +258,29 @@ impl Blobs {
         Incoming::new(self.shared.clone(), self.durable.clone())
     }
 
+    /// The blobs that `wanted` picks.
+    pub(crate) async fn list(
+        &self,
+        wanted: impl Fn(Digest) -> bool + Send + 'static,
+    ) -> Result<Vec<Entry>, BlobError> {
+        let listed = self.blocking(move |shared| {
+            let mut listed = Vec::new();
+            shared.folder.for_each(|blob| {
+                if wanted(blob.digest) {
+                    listed.push(blob);
+                }
+            })?;
+            Ok(listed)
+        });
+        listed.await
+    }
+
+    /// Removes blobs, except those that were used since they were listed. Returns the size of each that was removed,
+    /// in bytes.
+    pub(crate) async fn remove_unused(&self, blobs: Vec<Entry>) -> Result<Vec<u64>, BlobError> {
+        self.blocking(move |shared| Ok(shared.remove_unused(&blobs)?)).await
+    }
+
     /// Works on the disk away from the async threads.
     async fn blocking<T: Send + 'static>(
         &self,
@@ -296,6 +322,22 @@ impl Shared {
             return Err(BlobError::Low { free_bytes, reserve_bytes });
         }
         Ok(())
+    }
+
+    fn remove_unused(&self, blobs: &[Entry]) -> io::Result<Vec<u64>> {
+        let mut removed = Vec::new();
+        for some in blobs.chunks(REMOVED_AT_ONCE) {
+            let _names = self.names.write().unwrap_or_else(PoisonError::into_inner);
+            for blob in some {
+                let is_unused = |now: Entry| now.used_at == blob.used_at;
+                if self.folder.find(blob.digest)?.is_some_and(is_unused) {
+                    self.folder.remove(blob.digest)?;
+                    self.with_memory(|memory| memory.absent(blob.digest));
+                    removed.push(blob.size_bytes);
+                }
+            }
+        }
+        Ok(removed)
     }
 
     fn is_sound(&self, digest: Digest) -> io::Result<bool> {
@@ -420,4 +462,4 @@ impl Memory {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -17,13 +17,15 @@ use futures::TryStreamExt as _;
 use sqlx::{Connection as _, SqliteConnection, sqlite::SqliteConnectOptions};
 
 use super::{
-    StoreError,
-    check::{LOST_DATABASE, NoStore, has_lost_its_database, is_of_other_tables},
-    make_folder,
-    sqlite::{self, FRAME, WHOLE_JOB},
-    sync_folder,
+    check::NoStore,
+    rows::{FRAME, WHOLE_JOB, frame_of, whole_job_of},
+    store::{database_in, is_lost, options},
 };
-use crate::blobs::blob_path;
+use crate::{
+    blobs::layout::{self, blob_path},
+    disk::{make_folder, sync_folder},
+    store::StoreError,
+};
 
 /// How far ahead of the store's the epoch of its copy lies: more starts than the store will see, and more
 /// seconds than a clock will be set back, before the copy is used.
@@ -74,9 +76,10 @@ pub enum BackupError {
 /// # Errors
 /// When there is no sound copy; what was there before is as it was.
 pub async fn backup(data: &Path, to: &Path) -> Result<Backup, BackupError> {
-    let from = data.join("framecrew.db");
-    if has_lost_its_database(data) {
-        return Err(BackupError::Database(LOST_DATABASE.to_owned()));
+    let from = database_in(data);
+    let (from_blobs, to_blobs) = (layout::blobs_in(data), layout::blobs_in(to));
+    if is_lost(&from, layout::has_blobs(&from_blobs)) {
+        return Err(BackupError::Database(StoreError::Lost.to_string()));
     }
     if !from.is_file() {
         return Err(NoStore::Missing(data.to_owned()).into());
@@ -87,12 +90,12 @@ pub async fn backup(data: &Path, to: &Path) -> Result<Backup, BackupError> {
     }
     let failed = |source| BackupError::Copy { path: to.to_owned(), source };
     make_folder(to).map_err(failed)?;
-    fs::create_dir_all(to.join("blobs")).map_err(failed)?;
+    fs::create_dir_all(&to_blobs).map_err(failed)?;
     let part = to.join("framecrew.db.part");
     remove_database(&part).map_err(failed)?;
     let pins = match copy_database(&from, &part).await {
         Ok(pins) => pins,
-        Err(StoreError::Database(error)) if is_of_other_tables(&error) => {
+        Err(StoreError::OtherVersion(_)) => {
             return Err(NoStore::OtherVersion(data.to_owned()).into());
         }
         Err(error) => {
@@ -106,12 +109,11 @@ pub async fn backup(data: &Path, to: &Path) -> Result<Backup, BackupError> {
             });
         }
     };
-    let (from_blobs, to_blobs) = (data.join("blobs"), to.join("blobs"));
     let copied = tokio::task::spawn_blocking(move || copy_blobs(&from_blobs, &to_blobs, pins));
     let copied = copied.await.map_err(|error| failed(io::Error::other(error)))?.map_err(failed)?;
     // Last: a database that is there has its blobs.
     File::open(&part).and_then(|file| file.sync_all()).map_err(failed)?;
-    let database = to.join("framecrew.db");
+    let database = database_in(to);
     // What a look at an earlier copy may have left would be taken for its latest pages.
     remove_beside(&database).map_err(failed)?;
     fs::rename(&part, database).map_err(failed)?;
@@ -151,7 +153,7 @@ async fn copy_database(from: &Path, part: &Path) -> Result<HashSet<Digest>, Stor
         .await?;
     source.close().await?;
     // Without a log beside it: the copy is one file.
-    let options = sqlite::options(part).journal_mode(sqlx::sqlite::SqliteJournalMode::Delete);
+    let options = options(part).journal_mode(sqlx::sqlite::SqliteJournalMode::Delete);
     let mut copy = SqliteConnection::connect_with(&options).await?;
     let mut tx = copy.begin().await?;
     sqlx::query("UPDATE store SET store_id = $1, epoch = epoch + $2")
@@ -171,7 +173,7 @@ async fn copy_database(from: &Path, part: &Path) -> Result<HashSet<Digest>, Stor
     {
         let mut jobs = sqlx::query(WHOLE_JOB).fetch(&mut copy);
         while let Some(row) = jobs.try_next().await? {
-            let record = sqlite::whole_job_of(&row)?;
+            let record = whole_job_of(&row)?;
             for file in &record.spec.project.files {
                 pins.extend(file.blobs().map(|(digest, _)| digest));
             }
@@ -180,7 +182,7 @@ async fn copy_database(from: &Path, part: &Path) -> Result<HashSet<Digest>, Stor
     {
         let mut frames = sqlx::query(FRAME).fetch(&mut copy);
         while let Some(row) = frames.try_next().await? {
-            let Some(rendered) = sqlite::frame_of(&row)?.rendered else { continue };
+            let Some(rendered) = frame_of(&row)?.rendered else { continue };
             pins.extend(rendered.outputs.iter().map(|output| output.digest));
             pins.extend(rendered.preview.map(|preview| preview.digest));
         }

@@ -12,20 +12,17 @@ use futures::TryStreamExt as _;
 use sqlx::{Connection as _, Row as _, SqliteConnection, sqlite::SqliteConnectOptions};
 
 use super::{
-    JobRecord, StoreError,
-    sqlite::{self, FRAME, WHOLE_JOB},
+    rows::{FRAME, WHOLE_JOB, frame_of, from_json, whole_job_of},
+    store::{database_in, is_lost},
 };
 use crate::{
-    blobs::blob_path,
-    domain::{FrameState, JobId, JobState, Slice},
+    blobs::layout::{self, blob_path},
+    domain::{BatchId, FrameState, JobId, JobSpec, JobState, Slice},
+    store::{JobRecord, StoreError},
 };
 
 /// Faults that are told one by one; the rest are counted. More than a screen of them help nobody.
 const FAULTS_MAX: usize = 100;
-
-/// What is said where blobs are there and the database that tells of their jobs is not.
-pub(crate) const LOST_DATABASE: &str = "the database is gone, or empty, and the blobs are there: put framecrew.db back, \
-     go on from a copy made by `framecrew-orchestrator backup`, or begin anew with another folder; nothing was changed";
 
 /// What a check found.
 #[derive(Debug, Default)]
@@ -76,28 +73,16 @@ pub enum NoStore {
     OtherVersion(PathBuf),
 }
 
-/// Whether the database in a data folder is gone, or empty, although there are blobs: only an orchestrator with a
-/// database stores any.
-pub(crate) fn has_lost_its_database(data: &Path) -> bool {
-    let bytes = fs::metadata(data.join("framecrew.db")).map_or(0, |file| file.len());
-    bytes == 0 && has_blobs(&data.join("blobs"))
-}
-
-fn has_blobs(folder: &Path) -> bool {
-    let entries = |folder: &Path| fs::read_dir(folder).into_iter().flatten().flatten();
-    let mut shards = entries(folder).filter(|shard| shard.file_name().len() == 2);
-    shards.any(|shard| entries(&shard.path()).next().is_some())
-}
-
 /// Checks the store in a data folder; `hash_blobs` reads every blob, too.
 ///
 /// # Errors
 /// When there is nothing to check. What is wrong with what is there is in the answer.
 pub async fn check(data: &Path, hash_blobs: bool) -> Result<Checked, NoStore> {
-    let path = data.join("framecrew.db");
+    let path = database_in(data);
     let mut checked = Checked::default();
-    if has_lost_its_database(data) {
-        checked.fault(LOST_DATABASE.to_owned());
+    let blobs = layout::blobs_in(data);
+    if is_lost(&path, layout::has_blobs(&blobs)) {
+        checked.fault(StoreError::Lost.to_string());
         return Ok(checked);
     }
     if !path.is_file() {
@@ -106,21 +91,13 @@ pub async fn check(data: &Path, hash_blobs: bool) -> Result<Checked, NoStore> {
     let mut pins = HashMap::new();
     match check_database(&path, &mut checked, &mut pins).await {
         Ok(()) => {}
-        Err(StoreError::Database(error)) if is_of_other_tables(&error) => {
-            return Err(NoStore::OtherVersion(data.to_owned()));
-        }
-        // In its own words this error sends people here.
+        Err(StoreError::OtherVersion(_)) => return Err(NoStore::OtherVersion(data.to_owned())),
+        // The text of this error names this command.
         Err(StoreError::Corrupt(said)) => checked.fault(format!("the database is damaged: {said}")),
         Err(error) => checked.fault(error.to_string()),
     }
-    check_blobs(&data.join("blobs"), pins, hash_blobs, &mut checked);
+    check_blobs(&blobs, pins, hash_blobs, &mut checked);
     Ok(checked)
-}
-
-/// Whether a table or column is missing.
-pub(super) fn is_of_other_tables(error: &sqlx::Error) -> bool {
-    let message = error.as_database_error().map(|error| error.message().to_owned());
-    message.is_some_and(|message| message.starts_with("no such "))
 }
 
 async fn check_database(
@@ -176,7 +153,7 @@ async fn check_jobs(
         .fetch_optional(&mut *tx)
         .await?;
         let Some(row) = row else { return Ok(()) };
-        let record = sqlite::whole_job_of(&row)?;
+        let record = whole_job_of(&row)?;
         after = record.job.0 as i64;
         checked.jobs += 1;
         for file in &record.spec.project.files {
@@ -210,7 +187,7 @@ async fn check_frames(
             .bind(job.0 as i64)
             .fetch(tx);
     while let Some(row) = rows.try_next().await? {
-        let frame = sqlite::frame_of(&row)?;
+        let frame = frame_of(&row)?;
         let number = frame.frame;
         checked.frames += 1;
         if !wanted.contains(&number) {
@@ -269,7 +246,7 @@ async fn check_batches(tx: &mut SqliteConnection, checked: &mut Checked) -> Resu
     .fetch_all(tx)
     .await?;
     for row in &rows {
-        let batch = crate::domain::BatchId(row.try_get::<i64, _>("batch_id")? as u64);
+        let batch = BatchId(row.try_get::<i64, _>("batch_id")? as u64);
         let Some(spec) = row.try_get::<Option<&str>, _>("spec")? else {
             checked.fault(format!("batch {batch} is of a job that is not there"));
             continue;
@@ -278,8 +255,8 @@ async fn check_batches(tx: &mut SqliteConnection, checked: &mut Checked) -> Resu
             let node: &str = row.try_get("node")?;
             checked.fault(format!("batch {batch} is on node {node}, which is not there"));
         }
-        let spec: crate::domain::JobSpec = sqlite::from_json("a job", spec)?;
-        let slices: Vec<Slice> = sqlite::from_json("a batch", row.try_get("slices")?)?;
+        let spec: JobSpec = from_json("a job", spec)?;
+        let slices: Vec<Slice> = from_json("a batch", row.try_get("slices")?)?;
         let strays = slices.iter().filter(|slice| !spec.frames.contains(slice.frame)).count();
         if strays > 0 {
             checked.fault(format!("batch {batch}: {strays} of its frames are none of its job's"));

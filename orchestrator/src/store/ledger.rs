@@ -1,0 +1,28 @@
+//! What the driver needs of a store.
+
+use futures::future::BoxFuture;
+
+use super::{Archive, Group, JobProgressRecord, RestoredState, StoreError};
+use crate::domain::JobId;
+
+/// The store as the driver holds it. Its reads do not wait for those of watchers.
+pub(crate) trait Ledger: Archive {
+    /// Writes a group, whole and durable, or not at all; refused once another orchestrator has opened the store.
+    fn commit<'a>(&'a self, group: &'a Group) -> BoxFuture<'a, Result<(), StoreError>>;
+
+    /// Refuses new jobs when the space that is left is reserved for those that were accepted.
+    fn check_room(&self) -> Result<(), StoreError>;
+
+    /// Refused once another orchestrator has opened the store.
+    fn check_epoch(&self) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// Everything that a restarted orchestrator goes on from.
+    fn restore(&self) -> BoxFuture<'_, Result<RestoredState, StoreError>>;
+
+    /// What is needed of a job's frames to go on with it. Costs some ten milliseconds for each hundred thousand of
+    /// them.
+    fn job_progress(&self, job: JobId) -> BoxFuture<'_, Result<JobProgressRecord, StoreError>>;
+
+    /// Lets go of the store once its readers are done, so that the next orchestrator can open it.
+    fn close(&self) -> BoxFuture<'_, ()>;
+}
