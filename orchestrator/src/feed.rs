@@ -896,22 +896,20 @@ mod tests {
             Attempts, Blender, Failure, FailureReason, FrameSet, FrameState, JobSpec, JobState,
             Project, RenderSettings, TimeLimits,
         },
-        store::{Group, Ledger as _, Request, sqlite::SqliteStore},
+        store::{Group, Ledger as _, MemoryStore, Request},
     };
 
     /// Job 1, of one frame, in a store of its own, as the driver would commit and publish it.
     struct Fixture {
-        _dir: tempfile::TempDir,
-        store: Arc<SqliteStore>,
+        store: Arc<MemoryStore>,
         feed: Arc<Feed>,
         record: JobRecord,
     }
 
     impl Fixture {
         async fn new() -> Self {
-            let dir = tempfile::tempdir().unwrap();
-            let (store, identity) = SqliteStore::open(&dir.path().join("db")).await.unwrap();
-            let store = Arc::new(store);
+            let store = Arc::new(MemoryStore::new());
+            let identity = store.identity();
             let spec = JobSpec {
                 name: "shot".to_owned(),
                 project: Project { blend_path: String::new(), files: Vec::new() },
@@ -931,7 +929,7 @@ mod tests {
             store.commit(&Group { new_jobs, ..Group::default() }).await.unwrap();
             let feed = Arc::new(Feed::new(store.clone(), identity));
             feed.open_job(&record);
-            Self { _dir: dir, store, feed, record }
+            Self { store, feed, record }
         }
 
         /// What the driver commits next, before it is published.
@@ -1002,11 +1000,12 @@ mod tests {
     #[tokio::test]
     async fn who_watches_an_open_job_asks_the_store_for_no_job() {
         let mut fixture = Fixture::new().await;
-        let all = fixture.store.take_readers().await;
+        let reads = || fixture.store.faults.reads.load(std::sync::atomic::Ordering::SeqCst);
+        let before = reads();
         let watch = fixture.feed.watch(JobId(1), 1, "").await.unwrap();
         assert!(Arc::ptr_eq(&watch.record().spec, &fixture.record.spec));
         fixture.feed.read_log(JobId(1), None, true).await.unwrap();
-        drop(all);
+        assert_eq!(reads(), before);
         // Whoever was told of a revision that is yet to be published may watch from there.
         let news = fixture.commit(JobState::Rendering).await;
         let mut watch = fixture.feed.watch(JobId(1), 2, "").await.unwrap();

@@ -46,7 +46,8 @@ const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
 pub struct Config {
     /// Folder of its database and blobs; created if it is missing.
     pub data: PathBuf,
-    /// URL of the store: `sqlite:///PATH` or a plain path. By default the database in the data folder.
+    /// URL of the store: `sqlite:///PATH`, a plain path, or `memory:` for a trial. By default the database in the
+    /// data folder.
     pub store: Option<String>,
     /// Blobs that no job needs are removed when they were not used for so long. A day by default; never within the
     /// hour.

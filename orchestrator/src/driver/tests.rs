@@ -1,9 +1,9 @@
 #![allow(clippy::unwrap_used)]
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 
 use framecrew_blobs::Digest;
-use futures::{FutureExt as _, future::BoxFuture};
+use futures::FutureExt as _;
 use tempfile::TempDir;
 
 use super::*;
@@ -14,127 +14,13 @@ use crate::{
         Preview, Project, RenderSettings,
     },
     feed::Update,
-    store::{Archive, Snapshot, sqlite::SqliteStore},
+    store::{Archive as _, MemoryStore},
 };
 
-/// A store whose disk is full whenever a test says so.
-#[derive(Debug)]
-struct FullableStore {
-    inner: SqliteStore,
-    is_full: AtomicBool,
-    /// Whether there is room left for the jobs that are there alone.
-    is_low: AtomicBool,
-    refused: AtomicUsize,
-}
-
-impl Ledger for FullableStore {
-    fn commit<'a>(&'a self, group: &'a Group) -> BoxFuture<'a, Result<(), StoreError>> {
-        if self.is_full.load(Ordering::SeqCst) {
-            self.refused.fetch_add(1, Ordering::SeqCst);
-            return async { Err(StoreError::Full) }.boxed();
-        }
-        self.inner.commit(group)
-    }
-
-    fn check_room(&self) -> Result<(), StoreError> {
-        match self.is_low.load(Ordering::SeqCst) {
-            true => Err(StoreError::Low { free_bytes: 1, reserve_bytes: 2 }),
-            false => self.inner.check_room(),
-        }
-    }
-
-    fn check_epoch(&self) -> BoxFuture<'_, Result<(), StoreError>> {
-        self.inner.check_epoch()
-    }
-
-    fn restore(&self) -> BoxFuture<'_, Result<RestoredState, StoreError>> {
-        self.inner.restore()
-    }
-
-    fn job_progress(&self, job: JobId) -> BoxFuture<'_, Result<JobProgressRecord, StoreError>> {
-        self.inner.job_progress(job)
-    }
-
-    fn close(&self) -> BoxFuture<'_, ()> {
-        self.inner.close()
-    }
-}
-
-impl Archive for FullableStore {
-    fn find_request<'a>(
-        &'a self,
-        request_id: &'a str,
-    ) -> BoxFuture<'a, Result<Option<(JobId, Request)>, StoreError>> {
-        self.inner.find_request(request_id)
-    }
-
-    fn job(&self, job: JobId) -> BoxFuture<'_, Result<Option<JobRecord>, StoreError>> {
-        self.inner.job(job)
-    }
-
-    fn jobs_before(
-        &self,
-        before: JobId,
-        limit: u32,
-    ) -> BoxFuture<'_, Result<Vec<JobRecord>, StoreError>> {
-        self.inner.jobs_before(before, limit)
-    }
-
-    fn frames_after(
-        &self,
-        job: JobId,
-        after: i64,
-        limit: u32,
-    ) -> BoxFuture<'_, Result<Vec<Frame>, StoreError>> {
-        self.inner.frames_after(job, after, limit)
-    }
-
-    fn frames_changed(
-        &self,
-        job: JobId,
-        after: u64,
-        limit: u32,
-    ) -> BoxFuture<'_, Result<Vec<Frame>, StoreError>> {
-        self.inner.frames_changed(job, after, limit)
-    }
-
-    fn snapshot(
-        &self,
-        job: JobId,
-        troubled_max: u32,
-    ) -> BoxFuture<'_, Result<Option<Snapshot>, StoreError>> {
-        self.inner.snapshot(job, troubled_max)
-    }
-
-    fn log(
-        &self,
-        job: JobId,
-        frame: Option<i32>,
-        line: u64,
-        limit: u32,
-    ) -> BoxFuture<'_, Result<Vec<LogRecord>, StoreError>> {
-        self.inner.log(job, frame, line, limit)
-    }
-
-    fn pins<'a>(
-        &'a self,
-        each: &'a mut (dyn FnMut(Digest) + Send),
-    ) -> BoxFuture<'a, Result<(), StoreError>> {
-        self.inner.pins(each)
-    }
-
-    fn verify(&self) -> BoxFuture<'_, Result<(), StoreError>> {
-        self.inner.verify()
-    }
-}
-
-/// A driver on a real database, with a node that takes calls and never answers: tests speak for it.
+/// A driver on a store in memory, with a node that takes calls and never answers: tests speak for it.
 struct Fixture {
     dir: TempDir,
-    /// The driver's.
-    store: Arc<FullableStore>,
-    /// The watchers'.
-    shared: Arc<SqliteStore>,
+    store: Arc<MemoryStore>,
     feed: Arc<Feed>,
     driver: DriverHandle,
     /// Where the node would be: connections wait there for ever.
@@ -160,7 +46,7 @@ impl Fixture {
         fixture.driver.submit(fixture.job("r")).await.unwrap();
         fixture.node().await;
         let batch = BatchId::first(fixture.feed.identity().epoch);
-        fixture.store.is_full.store(true, Ordering::SeqCst);
+        fixture.store.faults.is_full.store(true, Ordering::SeqCst);
         fixture.driver.report(batch, vec![BatchNews::Finished(Slice::whole(1), rendered())]).await;
         fixture.refused().await;
         (fixture, batch)
@@ -168,40 +54,39 @@ impl Fixture {
 
     async fn with_lease(lease: Duration) -> Self {
         let node = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        Self::on(tempfile::tempdir().unwrap(), node, lease).await
+        Self::on(MemoryStore::new(), tempfile::tempdir().unwrap(), node, lease).await
     }
 
-    async fn on(dir: TempDir, node: std::net::TcpListener, lease: Duration) -> Self {
-        let (shared, identity) = SqliteStore::open(&dir.path().join("db")).await.unwrap();
-        let shared = Arc::new(shared);
-        let store = Arc::new(FullableStore {
-            inner: shared.for_driver(),
-            is_full: AtomicBool::new(false),
-            is_low: AtomicBool::new(false),
-            refused: AtomicUsize::new(0),
-        });
+    async fn on(
+        store: MemoryStore,
+        dir: TempDir,
+        node: std::net::TcpListener,
+        lease: Duration,
+    ) -> Self {
+        let store = Arc::new(store);
+        let identity = store.identity();
         let stop = CancellationToken::new();
         let blobs = Blobs::open(&dir.path().join("blobs"), None).unwrap();
-        let feed = Arc::new(Feed::new(shared.clone(), identity.clone()));
+        let feed = Arc::new(Feed::new(store.clone(), identity.clone()));
         let (driver, mailbox) = mailbox(blobs.clone());
         let dispatch = Dispatch::new(driver.clone(), blobs, &identity, stop.clone());
         let history = History::append_to(&dir.path().join("history")).unwrap();
         let restored =
             Driver::restore(store.clone(), feed.clone(), dispatch, mailbox, lease, history);
         let running = tokio::spawn(restored.await.unwrap().run(stop.clone()));
-        Self { dir, store, shared, feed, driver, node, stop, running }
+        Self { dir, store, feed, driver, node, stop, running }
     }
 
     /// Another life on the same store, after this one died wherever it was.
     async fn restart(mut self) -> Self {
         self.running.abort();
         let _ = (&mut self.running).await;
-        self.shared.close().await;
         let dir = std::mem::replace(&mut self.dir, tempfile::tempdir().unwrap());
         crate::history::replay(&dir.path().join("history")).unwrap();
         let node = self.node.try_clone().unwrap();
+        let store = self.store.reopen();
         drop(self);
-        Self::on(dir, node, Duration::from_secs(3_600)).await
+        Self::on(store, dir, node, Duration::from_secs(3_600)).await
     }
 
     /// The batch that the node has of a job.
@@ -271,8 +156,8 @@ impl Fixture {
 
     /// Waits until the driver has tried to commit while the disk was full.
     async fn refused(&self) {
-        let before = self.store.refused.load(Ordering::SeqCst);
-        while self.store.refused.load(Ordering::SeqCst) < before + 2 {
+        let before = self.store.faults.refused.load(Ordering::SeqCst);
+        while self.store.faults.refused.load(Ordering::SeqCst) < before + 2 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
@@ -299,19 +184,6 @@ fn rendered() -> Rendered {
 }
 
 #[tokio::test]
-async fn the_driver_reads_while_slow_watchers_have_every_connection_of_theirs() {
-    let fixture = Fixture::new().await;
-    let _slow = fixture.shared.take_readers().await;
-    fixture.node().await;
-    let (first, _) = fixture.driver.submit(fixture.job("r")).await.unwrap();
-    let (again, existed) = fixture.driver.submit(fixture.job("r")).await.unwrap();
-    assert!(existed);
-    assert_eq!(again.job, first.job);
-    assert!(fixture.driver.retry_frames(first.job, None).await.is_ok());
-    fixture.store.check_epoch().await.unwrap();
-}
-
-#[tokio::test]
 async fn nothing_is_visible_before_it_is_durable() {
     let fixture = Fixture::new().await;
     let (job, _) = fixture.driver.submit(fixture.job("r")).await.unwrap();
@@ -331,13 +203,13 @@ async fn nothing_is_visible_before_it_is_durable() {
         }
     }
 
-    fixture.store.is_full.store(true, Ordering::SeqCst);
+    fixture.store.faults.is_full.store(true, Ordering::SeqCst);
     let slice = Slice::whole(1);
     fixture.driver.report(batch, vec![BatchNews::Finished(slice, rendered())]).await;
     fixture.refused().await;
     assert!(watch.next().now_or_never().is_none(), "the frame is not stored yet");
 
-    fixture.store.is_full.store(false, Ordering::SeqCst);
+    fixture.store.faults.is_full.store(false, Ordering::SeqCst);
     let (_, update) = watch.next().await.unwrap().unwrap();
     let Update::Changes { frames, standing, .. } = update else { panic!("{update:?}") };
     assert_eq!(frames[0].0.state, FrameState::Finished);
@@ -348,10 +220,10 @@ async fn nothing_is_visible_before_it_is_durable() {
 #[tokio::test]
 async fn a_job_that_does_not_fit_on_the_disk_is_refused_and_leaves_nothing() {
     let fixture = Fixture::new().await;
-    fixture.store.is_full.store(true, Ordering::SeqCst);
+    fixture.store.faults.is_full.store(true, Ordering::SeqCst);
     let error = fixture.driver.submit(fixture.job("r")).await.unwrap_err();
     assert!(matches!(error, SubmitError::StoreFailing), "{error}");
-    fixture.store.is_full.store(false, Ordering::SeqCst);
+    fixture.store.faults.is_full.store(false, Ordering::SeqCst);
     assert!(fixture.store.jobs_before(JobId(u64::MAX), 9).await.unwrap().is_empty());
     // It heals by itself, and the same request makes the job then.
     let (_, existed) = fixture.driver.submit(fixture.job("r")).await.unwrap();
@@ -445,11 +317,11 @@ async fn a_warning_is_not_visible_before_it_is_durable() {
     let revision = fixture.store.job(job.job).await.unwrap().unwrap().standing.revision;
     let mut watch = fixture.feed.watch(job.job, revision, "").await.unwrap();
     watch.next().await.unwrap();
-    fixture.store.is_full.store(true, Ordering::SeqCst);
+    fixture.store.faults.is_full.store(true, Ordering::SeqCst);
     fixture.driver.report(batch, vec![warning("a")]).await;
     fixture.refused().await;
     assert!(watch.next().now_or_never().is_none(), "the warning is not stored yet");
-    fixture.store.is_full.store(false, Ordering::SeqCst);
+    fixture.store.faults.is_full.store(false, Ordering::SeqCst);
     let (_, update) = watch.next().await.unwrap().unwrap();
     let Update::Changes { standing, .. } = update else { panic!("{update:?}") };
     assert_eq!(texts(&standing), ["a"]);
@@ -512,7 +384,7 @@ async fn a_movie_s_job_is_made_in_one_commit_with_the_end_of_its_source() {
     let (source, _) = fixture.driver.submit(fixture.movie("r")).await.unwrap();
     fixture.node().await;
     let batch = fixture.batch(source.job).await;
-    fixture.store.is_full.store(true, Ordering::SeqCst);
+    fixture.store.faults.is_full.store(true, Ordering::SeqCst);
     let done = || vec![BatchNews::Finished(Slice::whole(7), rendered()), BatchNews::Ended];
     fixture.driver.report(batch, done()).await;
     fixture.refused().await;
@@ -595,7 +467,7 @@ async fn a_node_keeps_its_lease_while_a_commit_is_held() {
     let mut unknown = std::pin::pin!(unknown);
     assert!(unknown.as_mut().now_or_never().is_none());
     assert_eq!(beat("a", 1).await.unwrap(), []);
-    fixture.store.is_full.store(false, Ordering::SeqCst);
+    fixture.store.faults.is_full.store(false, Ordering::SeqCst);
     let error = unknown.await.unwrap_err();
     assert!(matches!(error, MembershipError::NotRegistered(_)), "{error}");
 }
@@ -615,7 +487,7 @@ async fn a_job_says_that_it_waits_for_the_disk_while_a_commit_is_held() {
     while !is_told() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    fixture.store.is_full.store(false, Ordering::SeqCst);
+    fixture.store.faults.is_full.store(false, Ordering::SeqCst);
     while is_told() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
@@ -625,8 +497,7 @@ async fn a_job_says_that_it_waits_for_the_disk_while_a_commit_is_held() {
 async fn who_lost_the_store_to_another_life_stops_before_it_acts() {
     let mut fixture = Fixture::new().await;
     fixture.driver.submit(fixture.job("r")).await.unwrap();
-    let path = fixture.dir.path().join("db");
-    let (other, _) = SqliteStore::open(&path).await.unwrap();
+    let other = fixture.store.reopen();
     let error = fixture.store.check_epoch().await.unwrap_err();
     assert!(matches!(error, StoreError::Superseded), "{error}");
     // It serves nobody any more, also when it only learns it of a job.
@@ -640,7 +511,7 @@ async fn who_lost_the_store_to_another_life_stops_before_it_acts() {
 #[tokio::test]
 async fn who_lost_the_store_notices_it_although_nothing_is_to_be_written() {
     let mut fixture = Fixture::with_lease(Duration::from_secs(3)).await;
-    let (_other, _) = SqliteStore::open(&fixture.dir.path().join("db")).await.unwrap();
+    let _other = fixture.store.reopen();
     let ended = tokio::time::timeout(Duration::from_secs(30), &mut fixture.running).await;
     let ended = ended.expect("it goes on").unwrap();
     assert!(matches!(ended, Err(StoreError::Superseded)), "{ended:?}");
@@ -655,7 +526,7 @@ async fn after_a_gap_nodes_are_answered_although_the_commit_is_still_held() {
     let answer =
         fixture.driver.heartbeat("a".into(), Incarnation(1), vec![batch], BatchId(0), false).await;
     assert_eq!(answer.unwrap(), []);
-    assert!(fixture.store.is_full.load(Ordering::SeqCst));
+    assert!(fixture.store.faults.is_full.load(Ordering::SeqCst));
 }
 
 #[tokio::test]
@@ -680,7 +551,7 @@ async fn nodes_that_wait_for_a_held_commit_keep_nobody_else_waiting() {
     let mut late = beat("b");
     assert!((&mut late).now_or_never().is_none());
     assert_eq!(beat("a").await.unwrap(), []);
-    fixture.store.is_full.store(false, Ordering::SeqCst);
+    fixture.store.faults.is_full.store(false, Ordering::SeqCst);
     let error = late.await.unwrap_err();
     assert!(matches!(error, MembershipError::NotRegistered(_)), "{error}");
 }
@@ -698,7 +569,7 @@ async fn who_gave_up_registering_while_a_commit_was_held_is_not_registered() {
         replaces: None,
     };
     assert!(fixture.driver.register(registration).now_or_never().is_none());
-    fixture.store.is_full.store(false, Ordering::SeqCst);
+    fixture.store.faults.is_full.store(false, Ordering::SeqCst);
     // Read after it.
     fixture.driver.cancel(JobId(99)).await.unwrap();
     let nodes = fixture.store.restore().await.unwrap().nodes;
@@ -802,7 +673,7 @@ async fn when_the_disk_runs_low_new_jobs_are_refused_and_frames_go_on() {
     let (job, _) = fixture.driver.submit(fixture.job("r")).await.unwrap();
     fixture.node().await;
     let batch = fixture.batch(job.job).await;
-    fixture.store.is_low.store(true, Ordering::SeqCst);
+    fixture.store.faults.is_low.store(true, Ordering::SeqCst);
     let error = fixture.driver.submit(fixture.job("s")).await.unwrap_err();
     assert!(matches!(error, SubmitError::Store(StoreError::Low { .. })), "{error}");
     // The same request as before is answered all the same.

@@ -1,16 +1,22 @@
 //! What must survive a crash: the records, and what a store must offer.
 //!
 //! The driver holds the [`Ledger`]: it alone writes, and its reads wait for no watcher. Everyone else reads from the
-//! [`Archive`]. [`open`] makes both from a URL. A new kind of store implements the two traits.
+//! [`Archive`]. [`open`] makes both from a URL. A new kind of store implements the two traits and passes the suite in
+//! `conformance`.
 
 mod archive;
+#[cfg(test)]
+mod conformance;
 mod error;
 mod failpoint;
 mod ledger;
+mod memory;
 mod open;
 mod records;
 pub(crate) mod sqlite;
 
+#[cfg(test)]
+pub(crate) use self::memory::MemoryStore;
 pub(crate) use self::{
     archive::Archive,
     error::StoreError,

@@ -7,6 +7,7 @@ use std::{
 
 use super::{
     Archive, Identity, Ledger, StoreError,
+    memory::MemoryStore,
     sqlite::{SqliteStore, database_in, is_lost},
 };
 
@@ -15,6 +16,8 @@ use super::{
 pub(crate) enum Location {
     /// A file.
     Sqlite(PathBuf),
+    /// This process, and no longer than it.
+    Memory,
 }
 
 impl Location {
@@ -23,12 +26,13 @@ impl Location {
         Self::Sqlite(database_in(data))
     }
 
-    /// Parses `sqlite:///PATH`, or a plain path. Paths are taken as they are, without escapes.
+    /// Parses `sqlite:///PATH`, a plain path, or `memory:`. Paths are taken as they are, without escapes.
     pub(crate) fn parse(url: &str) -> Result<Self, StoreError> {
         match url.split_once(':') {
             Some(("sqlite", path)) => {
                 Ok(Self::Sqlite(path.strip_prefix("//").unwrap_or(path).into()))
             }
+            Some(("memory", "")) => Ok(Self::Memory),
             // A single letter is a drive of Windows.
             Some((scheme, _)) if scheme.len() > 1 && is_scheme(scheme) => {
                 Err(StoreError::UnknownUrl(url.to_owned()))
@@ -64,7 +68,14 @@ pub(crate) struct Opened {
 /// # Errors
 /// [`StoreError::Lost`] when its database is gone and the blobs are not.
 pub(crate) async fn open(location: &Location, options: Options) -> Result<Opened, StoreError> {
-    let Location::Sqlite(path) = location;
+    let path = match location {
+        Location::Sqlite(path) => path,
+        Location::Memory => {
+            let store = Arc::new(MemoryStore::new());
+            let identity = store.identity();
+            return Ok(Opened { ledger: store.clone(), archive: store, identity });
+        }
+    };
     if is_lost(path, options.has_blobs) {
         return Err(StoreError::Lost);
     }
@@ -91,6 +102,7 @@ mod tests {
         ] {
             assert_eq!(Location::parse(url).unwrap(), Location::Sqlite(path.into()), "{url}");
         }
+        assert_eq!(Location::parse("memory:").unwrap(), Location::Memory);
         let error = Location::parse("postgres://host/db").unwrap_err().to_string();
         assert!(error.contains("postgres://host/db") && error.contains("sqlite:///"), "{error}");
     }

@@ -161,5 +161,5 @@ async fn a_database_that_is_none_is_refused_in_words() {
     let config = framecrew_orchestrator::Config::new(data.path().to_owned());
     let error =
         framecrew_orchestrator::serve(listener, config, std::future::pending()).await.unwrap_err();
-    assert!(error.to_string().contains("cannot use the database"), "{error}");
+    assert!(error.to_string().contains("cannot use the store"), "{error}");
 }

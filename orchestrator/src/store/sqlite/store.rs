@@ -124,31 +124,26 @@ fn pool(connections: u32) -> SqlitePoolOptions {
 }
 
 async fn begin_epoch(writer: &SqlitePool) -> Result<Identity, StoreError> {
-    // At least the seconds since 1970, so that nodes see it rise also when the data folder is a new one.
-    let seconds = crate::driver::wall_ms() / 1_000;
     // Waits for a write that a former run in this process has not ended yet, instead of failing on it.
     let mut tx = writer.begin_with("BEGIN IMMEDIATE").await?;
     let known: Option<(String, i64)> =
         sqlx::query_as("SELECT store_id, epoch FROM store").fetch_optional(&mut *tx).await?;
-    let (store_id, epoch) = match known {
-        Some((store_id, epoch)) => {
-            let epoch = seconds.max(epoch + 1);
-            sqlx::query("UPDATE store SET epoch = $1").bind(epoch).execute(&mut *tx).await?;
-            (store_id, epoch)
-        }
-        None => {
-            let store_id = uuid::Uuid::new_v4().simple().to_string();
-            let epoch = seconds.max(1);
-            sqlx::query("INSERT INTO store (store_id, epoch) VALUES ($1, $2)")
-                .bind(&store_id)
-                .bind(epoch)
-                .execute(&mut *tx)
-                .await?;
-            (store_id, epoch)
-        }
+    let known = known.map(|(store_id, epoch)| Identity {
+        store_id: store_id.into(),
+        epoch: Epoch(epoch as u32),
+    });
+    let identity = Identity::next(known.as_ref());
+    let statement = match known {
+        Some(_) => "UPDATE store SET epoch = $2 WHERE store_id = $1",
+        None => "INSERT INTO store (store_id, epoch) VALUES ($1, $2)",
     };
+    sqlx::query(statement)
+        .bind(&*identity.store_id)
+        .bind(i64::from(identity.epoch.0))
+        .execute(&mut *tx)
+        .await?;
     tx.commit().await?;
-    Ok(Identity { store_id: store_id.into(), epoch: Epoch(epoch as u32) })
+    Ok(identity)
 }
 
 impl From<sqlx::Error> for StoreError {

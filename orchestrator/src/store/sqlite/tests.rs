@@ -41,20 +41,6 @@ async fn store_with_a_project(path: &Path) -> (SqliteStore, JobRecord) {
 }
 
 #[tokio::test]
-async fn jobs_are_listed_without_their_projects_and_shown_with_them() {
-    let dir = tempfile::tempdir().unwrap();
-    let (store, record) = store_with_a_project(&dir.path().join("db")).await;
-    let listed = store.jobs_before(JobId(u64::MAX), 9).await.unwrap();
-    assert_eq!(*listed[0].spec, without_project(&record.spec));
-    let brief = store.job_without_project(JobId(1)).await.unwrap().unwrap();
-    assert_eq!(*brief.spec, without_project(&record.spec));
-    assert_eq!(store.job(JobId(1)).await.unwrap().unwrap().spec, record.spec);
-    for unknown in [JobId(0), JobId(2), JobId(i64::MAX as u64)] {
-        assert!(store.job_without_project(unknown).await.unwrap().is_none());
-    }
-}
-
-#[tokio::test]
 async fn a_store_of_a_former_version_keeps_the_projects_of_its_jobs() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("db");
@@ -91,4 +77,15 @@ async fn what_is_committed_is_on_the_disk_and_not_in_its_cache() {
         sqlx::query_scalar("PRAGMA journal_mode").fetch_one(&mut connection).await.unwrap();
     // FULL: the log is synced with each commit. NORMAL would lose the last ones with the power.
     assert_eq!((synchronous, &*journal), (2, "wal"));
+}
+
+#[tokio::test]
+async fn the_driver_reads_while_slow_watchers_have_every_connection_of_theirs() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = store_with_a_project(&dir.path().join("db")).await;
+    let ledger = store.for_driver();
+    let _slow = store.take_readers().await;
+    assert!(ledger.find_request("r").await.unwrap().is_some());
+    assert!(ledger.snapshot(JobId(1), 0).await.unwrap().is_some());
+    ledger.check_epoch().await.unwrap();
 }
