@@ -12,8 +12,8 @@ use tonic::{Code, Request, Response, Status, Streaming, transport::Channel};
 
 use crate::{
     Config, convert,
+    convert::violations::Violations,
     domain::{FrameRange, FrameSet},
-    service::faults::Faults,
 };
 
 /// The least that passes for a .blend.
@@ -26,16 +26,16 @@ const EVERY_THIRD: FrameRange = FrameRange { first: 1, last: 40, step: 3 };
 /// A request or event, by its first byte, and what becomes of it inside.
 pub fn orchestrator_requests(data: &[u8]) {
     let Some((which, message)) = data.split_first() else { return };
-    let mut faults = Faults::default();
+    let mut violations = Violations::default();
     match which % 5 {
         0 => {
             let Ok(request) = wire::SubmitJobRequest::decode(message) else { return };
-            convert::request_id(&request.request_id, &mut faults);
-            let spec = convert::job_spec(request.spec.unwrap_or_default(), &mut faults);
-            if faults.check().is_err() {
+            convert::request_id(&request.request_id, &mut violations);
+            let spec = convert::job_spec(request.spec.unwrap_or_default(), &mut violations);
+            if violations.check().is_err() {
                 return;
             }
-            let spec = spec.expect("a spec without faults");
+            let spec = spec.expect("a spec without violations");
             assert!((1..=1_000_000).contains(&spec.frames.len()));
             let again = wire::JobSpec {
                 name: spec.name.clone(),
@@ -49,26 +49,26 @@ pub fn orchestrator_requests(data: &[u8]) {
                 movie_of_job_id: 0,
                 limits: Some(convert::limits_to_wire(spec.limits)),
             };
-            let mut faults = Faults::default();
-            let again = convert::job_spec(again, &mut faults);
-            assert!(faults.check().is_ok() && again.as_ref() == Some(&spec));
+            let mut violations = Violations::default();
+            let again = convert::job_spec(again, &mut violations);
+            assert!(violations.check().is_ok() && again.as_ref() == Some(&spec));
         }
         1 => {
             let Ok(event) = wire::BatchEvent::decode(message) else { return };
-            let _ = convert::batch_news(event);
+            let _ = convert::batch_report(event);
         }
         2 => {
             let Ok(request) = wire::RegisterNodeRequest::decode(message) else { return };
-            convert::node_name(&request.name, &mut faults);
-            let description = convert::node_description(request.description, &mut faults);
-            assert!(faults.check().is_err() || description.is_some());
+            convert::node_name(&request.name, &mut violations);
+            let description = convert::node_description(request.description, &mut violations);
+            assert!(violations.check().is_err() || description.is_some());
         }
         3 => {
             let Ok(request) = wire::RetryFramesRequest::decode(message) else { return };
             let ranges = vec![FrameRange { first: -9, last: -1, step: 1 }, EVERY_THIRD];
             let of_job = FrameSet::new(ranges).expect("frames");
-            let frames = convert::frames_to_retry(&request.frames, &of_job, &mut faults);
-            if faults.check().is_err() {
+            let frames = convert::frames_to_retry(&request.frames, &of_job, &mut violations);
+            if violations.check().is_err() {
                 return;
             }
             assert_eq!(frames.is_none(), request.frames.is_empty(), "none named: all are meant");
@@ -77,8 +77,8 @@ pub fn orchestrator_requests(data: &[u8]) {
         _ => {
             let Ok(request) = wire::AdoptFramesRequest::decode(message) else { return };
             let offered = request.frames.len();
-            let orphans = convert::orphaned_frames(request.frames, &mut faults);
-            assert!(faults.check().is_err() || orphans.len() == offered, "each has its answer");
+            let orphans = convert::orphaned_frames(request.frames, &mut violations);
+            assert!(violations.check().is_err() || orphans.len() == offered, "each has its answer");
             for (job, _, rendered) in orphans {
                 assert!(!rendered.outputs.is_empty() && rendered.render_seconds >= 0.0, "{job}");
             }

@@ -1,9 +1,11 @@
-//! Decides who renders what, remembers everything, and tells every watcher.
+//! The orchestrator: decides which node renders which frame, stores every result, and keeps watchers up to date.
 //!
-//! In reading order: [`scheduler`] decides, `driver` performs, `store` remembers, `dispatch` talks to nodes,
-//! `feed` tells watchers, `service` answers.
+//! In reading order: [`domain`] is the vocabulary, [`scheduler`] decides, `jobs` names what follows a finished job,
+//! `mailbox` carries requests to the `driver`, which commits decisions to the `store` and then shows them: `dispatch`
+//! talks to nodes, `feed` keeps watchers up to date, `service` answers calls, which `convert` parses.
 
 mod blobs;
+mod clock;
 mod collect;
 mod convert;
 mod disk;
@@ -21,9 +23,10 @@ pub mod history;
 mod history;
 #[cfg(any(test, feature = "history"))]
 pub mod invariants;
-mod movie;
+mod jobs;
+mod limits;
+mod mailbox;
 mod neighbour;
-mod previews;
 pub mod scheduler;
 mod serve;
 mod service;

@@ -20,11 +20,12 @@ use crate::{
     collect,
     disk::make_folder,
     dispatch::Dispatch,
-    driver::{self, Driver, DriverHandle},
+    driver::Driver,
     feed::Feed,
     history::History,
+    mailbox::{self, DriverHandle},
     service::{
-        StreamLimits, blob_store, connections, orchestrator::OrchestratorService, places::Places,
+        StreamLimits, blob_store, connections, orchestrator::OrchestratorService, quotas::Quota,
     },
     store::{self, Archive, Location, Opened, StoreError},
 };
@@ -154,7 +155,7 @@ pub async fn serve(
     let stop = CancellationToken::new();
     let _streams_end = streams.clone().drop_guard();
     let feed = Arc::new(Feed::new(archive.clone(), identity));
-    let (driver, mailbox) = driver::mailbox(blobs.clone());
+    let (driver, mailbox) = mailbox::mailbox(blobs.clone());
     let dispatch = Dispatch::new(driver.clone(), blobs.clone(), feed.identity(), streams.clone());
     let patience = config.lease + LEASE_MARGIN;
     let restored =
@@ -272,7 +273,7 @@ impl Parts {
     ) -> Result<impl Future<Output = ()>, ServeError> {
         let Self { driver, archive, feed, blobs, streams } = self;
         let limits = config.streams;
-        let places = Places::new(limits.per_client, limits.total);
+        let quota = Quota::new(limits.per_client, limits.total);
         let closing = driver.clone();
         let stopping = streams.clone();
         let service = OrchestratorService::new(
@@ -281,7 +282,7 @@ impl Parts {
             feed,
             blobs.clone(),
             config.lease,
-            places.clone(),
+            quota.clone(),
             streams,
         );
         let outputs = Arc::new(service.clone());
@@ -291,7 +292,7 @@ impl Parts {
             .add_service(reflection().build_v1().map_err(reflection_error)?)
             .add_service(reflection().build_v1alpha().map_err(reflection_error)?)
             .add_service(service.server())
-            .add_service(blob_store::server(blobs, outputs, places, uploads));
+            .add_service(blob_store::server(blobs, outputs, quota, uploads));
         Ok(async move {
             set_health(&health_reporter, ServingStatus::Serving).await;
             connections::serve(listener, routes, limits, async move {

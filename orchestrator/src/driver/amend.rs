@@ -1,20 +1,20 @@
-//! What changes frames outside of batches: failed ones are tried again, and finished ones are taken in that a
-//! node still has. Both are looked up in the store before a turn decides, while it has all that was decided.
+//! Frames change outside of batches: failed ones are retried, and finished ones that a node still holds are adopted. Both
+//! are looked up in the store before the cycle decides, while the store holds every earlier decision.
+
+use std::collections::HashSet;
 
 use tokio::sync::oneshot;
 use tracing::info;
 
-use super::{
-    Adoption, Driver, MembershipError, OpenJob, RetryError, Turn,
-    handle::{Command, Orphan, RetryReply},
-};
+use super::{Driver, cycle::Cycle, open_job::OpenJob};
 use crate::{
     domain::{FrameSet, FrameState, Incarnation, JobId, JobState, NodeName, Slice},
+    mailbox::{Adoption, Command, MembershipError, Orphan, RetryError, RetryReply},
     scheduler::{Action, Event, RestoredJob},
     store::{JobRecord, StoreError},
 };
 
-/// A command, and what the store says about it.
+/// A command, with the state of its frames in the store.
 pub(super) enum Amendment {
     Retry(JobId, Failed, RetryReply),
     Adopt {
@@ -25,14 +25,14 @@ pub(super) enum Amendment {
     },
 }
 
-/// Failed frames of a job, and all of the job where it is over.
+/// The failed frames of a job, and the job itself if it is over.
 pub(super) struct Failed {
     record: JobRecord,
     slices: Vec<Slice>,
     closed: Option<Box<(OpenJob, RestoredJob)>>,
 }
 
-/// How a frame stands that a node wants to hand in.
+/// The state of a frame that a node wants to hand in.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Known {
     Open,
@@ -42,8 +42,8 @@ pub(super) enum Known {
 }
 
 impl Driver {
-    /// Looks up what the store has about a command; `None` when that answered it. Costs a look at all frames
-    /// of a job whose frames are tried again, and one at each frame that is handed in.
+    /// Looks up a command's frames. Returns `None` if that answered the command. Costs a read of all frames of a job
+    /// whose frames are retried, and of each frame that is handed in.
     pub(super) async fn look_up(&mut self, command: Command) -> Option<Amendment> {
         match command {
             Command::Retry(job, frames, reply) => {
@@ -58,9 +58,9 @@ impl Driver {
             Command::Adopt { node, incarnation, orphans, reply } => {
                 let mut known = Vec::with_capacity(orphans.len());
                 for orphan in orphans {
-                    match self.know(&orphan).await {
+                    match self.lookup(&orphan).await {
                         Ok(it) => known.push((orphan, it)),
-                        // Without an answer the node keeps them, and asks again.
+                        // Without an answer the node keeps them and asks again.
                         Err(error) => {
                             tracing::error!(%error, "finished frames cannot be looked up");
                             return None;
@@ -79,8 +79,7 @@ impl Driver {
         wanted: Option<&FrameSet>,
     ) -> Result<Failed, RetryError> {
         let store = self.store.clone();
-        let wanted: Option<std::collections::HashSet<i32>> =
-            wanted.map(|frames| frames.iter().collect());
+        let wanted: Option<HashSet<i32>> = wanted.map(|frames| frames.iter().collect());
         let is_wanted = |frame: i32| wanted.as_ref().is_none_or(|wanted| wanted.contains(&frame));
         let snapshot = self.meanwhile(store.snapshot(job, 0)).await?.ok_or(RetryError::NotFound)?;
         let record = snapshot.job;
@@ -96,18 +95,18 @@ impl Driver {
         let mut closed = None;
         if !self.jobs.contains_key(&job) && !slices.is_empty() {
             let reading = async {
-                // With its project, which no snapshot has: nodes are sent it.
+                // Read with its project, which no snapshot has and which nodes need.
                 let Some(whole) = store.job(job).await? else { return Ok(None) };
-                let remains = store.job_progress(job).await?;
+                let progress = store.job_progress(job).await?;
                 let record = JobRecord { spec: whole.spec, ..record.clone() };
-                OpenJob::restore(&*store, record, remains).await.map(Some)
+                OpenJob::restore(&*store, record, progress).await.map(Some)
             };
             closed = self.meanwhile(reading).await?.map(Box::new);
         }
         Ok(Failed { record, slices, closed })
     }
 
-    async fn know(&mut self, orphan: &Orphan) -> Result<Known, StoreError> {
+    async fn lookup(&mut self, orphan: &Orphan) -> Result<Known, StoreError> {
         let Orphan { job, slice, rendered, .. } = orphan;
         if *slice != Slice::whole(slice.frame) {
             return Ok(Known::Over);
@@ -129,16 +128,16 @@ impl Driver {
         })
     }
 
-    pub(super) fn amend(&mut self, amendment: Amendment, turn: &mut Turn) {
+    pub(super) fn amend(&mut self, amendment: Amendment, cycle: &mut Cycle) {
         match amendment {
             Amendment::Retry(job, failed, reply) => {
-                let answer = self.retry(job, failed, turn);
-                turn.reply(reply, Ok(answer));
+                let answer = self.retry(job, failed, cycle);
+                cycle.reply(reply, Ok(answer));
             }
             Amendment::Adopt { node, incarnation, orphans, reply } => {
                 let answer = match self.scheduler.incarnation(&node) {
                     Some(known) if known == incarnation => {
-                        let adopt = |(orphan, known)| self.adopt(&node, orphan, known, turn);
+                        let adopt = |(orphan, known)| self.adopt(&node, orphan, known, cycle);
                         Ok(orphans.into_iter().map(adopt).collect())
                     }
                     Some(known) if known > incarnation => {
@@ -146,20 +145,20 @@ impl Driver {
                     }
                     _ => Err(MembershipError::NotRegistered(node)),
                 };
-                turn.reply(reply, answer);
+                cycle.reply(reply, answer);
             }
         }
     }
 
-    fn retry(&mut self, job: JobId, failed: Failed, turn: &mut Turn) -> (JobRecord, u64) {
+    fn retry(&mut self, job: JobId, failed: Failed, cycle: &mut Cycle) -> (JobRecord, u64) {
         let Failed { record, slices, closed } = failed;
         let mut restored = None;
-        // An earlier call of this turn may have opened it.
+        // An earlier call of this cycle may have opened it.
         if let Some(closed) = closed
             && !self.jobs.contains_key(&job)
         {
             let (open, job_as_it_was) = *closed;
-            turn.reopened.push(open.record.clone());
+            cycle.reopened.push(open.record.clone());
             self.jobs.insert(job, open);
             restored = Some(Box::new(job_as_it_was));
         }
@@ -169,8 +168,8 @@ impl Driver {
             let actions = self.scheduler.handle(self.now(), event);
             let is_retry = |action: &&Action| matches!(action, Action::RetrySlice { .. });
             reopened = actions.iter().filter(is_retry).count() as u64;
-            info!(%job, frames = reopened, "failed frames are tried again");
-            self.apply(turn, actions);
+            info!(%job, frames = reopened, "failed frames are retried");
+            self.apply(cycle, actions);
         }
         let record = self.jobs.get(&job).map_or(record, |open| open.record.clone());
         (record, reopened)
@@ -181,7 +180,7 @@ impl Driver {
         node: &NodeName,
         orphan: Orphan,
         known: Known,
-        turn: &mut Turn,
+        cycle: &mut Cycle,
     ) -> Adoption {
         let Orphan { job, slice, rendered, is_stored } = orphan;
         match known {
@@ -192,9 +191,12 @@ impl Driver {
         }
         let event = Event::FrameAdopted { node: node.clone(), job, slice, rendered };
         let actions = self.scheduler.handle(self.now(), event);
-        let is_finish = |action: &Action| matches!(action, Action::FinishSlice { job: of, slice: which, .. } if (*of, *which) == (job, slice));
+        let is_finish = |action: &Action| match action {
+            Action::FinishSlice { job: of, slice: which, .. } => (*of, *which) == (job, slice),
+            _ => false,
+        };
         let adopted = actions.iter().any(is_finish);
-        self.apply(turn, actions);
+        self.apply(cycle, actions);
         if adopted {
             info!(%job, frame = slice.frame, %node, "finished frame adopted");
             Adoption::Adopted

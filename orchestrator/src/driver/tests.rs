@@ -2,19 +2,30 @@
 
 use std::sync::atomic::Ordering;
 
+use bytes::Bytes;
 use framecrew_blobs::Digest;
 use futures::FutureExt as _;
 use tempfile::TempDir;
 
-use super::*;
+use super::{
+    leases::{DEFERRED_MAX, STALL},
+    reports::WARNINGS_MAX,
+    settle::HELD_SHOWN_AFTER,
+    *,
+};
 use crate::{
     blobs::{Blobs, layout::blob_path},
     domain::{
-        Blender, BlenderVersion, FrameRange, FrameSet, JobSpec, MovieOf, NodeDescription, Output,
-        Preview, Project, RenderSettings,
+        Blender, BlenderVersion, FrameRange, FrameSet, FrameState, JobSpec, JobState, MovieOf,
+        NodeDescription, NodeState, Output, Preview, Project, RenderSettings, Rendered, Slice,
+        Warning,
     },
     feed::Update,
-    store::{Archive as _, MemoryStore},
+    mailbox::{
+        AdoptError, Adoption, BatchReport, DriverHandle, MembershipError, NewJob, NoAnswer,
+        Registration, RetryError, SubmitError, mailbox,
+    },
+    store::{Archive as _, JobRecord, MemoryStore, Request},
 };
 
 /// A driver on a store in memory, with a node that takes calls and never answers: tests speak for it.
@@ -47,7 +58,10 @@ impl Fixture {
         fixture.node().await;
         let batch = BatchId::first(fixture.feed.identity().epoch);
         fixture.store.faults.is_full.store(true, Ordering::SeqCst);
-        fixture.driver.report(batch, vec![BatchNews::Finished(Slice::whole(1), rendered())]).await;
+        fixture
+            .driver
+            .report(batch, vec![BatchReport::Finished(Slice::whole(1), rendered())])
+            .await;
         fixture.refused().await;
         (fixture, batch)
     }
@@ -205,7 +219,7 @@ async fn nothing_is_visible_before_it_is_durable() {
 
     fixture.store.faults.is_full.store(true, Ordering::SeqCst);
     let slice = Slice::whole(1);
-    fixture.driver.report(batch, vec![BatchNews::Finished(slice, rendered())]).await;
+    fixture.driver.report(batch, vec![BatchReport::Finished(slice, rendered())]).await;
     fixture.refused().await;
     assert!(watch.next().now_or_never().is_none(), "the frame is not stored yet");
 
@@ -256,7 +270,7 @@ async fn a_node_that_is_paused_tells_what_for() {
     fixture.node().await;
     let batch = fixture.batch(record.job).await;
     let why = "1 byte is free on the node's disk".to_owned();
-    fixture.driver.report(batch, vec![BatchNews::Refused(Some(why.clone()))]).await;
+    fixture.driver.report(batch, vec![BatchReport::Refused(Some(why.clone()))]).await;
     let said = loop {
         let nodes = fixture.feed.nodes();
         match nodes.iter().find(|node| node.state == NodeState::Paused) {
@@ -267,8 +281,8 @@ async fn a_node_that_is_paused_tells_what_for() {
     assert!(said.contains(&why), "{said}");
 }
 
-fn warning(text: &str) -> BatchNews {
-    BatchNews::Warning(Warning { kind: 1, text: text.to_owned() })
+fn warning(text: &str) -> BatchReport {
+    BatchReport::Warning(Warning { kind: 1, text: text.to_owned() })
 }
 
 fn texts(standing: &crate::store::JobStanding) -> Vec<&str> {
@@ -335,7 +349,7 @@ async fn a_hundred_warnings_are_kept_and_the_last_says_that_there_are_more() {
     let batch = fixture.batch(job.job).await;
     let many = (0..300).map(|n| warning(&n.to_string())).collect();
     fixture.driver.report(batch, many).await;
-    fixture.driver.report(batch, vec![BatchNews::Finished(Slice::whole(1), rendered())]).await;
+    fixture.driver.report(batch, vec![BatchReport::Finished(Slice::whole(1), rendered())]).await;
     let record = fixture.until(job.job, |record| record.standing.counts.finished == 1).await;
     assert_eq!(record.standing.warnings.len(), WARNINGS_MAX);
     assert_eq!(record.standing.warnings[98].text, "98");
@@ -357,7 +371,7 @@ async fn a_preview_is_stored_without_its_bytes_which_are_at_hand_for_a_while() {
         data: data.clone(),
     };
     let drawn = Rendered { preview: Some(preview.clone()), ..rendered() };
-    fixture.driver.report(batch, vec![BatchNews::Finished(Slice::whole(1), drawn)]).await;
+    fixture.driver.report(batch, vec![BatchReport::Finished(Slice::whole(1), drawn)]).await;
     let record = fixture.until(job.job, |record| record.standing.counts.finished == 1).await;
     let stored = Preview { data: Bytes::new(), ..preview };
     let frames = fixture.store.frames_after(job.job, 0, 9).await.unwrap();
@@ -385,7 +399,7 @@ async fn a_movie_s_job_is_made_in_one_commit_with_the_end_of_its_source() {
     fixture.node().await;
     let batch = fixture.batch(source.job).await;
     fixture.store.faults.is_full.store(true, Ordering::SeqCst);
-    let done = || vec![BatchNews::Finished(Slice::whole(7), rendered()), BatchNews::Ended];
+    let done = || vec![BatchReport::Finished(Slice::whole(7), rendered()), BatchReport::Ended];
     fixture.driver.report(batch, done()).await;
     fixture.refused().await;
     assert_eq!(fixture.store.jobs_before(JobId(u64::MAX), 9).await.unwrap().len(), 1);
@@ -406,7 +420,7 @@ async fn a_movie_s_job_is_made_in_one_commit_with_the_end_of_its_source() {
     let fixture = fixture.restart().await;
     assert_eq!(fixture.store.jobs_before(JobId(u64::MAX), 9).await.unwrap().len(), 2);
     let batch = fixture.batch(movie).await;
-    let done = vec![BatchNews::Finished(Slice::whole(1), rendered()), BatchNews::Ended];
+    let done = vec![BatchReport::Finished(Slice::whole(1), rendered()), BatchReport::Ended];
     fixture.driver.report(batch, done).await;
     let ended = fixture.until(movie, is_over).await;
     assert_eq!((ended.standing.state, ended.standing.movie_job), (JobState::Finished, None));
@@ -423,7 +437,7 @@ async fn frames_finished_in_a_former_life_are_in_the_movie() {
     fixture.node().await;
     let batch = fixture.batch(source.job).await;
     let finish =
-        |frame| vec![BatchNews::Finished(Slice::whole(frame), rendered()), BatchNews::Ended];
+        |frame| vec![BatchReport::Finished(Slice::whole(frame), rendered()), BatchReport::Ended];
     fixture.driver.report(batch, finish(1)).await;
     fixture.until(source.job, |record| record.standing.counts.finished == 1).await;
     let fixture = fixture.restart().await;
@@ -447,7 +461,7 @@ async fn a_job_that_fails_or_is_cancelled_makes_no_movie() {
         message: String::new(),
         log_tail: Vec::new(),
     };
-    fixture.driver.report(batch, vec![BatchNews::Failed(Slice::whole(7), failure)]).await;
+    fixture.driver.report(batch, vec![BatchReport::Failed(Slice::whole(7), failure)]).await;
     for job in [failing.job, cancelled.job] {
         let record = fixture.until(job, |record| record.standing.state.is_final()).await;
         assert_eq!(record.standing.movie_job, None);
@@ -482,7 +496,7 @@ async fn a_job_says_that_it_waits_for_the_disk_while_a_commit_is_held() {
     };
     assert!(!is_told(), "it may be over in a moment");
     tokio::time::pause();
-    tokio::time::advance(HELD_TOLD_AFTER).await;
+    tokio::time::advance(HELD_SHOWN_AFTER).await;
     tokio::time::resume();
     while !is_told() {
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -539,7 +553,7 @@ async fn nodes_that_wait_for_a_held_commit_keep_nobody_else_waiting() {
             .boxed()
     };
     let mut strangers = Vec::new();
-    for number in 0..=PUT_OFF_MAX {
+    for number in 0..=DEFERRED_MAX {
         let mut stranger = beat(&format!("stranger-{number}"));
         assert!((&mut stranger).now_or_never().is_none());
         strangers.push(stranger);
@@ -600,7 +614,7 @@ async fn fail(fixture: &Fixture, batch: BatchId, frame: i32) {
         message: "the file is damaged".to_owned(),
         log_tail: Vec::new(),
     };
-    fixture.driver.report(batch, vec![BatchNews::Failed(Slice::whole(frame), failure)]).await;
+    fixture.driver.report(batch, vec![BatchReport::Failed(Slice::whole(frame), failure)]).await;
 }
 
 #[tokio::test]
@@ -610,7 +624,7 @@ async fn a_failed_job_goes_on_when_it_is_tried_again_and_makes_its_movie_then() 
     fixture.node().await;
     let batch = fixture.batch(job.job).await;
     fail(&fixture, batch, 7).await;
-    fixture.driver.report(batch, vec![BatchNews::Ended]).await;
+    fixture.driver.report(batch, vec![BatchReport::Ended]).await;
     let over = fixture.until(job.job, |record| record.standing.state == JobState::Failed).await;
     // Also in the next life, which knows the job from the store alone.
     let fixture = fixture.restart().await;
@@ -627,7 +641,7 @@ async fn a_failed_job_goes_on_when_it_is_tried_again_and_makes_its_movie_then() 
 
     let latest = fixture.batch(job.job).await;
     assert!(latest > batch);
-    let done = vec![BatchNews::Finished(Slice::whole(7), rendered())];
+    let done = vec![BatchReport::Finished(Slice::whole(7), rendered())];
     fixture.driver.report(latest, done).await;
     let over = fixture.until(job.job, |record| record.standing.state.is_final()).await;
     assert_eq!(over.standing.state, JobState::Finished);
@@ -678,7 +692,7 @@ async fn when_the_disk_runs_low_new_jobs_are_refused_and_frames_go_on() {
     assert!(matches!(error, SubmitError::Store(StoreError::Low { .. })), "{error}");
     // The same request as before is answered all the same.
     assert!(fixture.driver.submit(fixture.job("r")).await.unwrap().1);
-    fixture.driver.report(batch, vec![BatchNews::Finished(Slice::whole(1), rendered())]).await;
+    fixture.driver.report(batch, vec![BatchReport::Finished(Slice::whole(1), rendered())]).await;
     fixture.until(job.job, |record| record.standing.counts.finished == 1).await;
 }
 

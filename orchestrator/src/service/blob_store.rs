@@ -1,4 +1,4 @@
-//! The `BlobStore` service: blobs in, blobs out.
+//! The `BlobStore` service: uploads and downloads of blobs.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,11 +15,14 @@ use tokio::time::timeout;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::{
-    faults::{Faults, exhausted, invalid, unavailable},
-    orchestrator::admit,
-    places::{Placed, Places, Turns},
+    lookup::OutputLookup,
+    quotas::{Permitted, Quota, UploadPermits, admit},
+    status::{exhausted, unavailable},
 };
-use crate::blobs::{BlobError, Blobs, Ended, Incoming};
+use crate::{
+    blobs::{BlobError, Blobs, Ended, Incoming},
+    convert::violations::{Violations, invalid},
+};
 
 /// Digests in one `FindMissing` request.
 const DIGESTS_MAX: usize = 10_000;
@@ -27,10 +30,10 @@ const DIGESTS_MAX: usize = 10_000;
 /// Bytes in one chunk of an upload.
 const UPLOAD_CHUNK_BYTES_MAX: usize = 1024 * 1024;
 
-/// Bytes in one chunk of a download: what a slow reader holds on the server.
+/// Bytes in one chunk of a download: the memory that a slow reader holds on the server.
 const DOWNLOAD_CHUNK_BYTES: u64 = 256 * 1024;
 
-/// Bytes in a request message. Well above a chunk, so that one that is too large is told so in words.
+/// Bytes in a request message. Well above a chunk, so that a chunk that is too large gets an error that says so.
 const REQUEST_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// Bytes in a response message: a chunk or a list of digests, and the fields around them.
@@ -42,57 +45,29 @@ const BLOB_BYTES_MAX: u64 = 1 << 40;
 /// Uploads that run at once; each holds 5 MiB at most, and a thread. More would only share the same disk.
 const UPLOADS_MAX: usize = 64;
 
-/// Of these, those that only machines with nodes may have: a quarter. However much people send, finished frames find
-/// a turn.
+/// Uploads that are reserved for machines with nodes: a quarter. However much people upload, finished frames get
+/// through.
 const UPLOADS_OF_NODES: usize = UPLOADS_MAX / 4;
 
-/// How long an upload waits for its turn before it is told to come back.
-const UPLOAD_TURN: Duration = Duration::from_secs(10);
+/// How long an upload waits for a permit before it is refused.
+const PERMIT_WITHIN: Duration = Duration::from_secs(10);
 
-/// How long an upload may send nothing: its turn belongs to others then.
+/// How long an upload may send nothing. Then its permit goes to another.
 const UPLOAD_IDLE: Duration = Duration::from_secs(60);
 
-/// Finds the blob of a frame's output.
-#[tonic::async_trait]
-pub(crate) trait OutputLookup: Send + Sync + 'static {
-    /// The blob of the output `name` of a frame; of the frame's first output when `name` is empty.
-    async fn find_output(&self, job_id: u64, frame: i32, name: &str)
-    -> Result<Digest, LookupError>;
-}
-
-/// Why a frame's output cannot be had.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum LookupError {
-    /// There is no such job.
-    #[error("there is no such job")]
-    UnknownJob,
-    /// The job has no such frame.
-    #[error("the job has no such frame")]
-    UnknownFrame,
-    /// The frame has no outputs yet.
-    #[error("the frame is not finished yet")]
-    NotFinished,
-    /// The frame has other outputs.
-    #[error("the frame has no output of that name")]
-    UnknownOutput,
-    /// The store could not be read; says why.
-    #[error("the job could not be looked up: {0}")]
-    Failed(String),
-}
-
-/// The turns of uploads.
-pub(crate) fn turns() -> Turns {
-    Turns::new(UPLOADS_MAX, UPLOADS_OF_NODES)
+/// The permits of uploads.
+pub(crate) fn upload_permits() -> UploadPermits {
+    UploadPermits::new(UPLOADS_MAX, UPLOADS_OF_NODES)
 }
 
 /// The service, with the limits that its messages need.
 pub(crate) fn server(
     blobs: Blobs,
     outputs: Arc<dyn OutputLookup>,
-    places: Places,
-    turns: Turns,
+    quota: Quota,
+    permits: UploadPermits,
 ) -> BlobStoreServer<BlobStoreService> {
-    let service = BlobStoreService { blobs, outputs, places, turns };
+    let service = BlobStoreService { blobs, outputs, quota, permits };
     BlobStoreServer::new(service)
         .max_decoding_message_size(REQUEST_BYTES_MAX)
         .max_encoding_message_size(RESPONSE_BYTES_MAX)
@@ -102,8 +77,8 @@ pub(crate) fn server(
 pub(crate) struct BlobStoreService {
     blobs: Blobs,
     outputs: Arc<dyn OutputLookup>,
-    places: Places,
-    turns: Turns,
+    quota: Quota,
+    permits: UploadPermits,
 }
 
 #[tonic::async_trait]
@@ -113,14 +88,14 @@ impl BlobStore for BlobStoreService {
         request: Request<FindMissingRequest>,
     ) -> Result<Response<FindMissingResponse>, Status> {
         let digests = request.into_inner().digests;
-        let mut faults = Faults::default();
+        let mut violations = Violations::default();
         if digests.len() > DIGESTS_MAX {
-            faults.add("digests", format!("more than {DIGESTS_MAX} are asked for"));
+            violations.add("digests", format!("more than {DIGESTS_MAX} are asked for"));
         }
         let parsed: Vec<_> = (digests.iter().take(DIGESTS_MAX).enumerate())
-            .filter_map(|(i, text)| faults.digest(format!("digests[{i}]"), text))
+            .filter_map(|(i, text)| violations.digest(format!("digests[{i}]"), text))
             .collect();
-        faults.check()?;
+        violations.check()?;
 
         let missing = self.blobs.missing(parsed).await?;
         let missing = missing.iter().map(Digest::to_string).collect();
@@ -131,15 +106,16 @@ impl BlobStore for BlobStoreService {
         &self,
         request: Request<Streaming<UploadRequest>>,
     ) -> Result<Response<UploadResponse>, Status> {
-        let place = admit(&self.places, &request)?;
-        let _turn = match timeout(UPLOAD_TURN, self.turns.take(place.client())).await {
-            Ok(Ok(turn)) => turn,
+        let permit = admit(&self.quota, &request)?;
+        let _upload_permit = match timeout(PERMIT_WITHIN, self.permits.take(permit.client())).await
+        {
+            Ok(Ok(upload_permit)) => upload_permit,
             Ok(Err(_)) => return Err(unavailable("the blob store is closing; try again")),
             Err(_) => return Err(exhausted("UPLOADS", "too many uploads run at once")),
         };
         let incoming = self.blobs.receive();
         let received = receive(&mut Parts(request.into_inner()), &incoming).await;
-        // Whatever was committed is stored, also when what came after it is refused.
+        // Committed blobs are stored, even if a later one is refused.
         match (incoming.finish().await, received) {
             (Err(error), _) => Err(error.into()),
             (Ok(_), Err(Cut::Refused(status))) => Err(status),
@@ -151,20 +127,21 @@ impl BlobStore for BlobStoreService {
         }
     }
 
-    type DownloadStream = Placed<BoxStream<'static, Result<DownloadResponse, Status>>>;
+    type DownloadStream = Permitted<BoxStream<'static, Result<DownloadResponse, Status>>>;
 
     async fn download(
         &self,
         request: Request<DownloadRequest>,
     ) -> Result<Response<Self::DownloadStream>, Status> {
-        let place = admit(&self.places, &request)?;
+        let permit = admit(&self.quota, &request)?;
         let DownloadRequest { source, offset } = request.into_inner();
         let digest = match source {
             Some(Source::Digest(text)) => {
-                let mut faults = Faults::default();
-                let digest = faults.digest("digest", &text);
-                faults.check()?;
-                digest.ok_or_else(|| Status::internal("a digest without faults did not parse"))?
+                let mut violations = Violations::default();
+                let digest = violations.digest("digest", &text);
+                violations.check()?;
+                digest
+                    .ok_or_else(|| Status::internal("a digest without violations did not parse"))?
             }
             Some(Source::Output(output)) => {
                 self.outputs.find_output(output.job_id, output.frame, &output.name).await?
@@ -187,7 +164,7 @@ impl BlobStore for BlobStoreService {
             hasher: (offset == 0).then(blake3::Hasher::new),
         };
         let chunks = stream::try_unfold(outgoing, Outgoing::next);
-        Ok(Response::new(Placed::new(Box::pin(chunks), place)))
+        Ok(Response::new(Permitted::new(Box::pin(chunks), permit)))
     }
 }
 
@@ -208,7 +185,7 @@ impl Parts {
                 Err(invalid("part", "neither header, chunk nor commit"))
             }
             Ok(None) => Ok(None),
-            // tonic's decoder, which knows the message's size but not what it means.
+            // From tonic's decoder, which knows only the size of the message.
             Err(status) if status.code() == Code::OutOfRange => Err(chunk_too_large()),
             Err(status) if status.code() == Code::Cancelled => Err(not_committed()),
             Err(status) => Err(status),
@@ -217,22 +194,23 @@ impl Parts {
 }
 
 fn parse_header(header: &UploadHeader) -> Result<(Digest, u64), Status> {
-    let mut faults = Faults::default();
-    let digest = faults.digest("header.digest", &header.digest);
+    let mut violations = Violations::default();
+    let digest = violations.digest("header.digest", &header.digest);
     if header.size_bytes > BLOB_BYTES_MAX {
         let fault = format!("a blob has {BLOB_BYTES_MAX} bytes at most");
-        faults.add("header.size_bytes", fault);
+        violations.add("header.size_bytes", fault);
     }
-    faults.check()?;
-    let digest = digest.ok_or_else(|| Status::internal("a digest without faults did not parse"))?;
+    violations.check()?;
+    let digest =
+        digest.ok_or_else(|| Status::internal("a digest without violations did not parse"))?;
     Ok((digest, header.size_bytes))
 }
 
-/// Why an upload goes no further.
+/// Why an upload stops.
 enum Cut {
-    /// The client is wrong, or gone.
+    /// The client made a mistake or disconnected.
     Refused(Status),
-    /// The store is; it says why in the end.
+    /// The store failed. `Incoming::finish` returns its error.
     Ended,
 }
 
@@ -248,7 +226,7 @@ impl From<Ended> for Cut {
     }
 }
 
-/// Takes blobs until the stream ends.
+/// Receives blobs until the stream ends.
 async fn receive(parts: &mut Parts, incoming: &Incoming) -> Result<(), Cut> {
     let mut is_first = true;
     loop {
@@ -265,8 +243,8 @@ async fn receive(parts: &mut Parts, incoming: &Incoming) -> Result<(), Cut> {
     }
 }
 
-/// Takes the chunks up to the commit. The end of the stream does not count as one: a cancelled upload ends
-/// just like it.
+/// Receives the chunks up to the commit. The end of the stream is no commit, because a cancelled upload ends in the same
+/// way.
 async fn receive_bytes(size_bytes: u64, parts: &mut Parts, incoming: &Incoming) -> Result<(), Cut> {
     let mut received = 0;
     loop {
@@ -300,14 +278,14 @@ async fn receive_bytes(size_bytes: u64, parts: &mut Parts, incoming: &Incoming) 
     }
 }
 
-/// A blob on its way out. Holds no file open, so that a reader that stalls costs the server next to nothing.
+/// A download. It holds no file open, so that a stalled reader costs the server next to nothing.
 struct Outgoing {
     blobs: Blobs,
     digest: Digest,
     size_bytes: u64,
     offset: u64,
     sent_to: Option<u64>,
-    /// Only a download of the whole blob can be checked.
+    /// `None` for a part of a blob, which cannot be checked.
     hasher: Option<blake3::Hasher>,
 }
 
@@ -325,7 +303,7 @@ impl Outgoing {
         };
         if let Some(hasher) = &mut self.hasher {
             hasher.update(&data);
-            // Before the last chunk leaves: whoever has the whole has the right bytes.
+            // Before the last chunk is sent: a complete download is a correct one.
             if end == self.size_bytes && Digest::from(hasher.finalize()) != self.digest {
                 return Err(self.blobs.damaged(self.digest).into());
             }
@@ -346,40 +324,6 @@ fn chunk_too_large() -> Status {
 
 fn not_committed() -> Status {
     Status::aborted("the upload ended without a commit; what was committed before is stored")
-}
-
-impl From<BlobError> for Status {
-    fn from(error: BlobError) -> Self {
-        let message = error.to_string();
-        match error {
-            BlobError::Full(_) | BlobError::Low { .. } => exhausted("DISK", &message),
-            BlobError::Missing(_) => Self::not_found(message),
-            BlobError::Damaged(_) => Self::data_loss(message),
-            BlobError::WrongDigest { .. } => invalid("header.digest", message),
-            BlobError::WrongSize { .. } => invalid("header.size_bytes", message),
-            BlobError::Disk(_) => {
-                // May name the server's folders, which are none of a client's business.
-                tracing::error!(%message, "blob store");
-                Self::internal("the blob store failed; its log says why")
-            }
-        }
-    }
-}
-
-impl From<LookupError> for Status {
-    fn from(error: LookupError) -> Self {
-        let message = error.to_string();
-        match error {
-            LookupError::NotFinished => Self::failed_precondition(message),
-            LookupError::UnknownJob | LookupError::UnknownFrame | LookupError::UnknownOutput => {
-                Self::not_found(message)
-            }
-            LookupError::Failed(_) => {
-                tracing::error!(%message, "output lookup");
-                Self::internal("the job could not be looked up; the orchestrator's log says why")
-            }
-        }
-    }
 }
 
 #[cfg(test)]

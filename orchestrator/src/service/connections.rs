@@ -44,9 +44,9 @@ use tracing::{debug, warn};
 use super::{
     StreamLimits,
     orchestrator::REQUEST_BYTES_MAX,
-    places::{Client, Place, Places},
+    quotas::{Client, Permit, Quota},
 };
-use crate::dispatch::LINK_BYTES_A_SECOND;
+use crate::limits::LINK_BYTES_A_SECOND;
 
 /// Connections in all: a large farm's nodes and people. Never more than half of the files that the process may
 /// have open.
@@ -97,7 +97,7 @@ pub(crate) async fn serve(
     let routes = routes.prepare();
     let total = connections_max();
     // One client leaves room for others.
-    let places = Places::new(total / 2, total);
+    let quota = Quota::new(total / 2, total);
     let stopping = CancellationToken::new();
     let mut connections = JoinSet::new();
     let mut shutdown = std::pin::pin!(shutdown);
@@ -108,11 +108,11 @@ pub(crate) async fn serve(
             () = &mut shutdown => break,
         };
         match accepted {
-            Ok((tcp, peer)) => match places.take(Client::at(peer.ip())) {
-                Ok(place) => {
+            Ok((tcp, peer)) => match quota.take(Client::at(peer.ip())) {
+                Ok(permit) => {
                     let calls = Calls::new(&tcp, &routes, limits.request);
                     let stopping = stopping.clone();
-                    connections.spawn(connection(server.clone(), tcp, calls, place, stopping));
+                    connections.spawn(connection(server.clone(), tcp, calls, permit, stopping));
                 }
                 // Closed at once: what follows would cost more than the client that is turned away.
                 Err(reason) => debug!(%peer, ?reason, "too many connections"),
@@ -155,7 +155,7 @@ async fn connection(
     server: http2::Builder<Watching>,
     tcp: TcpStream,
     calls: Calls,
-    _place: Place,
+    _permit: Permit,
     stopping: CancellationToken,
 ) {
     // A small answer waits for nothing.

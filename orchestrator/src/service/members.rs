@@ -1,4 +1,4 @@
-//! Nodes come, stay and go.
+//! Nodes register, renew their leases, hand in frames and leave.
 
 use std::net::SocketAddr;
 
@@ -9,15 +9,15 @@ use framecrew_proto::v1::{
 };
 use tonic::{Status, transport::Endpoint};
 
-use super::{faults::Faults, orchestrator::OrchestratorService};
+use super::orchestrator::OrchestratorService;
 use crate::{
-    convert,
+    convert::{self, violations::Violations},
     domain::{BatchId, Incarnation},
-    driver::{AdoptError, MembershipError, Registration, Welcome},
+    mailbox::{MembershipError, Registration, Welcome},
     neighbour,
 };
 
-/// Heartbeats in one lease: two may be lost before it runs out.
+/// Heartbeats in one lease: two may be lost before it expires.
 const HEARTBEATS_A_LEASE: u32 = 3;
 
 impl OrchestratorService {
@@ -26,17 +26,17 @@ impl OrchestratorService {
         request: RegisterNodeRequest,
         peer: Option<SocketAddr>,
     ) -> Result<RegisterNodeResponse, Status> {
-        let mut faults = Faults::default();
-        convert::node_name(&request.name, &mut faults);
+        let mut violations = Violations::default();
+        convert::node_name(&request.name, &mut violations);
         if request.incarnation == 0 {
-            faults.add("incarnation", "must be 1 or more");
+            violations.add("incarnation", "must be 1 or more");
         }
         let address = if request.address.is_empty() {
             let port = u16::try_from(request.port).ok().filter(|port| *port > 0);
             match (peer, port) {
                 (Some(peer), Some(port)) => format!("http://{}", SocketAddr::new(peer.ip(), port)),
                 _ => {
-                    faults.add("port", "must be 1 to 65535 where address is empty");
+                    violations.add("port", "must be 1 to 65535 where address is empty");
                     String::new()
                 }
             }
@@ -44,12 +44,12 @@ impl OrchestratorService {
             request.address
         };
         if !address.is_empty() && Endpoint::from_shared(address.clone()).is_err() {
-            faults.add("address", "must be a URL like http://10.0.0.7:3000");
+            violations.add("address", "must be a URL like http://10.0.0.7:3000");
         }
-        let description = convert::node_description(request.description, &mut faults);
-        faults.check()?;
+        let description = convert::node_description(request.description, &mut violations);
+        violations.check()?;
         let Some(description) = description else {
-            return Err(Status::internal("a description without faults did not parse"));
+            return Err(Status::internal("a description without violations did not parse"));
         };
         let neighbour = neighbour::of(&address, request.port, peer);
         let mut registration = Registration {
@@ -85,7 +85,7 @@ impl OrchestratorService {
         &self,
         request: HeartbeatRequest,
     ) -> Result<HeartbeatResponse, Status> {
-        // It has another store's batches, and compares with that one's epochs: registering again settles both.
+        // The node holds batches and an epoch of another store. Registering again replaces both.
         if !request.store_id.is_empty() && *request.store_id != *self.feed.identity().store_id {
             return Err(MembershipError::NotRegistered(request.name.into()).into());
         }
@@ -111,12 +111,12 @@ impl OrchestratorService {
         &self,
         request: AdoptFramesRequest,
     ) -> Result<AdoptFramesResponse, Status> {
-        let mut faults = Faults::default();
-        convert::node_name(&request.name, &mut faults);
+        let mut violations = Violations::default();
+        convert::node_name(&request.name, &mut violations);
         let asked = request.frames.len();
-        let mut frames = convert::orphaned_frames(request.frames, &mut faults);
-        faults.check()?;
-        // Another store's jobs have the same numbers, and other frames.
+        let mut frames = convert::orphaned_frames(request.frames, &mut violations);
+        violations.check()?;
+        // The jobs of another store have the same numbers and different frames.
         let is_ours = *request.store_id == *self.feed.identity().store_id;
         if !is_ours {
             frames.clear();
@@ -150,34 +150,11 @@ impl OrchestratorService {
 async fn has_ended(address: &str, ours: Option<SocketAddr>, peer: Option<SocketAddr>) -> bool {
     let asks_from = peer.map(|peer| peer.ip().to_canonical());
     let theirs = neighbour::socket(address).filter(|at| {
-        // A loopback address only counts if the process is known to be on this machine.
+        // A loopback address only counts if the process is known to run on this machine.
         Some(at.ip()) == asks_from && !at.ip().is_loopback()
     });
     match ours.or(theirs) {
         Some(at) => neighbour::refuses(at).await,
         None => false,
-    }
-}
-
-impl From<MembershipError> for Status {
-    fn from(error: MembershipError) -> Self {
-        let message = error.to_string();
-        match error {
-            MembershipError::NotRegistered(_) | MembershipError::Unreachable { .. } => {
-                Self::not_found(message)
-            }
-            MembershipError::NewerIncarnation(_) => Self::aborted(message),
-            MembershipError::NameTaken { .. } => Self::already_exists(message),
-            MembershipError::NoAnswer(error) => error.into(),
-        }
-    }
-}
-
-impl From<AdoptError> for Status {
-    fn from(error: AdoptError) -> Self {
-        match error {
-            AdoptError::Membership(error) => error.into(),
-            AdoptError::Blobs(error) => error.into(),
-        }
     }
 }

@@ -1,12 +1,15 @@
-//! The RPCs: parse, ask, answer.
+//! The RPCs: parse the request, ask the driver, the feed or the store, convert the answer.
 
 pub(crate) mod blob_store;
 pub(crate) mod connections;
-pub(crate) mod faults;
 mod jobs;
+mod lookup;
 mod members;
 pub(crate) mod orchestrator;
-pub(crate) mod places;
+pub(crate) mod quotas;
+mod status;
+mod submit;
+mod watches;
 
 use std::time::Duration;
 
@@ -16,23 +19,25 @@ const STREAMS_PER_CLIENT_MAX: usize = 1_024;
 const STREAMS_MAX: usize = 4_096;
 /// How long a reader may stall: longer than a laptop takes to change its network.
 const STALL: Duration = Duration::from_secs(60);
+/// Bytes of jobs or frames on a page or in a message, about: half of what grpcurl takes by default.
+const PAGE_BYTES: usize = 2 << 20;
 
-/// How long the request of a call may take, beside the time that its bytes take on the slowest link: whoever asks
-/// something has it at hand.
+/// How long a request may take to arrive, on top of its transfer time at the slowest supported speed. A real client has
+/// its request ready.
 const REQUEST_WITHIN: Duration = Duration::from_secs(30);
 
-/// Bounds of what clients hold open: streams, which are watches, logs, uploads and downloads, and requests.
+/// Bounds on what clients may hold open: streams (watches, logs, uploads, downloads) and requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StreamLimits {
-    /// Streams of one client at once; clients are told apart by their addresses. 1,024 unless told otherwise.
+    /// Streams of one client at once; an address is a client. 1,024 by default.
     pub per_client: usize,
-    /// Streams of all of them; 4,096 unless told otherwise.
+    /// Streams of all clients; 4,096 by default.
     pub total: usize,
-    /// How long a reader may leave unread what was there for it, before its stream is dropped; a minute unless
-    /// told otherwise, and up to a quarter longer.
+    /// How long a reader may leave sent data unread before its stream is dropped; a minute by default, and up to a
+    /// quarter longer.
     pub stall: Duration,
-    /// How long the request of a call may take that is not itself a stream; half a minute unless told otherwise,
-    /// and for each 128 KiB that have come of it a second longer.
+    /// How long a request that is not a stream may take to arrive; half a minute by default, and a second longer for
+    /// each 128 KiB received.
     pub request: Duration,
 }
 

@@ -1,11 +1,6 @@
 //! The `Orchestrator` service: which RPC goes where.
 
-use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr},
-    pin::Pin,
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
 use framecrew_proto::v1::{
     AdoptFramesRequest, AdoptFramesResponse, CancelJobRequest, CancelJobResponse, GetJobRequest,
@@ -24,21 +19,21 @@ use tonic::{Request, Response, Status};
 
 use super::{
     blob_store,
-    faults::exhausted,
-    places::{Client, NoPlace, Place, Placed, Places, Turns},
+    quotas::{Client, Permitted, Quota, UploadPermits, admit},
+    status::exhausted,
 };
-use crate::{blobs::Blobs, driver::DriverHandle, feed::Feed, store::Archive};
+use crate::{blobs::Blobs, feed::Feed, mailbox::DriverHandle, store::Archive};
 
 /// A job with a project of 100,000 files, at about 150 bytes each, and of 500,000 chunks at 80.
 pub(super) const REQUEST_BYTES_MAX: usize = 64 << 20;
-/// The same job shown, or the snapshot of a million frames in runs.
+/// The same job in an answer, or the snapshot of a million frames in runs.
 const RESPONSE_BYTES_MAX: usize = 64 << 20;
 
-/// Calls of clients that may wait for the driver: a quarter of what its mailbox holds, so that the words of nodes
-/// always find room there.
+/// Calls of clients that may wait for the driver: a quarter of its mailbox, so that the reports of nodes always find
+/// room there.
 const CLIENT_CALLS_MAX: usize = 256;
 
-/// Implements `Orchestrator`. `jobs` and `members` have what its methods do.
+/// Implements `Orchestrator`. The methods are in `submit`, `jobs`, `watches` and `members`.
 #[derive(Debug, Clone)]
 pub(crate) struct OrchestratorService {
     pub(super) driver: DriverHandle,
@@ -46,10 +41,10 @@ pub(crate) struct OrchestratorService {
     pub(super) feed: Arc<Feed>,
     pub(super) blobs: Blobs,
     pub(super) lease: Duration,
-    places: Places,
-    uploads: Turns,
+    quota: Quota,
+    uploads: UploadPermits,
     calls: Arc<Semaphore>,
-    /// Ends the streams, which would otherwise keep the server from stopping.
+    /// Ends the streams. Otherwise they would keep the server from stopping.
     pub(super) shutdown: CancellationToken,
 }
 
@@ -61,30 +56,27 @@ impl OrchestratorService {
         feed: Arc<Feed>,
         blobs: Blobs,
         lease: Duration,
-        places: Places,
+        quota: Quota,
         shutdown: CancellationToken,
     ) -> Self {
         let calls = Arc::new(Semaphore::new(CLIENT_CALLS_MAX));
-        let uploads = blob_store::turns();
-        Self { driver, store, feed, blobs, lease, places, uploads, calls, shutdown }
+        let uploads = blob_store::upload_permits();
+        Self { driver, store, feed, blobs, lease, quota, uploads, calls, shutdown }
     }
 
-    /// Leave to ask the driver something, for a client; refused while too many wait for it.
-    pub(super) fn turn(&self) -> Result<SemaphorePermit<'_>, Status> {
+    /// Admits a client's call to the driver, unless too many wait for it.
+    pub(super) fn admit_call(&self) -> Result<SemaphorePermit<'_>, Status> {
         self.calls.try_acquire().map_err(|_| {
-            exhausted(
-                "CALLS",
-                "the orchestrator has more to do than it can; nothing was done, try again",
-            )
+            exhausted("CALLS", "the orchestrator is overloaded; nothing was done, try again")
         })
     }
 
-    /// The turns of uploads, some of which are kept for nodes: it knows where they are.
-    pub(crate) fn uploads(&self) -> Turns {
+    /// The permits of uploads. The service knows which machines have nodes.
+    pub(crate) fn uploads(&self) -> UploadPermits {
         self.uploads.clone()
     }
 
-    /// What a node has finished need not wait for what people send.
+    /// Reserves upload permits for a node's machine, so that finished frames do not wait for uploads of people.
     fn note_node(&self, peer: Option<SocketAddr>) {
         if let Some(peer) = peer {
             self.uploads.note_node(Client::at(peer.ip()));
@@ -101,24 +93,8 @@ impl OrchestratorService {
 
 /// A stream of answers.
 pub(super) type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
-/// One of those that a client may have open.
-type Held<T> = Placed<Answers<T>>;
-
-/// A place for one more stream of whoever calls.
-pub(super) fn admit<T>(places: &Places, request: &Request<T>) -> Result<Place, Status> {
-    // Only in this process, without a network, is there none.
-    let unknown = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
-    let peer = request.remote_addr().unwrap_or(unknown);
-    places.take(Client::at(peer.ip())).map_err(|reason| {
-        let message = match reason {
-            NoPlace::OfClient(max) => {
-                format!("{max} streams are open from {}: end some, then try again", peer.ip())
-            }
-            NoPlace::Total(max) => format!("{max} streams are open here in all; try again"),
-        };
-        exhausted("STREAMS", &message)
-    })
-}
+/// A stream with its permit.
+type Held<T> = Permitted<Answers<T>>;
 
 #[tonic::async_trait]
 impl Orchestrator for OrchestratorService {
@@ -179,9 +155,9 @@ impl Orchestrator for OrchestratorService {
         &self,
         request: Request<WatchJobRequest>,
     ) -> Result<Response<Self::WatchJobStream>, Status> {
-        let place = admit(&self.places, &request)?;
+        let permit = admit(&self.quota, &request)?;
         let answers = self.watch(request.into_inner()).await?;
-        Ok(Response::new(Placed::new(answers, place)))
+        Ok(Response::new(Permitted::new(answers, permit)))
     }
 
     type WatchClusterStream = Held<WatchClusterResponse>;
@@ -190,8 +166,8 @@ impl Orchestrator for OrchestratorService {
         &self,
         request: Request<WatchClusterRequest>,
     ) -> Result<Response<Self::WatchClusterStream>, Status> {
-        let place = admit(&self.places, &request)?;
-        Ok(Response::new(Placed::new(self.watch_all(), place)))
+        let permit = admit(&self.quota, &request)?;
+        Ok(Response::new(Permitted::new(self.watch_all(), permit)))
     }
 
     type ReadLogStream = Held<ReadLogResponse>;
@@ -200,9 +176,9 @@ impl Orchestrator for OrchestratorService {
         &self,
         request: Request<ReadLogRequest>,
     ) -> Result<Response<Self::ReadLogStream>, Status> {
-        let place = admit(&self.places, &request)?;
+        let permit = admit(&self.quota, &request)?;
         let answers = self.log(request.into_inner()).await?;
-        Ok(Response::new(Placed::new(answers, place)))
+        Ok(Response::new(Permitted::new(answers, permit)))
     }
 
     async fn register_node(

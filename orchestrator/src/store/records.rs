@@ -194,7 +194,7 @@ impl Identity {
     /// The next opening of a store; `None` for a new store.
     pub(crate) fn next(latest: Option<&Self>) -> Self {
         // At least the seconds since 1970, so that nodes see it rise also when the data folder is a new one.
-        let seconds = u32::try_from(crate::driver::wall_ms() / 1_000).unwrap_or(1).max(1);
+        let seconds = u32::try_from(crate::clock::wall_ms() / 1_000).unwrap_or(1).max(1);
         let store_id = latest.map(|latest| latest.store_id.clone());
         Self {
             store_id: store_id.unwrap_or_else(|| uuid::Uuid::new_v4().simple().to_string().into()),

@@ -172,7 +172,7 @@ async fn a_job_tells_which_nodes_it_waits_for_when_all_that_could_render_it_rest
     let job_id = orchestrator.submit(orchestrator.spec(1, 1).await).await;
     patience(async {
         while orchestrator.job(job_id).await.waiting_reason
-            != "no node that could render it takes work now: a is draining"
+            != "no suitable node is available: a is draining"
         {
             client.heartbeat(leaving.clone()).await.unwrap();
         }
@@ -353,7 +353,7 @@ async fn a_node_that_is_heard_of_and_cannot_be_reached_is_asked_to_register_agai
     })
     .await;
     assert_eq!(said.code(), Code::NotFound);
-    assert!(said.message().contains("cannot be reached at http://127.0.0.1:1"), "{said:?}");
+    assert!(said.message().contains("http://127.0.0.1:1 cannot be reached"), "{said:?}");
     client.register_node(node.registration(1)).await.unwrap();
     client.heartbeat(heartbeat(&node, 1, vec![])).await.unwrap();
     let (request, mut batch) = node.batch().await;

@@ -154,7 +154,7 @@ async fn movies_and_scripts_need_a_node_for_them() {
     let mut c = ScriptedNode::join_as(&orchestrator, "c", with_scripts).await;
     let both = JobSpec { movie: film.movie, ..scripted.clone() };
     let status = refusal(&orchestrator, both).await;
-    assert!(status.message().contains("not all of it on one"), "{status}");
+    assert!(status.message().contains("no single node has all of this"), "{status}");
     let job_id = orchestrator.submit(scripted).await;
     assert_eq!(c.batch().await.0.job_id, job_id);
     orchestrator.submit(film).await;

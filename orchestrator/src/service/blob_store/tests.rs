@@ -23,14 +23,14 @@ use tonic_types::StatusExt as _;
 use tower::ServiceExt as _;
 
 use super::{
-    super::{StreamLimits, connections, faults::RETRY_AFTER},
+    super::{StreamLimits, connections, lookup::LookupError, status::RETRY_AFTER},
     *,
 };
 
 /// The service on a loopback socket.
 struct Fixture {
     dir: TempDir,
-    places: Places,
+    quota: Quota,
     channel: Channel,
     server: JoinHandle<()>,
 }
@@ -72,16 +72,16 @@ impl Fixture {
 
     async fn within(limits: StreamLimits) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let places = Places::new(limits.per_client, limits.total);
+        let quota = Quota::new(limits.per_client, limits.total);
         let blobs = Blobs::open(dir.path(), None).unwrap();
-        let service = server(blobs, Arc::new(OneFrame), places.clone(), turns());
+        let service = server(blobs, Arc::new(OneFrame), quota.clone(), upload_permits());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let routes = Routes::new(service);
         let served = connections::serve(listener, routes, limits, std::future::pending());
         let server = tokio::spawn(served);
         let channel = Channel::from_shared(format!("http://{address}")).unwrap();
-        Self { dir, places, channel: channel.connect_lazy(), server }
+        Self { dir, quota, channel: channel.connect_lazy(), server }
     }
 
     fn rpc(&self) -> BlobStoreClient<Channel> {
@@ -623,11 +623,11 @@ async fn a_reader_that_stalls_is_dropped_and_its_place_is_free() {
     let (parts, requests) = mpsc::channel(3);
     let mut rpc = fixture.rpc();
     let slow = tokio::spawn(async move { rpc.upload(ReceiverStream::new(requests)).await });
-    wait_until(|| fixture.places.taken() == 1).await;
+    wait_until(|| fixture.quota.taken() == 1).await;
     let request = DownloadRequest { source: Some(Source::Digest(digest.to_string())), offset: 0 };
     let mut stalled = fixture.rpc().download(request).await.unwrap().into_inner();
-    assert_eq!(fixture.places.taken(), 2);
-    wait_until(|| fixture.places.taken() == 1).await;
+    assert_eq!(fixture.quota.taken(), 2);
+    wait_until(|| fixture.quota.taken() == 1).await;
     let status = loop {
         match stalled.message().await {
             Ok(message) => assert!(message.is_some(), "it has not ended well"),
@@ -644,7 +644,7 @@ async fn a_reader_that_stalls_is_dropped_and_its_place_is_free() {
     slow.await.unwrap().unwrap();
     let read = fixture.download(Source::Digest(digest.to_string()), 0).await.unwrap();
     assert_eq!(read.iter().map(|part| part.data.len()).sum::<usize>(), 8 << 20);
-    wait_until(|| fixture.places.taken() == 0).await;
+    wait_until(|| fixture.quota.taken() == 0).await;
 }
 
 #[tokio::test]
@@ -657,7 +657,7 @@ async fn whoever_has_too_many_streams_open_is_told_when_to_come_back() {
         let call = tokio::spawn(async move { rpc.upload(ReceiverStream::new(requests)).await });
         uploads.push((parts, call));
     }
-    wait_until(|| fixture.places.taken() == 2).await;
+    wait_until(|| fixture.quota.taken() == 2).await;
     let digest = Digest::of(b"frame").to_string();
     let refused = fixture.download(Source::Digest(digest), 0).await.unwrap_err();
     assert_eq!(refused.code(), Code::ResourceExhausted);
@@ -672,7 +672,7 @@ async fn whoever_has_too_many_streams_open_is_told_when_to_come_back() {
     assert_eq!(call.await.unwrap().unwrap_err().code(), Code::Aborted);
     let (_parts, call) = uploads.pop().unwrap();
     call.abort();
-    wait_until(|| fixture.places.taken() == 0).await;
+    wait_until(|| fixture.quota.taken() == 0).await;
 }
 
 /// Waits for what another task will bring about.

@@ -7,7 +7,7 @@ use crate::{
 
 /// The whole state of a job at one revision.
 #[derive(Debug)]
-pub(crate) struct Whole {
+pub(crate) struct JobSnapshot {
     pub(crate) job: JobRecord,
     /// Every frame's state, in as few runs as reading them by number gives.
     pub(crate) runs: Vec<(FrameRange, FrameState)>,
@@ -15,7 +15,7 @@ pub(crate) struct Whole {
     pub(crate) troubled: Vec<Frame>,
 }
 
-impl Whole {
+impl JobSnapshot {
     /// Costs some ten milliseconds for a million frames.
     pub(super) fn of(snapshot: Snapshot) -> Self {
         let Snapshot { job, states, troubled } = snapshot;
@@ -85,7 +85,7 @@ mod tests {
     }
 
     fn flat(snapshot: Snapshot) -> Vec<(i32, i32, u32, FrameState)> {
-        let runs = Whole::of(snapshot).runs.into_iter();
+        let runs = JobSnapshot::of(snapshot).runs.into_iter();
         runs.map(|(range, state)| (range.first, range.last, range.step, state)).collect()
     }
 

@@ -1,0 +1,275 @@
+//! Messages of nodes: registrations, events of batches, finished frames.
+
+use bytes::Bytes;
+use framecrew_blobs::{Digest, check_paths};
+use framecrew_proto::v1 as wire;
+
+use super::violations::{SHORT_NAME_MAX, Violations};
+use crate::{
+    domain::{
+        Blender, Failure, FailureReason, JobId, NodeDescription, Output, Preview, Progress,
+        Rendered, Slice, Warning,
+    },
+    mailbox::BatchReport,
+};
+
+/// Frames that a node hands in at once; the protocol says so.
+const ORPHANS_MAX: usize = 512;
+/// Slots of a node; the protocol says so.
+const SLOTS_MAX: u32 = 64;
+/// Blenders of a node.
+const BLENDERS_MAX: usize = 64;
+/// Bytes in a line that a renderer wrote; the protocol says so.
+const LINE_BYTES_MAX: usize = 2_000;
+/// Lines in a failure's log tail; the protocol says so.
+const LOG_TAIL_MAX: usize = 20;
+/// Lines that one message may say were dropped: more than a renderer writes in a day.
+const DROPPED_MAX: u64 = 1 << 32;
+/// Files that a frame produced: more than the views and File Output nodes of any scene we know write.
+const OUTPUTS_MAX: usize = 1_000;
+/// Bytes of a preview; the protocol says so.
+const PREVIEW_BYTES_MAX: usize = 32_768;
+/// Width and height of a preview in pixels; the protocol says so.
+const PREVIEW_PIXELS_MAX: u32 = 256;
+/// Bytes in a warning's text; the protocol says so.
+const WARNING_BYTES_MAX: usize = 500;
+
+/// Checks a node's name.
+pub(crate) fn node_name(name: &str, violations: &mut Violations) {
+    violations.text("name", name, SHORT_NAME_MAX);
+}
+
+pub(crate) fn node_description(
+    description: Option<wire::NodeDescription>,
+    violations: &mut Violations,
+) -> Option<NodeDescription> {
+    let Some(description) = description else {
+        violations.add("description", "is missing");
+        return None;
+    };
+    if !(1..=SLOTS_MAX).contains(&description.slots) {
+        let message = format!("must be 1 to {SLOTS_MAX}, is {}", description.slots);
+        violations.add("description.slots", message);
+    }
+    // None: it is still looking for them.
+    if description.blenders.len() > BLENDERS_MAX {
+        let message = format!("must be {BLENDERS_MAX} at most, are {}", description.blenders.len());
+        violations.add("description.blenders", message);
+    }
+    violations.tags("description.tags", &description.tags);
+    let mut blenders = Vec::new();
+    for (n, blender) in description.blenders.into_iter().enumerate().take(BLENDERS_MAX) {
+        let version = match wire::BlenderKind::try_from(blender.kind) {
+            Ok(wire::BlenderKind::Synthetic) => None,
+            // The node is still finding out which version it is.
+            _ if blender.version.is_empty() && !blender.unusable.is_empty() => None,
+            _ => match blender.version.parse() {
+                Ok(version) => Some(version),
+                Err(_) => {
+                    let message = format!("\"{}\" is no version", blender.version);
+                    violations.add(format!("description.blenders[{n}].version"), message);
+                    continue;
+                }
+            },
+        };
+        blenders.push(Blender {
+            version,
+            kind: blender.kind,
+            path: blender.path,
+            unusable: shortened(&blender.unusable),
+        });
+    }
+    Some(NodeDescription {
+        platform: description.platform,
+        cores: description.cores,
+        memory_bytes: description.memory_bytes,
+        slots: description.slots,
+        blenders,
+        tags: description.tags,
+        version: description.version,
+        ffmpeg: description.ffmpeg,
+        allows_scripts: description.allows_scripts,
+        confines: description.confines,
+    })
+}
+
+pub(crate) fn slice(wire: &wire::Slice) -> Slice {
+    Slice { frame: wire.frame, index: wire.index }
+}
+
+/// An event of a node that makes no sense.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum InvalidEvent {
+    #[error("{0} is missing")]
+    Missing(&'static str),
+}
+
+/// What a node says; `None` for what a later version of it may say.
+pub(crate) fn batch_report(event: wire::BatchEvent) -> Result<Option<BatchReport>, InvalidEvent> {
+    use wire::batch_event::Event;
+    let slice = |wire: Option<wire::Slice>| {
+        wire.as_ref().map(slice).ok_or(InvalidEvent::Missing("a slice"))
+    };
+    let event_sequence = event.sequence;
+    let Some(event) = event.event else { return Ok(None) };
+    Ok(Some(match event {
+        Event::Started(started) => BatchReport::Started(slice(started.slice)?),
+        Event::Progress(progress) => BatchReport::Progress(
+            slice(progress.slice)?,
+            Progress {
+                samples_done: progress.samples_done,
+                samples_total: progress.samples_total,
+                fraction: progress.fraction.filter(|fraction| (0.0..=1.0).contains(fraction)),
+                remaining_seconds: progress.remaining_seconds.filter(|seconds| *seconds >= 0.0),
+                memory_bytes: progress.memory_bytes,
+            },
+        ),
+        Event::Finished(finished) => {
+            let slice = slice(finished.slice)?;
+            match parse_finished(finished) {
+                Ok(rendered) => BatchReport::Finished(slice, rendered),
+                Err(message) => {
+                    let reason = FailureReason::InvalidOutput;
+                    BatchReport::Failed(slice, Failure { reason, message, log_tail: Vec::new() })
+                }
+            }
+        }
+        Event::Failed(failed) => {
+            let slice = slice(failed.slice)?;
+            let failure = failed.failure.ok_or(InvalidEvent::Missing("a failure"))?;
+            BatchReport::Failed(
+                slice,
+                Failure {
+                    reason: failure_reason(failure.reason()),
+                    message: shortened(&failure.message),
+                    log_tail: failure
+                        .log_tail
+                        .iter()
+                        .take(LOG_TAIL_MAX)
+                        .map(|l| shortened(l))
+                        .collect(),
+                },
+            )
+        }
+        Event::Log(log) => BatchReport::Log {
+            sequence: event_sequence,
+            lines: log.lines.iter().map(|line| (line.frame, shortened(&line.text))).collect(),
+            dropped: log.dropped.min(DROPPED_MAX),
+        },
+        Event::Warning(warning) => match parse_warning(&warning) {
+            Some(warning) => BatchReport::Warning(warning),
+            None => return Ok(None),
+        },
+        Event::Ended(_) => BatchReport::Ended,
+    }))
+}
+
+/// Finished frames that a node has, each with its job; good only without violations.
+pub(crate) fn orphaned_frames(
+    frames: Vec<wire::OrphanedFrame>,
+    violations: &mut Violations,
+) -> Vec<(JobId, Slice, Rendered)> {
+    if frames.len() > ORPHANS_MAX {
+        violations.add("frames", format!("are {}, {ORPHANS_MAX} at most", frames.len()));
+        return Vec::new();
+    }
+    let mut orphans = Vec::with_capacity(frames.len());
+    for (n, wire::OrphanedFrame { job_id, finished }) in frames.into_iter().enumerate() {
+        let field = format!("frames[{n}]");
+        if !(1..=i64::MAX as u64).contains(&job_id) {
+            violations
+                .add(format!("{field}.job_id"), format!("must be 1 to {}, is {job_id}", i64::MAX));
+        }
+        let Some(finished) = finished else {
+            violations.add(format!("{field}.finished"), "is missing");
+            continue;
+        };
+        let slice = finished.slice.as_ref().map(slice);
+        if slice.is_none() {
+            violations.add(format!("{field}.finished.slice"), "is missing");
+        }
+        match (slice, parse_finished(finished)) {
+            (_, Err(fault)) => violations.add(format!("{field}.finished.outputs"), fault),
+            (Some(slice), Ok(rendered)) => orphans.push((JobId(job_id), slice, rendered)),
+            (None, Ok(_)) => {}
+        }
+    }
+    orphans
+}
+
+/// What a finished frame came to. A fault is told in a sentence.
+fn parse_finished(finished: wire::SliceFinished) -> Result<Rendered, String> {
+    let seconds = finished.render_seconds;
+    Ok(Rendered {
+        outputs: parse_outputs(finished.outputs)?,
+        render_seconds: if seconds.is_finite() { seconds.max(0.0) } else { 0.0 },
+        peak_memory_bytes: finished.peak_memory_bytes,
+        preview: finished.preview.and_then(parse_preview),
+    })
+}
+
+/// What a frame produced. A fault is told in a sentence: the frame is not taken then.
+fn parse_outputs(outputs: Vec<wire::Output>) -> Result<Vec<Output>, String> {
+    if outputs.is_empty() || outputs.len() > OUTPUTS_MAX {
+        let count = outputs.len();
+        return Err(format!("a finished frame has 1 to {OUTPUTS_MAX} outputs, not {count}"));
+    }
+    // They become files under these names, in one folder.
+    let violations = check_paths(outputs.iter().map(|output| &*output.name));
+    if let Some((n, fault)) = violations.first() {
+        return Err(format!("the name of output {n}, {:?}, {fault}", shortened(&outputs[*n].name)));
+    }
+    let parse = |output: wire::Output| {
+        let digest: Digest =
+            output.digest.parse().map_err(|error| format!("output {}: {error}", output.name))?;
+        Ok(Output {
+            digest,
+            name: output.name,
+            size_bytes: output.size_bytes,
+            width: output.width,
+            height: output.height,
+            channels: output.channels,
+        })
+    };
+    outputs.into_iter().map(parse).collect()
+}
+
+/// A frame's preview; `None` where it is not what it says: the frame is good without it.
+fn parse_preview(preview: wire::Preview) -> Option<Preview> {
+    let wire::Preview { digest, size_bytes, width, height, data } = preview;
+    let is_sound = (1..=PREVIEW_BYTES_MAX).contains(&data.len())
+        && size_bytes == data.len() as u64
+        && [width, height].iter().all(|side| (1..=PREVIEW_PIXELS_MAX).contains(side))
+        && digest.parse() == Ok(Digest::of(&data));
+    // A copy: a slice of the message would keep all of it in memory.
+    let data = Bytes::copy_from_slice(&data);
+    is_sound.then(|| Preview { digest: Digest::of(&data), size_bytes, width, height, data })
+}
+
+/// A warning in one line of bounded length; `None` where nothing is said.
+fn parse_warning(warning: &wire::Warning) -> Option<Warning> {
+    let spaced = |c: char| if c.is_control() { ' ' } else { c };
+    let text: String = warning.text.chars().map(spaced).take(WARNING_BYTES_MAX).collect();
+    let text = text[..text.floor_char_boundary(WARNING_BYTES_MAX)].trim();
+    // A kind that only a later version of the node knows is none.
+    let kind = wire::WarningKind::try_from(warning.kind).unwrap_or_default();
+    (!text.is_empty()).then(|| Warning { kind: kind.into(), text: text.to_owned() })
+}
+
+/// A line of a node, with no more bytes than the protocol says.
+fn shortened(line: &str) -> String {
+    line[..line.floor_char_boundary(LINE_BYTES_MAX)].to_owned()
+}
+
+fn failure_reason(reason: wire::FailureReason) -> FailureReason {
+    use wire::FailureReason as Wire;
+    match reason {
+        Wire::Renderer | Wire::Unspecified => FailureReason::Renderer,
+        Wire::InvalidOutput => FailureReason::InvalidOutput,
+        Wire::Timeout => FailureReason::Timeout,
+        Wire::OutOfMemory => FailureReason::OutOfMemory,
+        Wire::NodeLost => FailureReason::NodeLost,
+        Wire::Infrastructure => FailureReason::Infrastructure,
+        Wire::Permanent => FailureReason::Permanent,
+    }
+}

@@ -1,0 +1,158 @@
+//! A node's description, and whether it suits a job.
+
+use serde::{Deserialize, Serialize};
+
+use super::{job::Requirements, version::BlenderVersion};
+
+/// What a node is and has.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct NodeDescription {
+    /// Operating system and architecture.
+    pub platform: String,
+    /// Logical processors.
+    pub cores: u32,
+    /// Memory in bytes.
+    pub memory_bytes: u64,
+    /// Slices it renders at a time, 1 or more.
+    pub slots: u32,
+    /// Blenders it has.
+    pub blenders: Vec<Blender>,
+    /// Tags it bears.
+    pub tags: Vec<String>,
+    /// Version of its program.
+    pub version: String,
+    /// Version of its ffmpeg, or empty.
+    #[serde(default)]
+    pub ffmpeg: String,
+    /// Whether it runs a file's Python.
+    #[serde(default)]
+    pub allows_scripts: bool,
+    /// Whether the operating system keeps renderers to their folders.
+    #[serde(default)]
+    pub confines: bool,
+}
+
+/// A Blender on a node.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Blender {
+    /// Its version; `None` for the synthetic renderer, which draws any file.
+    pub version: Option<BlenderVersion>,
+    /// `BlenderKind` of the protocol.
+    pub kind: i32,
+    /// Where it is on the node.
+    pub path: String,
+    /// Why it does not start; empty if it starts.
+    #[serde(default)]
+    pub unusable: String,
+}
+
+impl NodeDescription {
+    /// Whether the node can render such a job.
+    #[must_use]
+    pub fn meets(&self, requirements: &Requirements) -> bool {
+        self.takes(requirements)
+            && self.blenders.iter().any(|have| have.is_usable() && have.draws(requirements))
+    }
+
+    /// Whether the node may still turn out to have a Blender for such a job: it is still looking for them, one is
+    /// slow, or one does not start now. The node tries the last two again.
+    #[must_use]
+    pub fn may_come_to_meet(&self, requirements: &Requirements) -> bool {
+        let is_open = |have: &Blender| !have.is_usable() && have.draws(requirements);
+        // A node that is still looking does not know its ffmpeg yet either.
+        let is_looking = self.blenders.is_empty();
+        let ffmpeg = requirements.ffmpeg && !is_looking;
+        let known = Requirements { ffmpeg, ..requirements.clone() };
+        self.takes(&known) && (is_looking || self.blenders.iter().any(is_open))
+    }
+
+    /// Returns why the Blender for such a job does not start on this node; `None` if no suitable one fails.
+    #[must_use]
+    pub fn why_unable(&self, requirements: &Requirements) -> Option<String> {
+        let mut failing = self.blenders.iter().filter(|have| !have.is_usable());
+        let failing = failing.find(|have| have.draws(requirements))?;
+        self.takes(requirements).then(|| failing.failure())
+    }
+
+    /// Whether the node accepts such a job, regardless of its Blenders.
+    fn takes(&self, requirements: &Requirements) -> bool {
+        let Requirements { tags, ffmpeg, run_scripts, .. } = requirements;
+        tags.iter().all(|tag| self.tags.contains(tag))
+            && (!ffmpeg || !self.ffmpeg.is_empty())
+            && (!run_scripts || self.allows_scripts)
+    }
+}
+
+impl Blender {
+    /// Whether it starts, as far as the node knows.
+    #[must_use]
+    pub fn is_usable(&self) -> bool {
+        self.unusable.is_empty()
+    }
+
+    /// Whether the node fetches it when a job needs it.
+    #[must_use]
+    pub fn is_provisionable(&self) -> bool {
+        /// The protocol's number of this kind.
+        const PROVISIONABLE: i32 = 4;
+        self.kind == PROVISIONABLE
+    }
+
+    /// Whether it may draw such a job. A Blender of unknown version counts as one that may.
+    fn draws(&self, requirements: &Requirements) -> bool {
+        let Requirements { file_version, blender, .. } = requirements;
+        self.version.is_none_or(|version| match blender {
+            // If requested, it may be older than the file.
+            Some(wanted) => version.is(*wanted) && version.reads(*file_version),
+            None => version.opens(*file_version),
+        })
+    }
+
+    /// Describes why it cannot draw.
+    fn failure(&self) -> String {
+        match self.version {
+            Some(version) => format!("Blender {version} does not start: {}", self.unusable),
+            None => self.unusable.clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_blender_that_does_not_start_meets_no_requirements_and_says_why() {
+        let blender = |version: &str, unusable: &str| Blender {
+            version: version.parse().ok(),
+            unusable: unusable.into(),
+            ..Blender::default()
+        };
+        let node = |blenders| NodeDescription { blenders, ..NodeDescription::default() };
+        let job = Requirements::of_file("3.4".parse().unwrap());
+        let broken =
+            node(vec![blender("3.4.1", "ModuleNotFoundError: No module named 'encodings'")]);
+        assert!(!broken.meets(&job) && broken.may_come_to_meet(&job), "it is tried again");
+        assert_eq!(
+            broken.why_unable(&job).unwrap(),
+            "Blender 3.4.1 does not start: ModuleNotFoundError: No module named 'encodings'"
+        );
+        let newer = Requirements::of_file("4.5".parse().unwrap());
+        assert_eq!(broken.why_unable(&newer), None, "it would not do if it started");
+        assert!(!broken.may_come_to_meet(&newer));
+        let scripted = Requirements { run_scripts: true, ..job.clone() };
+        assert_eq!(broken.why_unable(&scripted), None);
+
+        let two = node(vec![blender("4.5.15", ""), blender("3.4.1", "Fatal")]);
+        assert!(two.meets(&job) && two.meets(&newer), "the other one takes over");
+        let slow = node(vec![blender("", "blender has not reported its version within 30 s")]);
+        assert!(!slow.meets(&job), "no synthetic renderer");
+        assert!(slow.may_come_to_meet(&job) && !slow.may_come_to_meet(&scripted));
+        assert_eq!(
+            slow.why_unable(&job).unwrap(),
+            "blender has not reported its version within 30 s"
+        );
+        assert!(node(Vec::new()).may_come_to_meet(&job), "it is looking for them");
+    }
+}

@@ -1,0 +1,298 @@
+//! One watcher of a job.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use tokio::sync::watch;
+
+use super::{
+    Feed, JobFeed, WatchError,
+    job_snapshot::JobSnapshot,
+    lock,
+    sizes::{bytes_of, fitting},
+};
+use crate::{
+    domain::{ActiveSlice, Frame, JobId, Requirements, Revision},
+    store::{JobRecord, JobStanding, StoreError},
+};
+
+/// Frames in one message of changes.
+const FRAMES_IN_MESSAGE: usize = 256;
+/// Bytes of frames in one message of changes, about: what a watcher that stalls holds here.
+const CHANGES_BYTES: usize = 64 << 10;
+/// Bytes of troubled frames in a snapshot, about: some hundreds with the last lines of their renderers.
+const TROUBLED_BYTES: usize = 512 << 10;
+/// Frames with failed tries in a snapshot; the protocol says so.
+const TROUBLED_MAX: u32 = 1_000;
+/// How often a watcher of a job is told at least why the job waits, where that has changed: soon enough for a
+/// person, seldom enough for a thousand watchers.
+const WAITING_LOOKED_AT_EVERY: Duration = Duration::from_secs(1);
+
+/// The next thing that a watcher of a job gets.
+#[derive(Debug)]
+pub(crate) enum Update {
+    Snapshot { snapshot: Arc<JobSnapshot>, active: Vec<ActiveSlice> },
+    Changes { standing: JobStanding, frames: Vec<FrameChange>, active: Vec<ActiveSlice> },
+    Ended(JobStanding),
+}
+
+/// A frame that changed, and its preview's bytes while they are kept.
+pub(crate) type FrameChange = (Arc<Frame>, Bytes);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Snapshot,
+    /// The first message after a resume has what nodes are doing even when nothing durable changed.
+    Resume,
+    Follow,
+    Over,
+}
+
+/// One watcher of a job.
+#[derive(Debug)]
+pub(crate) struct JobWatch {
+    hub: Arc<Feed>,
+    /// As it was when the watch began.
+    record: JobRecord,
+    requirements: Requirements,
+    /// What the watcher has been told of why the job waits.
+    waiting_reason: String,
+    /// `None` for a job that was over when the watch began, and has not been seen to go on since.
+    feed: Option<Arc<JobFeed>>,
+    changed: Option<watch::Receiver<()>>,
+    /// The watcher has everything up to here.
+    revision: Revision,
+    active_version: u64,
+    phase: Phase,
+}
+
+impl Feed {
+    pub(crate) async fn watch(
+        self: &Arc<Self>,
+        job: JobId,
+        after: Revision,
+        store_id: &str,
+    ) -> Result<JobWatch, WatchError> {
+        if !store_id.is_empty() && *store_id != *self.identity.store_id {
+            return Err(WatchError::OtherStore);
+        }
+        let (feed, record) = self.find(job).await?;
+        let mut current = record.standing.revision;
+        if after > current {
+            // A commit is readable, and told to those who ask for the job, a moment before it is published.
+            let stored = self.store.job_without_project(job).await?;
+            current = stored.map_or(current, |record| record.standing.revision);
+        }
+        if after > current {
+            return Err(WatchError::FutureRevision { after, current });
+        }
+        let changed = feed.as_ref().map(|feed| feed.changed.subscribe());
+        Ok(JobWatch {
+            hub: self.clone(),
+            requirements: record.requirements(),
+            record,
+            waiting_reason: String::new(),
+            feed,
+            changed,
+            revision: after,
+            active_version: 0,
+            phase: if after == 0 { Phase::Snapshot } else { Phase::Resume },
+        })
+    }
+}
+
+impl JobWatch {
+    /// The job as it was when the watch began; its project may be left out.
+    pub(crate) fn record(&self) -> &JobRecord {
+        &self.record
+    }
+
+    /// The next update and the revision that the watcher is at then; `None` after the last. Waits for it.
+    pub(crate) async fn next(&mut self) -> Result<Option<(Revision, Update)>, StoreError> {
+        let next = match self.phase {
+            Phase::Over => return Ok(None),
+            Phase::Snapshot => self.snapshot().await,
+            Phase::Resume | Phase::Follow => self.changes().await,
+        };
+        self.waiting_reason = self.waits_for();
+        next.map(Some)
+    }
+
+    fn waits_for(&self) -> String {
+        self.hub.waiting_reason(self.record.job, &self.requirements)
+    }
+
+    async fn snapshot(&mut self) -> Result<(Revision, Update), StoreError> {
+        let snapshot = match &self.feed {
+            Some(feed) => {
+                let came_after = feed.reads.load(Ordering::Relaxed);
+                let mut whole = feed.whole.lock().await;
+                let current = lock(&feed.now).standing.revision;
+                match &*whole {
+                    Some((read, known))
+                        if *read > came_after || known.job.standing.revision >= current =>
+                    {
+                        known.clone()
+                    }
+                    _ => {
+                        let read = feed.reads.fetch_add(1, Ordering::Relaxed) + 1;
+                        let fresh = self.read_whole().await?;
+                        *whole = Some((read, fresh.clone()));
+                        fresh
+                    }
+                }
+            }
+            None => self.read_whole().await?,
+        };
+        self.revision = snapshot.job.standing.revision;
+        // A commit is readable a moment before it is published. What nodes were doing before it must not be
+        // shown after it.
+        self.published(self.revision).await?;
+        let active = self.new_active();
+        self.phase = Phase::Follow;
+        Ok((self.revision, Update::Snapshot { snapshot, active }))
+    }
+
+    async fn read_whole(&self) -> Result<Arc<JobSnapshot>, StoreError> {
+        let read = self.hub.store.snapshot(self.record.job, TROUBLED_MAX).await?;
+        let mut snapshot = read.ok_or_else(vanished)?;
+        let fit = fitting(snapshot.troubled.iter().map(bytes_of), TROUBLED_BYTES);
+        snapshot.troubled.truncate(fit);
+        Ok(Arc::new(JobSnapshot::of(snapshot)))
+    }
+
+    async fn changes(&mut self) -> Result<(Revision, Update), StoreError> {
+        if self.phase == Phase::Resume {
+            self.published(self.revision).await?;
+        }
+        loop {
+            if let Some(changed) = &mut self.changed {
+                changed.borrow_and_update();
+            }
+            let (standing, frames) = self.frames().await?;
+            let mut frames = self.with_previews(frames);
+            let sizes = frames.iter().map(|(frame, data)| bytes_of(frame) + data.len());
+            let fit = fitting(sizes.take(FRAMES_IN_MESSAGE), CHANGES_BYTES);
+            let is_cut = frames.len() > fit;
+            frames.truncate(fit);
+            let revision = match frames.last() {
+                Some((frame, _)) if is_cut => frame.revision,
+                _ => standing.revision.max(self.revision),
+            };
+            let active = self.new_active();
+            let is_final = standing.state.is_final();
+            let waits_anew = || !is_final && self.waits_for() != self.waiting_reason;
+            if revision > self.revision
+                || !active.is_empty()
+                || self.phase == Phase::Resume
+                || waits_anew()
+            {
+                self.phase = Phase::Follow;
+                self.revision = revision;
+                return Ok((revision, Update::Changes { standing, frames, active }));
+            }
+            if is_final {
+                self.phase = Phase::Over;
+                return Ok((self.revision, Update::Ended(standing)));
+            }
+            // Nodes come and go without a change of the job.
+            let _ = tokio::time::timeout(WAITING_LOOKED_AT_EVERY, self.wait()).await;
+        }
+    }
+
+    /// How the job stands, and the frames that changed since, one more than a message takes at most.
+    async fn frames(&mut self) -> Result<(JobStanding, Vec<Arc<Frame>>), StoreError> {
+        let limit = FRAMES_IN_MESSAGE + 1;
+        let mut over = None;
+        if self.feed.is_none() {
+            // It was over, and goes on if frames of it are tried again.
+            over = Some(self.find_feed().await?);
+        }
+        let standing = match (&self.feed, over) {
+            (Some(feed), _) => {
+                let now = lock(&feed.now);
+                if now.recent_above <= self.revision {
+                    let from = now.recent.partition_point(|frame| frame.revision <= self.revision);
+                    let frames = now.recent.range(from..).take(limit).cloned().collect();
+                    return Ok((now.standing.clone(), frames));
+                }
+                now.standing.clone()
+            }
+            (None, Some(over)) => over,
+            (None, None) => return Err(vanished()),
+        };
+        let frames =
+            self.hub.store.frames_changed(self.record.job, self.revision, limit as u32).await?;
+        Ok((standing, frames.into_iter().map(Arc::new).collect()))
+    }
+
+    fn with_previews(&self, frames: Vec<Arc<Frame>>) -> Vec<FrameChange> {
+        let previews = lock(&self.hub.previews);
+        let with_preview = |frame: Arc<Frame>| {
+            let preview = frame.rendered.as_ref().and_then(|rendered| rendered.preview.as_ref());
+            let data = preview.map(|preview| previews.find(preview.digest)).unwrap_or_default();
+            (frame, data)
+        };
+        frames.into_iter().map(with_preview).collect()
+    }
+
+    fn new_active(&mut self) -> Vec<ActiveSlice> {
+        let Some(feed) = &self.feed else { return Vec::new() };
+        let now = lock(&feed.now);
+        let seen = std::mem::replace(&mut self.active_version, now.active_version);
+        if seen == now.active_version {
+            return Vec::new();
+        }
+        now.active
+            .values()
+            .filter(|(version, _)| *version > seen)
+            .map(|(_, active)| active.clone())
+            .collect()
+    }
+
+    /// Goes on with the feed that the job has now; how the job stands.
+    async fn find_feed(&mut self) -> Result<JobStanding, StoreError> {
+        let (feed, record) = self.hub.find(self.record.job).await.map_err(|error| match error {
+            WatchError::Store(error) => error,
+            _ => vanished(),
+        })?;
+        self.changed = feed.as_ref().map(|feed| feed.changed.subscribe());
+        self.feed = feed;
+        self.active_version = 0;
+        Ok(record.standing)
+    }
+
+    /// Waits until the driver has published at least `revision`.
+    async fn published(&mut self, revision: Revision) -> Result<(), StoreError> {
+        while let Some(feed) = &self.feed {
+            let (published, is_final) = {
+                let standing = &lock(&feed.now).standing;
+                (standing.revision, standing.state.is_final())
+            };
+            if published >= revision {
+                break;
+            }
+            if is_final {
+                // Nothing follows here: frames were tried again since, and the job has another feed.
+                self.find_feed().await?;
+            } else {
+                self.wait().await;
+            }
+        }
+        Ok(())
+    }
+
+    async fn wait(&mut self) {
+        if let Some(changed) = &mut self.changed {
+            // The sender lives as long as `feed` does, so this cannot fail.
+            let _ = changed.changed().await;
+        }
+    }
+}
+
+fn vanished() -> StoreError {
+    StoreError::Unreadable { what: "a job", detail: "it vanished".to_owned() }
+}
