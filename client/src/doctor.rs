@@ -6,7 +6,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use framecrew::view::words;
+use framecrew::words;
 use serde::Serialize;
 
 /// Below this a data folder is soon full: the provisioned Blender takes 1 GB, a long job's frames as much.

@@ -7,9 +7,9 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
 use crate::{
-    fetch::FetchProgress,
     frames::{FrameRange, FrameSet, InvalidFrames},
-    view::words,
+    progress::FetchProgress,
+    words,
 };
 
 /// Longest pause that a server may ask for: nobody keeps a client away for good.

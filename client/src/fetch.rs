@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
+    path::Path,
     time::Duration,
 };
 
@@ -11,11 +12,13 @@ use futures::StreamExt as _;
 use tokio::task::JoinSet;
 
 use crate::{
+    backoff,
     cluster::Cluster,
     error::{Error, Missing, retry_after},
     folder::{OutputFile, OutputFolder},
     frames::FrameSet,
-    watch::{self, WatchEvent},
+    progress::FetchProgress,
+    watch::WatchEvent,
     written::Standing,
 };
 
@@ -29,18 +32,6 @@ const PAUSE_MIN: Duration = Duration::from_secs(1);
 /// Outputs that did not come which are told of one by one; further ones are only counted. As many as anyone
 /// will look into, and few enough to hold.
 const MISSING_TOLD_MAX: usize = 100;
-/// How far a fetch is.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct FetchProgress {
-    /// Files brought.
-    pub fetched: u64,
-    /// Files that were there already, with the right content.
-    pub kept: u64,
-    /// Files brought in the place of others of the same name, which are gone.
-    pub replaced: u64,
-    /// Bytes brought.
-    pub bytes: u64,
-}
 
 /// A movie that is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +40,20 @@ pub struct FetchedMovie {
     pub size_bytes: u64,
     /// Whether it took the place of another file, which is gone.
     pub replaced: bool,
+}
+
+impl Cluster {
+    /// Downloads everything that the job has finished so far into the folder `to`. A file that is already there
+    /// with the right content is not fetched again. A file of the same name with other content is replaced if
+    /// Framecrew wrote it. A file that a person made or changed stays, and [`Error::Incomplete`] names it (see
+    /// [`OutputFolder::overwriting`]).
+    ///
+    /// # Errors
+    /// When the folder cannot be written to, there is no such job, or the connection stays broken.
+    pub async fn fetch(&self, job_id: u64, to: impl AsRef<Path>) -> Result<FetchProgress, Error> {
+        let folder = OutputFolder::open(to.as_ref())?;
+        fetch(self, job_id, &folder, None, |_| {}).await
+    }
 }
 
 /// Brings what the job has finished so far; of `frames` only, if given. `on_progress` is told after each file.
@@ -442,5 +447,5 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 
 /// The pause before another attempt.
 fn pause(attempt: u32, retry_after: Option<Duration>) -> Duration {
-    watch::pause(attempt, retry_after).max(PAUSE_MIN)
+    backoff::pause(attempt, retry_after).max(PAUSE_MIN)
 }

@@ -12,11 +12,11 @@ use crate::{
         collection::{Collection, Entry},
         color::{self, OfEnvironment},
         layout::Layout,
-        notes, order, shaders,
+        notes, order, script_pictures,
         stored::StoredAs,
     },
     spec::JobSpec,
-    view::words,
+    words,
 };
 
 /// Environment variables that make Blender load scripts, files or devices other than its own.
@@ -221,7 +221,7 @@ fn inspect_blocking(file: &Path) -> Result<Inspection, Error> {
     if let Ok(scene) = &scene {
         remarks.extend(colors(&collection, scene));
     }
-    remarks.extend(shaders::fixed(&collection));
+    remarks.extend(script_pictures::fixed(&collection));
     remarks.extend(foreign_trees(&collection));
     remarks.extend(environment());
     remarks.extend(hints(blend));

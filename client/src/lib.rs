@@ -16,6 +16,7 @@
 //! [`Cluster`] submits, watches and fetches; [`JobView`] folds a watch into the state of a job; [`view`]
 //! shows that state to people; `LocalCluster` (feature `local`) is a whole cluster in this process.
 
+mod backoff;
 mod cluster;
 pub mod contact_sheet;
 mod error;
@@ -26,30 +27,35 @@ mod frames;
 #[doc(hidden)]
 pub mod fuzzing;
 mod inspect;
+mod job;
 mod live;
 #[cfg(feature = "local")]
 pub mod local;
 mod log;
+mod progress;
 mod project;
 mod spec;
 mod state;
+mod submit;
 pub mod view;
 mod watch;
+pub mod words;
 mod written;
 
-pub use cluster::{Cluster, Job, SubmitProgress};
+pub use cluster::Cluster;
 pub use error::{Error, Missing, Violation};
-pub use fetch::FetchProgress;
 pub use folder::{OutputFile, OutputFolder};
 pub use framecrew_blend::BlenderVersion;
 pub use framecrew_proto::v1 as proto;
 pub use framecrew_proto::v1::{ImageFormat, RenderEngine};
 pub use frames::{FRAMES_MAX, FrameRange, FrameSet, InvalidFrames};
 pub use inspect::{Inspection, Problem, ReferenceFacts, SceneFacts, ViewLayerFacts, inspect};
+pub use job::Job;
 pub use live::{Lane, Link, Live, Pace, Rest};
 #[cfg(feature = "local")]
 pub use local::{LocalCluster, LocalConfig};
 pub use log::LogEvent;
+pub use progress::{FetchProgress, SubmitProgress};
 pub use project::Project;
 pub use spec::JobSpec;
 pub use state::{JobView, TROUBLED_MAX};

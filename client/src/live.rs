@@ -12,7 +12,7 @@ use framecrew_proto::v1::{
     watch_job_response::Update,
 };
 
-use crate::{fetch::FetchProgress, state::JobView, view::words};
+use crate::{progress::FetchProgress, state::JobView, words};
 
 /// How far back the rate looks: long enough to be steady, short enough to follow a node that joins.
 const PACE_WINDOW: Duration = Duration::from_secs(60);

@@ -6,7 +6,7 @@ use framecrew_proto::v1::{Job, LogLine, ReadLogResponse};
 use futures::{Stream, StreamExt as _, stream};
 use tonic::Streaming;
 
-use crate::{cluster::Cluster, error::Error, watch::pause};
+use crate::{backoff::pause, cluster::Cluster, error::Error};
 
 /// What a log tells.
 #[derive(Debug, Clone, PartialEq)]
@@ -29,8 +29,41 @@ pub enum LogEvent {
     },
 }
 
+impl Cluster {
+    /// What the renderers of a job have written so far, oldest first: of one frame or of all. Never reconnects.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchJob`] when there is none, or the orchestrator cannot be reached.
+    pub async fn log(
+        &self,
+        job_id: u64,
+        frame: Option<i32>,
+    ) -> Result<impl Stream<Item = Result<LogEvent, Error>> + Send + use<>, Error> {
+        let messages = self.read_log(job_id, frame, false).await?;
+        let url = self.url.clone();
+        Ok(messages.map(move |message| match message {
+            Ok(ReadLogResponse { lines, dropped }) => Ok(LogEvent::Lines { lines, dropped }),
+            Err(status) => Err(Error::from_status(&url, &status)),
+        }))
+    }
+
+    /// The same, and then what they go on to write until the job is over. Reconnects by itself for as long as it is
+    /// polled, and tells no line twice; drop it to stop.
+    ///
+    /// # Errors
+    /// As [`log`](Self::log), and in the stream [`Error::JobLost`] when another job bears the number by then.
+    pub async fn follow_log(
+        &self,
+        job_id: u64,
+        frame: Option<i32>,
+    ) -> Result<impl Stream<Item = Result<LogEvent, Error>> + Send + use<>, Error> {
+        let job = self.job(job_id).await?;
+        Ok(follow(self.clone(), job.info, frame))
+    }
+}
+
 /// Follows the log of a job until the job is over; of one frame, where `frame` is given.
-pub(crate) fn follow(
+fn follow(
     cluster: Cluster,
     known: Job,
     frame: Option<i32>,

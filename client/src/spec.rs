@@ -11,7 +11,7 @@ use framecrew_proto::v1 as proto;
 use crate::{
     error::{Error, Violation},
     frames::{FrameSet, InvalidFrames},
-    view::words,
+    words,
 };
 
 /// From the lease of a node to a day: the protocol's bounds.

@@ -8,16 +8,15 @@ use std::{
     time::Duration,
 };
 
-use framecrew_proto::v1::{Job, WatchJobResponse, watch_job_response::Update};
+use framecrew_proto::v1::{Job, WatchJobRequest, WatchJobResponse, watch_job_response::Update};
 use futures::{Stream, StreamExt as _, stream};
-use tonic::{Code, Status};
+use tonic::{Code, Response, Status};
 
-use crate::error::{Error, retry_after, root_cause};
-
-/// Pause before the first attempt to reconnect; doubles with each further one.
-const BACKOFF_MIN: Duration = Duration::from_millis(200);
-/// Longest pause: an orchestrator that is back is noticed within this time.
-const BACKOFF_MAX: Duration = Duration::from_secs(5);
+use crate::{
+    backoff::pause,
+    cluster::{CALL_DEADLINE, Cluster, check_same, within},
+    error::{Error, retry_after, root_cause},
+};
 
 /// What a watch tells.
 #[derive(Debug, Clone, PartialEq)]
@@ -92,6 +91,23 @@ impl Watch {
             Some((event, watcher))
         });
         Self(Box::pin(events))
+    }
+}
+
+impl Cluster {
+    /// Follows a job: its whole state first, then changes, then its end.
+    #[must_use]
+    pub fn watch(&self, job_id: u64) -> Watch {
+        let rpc = self.rpc.clone();
+        Watch::new(self.url.clone(), job_id, move |resume: Resume| {
+            let mut rpc = rpc.clone();
+            let Resume { after_revision, store_id } = resume;
+            let request = WatchJobRequest { job_id, after_revision, store_id };
+            async move {
+                let opened = within(CALL_DEADLINE, rpc.watch_job(request)).await;
+                opened.map(Response::into_inner)
+            }
+        })
     }
 }
 
@@ -171,16 +187,6 @@ where
     }
 }
 
-/// Makes sure that `now` is the job that was `known`, and not one that bears its number in another store. Backups keep
-/// what it is told by.
-pub(crate) fn check_same(url: &str, known: &Job, now: &Job) -> Result<(), Error> {
-    let name = |job: &Job| job.spec.as_ref().map_or_else(String::new, |spec| spec.name.clone());
-    if (now.submitted_at_ms, name(now)) == (known.submitted_at_ms, name(known)) {
-        return Ok(());
-    }
-    Err(Error::JobLost { job_id: known.job_id, url: url.into(), other: Some(name(now)) })
-}
-
 /// Whether the orchestrator itself says no. A broken link has a source and may bear any code.
 fn is_final(status: &Status) -> bool {
     std::error::Error::source(status).is_none()
@@ -193,21 +199,6 @@ fn is_final(status: &Status) -> bool {
                 | Code::Unauthenticated
                 | Code::Unimplemented
         )
-}
-
-/// Pause before an attempt: the one that the server asked for, or else one that grows. Up to half of it is added or
-/// taken off at random, so that those who were told the same do not all come back at once.
-pub(crate) fn pause(attempt: u32, retry_after: Option<Duration>) -> Duration {
-    let asked = retry_after.map(|asked| asked.mul_f64(1.0 + fastrand::f64() / 2.0));
-    asked.unwrap_or_default().max(backoff(attempt))
-}
-
-/// Doubles with each attempt; up to half of it is taken off at random, so that the watchers of an
-/// orchestrator that restarts do not all come back at once.
-fn backoff(attempt: u32) -> Duration {
-    let doublings = attempt.saturating_sub(1).min(16);
-    let whole = BACKOFF_MIN.saturating_mul(1 << doublings).min(BACKOFF_MAX);
-    whole.mul_f64(0.5 + fastrand::f64() / 2.0)
 }
 
 #[cfg(test)]
@@ -355,14 +346,5 @@ mod tests {
         let (seen, error, asked) = play(vec![Ok(vec![snapshot(9)]), Err(no()), Err(no())]).await;
         assert_eq!((seen, asked), (vec![9, -1, STARTING_OVER], vec![0, 9, 0]));
         assert!(error.is_some());
-    }
-
-    #[test]
-    fn pauses_grow_and_stay_bounded() {
-        assert!(backoff(1) <= BACKOFF_MIN);
-        assert!(backoff(4) > backoff(1));
-        for attempt in [10, 1_000, u32::MAX] {
-            assert!((BACKOFF_MAX / 2..=BACKOFF_MAX).contains(&backoff(attempt)));
-        }
     }
 }

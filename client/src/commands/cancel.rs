@@ -1,14 +1,14 @@
 use clap::Args;
-use framecrew::{proto::JobState, view::words};
+use framecrew::{proto::JobState, words};
 
-use super::Global;
+use super::global::Global;
 use crate::console::{Exit, Failure, say, say_json};
 
 /// Cancel a job: its renderers are killed, its finished frames stay
 #[derive(Debug, Args)]
 pub(crate) struct Cancel {
     /// Number of the job
-    #[arg(value_name = "JOB", value_parser = super::job_number)]
+    #[arg(value_name = "JOB", value_parser = super::global::job_number)]
     job_id: u64,
 }
 

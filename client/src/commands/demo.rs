@@ -11,7 +11,8 @@ use framecrew::{
 
 use super::{
     Global,
-    renderer::{Here, Plan, Renderer},
+    local_session::{LocalSession, Plan},
+    renderer::Renderer,
     scratch::Scratch,
 };
 use crate::console::{Exit, Failure, Interrupts, note, say, say_json};
@@ -64,7 +65,7 @@ impl Demo {
             listen: (Ipv4Addr::LOCALHOST, 0).into(),
             allow_scripts: false,
         };
-        let mut here = match Here::start(plan, &mut interrupts).await {
+        let mut here = match LocalSession::start(plan, &mut interrupts).await {
             Ok(Some(here)) => here,
             other => {
                 folder.abandon();
@@ -93,7 +94,7 @@ impl Demo {
 }
 
 async fn render(
-    here: &mut Here,
+    here: &mut LocalSession,
     project: &Project,
     folder: &OutputFolder,
     sheet: &OutputFile,

@@ -17,7 +17,7 @@ use tokio::{
 };
 use tonic::transport::Uri;
 
-use super::Global;
+use super::global::Global;
 use crate::{
     console::{Exit, Failure, say, say_json, wants_color},
     doctor::{self, Blender, Check, Cluster, Facts, Library, Port, Verdict},
@@ -190,7 +190,7 @@ mod local {
 
     /// Nothing here can run a Blender.
     pub(super) fn examine() -> Here {
-        Here::default()
+        LocalSession::default()
     }
 }
 

@@ -5,7 +5,7 @@ use framecrew::{
     Cluster, FetchProgress, FrameRange, FrameSet, OutputFolder,
     fetch::{self, FetchedMovie},
     proto::{self, JobState},
-    view::words,
+    words,
 };
 
 use super::{
@@ -20,7 +20,7 @@ use crate::console::{
 #[derive(Debug, Args)]
 pub(crate) struct Fetch {
     /// Number of the job
-    #[arg(value_name = "JOB", value_parser = super::job_number)]
+    #[arg(value_name = "JOB", value_parser = super::global::job_number)]
     job_id: u64,
     /// Folder for the frames [default: the job's name with -frames]
     #[arg(short, long, env = "FRAMECREW_FETCH_OUTPUT", value_name = "DIR")]

@@ -1,12 +1,9 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use framecrew::{
-    Inspection, Problem, ReferenceFacts, SceneFacts,
-    view::{Table, words},
-};
+use framecrew::{Inspection, Problem, ReferenceFacts, SceneFacts, view::Table, words};
 
-use super::Global;
+use super::global::Global;
 use crate::console::{Exit, Failure, say, say_json};
 
 /// Data blocks named beside a path; of a path that more of them share the first will do.

@@ -10,11 +10,11 @@ use framecrew::{
     Cluster, Error, FrameRange, FrameSet, JobView, OutputFile, WatchEvent,
     contact_sheet::{self, ContactSheet, SheetError},
     proto::{self, FailureReason, FrameState},
-    view::{self, words},
+    view, words,
 };
 use futures::StreamExt as _;
 
-use super::{Global, jobs::ago, movie::ending};
+use super::{global::Global, jobs::ago, movie::ending};
 use crate::console::{Exit, Failure, again, note, paths, say, say_json};
 
 /// Failed frames of each kind that are shown with Blender's last lines; more of them rarely tell more.
@@ -26,7 +26,7 @@ const RUNS_NAMED_MAX: usize = 20;
 #[derive(Debug, Args)]
 pub(crate) struct Job {
     /// Number of the job
-    #[arg(value_name = "JOB", value_parser = super::job_number)]
+    #[arg(value_name = "JOB", value_parser = super::global::job_number)]
     job_id: u64,
     /// Lay the small pictures of its frames out on one sheet, as a PNG [default: the job's name with -sheet.png]
     #[arg(long, env = "FRAMECREW_CONTACT_SHEET", value_name = "FILE")]

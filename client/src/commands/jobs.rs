@@ -1,15 +1,11 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
-use framecrew::{
-    Cluster,
-    proto::Job,
-    view::{Table, words},
-};
+use framecrew::{Cluster, proto::Job, view::Table, words};
 
 use futures::StreamExt as _;
 
-use super::Global;
+use super::global::Global;
 use crate::console::{Exit, Failure, note, say, say_json};
 
 /// List the latest jobs, newest first

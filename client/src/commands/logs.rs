@@ -1,15 +1,15 @@
 use clap::Args;
-use framecrew::{Error, LogEvent, proto::LogLine, view::words};
+use framecrew::{Error, LogEvent, proto::LogLine, words};
 use futures::{Stream, StreamExt as _, TryStreamExt as _};
 
-use super::Global;
+use super::global::Global;
 use crate::console::{Exit, Failure, note, of_known_job, say, say_json};
 
 /// Show what Blender wrote while it rendered a job
 #[derive(Debug, Args)]
 pub(crate) struct Logs {
     /// Number of the job
-    #[arg(value_name = "JOB", value_parser = super::job_number)]
+    #[arg(value_name = "JOB", value_parser = super::global::job_number)]
     job_id: u64,
     /// Only lines of this frame
     #[arg(long, env = "FRAMECREW_FRAME", allow_hyphen_values = true, value_name = "FRAME")]

@@ -5,9 +5,13 @@ mod cancel;
 mod demo;
 mod doctor;
 mod fetch;
+mod global;
 mod inspect;
 mod job;
+mod job_flags;
 mod jobs;
+#[cfg(feature = "local")]
+mod local_session;
 mod logs;
 mod movie;
 mod nodes;
@@ -17,18 +21,19 @@ mod renderer;
 mod retry;
 #[cfg(feature = "local")]
 mod scratch;
+mod submit;
 mod time;
 #[cfg(feature = "local")]
 mod up;
 mod watch;
 
 use clap::{
-    ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand,
-    error::ErrorKind, parser::ValueSource,
+    ArgMatches, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, error::ErrorKind,
+    parser::ValueSource,
 };
-use framecrew::Cluster;
 
-use crate::console::{CLUSTER_DEFAULT, Exit, Failure};
+use self::global::Global;
+use crate::console::{Exit, Failure};
 
 /// Renders Blender projects on a crew of machines and shows every frame as it happens.
 #[derive(Debug, Parser)]
@@ -51,29 +56,6 @@ pub(crate) struct Cli {
     global: Global,
     #[command(subcommand)]
     command: Command,
-}
-
-/// What every command takes.
-#[derive(Debug, Args)]
-pub(crate) struct Global {
-    /// URL of the orchestrator
-    #[arg(long, global = true, env = "FRAMECREW_CLUSTER", default_value = CLUSTER_DEFAULT, value_name = "URL", help_heading = "Global")]
-    cluster: String,
-    /// One JSON object per line on stdout (canonical proto3 JSON) instead of text for people
-    #[arg(long, global = true, env = "FRAMECREW_JSON", value_parser = clap::builder::FalseyValueParser::new(), help_heading = "Global")]
-    json: bool,
-}
-
-impl Global {
-    async fn connect(&self) -> Result<Cluster, Failure> {
-        Ok(Cluster::connect(self.cluster.as_str()).await?)
-    }
-}
-
-/// Reads a job's number.
-fn job_number(text: &str) -> Result<u64, &'static str> {
-    let number = text.parse().ok().filter(|number| *number > 0);
-    number.ok_or("a job is named by its number, as `framecrew jobs` lists them")
 }
 
 #[derive(Debug, Subcommand)]

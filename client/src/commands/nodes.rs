@@ -4,11 +4,12 @@ use clap::{Args, builder::FalseyValueParser};
 use framecrew::{
     Cluster,
     proto::{BlenderKind, Node, NodeStatus},
-    view::{Table, words},
+    view::Table,
+    words,
 };
 use futures::{StreamExt as _, stream};
 
-use super::{Global, jobs::ago};
+use super::{global::Global, jobs::ago};
 use crate::console::{Exit, Failure, say, say_json};
 
 /// Nodes asked at a time.

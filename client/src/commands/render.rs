@@ -1,20 +1,24 @@
-use std::{path::PathBuf, time::Duration};
+use std::path::PathBuf;
 
 use clap::{Args, ValueEnum, builder::FalseyValueParser};
 use framecrew::{
-    Cluster, FrameSet, ImageFormat, Job, JobSpec, OutputFile, OutputFolder, Project, RenderEngine,
-    SubmitProgress, view::words,
+    Cluster, FrameSet, ImageFormat, Job, JobSpec, OutputFile, OutputFolder, Project, words,
 };
 
-use super::{Global, movie::MovieFile, time::time};
+use super::{
+    global::Global,
+    job_flags::{Limits, Placing, Settings, Trust},
+    movie::MovieFile,
+    submit::submit,
+};
 #[cfg(feature = "local")]
 use super::{
-    renderer::{Here, Plan, Renderer},
+    local_session::{LocalSession, Plan},
+    renderer::Renderer,
     scratch::Scratch,
 };
 use crate::console::{
-    Ending, Exit, Failure, Follow, Interrupts, ProgressLine, again, leave, note, paths, quoted,
-    say, say_json,
+    Ending, Exit, Failure, Follow, Interrupts, again, leave, note, paths, quoted, say, say_json,
 };
 
 /// Render a .blend on the cluster, and bring its frames as they finish
@@ -82,107 +86,6 @@ pub(crate) struct Render {
     local: Local,
 }
 
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Render settings (default: the file's own)")]
-struct Settings {
-    /// Render engine
-    #[arg(long, env = "FRAMECREW_ENGINE", ignore_case = true, value_name = "ENGINE")]
-    engine: Option<Engine>,
-    /// Samples per pixel
-    #[arg(long, env = "FRAMECREW_SAMPLES", value_parser = clap::value_parser!(u32).range(1..=1_000_000), value_name = "COUNT")]
-    samples: Option<u32>,
-    /// Size of the frames in percent of the file's resolution
-    #[arg(long, env = "FRAMECREW_SCALE", value_parser = percent, value_name = "PERCENT")]
-    scale: Option<u32>,
-    /// Scene to render
-    #[arg(long, env = "FRAMECREW_SCENE", value_name = "NAME")]
-    scene: Option<String>,
-    /// View layer to render, alone
-    #[arg(long, env = "FRAMECREW_VIEW_LAYER", value_name = "NAME")]
-    view_layer: Option<String>,
-    /// Camera to render from
-    #[arg(long, env = "FRAMECREW_CAMERA", value_name = "NAME")]
-    camera: Option<String>,
-    /// Whether to denoise
-    #[arg(long, env = "FRAMECREW_DENOISE", ignore_case = true, value_name = "WHETHER")]
-    denoise: Option<Switch>,
-}
-
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Project")]
-struct Trust {
-    /// Run the file's own Python (registered texts, driver expressions); only on nodes started with --allow-scripts
-    #[arg(long, env = "FRAMECREW_RUN_SCRIPTS", value_parser = FalseyValueParser::new())]
-    run_scripts: bool,
-    /// Fail a frame where otherwise there would be a warning: a missing file, a script that was not run
-    #[arg(long, env = "FRAMECREW_STRICT", value_parser = FalseyValueParser::new())]
-    strict: bool,
-    /// Upload what symbolic links in the project lead to, outside of it too
-    #[arg(long, env = "FRAMECREW_FOLLOW_LINKS", value_parser = FalseyValueParser::new())]
-    follow_links: bool,
-    /// Colour configuration (OpenColorIO, a config.ocio or .ocioz) to send and draw with [default: the one in the
-    /// variable OCIO if the file needs it, otherwise Blender's own]
-    #[arg(long, env = "FRAMECREW_OCIO", value_name = "FILE")]
-    ocio: Option<PathBuf>,
-    /// Add-on or extension to send and enable, as a .zip that Blender can install; only for nodes started with
-    /// --allow-scripts; may be repeated
-    #[arg(
-        long = "addon",
-        env = "FRAMECREW_ADDONS",
-        value_delimiter = ',',
-        value_name = "FILE.zip"
-    )]
-    addons: Vec<PathBuf>,
-}
-
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Scheduling")]
-struct Placing {
-    /// Name for people [default: the file's name]
-    #[arg(long, env = "FRAMECREW_JOB_NAME", value_name = "NAME")]
-    name: Option<String>,
-    /// Jobs of higher priority get free slots first
-    #[arg(long, env = "FRAMECREW_PRIORITY", default_value_t = 0, value_parser = priority, allow_hyphen_values = true, value_name = "-100..100")]
-    priority: i32,
-    /// Render only on nodes with this tag; may be repeated
-    #[arg(long = "tag", env = "FRAMECREW_JOB_TAGS", value_delimiter = ',', value_name = "TAG")]
-    tags: Vec<String>,
-    /// Version of Blender, like 4.5; a version older than the file may lose some of it [default: any that is not
-    /// older]
-    #[arg(long, env = "FRAMECREW_BLENDER", value_parser = blender_version, value_name = "VERSION")]
-    blender: Option<String>,
-    /// Whether one node draws the frames in ascending order; auto: of a range in which a simulation is not baked, so
-    /// that frames equal those that one Blender draws in sequence
-    #[arg(
-        long,
-        env = "FRAMECREW_IN_ORDER",
-        ignore_case = true,
-        default_value = "auto",
-        value_name = "WHETHER"
-    )]
-    in_order: InOrder,
-    /// Start a new Blender for each frame: the first frame that EEVEE draws in a process differs slightly from
-    /// later ones
-    #[arg(long, env = "FRAMECREW_COLD", value_parser = FalseyValueParser::new())]
-    cold: bool,
-}
-
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Time limits (like 90s, 10m, 1h30m, 2d)")]
-struct Limits {
-    /// How long a node may be cut off before others get its frames, 15s to 1d: more of it carries a long frame
-    /// through an outage, and waits as long for a node that is dead [default: 15s]
-    #[arg(long, env = "FRAMECREW_NODE_SILENCE", value_parser = time, value_name = "TIME")]
-    node_silence: Option<Duration>,
-    /// How long Blender may write nothing before a try is ended as hung, 10s to 1d: more of it for what takes long
-    /// to load [default: 10m]
-    #[arg(long, env = "FRAMECREW_FRAME_SILENCE", value_parser = time, value_name = "TIME")]
-    frame_silence: Option<Duration>,
-    /// How long one try at a frame may take in all, 1s to 30d [default: as long as it takes]
-    #[arg(long, env = "FRAMECREW_FRAME_LIMIT", value_parser = time, value_name = "TIME")]
-    frame_limit: Option<Duration>,
-}
-
 #[cfg(feature = "local")]
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Without a cluster")]
@@ -192,13 +95,6 @@ struct Local {
     nodes: Option<u8>,
     #[command(flatten)]
     renderer: Renderer,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Engine {
-    Cycles,
-    Eevee,
-    Workbench,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -225,40 +121,6 @@ enum Depth {
     Bits16,
     #[value(name = "32")]
     Bits32,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum InOrder {
-    Auto,
-    On,
-    Off,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Switch {
-    On,
-    Off,
-}
-
-/// Parses `50`, or `50%` as people write it.
-fn percent(text: &str) -> Result<u32, &'static str> {
-    let number = text.trim().trim_end_matches('%').trim_end();
-    let percent = number.parse().ok().filter(|percent| (1..=1_000).contains(percent));
-    percent.ok_or("write a whole number of percent, 1 to 1000, like 50")
-}
-
-/// Parses a priority.
-fn priority(text: &str) -> Result<i32, &'static str> {
-    let priority = text.trim().parse().ok().filter(|priority| (-100..=100).contains(priority));
-    priority.ok_or("write a number, -100 to 100: higher goes first, 0 is the default, 50 is urgent")
-}
-
-/// Parses a version in the form that the cluster accepts.
-fn blender_version(text: &str) -> Result<String, &'static str> {
-    let text = text.trim();
-    let are_numbers = text.split('.').all(|part| part.parse::<u16>().is_ok());
-    let is_version = are_numbers && matches!(text.split('.').count(), 2 | 3);
-    is_version.then(|| text.to_owned()).ok_or("write a version like 4.5 or 4.5.15")
 }
 
 impl Render {
@@ -343,9 +205,9 @@ impl Render {
             data: scratch.path().into(),
             listen: (std::net::Ipv4Addr::LOCALHOST, 0).into(),
             // They are this person's own scripts, on the person's own machine.
-            allow_scripts: self.trust.run_scripts || !self.trust.addons.is_empty(),
+            allow_scripts: self.trust.runs_python(),
         };
-        let mut here = match Here::start(plan, &mut interrupts).await {
+        let mut here = match LocalSession::start(plan, &mut interrupts).await {
             Ok(Some(here)) => here,
             other => {
                 places.abandon();
@@ -403,13 +265,7 @@ impl Render {
     }
 
     fn spec(&self) -> JobSpec {
-        let Self { settings, trust, placing, limits, .. } = self;
-        let mut spec = JobSpec::animation(&self.file)
-            .priority(placing.priority)
-            .run_scripts(trust.run_scripts)
-            .cold(placing.cold)
-            .strict(trust.strict)
-            .follow_links(trust.follow_links);
+        let mut spec = JobSpec::animation(&self.file);
         if let Some(frames) = &self.frames {
             spec = spec.frames(frames.clone());
         }
@@ -433,56 +289,8 @@ impl Render {
         if let Some(movie) = &self.movie {
             spec = spec.movie(movie.format());
         }
-        if let Some(engine) = settings.engine {
-            spec = spec.engine(match engine {
-                Engine::Cycles => RenderEngine::Cycles,
-                Engine::Eevee => RenderEngine::Eevee,
-                Engine::Workbench => RenderEngine::Workbench,
-            });
-        }
-        if let Some(samples) = settings.samples {
-            spec = spec.samples(samples);
-        }
-        if let Some(percent) = settings.scale {
-            spec = spec.scale_percent(percent);
-        }
-        if let Some(scene) = &settings.scene {
-            spec = spec.scene(scene);
-        }
-        if let Some(view_layer) = &settings.view_layer {
-            spec = spec.view_layer(view_layer);
-        }
-        if let Some(camera) = &settings.camera {
-            spec = spec.camera(camera);
-        }
-        if let Some(switch) = settings.denoise {
-            spec = spec.denoise(matches!(switch, Switch::On));
-        }
-        spec = match placing.in_order {
-            InOrder::Auto => spec,
-            InOrder::On => spec.in_order(true),
-            InOrder::Off => spec.in_order(false),
-        };
-        if let Some(name) = &placing.name {
-            spec = spec.name(name);
-        }
-        if let Some(version) = &placing.blender {
-            spec = spec.blender(version);
-        }
-        if let Some(time) = limits.node_silence {
-            spec = spec.node_silence(time);
-        }
-        if let Some(time) = limits.frame_silence {
-            spec = spec.frame_silence(time);
-        }
-        if let Some(time) = limits.frame_limit {
-            spec = spec.frame_limit(time);
-        }
-        if let Some(config) = &trust.ocio {
-            spec = spec.color_config(config);
-        }
-        let spec = trust.addons.iter().fold(spec, JobSpec::addon);
-        placing.tags.iter().fold(spec, JobSpec::tag)
+        let spec = self.trust.apply(self.settings.apply(spec));
+        self.limits.apply(self.placing.apply(spec))
     }
 }
 
@@ -497,29 +305,4 @@ impl Places {
         self.frames.abandon();
         self.movie.into_iter().for_each(OutputFile::abandon);
     }
-}
-
-/// Uploads and submits, and shows how far that is.
-pub(super) async fn submit(cluster: &Cluster, project: &Project) -> Result<Job, Failure> {
-    let mut line = ProgressLine::default();
-    let mut told = String::new();
-    let files = format!("reading {}", words::plural(project.file_count() as u64, "file"));
-    let show = |progress| match progress {
-        SubmitProgress::Hashing { done_bytes, total_bytes } => {
-            line.show(&files, done_bytes, total_bytes);
-        }
-        SubmitProgress::Uploading { sent_bytes, total_bytes } => {
-            line.show("uploading", sent_bytes, total_bytes);
-        }
-        SubmitProgress::Waiting { reason, .. } => {
-            if told != reason {
-                line.clear();
-                note(format_args!("{reason}; trying again for a minute …"));
-                told = reason;
-            }
-        }
-    };
-    let submitted = cluster.submit_project(project, show).await;
-    line.clear();
-    Ok(submitted?)
 }

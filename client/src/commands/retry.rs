@@ -1,7 +1,7 @@
 use clap::{Args, builder::FalseyValueParser};
-use framecrew::{FrameSet, view::words};
+use framecrew::{FrameSet, words};
 
-use super::{Global, watch};
+use super::{global::Global, watch};
 use crate::console::{Exit, Failure, again, say, say_json};
 
 /// Render failed frames of a job once more, under its number; finished ones stay
@@ -13,7 +13,7 @@ Examples:
   framecrew retry 7 --watch         and follow the job until it is over")]
 pub(crate) struct Retry {
     /// Number of the job
-    #[arg(value_name = "JOB", value_parser = super::job_number)]
+    #[arg(value_name = "JOB", value_parser = super::global::job_number)]
     job_id: u64,
     /// Only these frames, as far as they failed, like 1-250,300..400x2 [default: all that failed]
     #[arg(

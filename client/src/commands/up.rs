@@ -5,7 +5,8 @@ use framecrew::BlenderVersion;
 
 use super::{
     Global,
-    renderer::{Here, Plan, Renderer},
+    local_session::{LocalSession, Plan},
+    renderer::Renderer,
 };
 use crate::console::{Exit, Failure, Interrupts, again, note, paths, say, say_json};
 
@@ -56,7 +57,7 @@ impl Up {
             listen: self.listen,
             allow_scripts: self.allow_scripts,
         };
-        let Some(mut here) = Here::start(plan, &mut interrupts).await? else {
+        let Some(mut here) = LocalSession::start(plan, &mut interrupts).await? else {
             return Ok(Exit::Interrupted);
         };
         let url = here.cluster().url().to_owned();
@@ -68,7 +69,7 @@ impl Up {
                 "the cluster is up at {url}, with {} and its data in {}\n\
                  next: {render}\n\
                  Ctrl-C stops it; what was submitted is kept",
-                framecrew::view::words::plural(self.nodes.into(), "node"),
+                framecrew::words::plural(self.nodes.into(), "node"),
                 data.display()
             ))
         };

@@ -2,17 +2,17 @@ use clap::Args;
 use framecrew::{
     Cluster,
     proto::{self, JobState},
-    view::words,
+    words,
 };
 
-use super::Global;
+use super::global::Global;
 use crate::console::{Ending, Exit, Failure, Follow, Interrupts, again, leave_to_others, note};
 
 /// Follow a job until it is over; Ctrl-C leaves it running
 #[derive(Debug, Args)]
 pub(crate) struct Watch {
     /// Number of the job
-    #[arg(value_name = "JOB", value_parser = super::job_number)]
+    #[arg(value_name = "JOB", value_parser = super::global::job_number)]
     job_id: u64,
 }
 

@@ -1,10 +1,12 @@
+//! Follows a job: shows it, fetches its frames meanwhile and its movie afterwards.
+
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use framecrew::{
-    Cluster, Error, FetchProgress, JobView, Link, Live, OutputFile, OutputFolder, WatchEvent,
+    Cluster, Error, FetchProgress, JobView, Live, OutputFile, OutputFolder, WatchEvent,
     fetch::{self, FetchedMovie},
-    proto::{JobState, WatchJobResponse},
-    view::{self, Lines, Warned, words},
+    proto::JobState,
+    view, words,
 };
 use futures::{StreamExt as _, stream};
 use tokio::{
@@ -13,8 +15,8 @@ use tokio::{
 };
 
 use super::{
-    Exit, Failure, Interrupt, Interrupts, Left, ProgressLine, again, can_draw, note, note_replaced,
-    of_known_job, quoted, say, say_json, screen::Screen, wants_color,
+    Exit, Failure, Interrupt, Interrupts, Left, ProgressLine, again, display::Display, note,
+    note_replaced, of_known_job, quoted, say,
 };
 
 /// Time between two drawings of the panel: fast enough to look alive, cheap enough for any terminal.
@@ -98,23 +100,10 @@ impl Follow<'_> {
         on_fetched: watch::Sender<FetchProgress>,
         mut fetched: watch::Receiver<FetchProgress>,
     ) -> Result<Ending, Failure> {
-        let began = Instant::now();
-        let mut live = Live::default();
-        let mut display = Display::new(self.json, self.folder.is_some() || self.movie.is_some());
+        let display = Display::new(self.json, self.folder.is_some() || self.movie.is_some());
+        let mut shown = Shown { live: Live::default(), display, began: Instant::now() };
         let mut watch = self.cluster.watch(self.job_id);
-        let fetching = async {
-            match self.folder {
-                Some(folder) => {
-                    let progress = |progress| {
-                        on_fetched.send_replace(progress);
-                    };
-                    let fetching = fetch::follow(self.cluster, self.job_id, folder, progress);
-                    fetching.await.map(drop)
-                }
-                None => Ok(()),
-            }
-        };
-        let mut fetching = std::pin::pin!(fetching);
+        let mut fetching = std::pin::pin!(self.fetch_frames(on_fetched));
         let nodes = stream::repeat(()).then(|()| async {
             tokio::time::sleep(NODES_EVERY).await;
             self.cluster.nodes().await
@@ -128,65 +117,68 @@ impl Follow<'_> {
             tokio::select! {
                 event = watch.next(), if !job_over => match event {
                     None => job_over = true,
-                    Some(event) => match event.map_err(of_known_job)? {
-                        WatchEvent::Update(update) => {
-                            live.apply(began.elapsed(), unix_ms(), &update);
-                            display.update(&live, began.elapsed(), &update)?;
-                        }
-                        WatchEvent::StartingOver { reason } => {
-                            display.starting_over(&reason)?;
-                            live.disconnected(began.elapsed(), reason);
-                        }
-                        WatchEvent::Reconnecting { reason, attempt, .. } => {
-                            live.disconnected(began.elapsed(), reason);
-                            display.disconnected(&live, attempt)?;
-                        }
-                    },
+                    Some(event) => shown.take(event.map_err(of_known_job)?)?,
                 },
                 result = &mut fetching, if !all_fetched => {
                     match result {
                         Ok(()) => {}
-                        // All is fetched that can be.
+                        // Everything that can be fetched is there.
                         Err(error @ Error::Incomplete { .. }) => incomplete = Some(error),
-                        Err(error) => {
-                            let fetch = again(self.cluster, &format!("fetch {} -o DIR", self.job_id));
-                            let is = if is_over(live.view()) { "is over" } else { "renders on" };
-                            let how = format!("{is}: get its frames with `{fetch}`");
-                            return Err(self.unfetched(error, how));
-                        }
+                        Err(error) => return Err(self.not_fetched(error, shown.live.view())),
                     }
                     all_fetched = true;
                 }
-                Ok(()) = fetched.changed() => live.fetched(*fetched.borrow_and_update()),
-                // What cannot be learnt now can be later.
-                Some(Ok(nodes)) = nodes.next(), if display.has_lanes() => {
-                    live.nodes(began.elapsed(), unix_ms(), &nodes);
+                Ok(()) = fetched.changed() => shown.live.fetched(*fetched.borrow_and_update()),
+                // A failed call is repeated at the next turn.
+                Some(Ok(nodes)) = nodes.next(), if shown.display.has_lanes() => {
+                    shown.live.nodes(shown.began.elapsed(), unix_ms(), &nodes);
                 }
-                _ = ticks.tick() => display.redraw(&live, began.elapsed())?,
+                _ = ticks.tick() => shown.display.redraw(&shown.live, shown.began.elapsed())?,
                 by = interrupts.next() => {
+                    let Shown { live, display, .. } = shown;
                     display.close(&live, None)?;
                     return Ok(Ending::Interrupted(self.left(by, live.view())));
                 }
             }
         }
-        let place =
-            self.folder.filter(|_| live.view().counts().finished > 0 && incomplete.is_none());
-        display.close(&live, place)?;
+        let Shown { live, display, .. } = shown;
+        let place = self.folder.filter(|_| live.view().counts().finished > 0);
+        display.close(&live, place.filter(|_| incomplete.is_none()))?;
         if self.outlives && live.view().state() == JobState::Failed {
-            let id = self.job_id;
-            let tells = again(self.cluster, &format!("job {id}"));
-            let retry = again(self.cluster, &format!("retry {id}"));
-            match view::may_be_retried(live.view()) {
-                true => note(format_args!(
-                    "`{tells}` tells more of what failed, `{retry}` renders it once more"
-                )),
-                false => note(format_args!("`{tells}` tells more of what failed")),
-            }
+            self.note_failed(live.view());
         }
-        if let Some(error) = incomplete {
-            return Err(error.into());
+        match incomplete {
+            Some(error) => Err(error.into()),
+            None => Ok(Ending::Over(Box::new(live.view().clone()))),
         }
-        Ok(Ending::Over(Box::new(live.view().clone())))
+    }
+
+    /// Fetches the frames as they finish, until the job is over.
+    async fn fetch_frames(&self, on_fetched: watch::Sender<FetchProgress>) -> Result<(), Error> {
+        let Some(folder) = self.folder else { return Ok(()) };
+        let progress = |progress| {
+            on_fetched.send_replace(progress);
+        };
+        fetch::follow(self.cluster, self.job_id, folder, progress).await.map(drop)
+    }
+
+    fn not_fetched(&self, error: Error, view: &JobView) -> Failure {
+        let fetch = again(self.cluster, &format!("fetch {} -o DIR", self.job_id));
+        let is = if is_over(view) { "is over" } else { "renders on" };
+        self.unfetched(error, format!("{is}: get its frames with `{fetch}`"))
+    }
+
+    /// Says how to learn more of a failed job, and how to render it again where that may help.
+    fn note_failed(&self, view: &JobView) {
+        let id = self.job_id;
+        let job = again(self.cluster, &format!("job {id}"));
+        let retry = again(self.cluster, &format!("retry {id}"));
+        match view::may_be_retried(view) {
+            true => note(format_args!(
+                "`{job}` tells more of what failed, `{retry}` renders it once more"
+            )),
+            false => note(format_args!("`{job}` tells more of what failed")),
+        }
     }
 
     /// Brings what this job has made, which is a movie.
@@ -240,144 +232,38 @@ impl Follow<'_> {
     }
 }
 
+/// The job as it is known, and its display.
+struct Shown {
+    live: Live,
+    display: Display,
+    began: Instant,
+}
+
+impl Shown {
+    /// Takes in an event of the watch, and shows it.
+    fn take(&mut self, event: WatchEvent) -> Result<(), Failure> {
+        let now = self.began.elapsed();
+        match event {
+            WatchEvent::Update(update) => {
+                self.live.apply(now, unix_ms(), &update);
+                self.display.update(&self.live, now, &update)
+            }
+            WatchEvent::StartingOver { reason } => {
+                self.display.starting_over(&reason)?;
+                self.live.disconnected(now, reason);
+                Ok(())
+            }
+            WatchEvent::Reconnecting { reason, attempt, .. } => {
+                self.live.disconnected(now, reason);
+                self.display.disconnected(&self.live, attempt)
+            }
+        }
+    }
+}
+
 /// Whether nothing about the job changes any more.
 fn is_over(view: &JobView) -> bool {
     matches!(view.state(), JobState::Finished | JobState::Failed | JobState::Cancelled)
-}
-
-/// What the person sees.
-struct Display {
-    form: Form,
-    /// Whether there is more to do than to show.
-    outlasts_reader: bool,
-}
-
-enum Form {
-    /// Opened at the first drawing, when its height is known. Warnings go above it, where they stay.
-    Panel(Option<Screen>, Warned),
-    Lines(Lines),
-    Json,
-    /// Nobody reads any more.
-    Mute,
-}
-
-impl Display {
-    fn new(json: bool, outlasts_reader: bool) -> Self {
-        let form = if json {
-            Form::Json
-        } else if can_draw() {
-            Form::Panel(None, Warned::default())
-        } else {
-            Form::Lines(Lines::default())
-        };
-        Self { form, outlasts_reader }
-    }
-
-    /// Whether it shows what each node does.
-    fn has_lanes(&self) -> bool {
-        matches!(self.form, Form::Panel(..))
-    }
-
-    /// Goes on without a reader, where there is more to do.
-    fn said(&mut self, said: Result<(), Failure>) -> Result<(), Failure> {
-        match said {
-            Err(failure) if failure.is_unread() && self.outlasts_reader => {
-                self.form = Form::Mute;
-                Ok(())
-            }
-            said => said,
-        }
-    }
-
-    fn update(
-        &mut self,
-        live: &Live,
-        now: Duration,
-        message: &WatchJobResponse,
-    ) -> Result<(), Failure> {
-        let said = match &mut self.form {
-            Form::Mute => Ok(()),
-            Form::Panel(screen, warned) => {
-                warned.fresh(live.view()).into_iter().try_for_each(|line| match screen {
-                    Some(screen) => screen.print(&line).map_err(Failure::from),
-                    None => say(line),
-                })
-            }
-            Form::Lines(lines) => lines.update(live, now, message).into_iter().try_for_each(say),
-            Form::Json => say_json(message),
-        };
-        self.said(said)
-    }
-
-    /// `attempt` counts from 1 in each outage.
-    fn disconnected(&mut self, live: &Live, attempt: u32) -> Result<(), Failure> {
-        let said = match &mut self.form {
-            Form::Panel(..) | Form::Mute => Ok(()),
-            Form::Lines(lines) => lines.disconnected(live).map_or(Ok(()), say),
-            Form::Json => {
-                if let (1, Link::Down { reason, .. }) = (attempt, live.link()) {
-                    note(format_args!("reconnecting … ({})", words::printable(reason)));
-                }
-                Ok(())
-            }
-        };
-        self.said(said)
-    }
-
-    /// What was told so far is not true any more.
-    fn starting_over(&mut self, reason: &str) -> Result<(), Failure> {
-        let line = format!(
-            "the orchestrator remembers less than was shown here ({}): starting over with what it has",
-            words::printable(reason)
-        );
-        let said = match &mut self.form {
-            Form::Mute => Ok(()),
-            Form::Panel(Some(screen), _) => screen.print(&line).map_err(Failure::from),
-            Form::Panel(None, _) | Form::Lines(_) => say(line),
-            Form::Json => {
-                note(line);
-                Ok(())
-            }
-        };
-        self.said(said)
-    }
-
-    fn redraw(&mut self, live: &Live, now: Duration) -> Result<(), Failure> {
-        let Form::Panel(screen, _) = &mut self.form else { return Ok(()) };
-        // Before the first message there is nothing to draw.
-        if live.view().job().job_id == 0 {
-            return Ok(());
-        }
-        let drawn = match screen {
-            Some(screen) => screen.draw(live, now),
-            None => Screen::open(live, now, wants_color())
-                .and_then(|opened| screen.insert(opened).draw(live, now)),
-        };
-        // A terminal that does not say where its cursor is can still print.
-        if let Err(error) = drawn {
-            tracing::debug!(%error, "the panel cannot be drawn");
-            self.form = Form::Lines(Lines::default());
-            return self.said(say(view::summary(live.view())));
-        }
-        Ok(())
-    }
-
-    /// Ends the display; a panel leaves a line behind. `folder` is where frames are, if any.
-    fn close(mut self, live: &Live, folder: Option<&OutputFolder>) -> Result<(), Failure> {
-        let mut lines = Vec::new();
-        if let Form::Panel(screen, _) = &mut self.form {
-            drop(screen.take());
-            lines.push(view::summary(live.view()));
-            lines.extend(view::failures(live.view()));
-        }
-        if let Some(folder) = folder
-            && !matches!(self.form, Form::Json | Form::Mute)
-        {
-            lines.push(format!("frames are in {}", folder.path().display()));
-        }
-        let said = lines.into_iter().try_for_each(say);
-        self.said(said)
-    }
 }
 
 fn unix_ms() -> i64 {

@@ -1,5 +1,6 @@
 //! Between the commands and the person: what is printed, drawn, interrupted, and how it ends.
 
+mod display;
 mod failure;
 mod follow;
 mod interrupt;
@@ -18,10 +19,7 @@ use std::{
     path::Path,
 };
 
-use framecrew::{
-    Cluster,
-    view::{self, words},
-};
+use framecrew::{Cluster, view, words};
 use serde::Serialize;
 
 /// Where the orchestrator of this machine listens.
@@ -56,8 +54,8 @@ pub(crate) fn note(text: impl Display) {
 pub(crate) fn note_replaced(files: u64) {
     if files > 0 {
         note(format_args!(
-            "note: {} of the same name, with other content, gave way to these",
-            words::plural(files, "file")
+            "note: overwrote {} of the same name",
+            words::plural(files, "existing file")
         ));
     }
 }

@@ -3,7 +3,7 @@ use std::{
     time::Duration,
 };
 
-use framecrew::view::words::{self, bytes, percent};
+use framecrew::words::{self, bytes, percent};
 use tokio::time::Instant;
 
 use super::note;

@@ -8,10 +8,7 @@ use crossterm::{
     execute,
     terminal::{Clear, ClearType},
 };
-use framecrew::{
-    Live,
-    view::{Panel, words},
-};
+use framecrew::{Live, view::Panel, words};
 use ratatui::{Terminal, TerminalOptions, Viewport, backend::CrosstermBackend, layout::Rect};
 
 /// Rows of the terminal left to what was printed before, so that the panel never takes all of it.

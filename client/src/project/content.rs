@@ -19,7 +19,7 @@ use super::{
     digests::{Digests, Stamp},
     layout::{Layout, Placed},
 };
-use crate::{cluster::SubmitProgress, error::Error};
+use crate::{error::Error, progress::SubmitProgress};
 
 /// Files that are hashed at a time, at most: beyond it the disk is what is waited for.
 const THREADS_MAX: usize = 8;

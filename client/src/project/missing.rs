@@ -13,7 +13,7 @@ use super::{
     files::{Absence, Found},
     stored::StoredAs,
 };
-use crate::view::words;
+use crate::words;
 
 /// Maximum number of lines about libraries, files and folders. The rest are only counted by kind.
 const LINES_MAX: usize = 50;

@@ -20,7 +20,8 @@ mod missing;
 pub(crate) mod notes;
 pub(crate) mod order;
 mod outputs;
-pub(crate) mod shaders;
+pub(crate) mod script_pictures;
+mod shaders;
 pub(crate) mod stored;
 mod usd;
 
@@ -36,7 +37,7 @@ use self::{
     outputs::LikelyNames,
 };
 use crate::{
-    cluster::SubmitProgress, error::Error, folder::OutputFolder, frames::FrameSet, spec::JobSpec,
+    error::Error, folder::OutputFolder, frames::FrameSet, progress::SubmitProgress, spec::JobSpec,
 };
 
 /// A .blend with all it needs and the job that is to render it: ready to be submitted.
@@ -72,7 +73,7 @@ impl Project {
         if file.file_name().and_then(|name| name.to_str()).is_none() && !file.is_dir() {
             return Err(fault(
                 &file,
-                "names no file that every machine could have; name a .blend, in letters that are Unicode",
+                "has a name that is not valid Unicode, so other machines cannot use it; rename the file",
             ));
         }
         let mut collection =
@@ -81,16 +82,11 @@ impl Project {
             .map_err(|message| fault(&file, message))?;
         collection.note_gaps(&frames);
         let blend = &collection.main().survey.file;
+        let fixed = script_pictures::fixed(&collection);
         if spec.strict
-            && let Some(missing) = missing::missing(&collection)
+            && let Some(lacking) = missing::missing(&collection).or(fixed.clone())
         {
-            return Err(fault(&file, format!("is not rendered, because of --strict: {missing}")));
-        }
-        let fixed = shaders::fixed(&collection);
-        if spec.strict
-            && let Some(fixed) = &fixed
-        {
-            return Err(fault(&file, format!("is not rendered, because of --strict: {fixed}")));
+            return Err(fault(&file, format!("is not rendered, because of --strict: {lacking}")));
         }
         let unbaked = order::unbaked(&collection);
         if let Some(message) = order::fault(&spec, &frames, &unbaked) {

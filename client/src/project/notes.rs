@@ -10,7 +10,7 @@ use super::{
     layout::Layout,
     missing, order,
 };
-use crate::{spec::JobSpec, view::words};
+use crate::{spec::JobSpec, words};
 
 /// Things of one kind that are listed; of more of them the count is enough.
 const LISTED_MAX: usize = 10;

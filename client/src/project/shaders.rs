@@ -14,12 +14,10 @@ use std::{
 use framecrew_blend::ReferenceKind;
 
 use super::{
-    collection::Collection,
     files::{Found, Needed},
     media,
     stored::{Stored, clean},
 };
-use crate::view::words;
 
 /// Maximum number of files that one script includes.
 const INCLUDED_MAX: usize = 1_000;
@@ -33,9 +31,6 @@ const INCLUDED: [&str; 5] = ["h", "hpp", "hh", "inc", "osl"];
 
 /// Endings of scripts.
 const SCRIPTS: [&str; 2] = ["osl", "oso"];
-
-/// Maximum number of pictures that a note lists.
-const LISTED_MAX: usize = 10;
 
 /// What a script and the files that it includes say.
 #[derive(Debug, Default)]
@@ -68,42 +63,13 @@ pub(super) fn add_included(stored: &Stored, found: &mut Found) {
     }
 }
 
-/// Describes existing pictures that scripts read. Nodes have their files elsewhere and start Blender elsewhere, so no
-/// path that is fixed in a script leads to them.
-pub(crate) fn fixed(collection: &Collection) -> Option<String> {
-    let is_script = |kind| kind == ReferenceKind::ShaderScript;
-    let mut lines = BTreeSet::new();
-    for entry in &collection.entries {
-        let reference = &entry.reference;
-        if !is_script(reference.kind) || reference.is_optional || !entry.is_drawn {
-            continue;
-        }
-        let Some(file) = entry.found.files.first() else { continue };
-        let blend = &collection.blends[entry.wanted_by].path;
-        // As for a bare path in a .blend, that folder is taken for the one in which Blender was started.
-        let folder = blend.parent().unwrap_or(blend);
-        let texts = Script::read(file.source()).texts;
-        for picture in texts.iter().filter(|text| is_picture(&folder.join(text))) {
-            let line = format!("{picture}, in {} (`{}`)", reference.path, reference.owner);
-            lines.insert(words::printable(&line).to_string());
-        }
-    }
-    let more = lines.len().saturating_sub(LISTED_MAX);
-    let mut text = "shader scripts read pictures by paths that are fixed in the script and lead nowhere on nodes, so the \
-                    frames will lack them; connect an Image Texture node to the script instead:"
-        .to_owned();
-    for line in lines.iter().take(LISTED_MAX) {
-        text += "\n  ";
-        text += line;
-    }
-    if more > 0 {
-        text += &format!("\n  and {more} more");
-    }
-    (!lines.is_empty()).then_some(text)
+/// The texts between quotation marks of a script and of what it includes.
+pub(super) fn texts(script: &Path) -> BTreeSet<String> {
+    Script::read(script).texts
 }
 
 /// Whether a path is that of an existing picture, or of pictures in tiles.
-fn is_picture(path: &Path) -> bool {
+pub(super) fn is_picture(path: &Path) -> bool {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let path = path.with_file_name(name.replace("<UDIM>", "1001"));
     path.is_file()

@@ -9,8 +9,11 @@ use ratatui::{
     widgets::Widget,
 };
 
-use super::{outlook, words};
-use crate::live::{Lane, Link, Live, Rest};
+use super::summary::outlook;
+use crate::{
+    live::{Lane, Link, Live, Rest},
+    words,
+};
 
 /// Failed frames shown, the latest ones; the summary names the others.
 const FAILURES_SHOWN: usize = 3;
@@ -485,7 +488,7 @@ mod tests {
         let changes = JobChanges { job, ..JobChanges::default() };
         live.apply(SECOND * 9, 0, &update(3, Update::Changes(changes)));
         assert_eq!(seen(&live, SECOND * 10, 100, 5), include_str!("fixtures/warnings.txt"));
-        assert!(super::super::summary(live.view()).ends_with(" · 2 warnings"));
+        assert!(super::super::summary::summary(live.view()).ends_with(" · 2 warnings"));
     }
 
     #[test]
@@ -576,7 +579,7 @@ mod tests {
             &update(9, Update::Ended(JobEnded { job: Some(job(JobState::Finished, 250, 0)) })),
         );
         assert_eq!(
-            super::super::summary(live.view()),
+            super::super::summary::summary(live.view()),
             "job 7 · sunrise finished: 250 frames in 10 min 0 s (25.0 frames/min)"
         );
         live.apply(
@@ -594,11 +597,11 @@ mod tests {
             ),
         );
         assert_eq!(
-            super::super::summary(live.view()),
+            super::super::summary::summary(live.view()),
             "job 7 · sunrise failed after 10 min 0 s: 247 of 250 frames finished; failed: 13, 20-21"
         );
         assert_eq!(
-            super::super::failures(live.view())[0],
+            super::super::summary::failures(live.view())[0],
             "frame 13 failed on node-2 (renderer): no memory"
         );
     }

@@ -2,7 +2,7 @@ use std::fmt;
 
 use ratatui::text::Span;
 
-use super::words::printable;
+use crate::words::printable;
 
 /// Rows under headings, each column as wide as its widest cell. Numbers stand to the right.
 #[derive(Debug, Clone)]

@@ -1,7 +1,7 @@
 use std::collections::BTreeSet;
 
-use super::words;
 use crate::state::JobView;
+use crate::words;
 
 /// Tells a job's warnings, each once, whatever a reader that reconnects hears twice.
 #[derive(Debug, Clone, Default)]
