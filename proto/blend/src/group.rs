@@ -6,7 +6,7 @@ use crate::{
     BlendError,
     dna::{self, Dna},
     header::Block,
-    reach::{Pointers, read_uses},
+    pointers::{Pointers, read_uses},
     reference::Field,
     stream::Stream,
 };

@@ -3,10 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use crate::{
-    group::{Group, View},
-    scene::has_camera,
-};
+use crate::group::{Group, View};
 
 /// Maximum number of names that are kept of each kind. A person reads a few of them.
 const NAMES_MAX: usize = 1_000;
@@ -182,6 +179,13 @@ impl Gathered {
     pub(crate) fn into_needs(self) -> Needs {
         self.needs
     }
+}
+
+/// Whether a scene has a camera: its own, or one that a marker of the timeline binds. At a frame before all markers
+/// Blender takes the first one's.
+pub(crate) fn has_camera(group: &Group<'_>) -> bool {
+    let bound = || group.all("TimeMarker").any(|marker| marker.pointer("camera").is_some());
+    group.id().pointer("camera").is_some() || bound()
 }
 
 fn note(names: &mut BTreeMap<String, String>, name: String, owner: String) {

@@ -4,58 +4,19 @@
 //! are not missed. The graph has more edges than Blender follows, never fewer. In doubt a data block counts as
 //! drawn.
 
-use std::{
-    collections::{HashMap, HashSet},
-    rc::Rc,
-};
+use std::collections::{HashMap, HashSet};
 
 use crate::{
     BlendError, BlenderVersion,
-    dna::Dna,
     group::{Group, View},
-    header::Block,
     needs::NODE_MUTED,
     scene::USES_SEQUENCER,
-    stream::Stream,
     strips::Strips,
+    uses::{BlockId, DATA_BLOCKS_MAX, DataBlock, Hidden, Uses},
 };
-
-/// Maximum number of data blocks of a file, ten times that of the largest film sets.
-pub(crate) const DATA_BLOCKS_MAX: usize = 2_000_000;
 
 /// Maximum number of uses of data blocks in a file.
 const USES_MAX: usize = 10_000_000;
-
-/// Maximum size of a block without a struct that is searched for pointers, enough for the 8,000 materials of a
-/// mesh. A larger one contains points and the like.
-const POINTERS_BYTES_MAX: u64 = 64 << 10;
-
-/// Maximum size of a block of structs that is searched for pointers.
-const STRUCTS_BYTES_MAX: u64 = 64 << 20;
-
-/// Structs that only the interface needs (brushes and their targets, background images of cameras), and structs
-/// about what an override replaces.
-const IDLE_STRUCTS: [&str; 18] = [
-    "ToolSettings",
-    "ImagePaintSettings",
-    "Paint",
-    "VPaint",
-    "Sculpt",
-    "UvSculpt",
-    "GpPaint",
-    "GpVertexPaint",
-    "GpSculptPaint",
-    "GpWeightPaint",
-    "CurvesSculpt",
-    "ParticleEditSettings",
-    "PaintToolSlot",
-    "CameraBGImage",
-    "IDOverrideLibrary",
-    "IDOverrideLibraryPropertyOperation",
-    "IDPropertyUIDataID",
-    // What strips show is checked strip by strip.
-    "Sequence",
-];
 
 /// Members of strips that point to data blocks.
 const SHOWN_BY_STRIPS: [&str; 6] = ["scene", "scene_camera", "clip", "mask", "sound", "ipo"];
@@ -90,194 +51,6 @@ const SOURCES: [&str; 7] = [
     "CompositorNodeTexture",
     "GeometryNodeImageTexture",
 ];
-
-/// A data block of a file, by its index.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct BlockId(u32);
-
-impl BlockId {
-    pub(crate) const FIRST: Self = Self(0);
-}
-
-/// The data blocks of a file, and which of them use which.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Uses {
-    blocks: Vec<DataBlock>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct DataBlock {
-    /// The name with the letters of its type: `OBCube`.
-    name: Box<str>,
-    /// The library that contains it, if it is only linked here.
-    library: Option<BlockId>,
-    uses: Vec<BlockId>,
-    hidden: Hidden,
-}
-
-/// In which pictures a data block appears neither by itself nor through others.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-enum Hidden {
-    /// It may appear in all.
-    #[default]
-    Never,
-    /// Only a view layer that is switched off has it.
-    WithoutLayersThatAreOff,
-    /// In all.
-    Always,
-}
-
-/// Which objects of a file a render sees.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sight {
-    /// All: a library does not tell what other files do with its objects.
-    All,
-    /// Those in any view layer, even one that is switched off.
-    OfAllLayers,
-    /// Those in the view layers that are switched on.
-    OfLayersThatAreOn,
-}
-
-/// The data blocks of a file that are drawn.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Drawn(Vec<bool>);
-
-impl Drawn {
-    /// Whether a data block is drawn, or something drawn may depend on it.
-    #[must_use]
-    pub fn contains(&self, block: BlockId) -> bool {
-        self.0.get(block.0 as usize).copied().unwrap_or(false)
-    }
-}
-
-impl Uses {
-    /// Returns the data block of the file itself with this name, like `OBCube`.
-    #[must_use]
-    pub fn named(&self, name: &str) -> Option<BlockId> {
-        let is_it = |block: &DataBlock| &*block.name == name && block.library.is_none();
-        self.ids().zip(&self.blocks).find(|(_, block)| is_it(block)).map(|(id, _)| id)
-    }
-
-    /// Returns all scenes of the file itself.
-    pub fn scenes(&self) -> impl Iterator<Item = BlockId> {
-        let is_scene = |block: &DataBlock| block.name.starts_with("SC") && block.library.is_none();
-        self.ids().zip(&self.blocks).filter(move |(_, block)| is_scene(block)).map(|(id, _)| id)
-    }
-
-    /// Returns all data blocks of the file itself by name.
-    #[must_use]
-    pub fn by_name(&self) -> HashMap<&str, BlockId> {
-        let own = self.ids().zip(&self.blocks).filter(|(_, block)| block.library.is_none());
-        own.map(|(id, block)| (&*block.name, id)).collect()
-    }
-
-    /// Adds a data block and everything in sight that it uses to `drawn`. Returns the linked data blocks: the
-    /// library and the name in it.
-    pub fn draw<'u>(
-        &'u self,
-        drawn: &mut Drawn,
-        block: BlockId,
-        sight: Sight,
-    ) -> Vec<(BlockId, &'u str)> {
-        drawn.0.resize(self.blocks.len(), false);
-        let mut linked = Vec::new();
-        let mut next = vec![block];
-        while let Some(id) = next.pop() {
-            let Some(is_drawn) = drawn.0.get_mut(id.0 as usize) else { continue };
-            let Some(block) = self.blocks.get(id.0 as usize).filter(|_| !*is_drawn) else {
-                continue;
-            };
-            *is_drawn = true;
-            next.extend(block.uses.iter().filter(|used| self.is_seen(**used, sight)));
-            if let Some(library) = block.library {
-                linked.push((library, &*block.name));
-                next.push(library);
-            }
-        }
-        linked
-    }
-
-    fn is_seen(&self, block: BlockId, sight: Sight) -> bool {
-        let hidden = self.blocks.get(block.0 as usize).map_or(Hidden::Never, |it| it.hidden);
-        match sight {
-            Sight::All => true,
-            Sight::OfAllLayers => hidden != Hidden::Always,
-            Sight::OfLayersThatAreOn => hidden == Hidden::Never,
-        }
-    }
-
-    fn ids(&self) -> impl Iterator<Item = BlockId> + use<> {
-        // The number of data blocks is limited, so it fits.
-        (0..u32::try_from(self.blocks.len()).unwrap_or(u32::MAX)).map(BlockId)
-    }
-}
-
-/// Finds the pointers to data blocks in blocks.
-pub(crate) struct Pointers<'d> {
-    dna: &'d Dna<'d>,
-    /// The addresses of all data blocks of the file.
-    ids: HashSet<u64>,
-    /// The size of each struct, and the offsets of its pointers.
-    places: HashMap<u32, Places>,
-}
-
-/// The size of a struct in bytes, and the offsets of its pointers.
-#[derive(Clone, Default)]
-struct Places(usize, Rc<[usize]>);
-
-impl<'d> Pointers<'d> {
-    pub(crate) fn new(dna: &'d Dna<'d>, ids: HashSet<u64>) -> Self {
-        Self { dna, ids, places: HashMap::new() }
-    }
-
-    /// Returns how many bytes of a block with this struct must be read.
-    pub(crate) fn len_bytes(&mut self, code: [u8; 2], structure: u32, len_bytes: u64) -> u64 {
-        // Struct number 0 stands for bytes of any kind.
-        if structure == 0 && len_bytes > POINTERS_BYTES_MAX {
-            return 0;
-        }
-        let Places(_, places) = self.places_of(code, structure);
-        if structure != 0 && places.is_empty() { 0 } else { len_bytes.min(STRUCTS_BYTES_MAX) }
-    }
-
-    /// Returns the data blocks to which these bytes of a block point.
-    pub(crate) fn uses(&mut self, code: [u8; 2], structure: u32, bytes: &[u8]) -> Vec<u64> {
-        let layout = self.dna.layout();
-        let width = layout.address_bytes();
-        let Places(len_bytes, places) = match structure {
-            0 => Places(width, Rc::from([0])),
-            _ => self.places_of(code, structure),
-        };
-        let mut uses = Vec::new();
-        for structure in bytes.chunks_exact(len_bytes.max(1)) {
-            for place in &*places {
-                let pointer = structure.get(*place..place.saturating_add(width));
-                let address = pointer.map(|bytes| layout.unsigned(bytes));
-                uses.extend(address.filter(|address| self.ids.contains(address)));
-            }
-        }
-        uses
-    }
-
-    fn places_of(&mut self, code: [u8; 2], structure: u32) -> Places {
-        let Some(name) = self.dna.name_of(structure) else { return Places::default() };
-        // In Blender 2.7x these had texture slots, which no later version reads.
-        let is_slot_of_old = name == b"MTex" && matches!(&code, b"MA" | b"WO" | b"LA");
-        if is_slot_of_old || is_idle(name) {
-            return Places::default();
-        }
-        let dna = self.dna;
-        let places = self.places.entry(structure).or_insert_with(|| {
-            Places(dna.len_bytes_of(name).unwrap_or(0), dna.id_pointers(name).into())
-        });
-        places.clone()
-    }
-}
-
-fn is_idle(structure: &[u8]) -> bool {
-    // What nodes show is checked node by node.
-    structure == b"bNode" || IDLE_STRUCTS.iter().any(|idle| idle.as_bytes() == structure)
-}
 
 /// The data blocks so far, with the addresses that they use.
 pub(crate) struct BlockList {
@@ -521,20 +294,4 @@ fn uses_nodes(id: &View<'_>, code: [u8; 2], saved_by: BlenderVersion) -> bool {
 fn full_name(group: &Group<'_>) -> String {
     let id = group.id();
     id.text("id.name").or_else(|| id.text("name")).unwrap_or_default()
-}
-
-/// Reads the parts of a block that point to data blocks, and skips the rest.
-pub(crate) fn read_uses(
-    pointers: &mut Pointers<'_>,
-    code: [u8; 2],
-    block: &Block,
-    stream: &mut Stream<'_>,
-) -> Result<Vec<u64>, BlendError> {
-    let len_bytes = pointers.len_bytes(code, block.structure, block.len_bytes);
-    if len_bytes == 0 {
-        stream.skip(block.len_bytes)?;
-        return Ok(Vec::new());
-    }
-    let bytes = stream.take(block.len_bytes, len_bytes)?;
-    Ok(pointers.uses(code, block.structure, &bytes))
 }

@@ -7,9 +7,9 @@ use std::{
 };
 
 use crate::{
-    BlendError, Compression, Field, UNCOMPRESSED_BYTES_MAX,
+    BlendError, Compression, Field,
     reference::{Part, digest},
-    stream::Stream,
+    stream::{Stream, UNCOMPRESSED_BYTES_MAX},
 };
 
 /// How hard is compressed, which Blender does as hard.

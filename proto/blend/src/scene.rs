@@ -1,7 +1,9 @@
+//! A scene, as it would be rendered.
+
 use crate::{
     BlenderVersion,
     group::{Group, View},
-    needs::SceneNeeds,
+    needs::{SceneNeeds, has_camera},
     strips::Strips,
 };
 
@@ -189,13 +191,6 @@ impl Scene {
             needs: SceneNeeds::parse(&scene),
         })
     }
-}
-
-/// Whether a scene has a camera: its own, or one that a marker of the timeline binds. At a frame before all markers
-/// Blender takes the first one's.
-pub(crate) fn has_camera(group: &Group<'_>) -> bool {
-    let bound = || group.all("TimeMarker").any(|marker| marker.pointer("camera").is_some());
-    group.id().pointer("camera").is_some() || bound()
 }
 
 /// `SEQ_TYPE_SOUND_RAM`, `SEQ_TYPE_SOUND_HD`.

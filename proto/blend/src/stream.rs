@@ -8,7 +8,11 @@ use std::{
 
 use flate2::bufread::MultiGzDecoder;
 
-use crate::{BlendError, Compression};
+use crate::BlendError;
+
+/// How far a compressed file is followed, in bytes: far above any project, yet the end of a small file that
+/// was made to keep the reader busy for ever.
+pub(crate) const UNCOMPRESSED_BYTES_MAX: u64 = 16 << 30;
 
 /// Bytes looked at to tell what a file is.
 const SNIFFED_BYTES: u64 = 12;
@@ -26,6 +30,17 @@ const UNRATED_BYTES: u64 = 1 << 30;
 /// How many bytes a compressed byte may stand for in what follows [`UNRATED_BYTES`]. Scenes have 2 to 20; a bomb has
 /// 1,000 by gzip, 30,000 by zstd.
 const BYTES_PER_BYTE_MAX: u64 = 250;
+
+/// How a .blend is compressed as a whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compression {
+    /// Not at all.
+    None,
+    /// By gzip, as up to Blender 2.93.
+    Gzip,
+    /// By Zstandard, as since Blender 3.0.
+    Zstd,
+}
 
 pub(crate) struct Stream<'a> {
     compression: Compression,

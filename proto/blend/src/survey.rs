@@ -8,19 +8,22 @@ use std::{
 };
 
 use crate::{
-    BlendError, BlendFile, BlockId, DNA_BYTES_MAX, Drawn, Hazard, Needs, Reference, Scene,
-    UNCOMPRESSED_BYTES_MAX, Uses,
+    BlendError, BlendFile, BlockId, Drawn, Hazard, Needs, Reference, Scene, Uses,
     dna::Dna,
     group::{Group, Wanted},
     hazard::About,
     header::{Block, Header, Layout},
     notes::{DISK_CACHES, Notes},
-    reach::{DATA_BLOCKS_MAX, Pointers},
-    stream::Stream,
+    pointers::Pointers,
+    stream::{Stream, UNCOMPRESSED_BYTES_MAX},
+    uses::DATA_BLOCKS_MAX,
 };
 
 /// Blocks of a file: five to ten times those of the largest film sets. Each is looked at, twice.
 const BLOCKS_MAX: usize = 20_000_000;
+
+/// Size of the DNA, in bytes: about 150 KB in Blender 5.0.
+pub(crate) const DNA_BYTES_MAX: u64 = 4 << 20;
 
 /// What is kept of the block about the whole file.
 const GLOBAL_BYTES_MAX: u64 = 64 << 10;

@@ -1,10 +1,15 @@
 #![allow(clippy::unwrap_used)]
 
-use std::io::{self, Cursor, SeekFrom, Write as _};
+use std::io::{self, Cursor, Seek, SeekFrom, Write as _};
 
 use proptest::{collection::vec, prelude::*, sample::Index};
 
-use super::{notes::SCENES_MAX, rewrite::rewrite_from, survey::survey_limited, *};
+use super::{
+    notes::SCENES_MAX,
+    rewrite::rewrite_from,
+    survey::{DNA_BYTES_MAX, survey_limited},
+    *,
+};
 
 /// What three Blenders saved: two scenes, the second one open.
 const FIXTURES: [(&[u8], BlenderVersion); 3] = [

@@ -1,12 +1,9 @@
 use std::{path::Path, time::Duration};
 
-use bytes::Bytes;
 use framecrew_proto::v1::{FindMissingRequest, blob_store_client::BlobStoreClient};
 use tonic::{Status, transport::Channel};
 
-use crate::{
-    Digest, Download, LocalFile, Source, TransferError, UploadProgress, Uploaded, download, upload,
-};
+use crate::{Digest, Download, TransferError, download};
 
 /// Digests in one `FindMissing` request: the most that the store accepts.
 const DIGESTS_PER_REQUEST: usize = 10_000;
@@ -54,57 +51,6 @@ impl BlobClient {
             }
         }
         Ok(missing)
-    }
-
-    /// Uploads what the store lacks of `files`, each blob once, several at a time. `on_progress` is told how
-    /// far it is. All of it is durable when this returns. A broken link is resumed a few times, with growing
-    /// pauses; what arrived, then or in an earlier call that was cut off, is not sent again.
-    ///
-    /// # Errors
-    /// [`TransferError::Changed`] when a file is no longer what was hashed. Otherwise when one cannot be read,
-    /// or the store cannot be reached or refuses.
-    pub async fn upload_files(
-        &self,
-        files: impl IntoIterator<Item = LocalFile>,
-        on_progress: impl FnMut(UploadProgress) + Send,
-    ) -> Result<Uploaded, TransferError> {
-        upload::files(self, files, on_progress).await
-    }
-
-    /// Uploads a few blobs at once, without asking first which of them the store has.
-    ///
-    /// # Errors
-    /// As [`BlobClient::upload_files`], but a broken link is an error.
-    pub async fn upload_all(
-        &self,
-        blobs: impl IntoIterator<Item = Source>,
-    ) -> Result<(), TransferError> {
-        upload::all(&self.rpc, blobs, |_| ()).await
-    }
-
-    /// Uploads a file whose digest and size, in bytes, are known, as one blob. `on_bytes` is told how many of
-    /// its bytes are on their way so far.
-    ///
-    /// # Errors
-    /// [`TransferError::Changed`] when the file is no longer what was hashed; then nothing is stored.
-    /// Otherwise when it cannot be read, or the store cannot be reached or refuses.
-    pub async fn upload_file(
-        &self,
-        path: &Path,
-        digest: Digest,
-        size_bytes: u64,
-        on_bytes: impl FnMut(u64) + Send,
-    ) -> Result<(), TransferError> {
-        let file = Source::File { path: path.into(), digest, size_bytes };
-        upload::all(&self.rpc, [file], on_bytes).await
-    }
-
-    /// Uploads bytes that are in memory.
-    ///
-    /// # Errors
-    /// When the store cannot be reached or refuses, which it does when `digest` is not that of `bytes`.
-    pub async fn upload_bytes(&self, bytes: Bytes, digest: Digest) -> Result<(), TransferError> {
-        self.upload_all([Source::Bytes { bytes, digest }]).await
     }
 
     /// Downloads a blob of `size_bytes` bytes to the file `to`, whose folder exists. The bytes gather in a
