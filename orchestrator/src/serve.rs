@@ -17,7 +17,7 @@ use tracing::{info, warn};
 
 use crate::{
     blobs::{Blobs, layout},
-    collect,
+    collect::{self, Collector},
     disk::make_folder,
     dispatch::Dispatch,
     driver::Driver,
@@ -27,7 +27,7 @@ use crate::{
     service::{
         StreamLimits, blob_store, connections, orchestrator::OrchestratorService, quotas::Quota,
     },
-    store::{self, Archive, Location, Opened, StoreError},
+    store::{self, Archive, Ledger, Location, Opened, StoreError},
 };
 
 /// A node's lease: long enough for a link that flaps, short enough that a lost node's frames do not wait long.
@@ -163,7 +163,15 @@ pub async fn serve(
             .await
             .map_err(|error| config.store_error(error))?;
     let mut driving = AbortOnDropHandle::new(tokio::spawn(restored.run(stop.clone())));
-    let _collecting = collect_garbage(&config, blobs.clone(), archive.clone(), driver.clone());
+    let mut collecting = collect_garbage(
+        &config,
+        blobs.clone(),
+        ledger.clone(),
+        archive.clone(),
+        driver.clone(),
+        stop.clone(),
+    )
+    .await?;
 
     let parts = Parts { driver, archive, feed, blobs, streams: streams.clone() };
     let serving = parts.serve(listener, &config, shutdown)?;
@@ -186,6 +194,7 @@ pub async fn serve(
     // A commit that keeps failing is given up here: nothing of it was acknowledged.
     let _ = tokio::time::timeout(SHUTDOWN_GRACE, &mut driving).await;
     driving.abort();
+    let _ = tokio::time::timeout(SHUTDOWN_GRACE, &mut collecting).await;
     // The next orchestrator may use the folder only once this one has closed the database.
     let _ = tokio::time::timeout(SHUTDOWN_GRACE, ledger.close()).await;
     drop(lock);
@@ -242,16 +251,20 @@ async fn find_damage(archive: Arc<dyn Archive>) -> StoreError {
     }
 }
 
-/// Starts the task that removes unused blobs.
-fn collect_garbage(
+/// Takes over the uses of blobs, and starts the task that saves them and removes unused blobs.
+async fn collect_garbage(
     config: &Config,
     blobs: Blobs,
+    ledger: Arc<dyn Ledger>,
     archive: Arc<dyn Archive>,
     driver: DriverHandle,
-) -> AbortOnDropHandle<()> {
+    stop: CancellationToken,
+) -> Result<AbortOnDropHandle<()>, ServeError> {
     let limits = collect::Limits { age: config.blob_age, bytes: config.blob_bytes };
+    let collector = Collector::open(blobs, ledger, archive, limits).await;
+    let collector = collector.map_err(|error| config.store_error(error))?;
     let holds = move || driver.store_failed_within(collect::UNUSED_MIN);
-    AbortOnDropHandle::new(tokio::spawn(collect::run(blobs, archive, limits, holds)))
+    Ok(AbortOnDropHandle::new(tokio::spawn(collector.run(holds, stop))))
 }
 
 /// What the services are made of.

@@ -15,13 +15,13 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::{BlobError, Shared, folder::Staged};
+use super::{catalog::Catalog, error::BlobError, staged::Staged};
 
-/// Orders that wait for an upload's thread: what is received while the thread writes. A chunk has 1 MiB at most.
+/// Orders that wait for an upload's thread while it writes. A chunk has 1 MiB at most.
 const ORDERS_MAX: usize = 2;
 
-/// Blobs that are made durable together, and as many that wait meanwhile: enough that a project of thousands of
-/// files waits for the disk a few times only.
+/// Blobs that are made durable together; as many more may wait meanwhile. With it a project of thousands of files waits
+/// for the disk a few times only.
 const GROUP_MAX: usize = 256;
 
 /// Committed blobs that one upload has not yet seen durable.
@@ -32,7 +32,7 @@ const PENDING_MAX: usize = 4 * GROUP_MAX;
 pub(crate) struct Stored {
     /// Blobs committed.
     pub(crate) blobs: u64,
-    /// Those of them that were there before.
+    /// Committed blobs that were there before.
     pub(crate) existed: u64,
 }
 
@@ -42,8 +42,7 @@ enum Order {
     Commit,
 }
 
-/// One upload: blobs, one after the other. Dropped, it forgets the blob that is not committed; those that
-/// were stay.
+/// One upload: blobs, one after the other. Dropping it discards the blob that is not committed; committed ones stay.
 #[derive(Debug)]
 pub(crate) struct Incoming {
     orders: mpsc::Sender<Order>,
@@ -51,14 +50,14 @@ pub(crate) struct Incoming {
 }
 
 impl Incoming {
-    pub(super) fn new(shared: Arc<Shared>, durable: Durable) -> Self {
+    pub(super) fn new(catalog: Arc<Catalog>, durable: Durable) -> Self {
         let (orders, receiver) = mpsc::channel(ORDERS_MAX);
-        let writing = tokio::task::spawn_blocking(move || write(&shared, &durable, receiver));
+        let writing = tokio::task::spawn_blocking(move || write(&catalog, &durable, receiver));
         Self { orders, writing }
     }
 
-    /// Begins a blob; the one before is committed. After an error of this or what follows, only
-    /// [`Incoming::finish`] makes sense: it tells which.
+    /// Begins a blob; the one before is committed. After an error of this or a later call, [`Incoming::finish`] returns
+    /// the reason.
     pub(crate) async fn begin(&self, digest: Digest, size_bytes: u64) -> Result<(), Ended> {
         self.order(Order::Begin { digest, size_bytes }).await
     }
@@ -68,7 +67,7 @@ impl Incoming {
         self.order(Order::Write(data)).await
     }
 
-    /// All bytes are there: they are checked against the digest, and stored.
+    /// Ends a blob: its bytes are checked against the digest, and stored.
     pub(crate) async fn commit(&self) -> Result<(), Ended> {
         self.order(Order::Commit).await
     }
@@ -77,7 +76,7 @@ impl Incoming {
         self.orders.send(order).await.map_err(|_| Ended)
     }
 
-    /// Returns when everything that was committed is durable under its name. What was not is removed.
+    /// Returns when each committed blob is durable under its name. One that is not committed is removed.
     pub(crate) async fn finish(self) -> Result<Stored, BlobError> {
         drop(self.orders);
         self.writing.await.unwrap_or_else(|panic| Err(io::Error::other(panic).into()))
@@ -90,13 +89,13 @@ pub(crate) struct Ended;
 
 /// A blob that is being written.
 struct Open {
-    /// None: it is there already, and what comes is ignored.
+    /// `None` when the blob is there already: its bytes are ignored.
     staged: Option<Staged>,
     hasher: blake3::Hasher,
 }
 
 fn write(
-    shared: &Shared,
+    catalog: &Catalog,
     durable: &Durable,
     mut orders: mpsc::Receiver<Order>,
 ) -> Result<Stored, BlobError> {
@@ -106,18 +105,18 @@ fn write(
     while let Some(order) = orders.blocking_recv() {
         match order {
             Order::Begin { digest, size_bytes } => {
-                let staged = if shared.is_there(digest, size_bytes)? {
+                let staged = if catalog.is_there(digest, size_bytes)? {
                     None
                 } else {
-                    shared.check_room(size_bytes)?;
-                    Some(shared.folder.stage(digest)?)
+                    catalog.check_room(size_bytes)?;
+                    Some(catalog.stage(digest)?)
                 };
                 open = Some(Open { staged, hasher: blake3::Hasher::new() });
             }
             Order::Write(data) => {
                 if let Some(Open { staged: Some(staged), hasher }) = &mut open {
                     // Again: others write too.
-                    shared.check_room(data.len() as u64)?;
+                    catalog.check_room(data.len() as u64)?;
                     hasher.update(&data);
                     staged.write(&data)?;
                 }
@@ -130,8 +129,8 @@ fn write(
                     continue;
                 };
                 let actual = Digest::from(hasher.finalize());
-                if actual != staged.digest {
-                    return Err(BlobError::WrongDigest { actual, declared: staged.digest });
+                if actual != staged.digest() {
+                    return Err(BlobError::WrongDigest { actual, declared: staged.digest() });
                 }
                 staged.close();
                 if pending.len() >= PENDING_MAX
@@ -160,11 +159,11 @@ fn wait(answer: oneshot::Receiver<Answer>) -> Result<(), BlobError> {
 
 type Commit = (Staged, oneshot::Sender<Answer>);
 
-/// Where committed blobs go.
+/// Takes committed blobs to the thread that makes them durable.
 #[derive(Debug, Clone)]
 pub(super) struct Durable(std_mpsc::SyncSender<Commit>);
 
-/// What is to be made durable, on a thread of its own.
+/// The thread's end of [`Durable`].
 pub(super) struct Groups(std_mpsc::Receiver<Commit>);
 
 pub(super) fn durable() -> (Durable, Groups) {
@@ -176,7 +175,7 @@ impl Durable {
     /// Hands a blob over; blocks while too many wait. The answer comes when it is durable under its name.
     fn submit(&self, staged: Staged) -> oneshot::Receiver<Answer> {
         let (answer, receiver) = oneshot::channel();
-        // Where nobody takes it, the dropped sender is the answer.
+        // If the thread has ended, dropping the sender is the answer.
         let _ = self.0.send((staged, answer));
         receiver
     }
@@ -184,11 +183,11 @@ impl Durable {
 
 impl Groups {
     /// Starts the thread; it ends with the last handle to the blobs.
-    pub(super) fn run(self, shared: Arc<Shared>) -> io::Result<()> {
+    pub(super) fn run(self, catalog: Arc<Catalog>) -> io::Result<()> {
         let work = move || {
             while let Some((mut blobs, answers)) = self.next() {
-                let result = shared.store(&mut blobs).map_err(Arc::new);
-                // Before the answers: what failed is gone when it is told.
+                let result = catalog.store(&mut blobs).map_err(Arc::new);
+                // Before the answers: a failed upload is removed by the time its client learns of it.
                 drop(blobs);
                 for answer in answers {
                     let _ = answer.send(result.clone());
@@ -198,7 +197,7 @@ impl Groups {
         thread::Builder::new().name("blobs".into()).spawn(work).map(drop)
     }
 
-    /// What waits by now: while one group is being made durable, the next gathers.
+    /// The blobs that wait: while one group is being made durable, the next one gathers.
     fn next(&self) -> Option<(Vec<Staged>, Vec<oneshot::Sender<Answer>>)> {
         let first = self.0.recv().ok()?;
         Some(std::iter::once(first).chain(self.0.try_iter()).take(GROUP_MAX).unzip())

@@ -1,8 +1,20 @@
 #![allow(clippy::unwrap_used)]
 
-use std::fs;
+use std::{
+    fs, io,
+    path::Path,
+    time::{Duration, SystemTime},
+};
 
-use super::{layout::blob_path, *};
+use bytes::Bytes;
+use framecrew_blobs::Digest;
+
+use super::{
+    BlobError, Blobs, Broken,
+    folder::Folder,
+    known::{KNOWN_PER_GENERATION, Known, NOTE_AGE},
+    layout::blob_path,
+};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -15,12 +27,6 @@ pub(crate) async fn store(blobs: &Blobs, bytes: &[u8]) -> Digest {
     incoming.commit().await.unwrap();
     incoming.finish().await.unwrap();
     digest
-}
-
-/// Makes a blob look as if it was last used then, and forgets it as a restart does.
-pub(crate) fn set_last_use(blobs: &Blobs, digest: Digest, used_at: SystemTime) {
-    blobs.shared.folder.touch(digest, used_at).unwrap();
-    blobs.shared.with_memory(|memory| memory.absent(digest));
 }
 
 /// The files in the shards of a folder of blobs.
@@ -77,7 +83,7 @@ async fn what_a_killed_process_left_unfinished_is_removed_at_open() {
     let dir = tempfile::tempdir().unwrap();
     let blobs = Blobs::open(dir.path(), None).unwrap();
     let kept = store(&blobs, b"whole").await;
-    let mut staged = blobs.shared.folder.stage(Digest::of(b"half")).unwrap();
+    let mut staged = blobs.catalog.stage(Digest::of(b"half")).unwrap();
     staged.write(b"ha").unwrap();
     // A killed process runs no destructors.
     std::mem::forget(staged);
@@ -95,11 +101,12 @@ async fn a_blob_has_no_name_before_its_bytes_are_durable_and_a_crash_leaves_none
     let digests = [Digest::of(b"one"), Digest::of(b"two")];
     let mut staged = Vec::new();
     for (digest, bytes) in digests.iter().zip([b"one", b"two"]) {
-        let mut blob = blobs.shared.folder.stage(*digest).unwrap();
+        let mut blob = blobs.catalog.stage(*digest).unwrap();
         blob.write(bytes).unwrap();
         staged.push(blob);
     }
-    blobs.shared.folder.sync(&staged).unwrap();
+    let group: Vec<_> = staged.iter().map(|blob| blob.id).collect();
+    blobs.catalog.backend.sync(&group).unwrap();
     assert_eq!(blobs.missing(digests.to_vec()).await.unwrap(), digests, "synced, but not named");
     std::mem::forget(staged);
 
@@ -112,7 +119,7 @@ async fn a_blob_has_no_name_before_its_bytes_are_durable_and_a_crash_leaves_none
 #[test]
 fn after_a_disk_lost_something_each_blob_is_asked_for_by_itself() {
     let dir = tempfile::tempdir().unwrap();
-    let folder = &Blobs::open(dir.path(), None).unwrap().shared.folder;
+    let folder = Folder::open(dir.path()).unwrap();
     assert!(folder.sync_all_by(|| Ok(())).unwrap());
     folder.sync_all_by(|| Err(std::io::Error::other("lost"))).unwrap_err();
     let again = || panic!("the system does not tell it twice");
@@ -125,14 +132,15 @@ fn nobody_is_told_of_a_name_that_is_not_durable_yet() {
     let blobs = Blobs::open(dir.path(), None).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().build().unwrap();
     let digest = Digest::of(b"frame");
-    let names = blobs.shared.names.write().unwrap();
+    let names = blobs.catalog.names.write().unwrap();
     let asking = {
         let blobs = blobs.clone();
         runtime.spawn(async move { blobs.missing(vec![digest]).await })
     };
     // As while a group gets its names; then the power fails, and the name is lost.
-    blobs.shared.folder.name(&mut [blobs.shared.folder.stage(digest).unwrap()]).unwrap();
-    blobs.shared.folder.remove(digest).unwrap();
+    let staged = blobs.catalog.stage(digest).unwrap();
+    blobs.catalog.backend.publish(&[staged.id]).unwrap();
+    blobs.catalog.backend.remove(digest).unwrap();
     drop(names);
     assert_eq!(runtime.block_on(asking).unwrap().unwrap(), [digest]);
 }
@@ -172,10 +180,10 @@ async fn a_blob_whose_name_may_not_last_is_not_there_until_it_is_stored_again() 
     let blobs = Blobs::open(dir.path(), None).unwrap();
     let known = store(&blobs, b"known").await;
     let digests = [known, Digest::of(b"new"), Digest::of(b"no name")];
-    let mut group = digests.map(|digest| blobs.shared.folder.stage(digest).unwrap());
+    let mut group = digests.map(|digest| blobs.catalog.stage(digest).unwrap());
     // A folder has the name of the last: naming the group fails before the names are made durable.
     fs::create_dir_all(blob_path(dir.path(), digests[2]).join("in the way")).unwrap();
-    blobs.shared.store(&mut group).unwrap_err();
+    blobs.catalog.store(&mut group).unwrap_err();
     drop(group);
     assert_eq!(files(dir.path()).len(), 3, "what may have been there before is not removed");
     assert_eq!(blobs.missing(digests[..2].to_vec()).await.unwrap(), digests[..2]);
@@ -247,17 +255,17 @@ async fn uploads_are_refused_before_the_disk_is_full_and_what_is_there_is_served
 #[test]
 fn an_upload_leaves_free_what_it_has_to() {
     let dir = tempfile::tempdir().unwrap();
-    let shared = Blobs::open(dir.path(), Some(0)).unwrap().shared;
-    let free_bytes = shared.folder.room().unwrap().unwrap().free_bytes;
-    let shared = Blobs::open(dir.path(), Some(free_bytes / 2)).unwrap().shared;
-    shared.check_room(0).unwrap();
-    let error = shared.check_room(free_bytes).unwrap_err();
+    let catalog = Blobs::open(dir.path(), Some(0)).unwrap().catalog;
+    let free_bytes = catalog.backend.room().unwrap().unwrap().free_bytes;
+    let catalog = Blobs::open(dir.path(), Some(free_bytes / 2)).unwrap().catalog;
+    catalog.check_room(0).unwrap();
+    let error = catalog.check_room(free_bytes).unwrap_err();
     assert!(error.to_string().contains("make room"), "{error}");
 }
 
 #[test]
 fn memory_is_bounded_and_keeps_what_is_asked_for() {
-    let mut memory = Memory::default();
+    let mut memory = Known::default();
     let now = SystemTime::UNIX_EPOCH + DAY;
     let digest = |n: u32| {
         let mut bytes = [0; 32];
@@ -265,11 +273,11 @@ fn memory_is_bounded_and_keeps_what_is_asked_for() {
         Digest::from(bytes)
     };
     for n in 0..4 * KNOWN_PER_GENERATION as u32 {
-        memory.present(digest(n), now);
+        memory.note_use(digest(n), now);
         assert_eq!(memory.recall(digest(0), now), Some(true));
     }
     assert_eq!(memory.recall(digest(1), now), None);
-    assert!(memory.newer.len() + memory.older.len() <= 2 * KNOWN_PER_GENERATION);
+    assert!(memory.remembered() <= 2 * KNOWN_PER_GENERATION);
     assert_eq!(memory.recall(digest(0), now + NOTE_AGE), None, "the note must be renewed");
 }
 
@@ -286,7 +294,7 @@ fn a_full_disk_is_told_apart() {
 async fn a_blob_that_is_on_its_way_in_is_not_listed() {
     let dir = tempfile::tempdir().unwrap();
     let blobs = Blobs::open(dir.path(), None).unwrap();
-    let staged = blobs.shared.folder.stage(Digest::of(b"half")).unwrap();
+    let staged = blobs.catalog.stage(Digest::of(b"half")).unwrap();
     assert!(blobs.list(|_| true).await.unwrap().is_empty());
     assert_eq!(files(dir.path()).len(), 1);
     drop(staged);

@@ -78,6 +78,12 @@ pub(crate) trait Archive: Debug + Send + Sync + 'static {
         each: &'a mut (dyn FnMut(Digest) + Send),
     ) -> BoxFuture<'a, Result<(), StoreError>>;
 
+    /// Every saved use of a blob, in milliseconds since 1970.
+    fn blob_uses<'a>(
+        &'a self,
+        each: &'a mut (dyn FnMut(Digest, i64) + Send),
+    ) -> BoxFuture<'a, Result<(), StoreError>>;
+
     /// Looks for damage in the whole store, beside everyone who works with it.
     ///
     /// # Errors

@@ -78,6 +78,8 @@ on_each_kind!(
     a_superseded_orchestrator_writes_nothing,
     an_epoch_rises_and_the_name_of_the_store_stays,
     each_blob_that_a_job_needs_is_pinned,
+    uses_of_blobs_are_saved_replaced_and_forgotten,
+    a_crash_leaves_the_uses_of_blobs_incomplete,
 );
 
 fn digest(name: &str) -> Digest {
@@ -374,4 +376,48 @@ async fn each_blob_that_a_job_needs_is_pinned(subject: Subject) {
     for needed in ["blend", "chunk", "output", "preview"] {
         assert!(pins.contains(&digest(needed)), "{needed}");
     }
+}
+
+async fn uses_of_blobs_are_saved_replaced_and_forgotten(subject: Subject) {
+    let Opened { ledger, archive, .. } = subject.open().await;
+    let uses = async || {
+        let mut uses = Vec::new();
+        archive.blob_uses(&mut |digest, at_ms| uses.push((digest, at_ms))).await.unwrap();
+        uses.sort_unstable();
+        uses
+    };
+    let (a, b) = (digest("a"), digest("b"));
+    ledger.save_blob_uses(&[(a, 1), (b, 2)]).await.unwrap();
+    ledger.save_blob_uses(&[(a, 3)]).await.unwrap();
+    let mut expected = [(a, 3), (b, 2)];
+    expected.sort_unstable();
+    assert_eq!(uses().await, expected);
+    ledger.forget_blob_uses(&[a, digest("unknown")]).await.unwrap();
+    assert_eq!(uses().await, [(b, 2)]);
+    let many: Vec<_> = (0..2_500_u32).map(|n| (Digest::of(&n.to_le_bytes()), 9)).collect();
+    ledger.save_blob_uses(&many).await.unwrap();
+    assert_eq!(uses().await.len(), 2_501);
+    ledger
+        .forget_blob_uses(&many.iter().map(|(digest, _)| *digest).collect::<Vec<_>>())
+        .await
+        .unwrap();
+    assert_eq!(uses().await, [(b, 2)]);
+
+    let latest = subject.open().await.ledger;
+    let error = ledger.save_blob_uses(&[(a, 4)]).await.unwrap_err();
+    assert!(matches!(error, StoreError::Superseded), "{error}");
+    let error = ledger.forget_blob_uses(&[b]).await.unwrap_err();
+    assert!(matches!(error, StoreError::Superseded), "{error}");
+    assert_eq!(uses().await, [(b, 2)]);
+    assert_eq!(latest.restore().await.unwrap().commits, 0, "the history counts none of this");
+}
+
+async fn a_crash_leaves_the_uses_of_blobs_incomplete(subject: Subject) {
+    let ledger = subject.open().await.ledger;
+    assert!(ledger.mark_blob_uses(false).await.unwrap(), "a new store has no unsaved uses");
+    let crashed = subject.open().await.ledger;
+    assert!(!crashed.mark_blob_uses(false).await.unwrap());
+    crashed.mark_blob_uses(true).await.unwrap();
+    let stopped = subject.open().await.ledger;
+    assert!(stopped.mark_blob_uses(false).await.unwrap());
 }

@@ -1,5 +1,6 @@
 //! What the driver needs of a store.
 
+use framecrew_blobs::Digest;
 use futures::future::BoxFuture;
 
 use super::{Archive, Group, JobProgressRecord, RestoredState, StoreError};
@@ -22,6 +23,19 @@ pub(crate) trait Ledger: Archive {
     /// What is needed of a job's frames to go on with it. Costs some ten milliseconds for each hundred thousand of
     /// them.
     fn job_progress(&self, job: JobId) -> BoxFuture<'_, Result<JobProgressRecord, StoreError>>;
+
+    /// Saves when blobs were last used, in milliseconds since 1970. Earlier uses of the same blobs are replaced.
+    fn save_blob_uses<'a>(
+        &'a self,
+        uses: &'a [(Digest, i64)],
+    ) -> BoxFuture<'a, Result<(), StoreError>>;
+
+    /// Drops the uses of blobs that are gone.
+    fn forget_blob_uses<'a>(&'a self, blobs: &'a [Digest])
+    -> BoxFuture<'a, Result<(), StoreError>>;
+
+    /// Records whether every use of a blob is saved, and returns what was recorded before. True in a new store.
+    fn mark_blob_uses(&self, are_complete: bool) -> BoxFuture<'_, Result<bool, StoreError>>;
 
     /// Lets go of the store once its readers are done, so that the next orchestrator can open it.
     fn close(&self) -> BoxFuture<'_, ()>;

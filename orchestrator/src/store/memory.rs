@@ -1,7 +1,7 @@
 //! A store in memory: `memory:`, for tests and trials. It lasts as long as the process.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -49,6 +49,8 @@ struct Tables {
     batches: BTreeMap<BatchId, BatchRecord>,
     nodes: BTreeMap<NodeName, NodeRecord>,
     log: BTreeMap<JobId, Vec<LogRecord>>,
+    blob_uses: BTreeMap<Digest, i64>,
+    blob_uses_are_complete: bool,
 }
 
 impl MemoryStore {
@@ -64,6 +66,8 @@ impl MemoryStore {
             batches: BTreeMap::new(),
             nodes: BTreeMap::new(),
             log: BTreeMap::new(),
+            blob_uses: BTreeMap::new(),
+            blob_uses_are_complete: true,
         };
         Self {
             tables: Arc::new(Mutex::new(tables)),
@@ -242,6 +246,29 @@ impl Ledger for MemoryStore {
         self.read(|tables| tables.progress(job))
     }
 
+    fn save_blob_uses<'a>(
+        &'a self,
+        uses: &'a [(Digest, i64)],
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        #[cfg(test)]
+        if self.faults.is_full.load(std::sync::atomic::Ordering::SeqCst) {
+            return std::future::ready(Err(StoreError::Full)).boxed();
+        }
+        self.write(|tables| tables.blob_uses.extend(uses.iter().copied()))
+    }
+
+    fn forget_blob_uses<'a>(
+        &'a self,
+        blobs: &'a [Digest],
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        let blobs: BTreeSet<_> = blobs.iter().collect();
+        self.write(|tables| tables.blob_uses.retain(|digest, _| !blobs.contains(digest)))
+    }
+
+    fn mark_blob_uses(&self, are_complete: bool) -> BoxFuture<'_, Result<bool, StoreError>> {
+        self.write(|tables| std::mem::replace(&mut tables.blob_uses_are_complete, are_complete))
+    }
+
     fn close(&self) -> BoxFuture<'_, ()> {
         std::future::ready(()).boxed()
     }
@@ -342,6 +369,13 @@ impl Archive for MemoryStore {
                 rendered.preview.iter().for_each(|preview| each(preview.digest));
             }
         })
+    }
+
+    fn blob_uses<'a>(
+        &'a self,
+        each: &'a mut (dyn FnMut(Digest, i64) + Send),
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.read(|tables| tables.blob_uses.iter().for_each(|(digest, at)| each(*digest, *at)))
     }
 
     fn verify(&self) -> BoxFuture<'_, Result<(), StoreError>> {

@@ -1,11 +1,12 @@
 //! Projects in chunks: checked, accepted, and kept as long as a job needs them.
 
-use std::{fs, time::SystemTime};
+use std::path::Path;
 
 use bytes::Bytes;
 use framecrew_blobs::{BlobClient, Digest};
 use framecrew_orchestrator::Config;
 use framecrew_proto::v1::{Chunk, JobSpec, Project, ProjectFile, SubmitJobRequest};
+use sqlx::{Connection as _, SqliteConnection, sqlite::SqliteConnectOptions};
 use tempfile::tempdir;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
@@ -85,23 +86,30 @@ async fn chunks_that_are_not_the_file_or_not_there_are_refused() {
     assert!(violations[0].description.contains("shot.blend is not uploaded"));
 }
 
+/// Makes all blobs of a stopped orchestrator look as if nothing had used them since 1970.
+async fn last_used_long_ago(data: &Path) {
+    let options = SqliteConnectOptions::new().filename(data.join("framecrew.db"));
+    let mut database = SqliteConnection::connect_with(&options).await.unwrap();
+    let aged = sqlx::query("UPDATE blob_use SET used_at_ms = 0").execute(&mut database).await;
+    assert!(aged.unwrap().rows_affected() > PIECES.len() as u64, "their uses were saved");
+    database.close().await.unwrap();
+}
+
 #[tokio::test]
 async fn at_its_start_an_orchestrator_removes_what_is_old_and_no_job_needs() {
     let data = tempdir().unwrap();
-    let orchestrator = Orchestrator::start(data.path()).await;
+    let mut orchestrator = Orchestrator::start(data.path()).await;
     let spec = in_chunks(&orchestrator).await;
     let unused = orchestrator.upload(b"never submitted").await;
     orchestrator.submit(spec).await;
-    orchestrator.kill().await;
+    orchestrator.stop();
+    orchestrator.stopped().await;
     let path = |digest: Digest| {
         let digest = digest.to_string();
         data.path().join("blobs").join(&digest[..2]).join(&digest[2..])
     };
     let pinned = PIECES.map(|piece| path(Digest::of(piece)));
-    for blob in pinned.iter().chain([&path(unused)]) {
-        let blob = fs::File::options().append(true).open(blob).unwrap();
-        blob.set_modified(SystemTime::UNIX_EPOCH).unwrap();
-    }
+    last_used_long_ago(data.path()).await;
 
     let orchestrator = Orchestrator::start_with(Config::new(data.path().to_owned())).await;
     let blobs = BlobClient::new(orchestrator.channel().await);

@@ -163,6 +163,9 @@ async fn copy_database(from: &Path, part: &Path) -> Result<HashSet<Digest>, Stor
         .await?;
     sqlx::query("DELETE FROM batch").execute(&mut *tx).await?;
     sqlx::query("DELETE FROM node").execute(&mut *tx).await?;
+    // Every blob of the copy is needed by a job.
+    sqlx::query("DELETE FROM blob_use").execute(&mut *tx).await?;
+    sqlx::query("UPDATE store SET blob_uses_complete = 1").execute(&mut *tx).await?;
     tx.commit().await?;
     let check: String =
         sqlx::query_scalar("PRAGMA integrity_check(1)").fetch_one(&mut copy).await?;

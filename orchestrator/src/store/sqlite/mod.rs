@@ -2,6 +2,7 @@
 //! Statements keep to what PostgreSQL understands, too (`$1`, `ON CONFLICT`).
 
 mod backup;
+mod blob_use;
 mod check;
 mod read;
 mod restore;

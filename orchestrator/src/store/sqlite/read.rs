@@ -204,6 +204,27 @@ impl Archive for SqliteStore {
         .boxed()
     }
 
+    fn blob_uses<'a>(
+        &'a self,
+        each: &'a mut (dyn FnMut(Digest, i64) + Send),
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        async move {
+            let mut uses =
+                sqlx::query("SELECT digest, used_at_ms FROM blob_use").fetch(&self.readers);
+            while let Some(row) = uses.try_next().await? {
+                let digest: [u8; 32] = row.try_get::<&[u8], _>("digest")?.try_into().map_err(
+                    |error: std::array::TryFromSliceError| StoreError::Unreadable {
+                        what: "a blob's digest",
+                        detail: error.to_string(),
+                    },
+                )?;
+                each(Digest::from(digest), row.try_get("used_at_ms")?);
+            }
+            Ok(())
+        }
+        .boxed()
+    }
+
     fn verify(&self) -> BoxFuture<'_, Result<(), StoreError>> {
         quick_check(&self.readers).boxed()
     }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use sqlx::{
-    SqlitePool,
+    SqliteConnection, SqlitePool,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 
@@ -28,6 +28,9 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 const RESERVE_BYTES: u64 = 128 << 20;
 /// Databases of up to this size are checked before they are used: some tens of milliseconds.
 const CHECK_FIRST_BYTES: u64 = 16 << 20;
+
+/// Rows in one INSERT: SQLite takes 32,766 parameters, and a row of the widest table has 12.
+pub(super) const ROWS_MAX: usize = 1_000;
 
 /// Where the database of a data folder lies.
 pub(crate) fn database_in(data: &Path) -> PathBuf {
@@ -144,6 +147,12 @@ async fn begin_epoch(writer: &SqlitePool) -> Result<Identity, StoreError> {
         .await?;
     tx.commit().await?;
     Ok(identity)
+}
+
+/// Refused once another orchestrator has opened the store.
+pub(super) async fn still_in(tx: &mut SqliteConnection, epoch: Epoch) -> Result<(), StoreError> {
+    let now: i64 = sqlx::query_scalar("SELECT epoch FROM store").fetch_one(tx).await?;
+    if now == i64::from(epoch.0) { Ok(()) } else { Err(StoreError::Superseded) }
 }
 
 impl From<sqlx::Error> for StoreError {

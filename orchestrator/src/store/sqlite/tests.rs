@@ -47,7 +47,8 @@ async fn a_store_of_a_former_version_keeps_the_projects_of_its_jobs() {
     let (store, record) = store_with_a_project(&path).await;
     let as_it_was = "UPDATE job SET spec = json_set(spec, '$.project', json((SELECT project \
          FROM project WHERE project.job_id = job.job_id))); DROP TABLE project; \
-         DELETE FROM _sqlx_migrations WHERE version = 4";
+         DROP TABLE blob_use; ALTER TABLE store DROP COLUMN blob_uses_complete; \
+         DELETE FROM _sqlx_migrations WHERE version >= 4";
     sqlx::raw_sql(as_it_was).execute(&store.writer).await.unwrap();
     let spec: String =
         sqlx::query_scalar("SELECT spec FROM job").fetch_one(&store.writer).await.unwrap();

@@ -1,12 +1,13 @@
 //! What the driver writes, one function a table.
 
+use framecrew_blobs::Digest;
 use futures::{FutureExt as _, future::BoxFuture};
 use sqlx::{Connection as _, QueryBuilder, Sqlite, SqliteConnection, SqlitePool};
 
 use super::{
-    restore,
+    blob_use, restore,
     rows::{to_json, to_word},
-    store::SqliteStore,
+    store::{ROWS_MAX, SqliteStore, still_in},
 };
 use crate::{
     disk,
@@ -17,8 +18,6 @@ use crate::{
     },
 };
 
-/// Rows in one INSERT: SQLite takes 32,766 parameters, and a row of the widest table has 12.
-const ROWS_MAX: usize = 1_000;
 /// New jobs leave no more of a small disk free than this part of it.
 const RESERVE_SHARE: u64 = 80;
 
@@ -50,14 +49,27 @@ impl Ledger for SqliteStore {
         restore::job_progress(&self.readers, job).boxed()
     }
 
+    fn save_blob_uses<'a>(
+        &'a self,
+        uses: &'a [(Digest, i64)],
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        blob_use::save(&self.writer, self.epoch, uses).boxed()
+    }
+
+    fn forget_blob_uses<'a>(
+        &'a self,
+        blobs: &'a [Digest],
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        blob_use::forget(&self.writer, self.epoch, blobs).boxed()
+    }
+
+    fn mark_blob_uses(&self, are_complete: bool) -> BoxFuture<'_, Result<bool, StoreError>> {
+        blob_use::mark(&self.writer, self.epoch, are_complete).boxed()
+    }
+
     fn close(&self) -> BoxFuture<'_, ()> {
         self.close_all().boxed()
     }
-}
-
-async fn still_in(tx: &mut SqliteConnection, epoch: Epoch) -> Result<(), StoreError> {
-    let now: i64 = sqlx::query_scalar("SELECT epoch FROM store").fetch_one(tx).await?;
-    if now == i64::from(epoch.0) { Ok(()) } else { Err(StoreError::Superseded) }
 }
 
 async fn commit(writer: &SqlitePool, epoch: Epoch, group: &Group) -> Result<(), StoreError> {
