@@ -13,7 +13,7 @@ use tonic::{Code, Request, Response, Status, Streaming, transport::Channel};
 use crate::{
     Config, convert,
     convert::violations::Violations,
-    domain::{FrameRange, FrameSet},
+    domain::{FrameRange, FrameSet, Work},
 };
 
 /// The least that passes for a .blend.
@@ -45,7 +45,12 @@ pub fn orchestrator_requests(data: &[u8]) {
                 priority: spec.priority,
                 tags: spec.tags.clone(),
                 strict: spec.strict,
-                movie: spec.movie.map(|format| wire::Movie { format }),
+                movie: match spec.work {
+                    Work::Frames { movie } => {
+                        movie.map(|format| wire::Movie { format: format.into() })
+                    }
+                    Work::Movie { .. } => None,
+                },
                 movie_of_job_id: 0,
                 limits: Some(convert::limits_to_wire(spec.limits)),
             };

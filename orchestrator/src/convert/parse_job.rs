@@ -8,8 +8,8 @@ use framecrew_proto::v1 as wire;
 use super::violations::Violations;
 use crate::{
     domain::{
-        BlenderVersion, Chunk, FrameRange, FrameSet, JobSpec, MovieOf, Project, ProjectFile,
-        RenderSettings, TimeLimits,
+        BlenderVersion, Chunk, FrameRange, FrameSet, ImageFormat, JobSpec, MovieFormat, MovieOf,
+        Project, ProjectFile, RenderSettings, TimeLimits, Work,
     },
     jobs::movie,
 };
@@ -60,8 +60,9 @@ pub(crate) fn job_spec(spec: wire::JobSpec, violations: &mut Violations) -> Opti
     if let Some(project) = &project {
         check_named_files(&settings, project, violations);
     }
+    let mut movie = None;
     if let Some(wanted) = &spec.movie {
-        check_movie(wanted, settings.format, project.as_ref(), frames.as_ref(), violations);
+        movie = parse_movie(wanted, settings.format, project.as_ref(), frames.as_ref(), violations);
     }
     Some(JobSpec {
         name: spec.name,
@@ -71,8 +72,7 @@ pub(crate) fn job_spec(spec: wire::JobSpec, violations: &mut Violations) -> Opti
         priority: spec.priority,
         tags: spec.tags,
         strict: spec.strict,
-        movie: spec.movie.map(|movie| movie.format),
-        movie_of: None,
+        work: Work::Frames { movie },
         limits,
     })
 }
@@ -119,24 +119,21 @@ fn parse_limits(limits: wire::TimeLimits, violations: &mut Violations) -> TimeLi
     }
 }
 
-fn check_movie(
+fn parse_movie(
     wanted: &wire::Movie,
-    frames_format: i32,
+    frames_format: ImageFormat,
     project: Option<&Project>,
     frames: Option<&FrameSet>,
     violations: &mut Violations,
-) {
-    use wire::{ImageFormat, MovieFormat};
+) -> Option<MovieFormat> {
     const FIELD: &str = "spec.movie";
-    if MovieFormat::try_from(wanted.format).map_or(true, |it| it == MovieFormat::Unspecified) {
-        violations.add(format!("{FIELD}.format"), format!("{} is no movie format", wanted.format));
-    }
-    if let Ok(ImageFormat::OpenExr | ImageFormat::OpenExrMultilayer) = frames_format.try_into() {
+    let format = violations.kind(format!("{FIELD}.format"), wanted.format);
+    if frames_format.is_open_exr() {
         let message = "is made of frames with 8 or 16 bits a channel, not of OpenEXR: choose \
                        another format for the frames, or leave the movie out";
         violations.add(FIELD, message);
     }
-    let (Some(project), Some(frames)) = (project, frames) else { return };
+    let (Some(project), Some(frames)) = (project, frames) else { return format };
     let (files, frames) = (project.files.len() as u64, frames.len());
     if files + frames > FILES_MAX as u64 {
         let message = format!(
@@ -150,6 +147,7 @@ fn check_movie(
         let message = format!("is in {}, where the movie's frames will be", MovieOf::FOLDER);
         violations.add(format!("spec.project.files[{n}].path"), message);
     }
+    format
 }
 
 fn frame_set(
@@ -285,13 +283,8 @@ fn parse_settings(settings: wire::RenderSettings, violations: &mut Violations) -
             violations.text(&format!("{FIELD}.{field}"), text, BLENDER_NAME_BYTES_MAX);
         }
     }
-    if wire::RenderEngine::try_from(settings.engine).is_err() {
-        violations.add(format!("{FIELD}.engine"), format!("{} is no engine", settings.engine));
-    }
-    if wire::ImageFormat::try_from(settings.format).is_err() {
-        violations
-            .add(format!("{FIELD}.format"), format!("{} is no image format", settings.format));
-    }
+    let engine = violations.kind(format!("{FIELD}.engine"), settings.engine);
+    let format = violations.kind(format!("{FIELD}.format"), settings.format);
     if let Some(samples) = settings.samples
         && !(1..=1_000_000).contains(&samples)
     {
@@ -322,10 +315,10 @@ fn parse_settings(settings: wire::RenderSettings, violations: &mut Violations) -
     RenderSettings {
         scene: settings.scene,
         camera: settings.camera,
-        engine: settings.engine,
+        engine: engine.unwrap_or_default(),
         samples: settings.samples,
         scale_percent: settings.scale_percent,
-        format: settings.format,
+        format: format.unwrap_or_default(),
         denoise: settings.denoise,
         blender,
         view_layer: settings.view_layer,

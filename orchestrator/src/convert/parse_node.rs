@@ -7,8 +7,8 @@ use framecrew_proto::v1 as wire;
 use super::violations::{SHORT_NAME_MAX, Violations};
 use crate::{
     domain::{
-        Blender, Failure, FailureReason, JobId, NodeDescription, Output, Preview, Progress,
-        Rendered, Slice, Warning,
+        Blender, BlenderKind, Failure, FailureReason, JobId, NodeDescription, Output, Preview,
+        Progress, Rendered, Slice, Warning, WarningKind,
     },
     mailbox::BatchReport,
 };
@@ -59,8 +59,10 @@ pub(crate) fn node_description(
     violations.tags("description.tags", &description.tags);
     let mut blenders = Vec::new();
     for (n, blender) in description.blenders.into_iter().enumerate().take(BLENDERS_MAX) {
-        let version = match wire::BlenderKind::try_from(blender.kind) {
-            Ok(wire::BlenderKind::Synthetic) => None,
+        // A node of a later version may send a kind that is unknown here.
+        let kind = BlenderKind::try_from(blender.kind).unwrap_or_default();
+        let version = match kind {
+            BlenderKind::Synthetic => None,
             // The node is still finding out which version it is.
             _ if blender.version.is_empty() && !blender.unusable.is_empty() => None,
             _ => match blender.version.parse() {
@@ -74,7 +76,7 @@ pub(crate) fn node_description(
         };
         blenders.push(Blender {
             version,
-            kind: blender.kind,
+            kind,
             path: blender.path,
             unusable: shortened(&blender.unusable),
         });
@@ -252,8 +254,8 @@ fn parse_warning(warning: &wire::Warning) -> Option<Warning> {
     let text: String = warning.text.chars().map(spaced).take(WARNING_BYTES_MAX).collect();
     let text = text[..text.floor_char_boundary(WARNING_BYTES_MAX)].trim();
     // A kind that only a later version of the node knows is none.
-    let kind = wire::WarningKind::try_from(warning.kind).unwrap_or_default();
-    (!text.is_empty()).then(|| Warning { kind: kind.into(), text: text.to_owned() })
+    let kind = WarningKind::try_from(warning.kind).unwrap_or_default();
+    (!text.is_empty()).then(|| Warning { kind, text: text.to_owned() })
 }
 
 /// A line of a node, with no more bytes than the protocol says.

@@ -8,7 +8,7 @@ use framecrew_proto::v1 as wire;
 use crate::{
     domain::{
         ActiveSlice, Failure, FailureReason, Frame, FrameCounts, FrameRange, FrameState, JobSpec,
-        JobState, MovieOf, NodeState, NodeView, Project, RenderSettings, TimeLimits, Warning,
+        JobState, MovieOf, NodeState, NodeView, Project, RenderSettings, TimeLimits, Warning, Work,
     },
     jobs::movie,
     mailbox::Adoption,
@@ -55,13 +55,20 @@ pub(crate) fn job_to_wire(
         waiting_reason,
         warnings: warnings
             .iter()
-            .map(|Warning { kind, text }| wire::Warning { kind: *kind, text: text.clone() })
+            .map(|Warning { kind, text }| wire::Warning {
+                kind: (*kind).into(),
+                text: text.clone(),
+            })
             .collect(),
         movie_job_id: movie_job.map_or(0, |job| job.0),
     }
 }
 
 fn spec_to_wire(spec: &JobSpec, with_project: bool) -> wire::JobSpec {
+    let (movie, movie_of) = match &spec.work {
+        Work::Frames { movie } => (*movie, None),
+        Work::Movie { format, of } => (Some(*format), Some(of)),
+    };
     wire::JobSpec {
         name: spec.name.clone(),
         project: with_project.then(|| project_to_wire(&spec.project)),
@@ -70,8 +77,8 @@ fn spec_to_wire(spec: &JobSpec, with_project: bool) -> wire::JobSpec {
         priority: spec.priority,
         tags: spec.tags.clone(),
         strict: spec.strict,
-        movie: spec.movie.map(|format| wire::Movie { format }),
-        movie_of_job_id: spec.movie_of.as_ref().map_or(0, |movie| movie.job.0),
+        movie: movie.map(|format| wire::Movie { format: format.into() }),
+        movie_of_job_id: movie_of.map_or(0, |of| of.job.0),
         limits: Some(limits_to_wire(spec.limits)),
     }
 }
@@ -103,10 +110,10 @@ pub(crate) fn settings_to_wire(settings: &RenderSettings) -> wire::RenderSetting
     wire::RenderSettings {
         scene: settings.scene.clone(),
         camera: settings.camera.clone(),
-        engine: settings.engine,
+        engine: settings.engine.into(),
         samples: settings.samples,
         scale_percent: settings.scale_percent,
-        format: settings.format,
+        format: settings.format.into(),
         denoise: settings.denoise,
         blender: settings.blender.map(|version| version.to_string()).unwrap_or_default(),
         view_layer: settings.view_layer.clone(),
@@ -121,12 +128,12 @@ pub(crate) fn settings_to_wire(settings: &RenderSettings) -> wire::RenderSetting
 
 /// The movie that a job makes, if it makes one.
 pub(crate) fn encoding_to_wire(spec: &JobSpec) -> Option<wire::Encoding> {
-    let movie = spec.movie_of.as_ref()?;
+    let Work::Movie { format, of } = &spec.work else { return None };
     Some(wire::Encoding {
-        format: spec.movie?,
+        format: (*format).into(),
         name: movie::file_name(&spec.name),
         frames_folder: MovieOf::FOLDER.into(),
-        frames: movie.frames.ranges().iter().map(range_to_wire).collect(),
+        frames: of.frames.ranges().iter().map(range_to_wire).collect(),
     })
 }
 
@@ -248,7 +255,7 @@ pub(crate) fn node_to_wire(node: &NodeView) -> wire::Node {
                 .iter()
                 .map(|blender| wire::Blender {
                     version: blender.version.map(|v| v.to_string()).unwrap_or_default(),
-                    kind: blender.kind,
+                    kind: blender.kind.into(),
                     path: blender.path.clone(),
                     unusable: blender.unusable.clone(),
                 })
@@ -281,5 +288,32 @@ pub(crate) fn adoption_to_wire(adoption: Adoption) -> wire::Adoption {
         Adoption::Adopted => wire::Adoption::Adopted,
         Adoption::Unwanted => wire::Adoption::Unwanted,
         Adoption::BlobsMissing => wire::Adoption::BlobsMissing,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{BlenderKind, ImageFormat, MovieFormat, RenderEngine, WarningKind};
+
+    /// Whether the numbers that both sides know mean the same.
+    fn agree<D, W>()
+    where
+        D: TryFrom<i32> + std::fmt::Debug,
+        W: TryFrom<i32> + std::fmt::Debug,
+    {
+        for number in 1..100 {
+            let (domain, wire) = (D::try_from(number).ok(), W::try_from(number).ok());
+            assert_eq!(domain.map(|it| format!("{it:?}")), wire.map(|it| format!("{it:?}")));
+        }
+    }
+
+    #[test]
+    fn kinds_have_the_numbers_of_the_protocol() {
+        agree::<RenderEngine, wire::RenderEngine>();
+        agree::<ImageFormat, wire::ImageFormat>();
+        agree::<MovieFormat, wire::MovieFormat>();
+        agree::<BlenderKind, wire::BlenderKind>();
+        agree::<WarningKind, wire::WarningKind>();
     }
 }

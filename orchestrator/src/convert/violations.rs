@@ -4,6 +4,8 @@ use framecrew_blobs::Digest;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
+use crate::domain::UnknownNumber;
+
 /// Violations reported for one request. More would not fit the headers that carry them.
 const VIOLATIONS_MAX: usize = 20;
 /// Characters in the names of nodes and tags.
@@ -57,6 +59,15 @@ impl Violations {
         } else if text.chars().any(char::is_control) {
             self.add(field, "must not have control characters");
         }
+    }
+
+    /// Reads a kind from its number, which is the same in the protocol and the domain.
+    pub(super) fn kind<K: TryFrom<i32, Error = UnknownNumber>>(
+        &mut self,
+        field: String,
+        number: i32,
+    ) -> Option<K> {
+        K::try_from(number).map_err(|error| self.add(field, error.to_string())).ok()
     }
 
     pub(super) fn tags(&mut self, field: &str, tags: &[String]) {

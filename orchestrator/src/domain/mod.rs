@@ -4,6 +4,7 @@
 mod frames;
 mod ids;
 mod job;
+mod kinds;
 mod live;
 mod node;
 mod outcome;
@@ -15,8 +16,9 @@ pub use self::{
     ids::{BatchId, Epoch, Incarnation, JobId, NodeName, Now, Revision, Slice},
     job::{
         Chunk, FrameCounts, JobSpec, JobState, MovieOf, Project, ProjectFile, RenderSettings,
-        Requirements, TimeLimits,
+        Requirements, TimeLimits, Work,
     },
+    kinds::{BlenderKind, ImageFormat, MovieFormat, RenderEngine, UnknownNumber, WarningKind},
     node::{Blender, NodeDescription},
     outcome::{
         Attempts, Failure, FailureReason, Frame, FrameState, Output, Preview, Rendered, Warning,

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{job::Requirements, version::BlenderVersion};
+use super::{job::Requirements, kinds::BlenderKind, version::BlenderVersion};
 
 /// What a node is and has.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
@@ -37,8 +37,8 @@ pub struct NodeDescription {
 pub struct Blender {
     /// Its version; `None` for the synthetic renderer, which draws any file.
     pub version: Option<BlenderVersion>,
-    /// `BlenderKind` of the protocol.
-    pub kind: i32,
+    /// How the node runs it.
+    pub kind: BlenderKind,
     /// Where it is on the node.
     pub path: String,
     /// Why it does not start; empty if it starts.
@@ -88,14 +88,6 @@ impl Blender {
     #[must_use]
     pub fn is_usable(&self) -> bool {
         self.unusable.is_empty()
-    }
-
-    /// Whether the node fetches it when a job needs it.
-    #[must_use]
-    pub fn is_provisionable(&self) -> bool {
-        /// The protocol's number of this kind.
-        const PROVISIONABLE: i32 = 4;
-        self.kind == PROVISIONABLE
     }
 
     /// Whether it may draw such a job. A Blender of unknown version counts as one that may.

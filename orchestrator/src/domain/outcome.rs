@@ -3,7 +3,10 @@
 use framecrew_blobs::Digest;
 use serde::{Deserialize, Serialize};
 
-use super::ids::{BatchId, NodeName, Revision};
+use super::{
+    ids::{BatchId, NodeName, Revision},
+    kinds::WarningKind,
+};
 
 /// A frame as it is stored and shown.
 #[derive(Clone, PartialEq, Debug)]
@@ -124,8 +127,8 @@ pub enum FailureReason {
 /// Something a person should know about a job's frames.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct Warning {
-    /// `WarningKind` of the protocol.
-    pub kind: i32,
+    /// Its subject.
+    pub kind: WarningKind,
     /// One sentence.
     pub text: String,
 }

@@ -5,7 +5,7 @@ use tracing::{debug, info};
 use super::{Driver, cycle::Cycle};
 use crate::{
     clock::wall_ms,
-    domain::{ActiveSlice, BatchId, FailureReason, Progress, Slice, Warning},
+    domain::{ActiveSlice, BatchId, FailureReason, Progress, Slice, Warning, WarningKind},
     mailbox::BatchReport,
     scheduler::Event,
     store::LogRecord,
@@ -127,5 +127,5 @@ impl Driver {
 fn more_warnings() -> Warning {
     let text =
         "there are more warnings than are kept; see the log for the renderers' output".to_owned();
-    Warning { kind: 0, text }
+    Warning { kind: WarningKind::Unspecified, text }
 }

@@ -16,9 +16,9 @@ use super::{
 use crate::{
     blobs::{Blobs, layout::blob_path},
     domain::{
-        Blender, BlenderVersion, FrameRange, FrameSet, FrameState, JobSpec, JobState, MovieOf,
-        NodeDescription, NodeState, Output, Preview, Project, RenderSettings, Rendered, Slice,
-        Warning,
+        Blender, BlenderKind, BlenderVersion, FrameRange, FrameSet, FrameState, JobSpec, JobState,
+        MovieFormat, MovieOf, NodeDescription, NodeState, Output, Preview, Rendered, Slice,
+        Warning, WarningKind, Work,
     },
     feed::Update,
     mailbox::{
@@ -124,18 +124,9 @@ impl Fixture {
     }
 
     fn job(&self, request_id: &str) -> NewJob {
-        let spec = JobSpec {
-            name: "shot".to_owned(),
-            project: Project { blend_path: String::new(), files: Vec::new() },
-            frames: FrameSet::new(vec![FrameRange { first: 1, last: 9, step: 1 }]).unwrap(),
-            settings: RenderSettings::default(),
-            priority: 0,
-            tags: Vec::new(),
-            strict: false,
-            movie: None,
-            movie_of: None,
-            limits: crate::domain::TimeLimits::default(),
-        };
+        let spec = JobSpec::for_test(
+            FrameSet::new(vec![FrameRange { first: 1, last: 9, step: 1 }]).unwrap(),
+        );
         NewJob {
             request: Request { request_id: request_id.to_owned(), fingerprint: "f".to_owned() },
             spec: Arc::new(spec),
@@ -146,7 +137,11 @@ impl Fixture {
     /// A job of one frame, of which a movie is to be made.
     fn movie(&self, request_id: &str) -> NewJob {
         let job = self.job(request_id);
-        let spec = JobSpec { frames: FrameSet::one(7), movie: Some(1), ..(*job.spec).clone() };
+        let spec = JobSpec {
+            frames: FrameSet::one(7),
+            work: Work::Frames { movie: Some(MovieFormat::Mp4) },
+            ..(*job.spec).clone()
+        };
         NewJob { spec: Arc::new(spec), ..job }
     }
 
@@ -158,7 +153,11 @@ impl Fixture {
             description: NodeDescription {
                 slots: 1,
                 ffmpeg: "6.0".to_owned(),
-                blenders: vec![Blender { version: Some(version()), kind: 1, ..Blender::default() }],
+                blenders: vec![Blender {
+                    version: Some(version()),
+                    kind: BlenderKind::Executable,
+                    ..Blender::default()
+                }],
                 ..NodeDescription::default()
             },
             batches: Vec::new(),
@@ -282,7 +281,7 @@ async fn a_node_that_is_paused_tells_what_for() {
 }
 
 fn warning(text: &str) -> BatchReport {
-    BatchReport::Warning(Warning { kind: 1, text: text.to_owned() })
+    BatchReport::Warning(Warning { kind: WarningKind::MissingFile, text: text.to_owned() })
 }
 
 fn texts(standing: &crate::store::JobStanding) -> Vec<&str> {
@@ -412,7 +411,8 @@ async fn a_movie_s_job_is_made_in_one_commit_with_the_end_of_its_source() {
     let ended = fixture.until(source.job, is_over).await;
     let movie = ended.standing.movie_job.unwrap();
     let record = fixture.store.job(movie).await.unwrap().unwrap();
-    assert_eq!(record.spec.movie_of.as_ref().map(|of| of.job), Some(source.job));
+    let Work::Movie { of, .. } = &record.spec.work else { panic!("{:?}", record.spec.work) };
+    assert_eq!(of.job, source.job);
     assert_eq!(record.spec.project.files[0].path, format!("{}/000001.png", MovieOf::FOLDER));
     assert_eq!(record.spec.project.files[0].digest, Digest::of(b"1"));
 

@@ -62,23 +62,12 @@ mod tests {
 
     use super::*;
     use crate::{
-        domain::{FrameSet, JobId, JobSpec, Project, RenderSettings},
+        domain::{FrameSet, JobId, JobSpec},
         store::JobRecord,
     };
 
     fn snapshot(ranges: Vec<FrameRange>, states: Vec<(i32, FrameState)>) -> Snapshot {
-        let spec = JobSpec {
-            name: "shot".to_owned(),
-            project: Project { blend_path: String::new(), files: Vec::new() },
-            frames: FrameSet::new(ranges).unwrap(),
-            settings: RenderSettings::default(),
-            priority: 0,
-            tags: Vec::new(),
-            strict: false,
-            movie: None,
-            movie_of: None,
-            limits: crate::domain::TimeLimits::default(),
-        };
+        let spec = JobSpec::for_test(FrameSet::new(ranges).unwrap());
         let version = "3.4".parse().unwrap();
         let job = JobRecord::submitted(JobId(1), Arc::new(spec), version, 0);
         Snapshot { job, states, troubled: Vec::new() }

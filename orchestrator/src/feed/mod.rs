@@ -36,7 +36,7 @@ use crate::{
     domain::{
         ActiveSlice, Frame, JobId, NodeName, NodeState, NodeView, Requirements, Revision, Slice,
     },
-    store::{Archive, Identity, JobRecord, JobStanding, StoreError, without_project},
+    store::{Archive, Identity, JobRecord, JobStanding, StoreError},
 };
 
 /// Changes kept of one job for watchers that keep up: some tens of milliseconds at the highest rate. Others
@@ -231,7 +231,7 @@ impl Feed {
         }
         let mut record = JobRecord { standing: news.standing, ..record.clone() };
         if is_final {
-            record.spec = Arc::new(without_project(&record.spec));
+            record.spec = Arc::new(record.spec.without_project());
         }
         self.publish_record(record);
     }

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use crate::{
-    domain::{NodeDescription, NodeName, NodeState, NodeView, Now, Requirements},
+    domain::{BlenderKind, NodeDescription, NodeName, NodeState, NodeView, Now, Requirements},
     scheduler::{NodeLoad, Standing},
 };
 
@@ -194,7 +194,7 @@ pub(crate) fn what_it_has(node: &NodeView) -> (String, String) {
             format!("Blender {version} (does not start: {})", blender.unusable)
         }
         None if !blender.is_usable() => blender.unusable.clone(),
-        Some(version) if blender.is_provisionable() => {
+        Some(version) if blender.kind == BlenderKind::Provisionable => {
             format!("Blender {version} (fetched when needed)")
         }
         Some(version) => format!("Blender {version}"),

@@ -1,10 +1,7 @@
 #![allow(clippy::unwrap_used)]
 use super::{log_reader::LINES_IN_MESSAGE, *};
 use crate::{
-    domain::{
-        Attempts, Failure, FailureReason, FrameSet, FrameState, JobSpec, JobState, Project,
-        RenderSettings, TimeLimits,
-    },
+    domain::{Attempts, Failure, FailureReason, FrameSet, FrameState, JobSpec, JobState},
     store::{Group, Ledger as _, LogRecord, MemoryStore, Request},
 };
 
@@ -19,18 +16,7 @@ impl Fixture {
     async fn new() -> Self {
         let store = Arc::new(MemoryStore::new());
         let identity = store.identity();
-        let spec = JobSpec {
-            name: "shot".to_owned(),
-            project: Project { blend_path: String::new(), files: Vec::new() },
-            frames: FrameSet::one(1),
-            settings: RenderSettings::default(),
-            priority: 0,
-            tags: Vec::new(),
-            strict: false,
-            movie: None,
-            movie_of: None,
-            limits: TimeLimits::default(),
-        };
+        let spec = JobSpec::for_test(FrameSet::one(1));
         let version = "3.4".parse().unwrap();
         let record = JobRecord::submitted(JobId(1), Arc::new(spec), version, 0);
         let request = Request { request_id: "r".to_owned(), fingerprint: "f".to_owned() };

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use self::movie::Image;
 use crate::{
-    domain::{JobId, JobSpec, Rendered},
+    domain::{JobId, JobSpec, MovieFormat, Rendered, Work},
     mailbox::NewJob,
     store::{JobRecord, JobStanding},
 };
@@ -15,24 +15,24 @@ use crate::{
 /// What the followups of a job need of its finished frames. It is gathered while the job is open.
 #[derive(Debug, Default)]
 pub(crate) struct Gathered {
-    /// By frame; `None` if no movie follows.
-    images: Option<BTreeMap<i32, Image>>,
+    /// For the movie that follows: its format, and the images by frame.
+    movie: Option<(MovieFormat, BTreeMap<i32, Image>)>,
 }
 
 impl Gathered {
     /// Nothing yet, for a job that begins or is read from the store.
     pub(crate) fn new(spec: &JobSpec) -> Self {
-        Self { images: movie::is_wanted(spec).then(BTreeMap::new) }
+        Self { movie: movie::wanted(&spec.work).map(|format| (format, BTreeMap::new())) }
     }
 
     /// Whether [`Self::add`] must see every finished frame of the job.
     pub(crate) fn needs_frames(&self) -> bool {
-        self.images.is_some()
+        self.movie.is_some()
     }
 
     /// Adds a finished frame.
     pub(crate) fn add(&mut self, frame: i32, rendered: &Rendered) {
-        if let Some(images) = &mut self.images
+        if let Some((_, images)) = &mut self.movie
             && let Some(image) = Image::of(rendered)
         {
             images.insert(frame, image);
@@ -42,9 +42,9 @@ impl Gathered {
 
 /// Returns the jobs that follow from a finished one.
 pub(crate) fn followups(finished: &JobRecord, gathered: &Gathered) -> Vec<NewJob> {
-    let movie = gathered.images.as_ref().map(|images| NewJob {
+    let movie = gathered.movie.as_ref().map(|(format, images)| NewJob {
         request: movie::request(finished.job),
-        spec: Arc::new(movie::spec(finished.job, &finished.spec, images)),
+        spec: Arc::new(movie::spec(finished.job, &finished.spec, *format, images)),
         file_version: finished.file_version,
     });
     movie.into_iter().collect()
@@ -52,7 +52,7 @@ pub(crate) fn followups(finished: &JobRecord, gathered: &Gathered) -> Vec<NewJob
 
 /// Records in a finished job that `job` follows from it.
 pub(crate) fn link(finished: &mut JobStanding, followup: &JobSpec, job: JobId) {
-    if followup.movie_of.is_some() {
+    if matches!(followup.work, Work::Movie { .. }) {
         finished.movie_job = Some(job);
     }
 }

@@ -1,4 +1,4 @@
-//! A movie is a job of its own, made of another job's frames when all of them are finished.
+//! A movie is a job of its own. It follows when all frames of its source are finished.
 
 use std::collections::BTreeMap;
 
@@ -6,19 +6,20 @@ use framecrew_blobs::Digest;
 
 use crate::{
     domain::{
-        FrameSet, JobId, JobSpec, MovieOf, Output, Project, ProjectFile, Rendered, TimeLimits,
+        FrameSet, JobId, JobSpec, MovieFormat, MovieOf, Output, Project, ProjectFile, Rendered,
+        TimeLimits, Work,
     },
     store::Request,
 };
 
-/// How the ids of the requests begin by which movies' jobs are made; clients may not send such ones.
+/// Prefix of the request ids of movies' jobs. Clients must not use it.
 pub(crate) const REQUEST_PREFIX: &str = "movie-of-";
-/// Bytes in a movie's file name without its extension: file systems take 255.
+/// Bytes in a movie's file name without its extension. File systems take 255.
 const FILE_NAME_BYTES_MAX: usize = 200;
 /// Characters in the extension of an image.
 const EXTENSION_MAX: usize = 5;
 
-/// A frame as its movie needs it. About 100 bytes, and 100,000 in a job at most: as many as a project has files.
+/// A frame as its movie needs it. It takes about 100 bytes; a job has at most 100,000, as many as a project has files.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Image {
     digest: Digest,
@@ -27,7 +28,7 @@ pub(crate) struct Image {
 }
 
 impl Image {
-    /// The frame's first output: of several views it is the first.
+    /// The frame's first output, which of several views is the first.
     pub(crate) fn of(rendered: &Rendered) -> Option<Self> {
         let Output { name, digest, size_bytes, .. } = rendered.outputs.first()?;
         let extension = name.rsplit_once('.').map_or("", |(_, extension)| extension);
@@ -38,19 +39,27 @@ impl Image {
     }
 }
 
-/// Whether a movie is to be made of a job's frames.
-pub(crate) fn is_wanted(spec: &JobSpec) -> bool {
-    spec.movie.is_some() && spec.movie_of.is_none()
+/// The format of the movie that is to follow from a job.
+pub(crate) fn wanted(work: &Work) -> Option<MovieFormat> {
+    match work {
+        Work::Frames { movie } => *movie,
+        Work::Movie { .. } => None,
+    }
 }
 
-/// The request by which the job is made: one for each source, so that there is one movie.
+/// The request of a movie's job. Each source has one, so that it has one movie.
 pub(crate) fn request(source: JobId) -> Request {
     let request_id = format!("{REQUEST_PREFIX}{source}");
     Request { fingerprint: request_id.clone(), request_id }
 }
 
-/// The job that makes a movie of these images, by frame number. It takes the project along, for its sound.
-pub(crate) fn spec(job: JobId, source: &JobSpec, images: &BTreeMap<i32, Image>) -> JobSpec {
+/// The job that encodes a movie of these images, by frame number. It has the source's project, for its sound.
+pub(crate) fn spec(
+    job: JobId,
+    source: &JobSpec,
+    format: MovieFormat,
+    images: &BTreeMap<i32, Image>,
+) -> JobSpec {
     let images = images.values().zip(1..).map(|(image, index)| ProjectFile {
         path: format!("{}/{index:06}.{}", MovieOf::FOLDER, image.extension),
         digest: image.digest,
@@ -64,14 +73,14 @@ pub(crate) fn spec(job: JobId, source: &JobSpec, images: &BTreeMap<i32, Image>) 
             files: files.iter().cloned().chain(images).collect(),
         },
         frames: FrameSet::one(1),
-        movie_of: Some(MovieOf { job, frames: source.frames.clone() }),
-        // A try at a movie takes as long as it has frames.
+        work: Work::Movie { format, of: MovieOf { job, frames: source.frames.clone() } },
+        // How long an attempt at a movie takes depends on the number of frames.
         limits: TimeLimits { frame_seconds: None, ..source.limits },
         ..source.clone()
     }
 }
 
-/// A job's name as that of a file on any system.
+/// Turns a job's name into a file name that every system accepts.
 pub(crate) fn file_name(name: &str) -> String {
     let is_bad = |c: char| {
         c.is_control() || matches!(c, '/' | '\\' | ':' | '*' | '?' | '"' | '<' | '>' | '|')
@@ -82,9 +91,9 @@ pub(crate) fn file_name(name: &str) -> String {
     if name.is_empty() { "movie".to_owned() } else { name.to_owned() }
 }
 
-/// Where in a project a file would stand among the images.
+/// Whether a path of a project is in the folder of the images.
 pub(crate) fn is_in_folder(path: &str) -> bool {
-    // Where case does not count, so that it is so on every system.
+    // Case is ignored, because some file systems ignore it.
     path.split('/').next().is_some_and(|first| first.eq_ignore_ascii_case(MovieOf::FOLDER))
 }
 
@@ -107,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn a_movie_has_the_source_s_files_and_its_frames_in_the_order_of_their_numbers() {
+    fn a_movie_has_the_source_s_files_and_its_frames_in_order() {
         let blend = ProjectFile {
             path: "shot.blend".to_owned(),
             digest: Digest::of(b"blend"),
@@ -126,14 +135,13 @@ mod tests {
             priority: 5,
             tags: vec!["gpu".to_owned()],
             strict: true,
-            movie: Some(1),
-            movie_of: None,
+            work: Work::Frames { movie: Some(MovieFormat::Mp4) },
             limits: TimeLimits::default(),
         };
-        assert!(is_wanted(&source));
+        assert_eq!(wanted(&source.work), Some(MovieFormat::Mp4));
         let images = [(10, "0010.PNG"), (-1, "-0001.png"), (1, "0001")];
         let images = images.map(|(frame, name)| (frame, Image::of(&rendered(name)).unwrap()));
-        let movie = spec(JobId(7), &source, &BTreeMap::from(images));
+        let movie = spec(JobId(7), &source, MovieFormat::Mp4, &BTreeMap::from(images));
         let files: Vec<_> = movie.project.files.iter().map(|file| &*file.path).collect();
         assert_eq!(
             files,
@@ -147,13 +155,14 @@ mod tests {
         assert_eq!(movie.project.files[1].digest, Digest::of(b"-0001.png"));
         assert_eq!(movie.project.files[3].digest, Digest::of(b"0010.PNG"));
         assert_eq!(movie.frames.iter().collect::<Vec<_>>(), [1]);
-        assert_eq!(movie.movie_of.as_ref().unwrap().frames, source.frames);
-        assert!(!is_wanted(&movie), "a movie's job makes no other");
+        let Work::Movie { of, .. } = &movie.work else { panic!("{:?}", movie.work) };
+        assert_eq!(of.frames, source.frames);
+        assert_eq!(wanted(&movie.work), None, "no movie follows from a movie");
         assert_eq!((movie.priority, movie.tags), (source.priority, source.tags));
     }
 
     #[test]
-    fn a_movie_is_named_so_that_every_system_takes_it() {
+    fn a_movie_has_a_name_that_every_system_accepts() {
         for (name, file) in [
             ("shot", "shot"),
             ("a/b\\c:d", "a_b_c_d"),
@@ -168,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn the_folder_of_images_is_told_in_any_case() {
+    fn the_folder_of_images_is_recognized_in_any_case() {
         assert!(is_in_folder("framecrew-frames/a.png") && is_in_folder("Framecrew-Frames"));
         assert!(!is_in_folder("a/framecrew-frames/b.png"));
     }

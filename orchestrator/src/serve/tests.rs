@@ -11,8 +11,7 @@ use super::*;
 use crate::{
     domain::{
         Attempts, BatchId, Frame, FrameCounts, FrameRange, FrameSet, FrameState, Incarnation,
-        JobId, JobSpec, JobState, NodeDescription, Output, Project, RenderSettings, Rendered,
-        Slice, TimeLimits,
+        JobId, JobSpec, JobState, NodeDescription, Output, Rendered, Slice,
     },
     store::{BatchRecord, Group, JobRecord, NodeRecord, Request},
 };
@@ -28,18 +27,9 @@ async fn fill(data: &Path, frames: i32, closed: u64) {
     std::fs::create_dir_all(data).unwrap();
     let store = open(data).await.ledger;
     let job = |id: u64, frames: i32| {
-        let spec = JobSpec {
-            name: "shot".to_owned(),
-            project: Project { blend_path: String::new(), files: Vec::new() },
-            frames: FrameSet::new(vec![FrameRange { first: 1, last: frames, step: 1 }]).unwrap(),
-            settings: RenderSettings::default(),
-            priority: 0,
-            tags: Vec::new(),
-            strict: false,
-            movie: None,
-            movie_of: None,
-            limits: TimeLimits::default(),
-        };
+        let spec = JobSpec::for_test(
+            FrameSet::new(vec![FrameRange { first: 1, last: frames, step: 1 }]).unwrap(),
+        );
         let request = Request { request_id: format!("r{id}"), fingerprint: "f".to_owned() };
         (request, JobRecord::submitted(JobId(id), Arc::new(spec), "3.4.1".parse().unwrap(), 1))
     };

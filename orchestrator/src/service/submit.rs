@@ -55,15 +55,8 @@ impl OrchestratorService {
         }
         self.check_uploaded(&spec).await?;
         let file_version = self.file_version(&spec).await?;
-        let requirements = Requirements {
-            file_version,
-            blender: spec.settings.blender,
-            tags: spec.tags.clone(),
-            // One node must suit the frames and the movie.
-            ffmpeg: spec.movie.is_some(),
-            run_scripts: spec.settings.needs_scripts(),
-        };
-        self.check_renderable(&requirements)?;
+        // One node must suit the frames and the movie.
+        self.check_renderable(&spec.requirements_with_followups(file_version))?;
         let new = NewJob {
             request: Request { request_id: request.request_id, fingerprint },
             spec: Arc::new(spec),

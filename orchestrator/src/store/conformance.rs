@@ -10,12 +10,12 @@ use tempfile::TempDir;
 
 use super::{
     BatchRecord, Group, JobRecord, LOG_LINES_MAX, Location, LogRecord, MemoryStore, NodeRecord,
-    Opened, Options, Request, StoreError, open, without_project,
+    Opened, Options, Request, StoreError, open,
 };
 use crate::domain::{
     Attempts, BatchId, Chunk, Failure, FailureReason, Frame, FrameSet, FrameState, Incarnation,
-    JobId, JobSpec, JobState, NodeDescription, Output, Preview, Project, ProjectFile,
-    RenderSettings, Rendered, Slice, TimeLimits, Warning,
+    JobId, JobSpec, JobState, NodeDescription, Output, Preview, Project, ProjectFile, Rendered,
+    Slice, Warning, WarningKind,
 };
 
 /// One store that is opened again and again.
@@ -97,16 +97,8 @@ fn job(id: u64) -> (Request, JobRecord) {
     let cache =
         ProjectFile { path: "cache".to_owned(), digest: digest("cache"), size_bytes: 9, chunks };
     let spec = JobSpec {
-        name: "shot".to_owned(),
         project: Project { blend_path: blend.path.clone(), files: vec![blend, cache] },
-        frames: FrameSet::one(1),
-        settings: RenderSettings::default(),
-        priority: 0,
-        tags: Vec::new(),
-        strict: false,
-        movie: None,
-        movie_of: None,
-        limits: TimeLimits::default(),
+        ..JobSpec::for_test(FrameSet::one(1))
     };
     let request = Request { request_id: format!("r{id}"), fingerprint: "f".to_owned() };
     (request, JobRecord::submitted(JobId(id), Arc::new(spec), "3.4".parse().unwrap(), 7))
@@ -207,9 +199,9 @@ async fn jobs_are_listed_without_their_projects_and_shown_with_them(subject: Sub
     let listed = archive.jobs_before(JobId(u64::MAX), 2).await.unwrap();
     assert_eq!(listed.iter().map(|it| it.job.0).collect::<Vec<_>>(), [3, 2]);
     let (_, sent) = job(1);
-    assert_eq!(*listed[0].spec, without_project(&sent.spec));
+    assert_eq!(*listed[0].spec, sent.spec.without_project());
     let brief = archive.job_without_project(JobId(1)).await.unwrap().unwrap();
-    assert_eq!(*brief.spec, without_project(&sent.spec));
+    assert_eq!(*brief.spec, sent.spec.without_project());
     assert_eq!(archive.job(JobId(1)).await.unwrap().unwrap().spec, sent.spec);
     for unknown in [JobId(0), JobId(4), JobId(i64::MAX as u64)] {
         assert!(archive.job_without_project(unknown).await.unwrap().is_none());
@@ -245,7 +237,7 @@ async fn a_snapshot_has_each_state_and_the_latest_failures(subject: Subject) {
     let frames = [finished_frame(1, 2), failed_frame(2, 5), failed_frame(3, 3), failed_frame(4, 4)];
     ledger.commit(&with_frames(frames)).await.unwrap();
     let snapshot = archive.snapshot(JobId(1), 2).await.unwrap().unwrap();
-    assert_eq!(*snapshot.job.spec, without_project(&job(1).1.spec));
+    assert_eq!(*snapshot.job.spec, job(1).1.spec.without_project());
     let failed = |frame| (frame, FrameState::Failed);
     assert_eq!(snapshot.states, [(1, FrameState::Finished), failed(2), failed(3), failed(4)]);
     assert_eq!(snapshot.troubled, [failed_frame(2, 5), failed_frame(4, 4)]);
@@ -254,7 +246,7 @@ async fn a_snapshot_has_each_state_and_the_latest_failures(subject: Subject) {
 
 async fn warnings_are_added_and_no_new_standing_drops_them(subject: Subject) {
     let Opened { ledger, archive, .. } = with_a_job(&subject).await;
-    let warning = |text: &str| Warning { kind: 1, text: text.to_owned() };
+    let warning = |text: &str| Warning { kind: WarningKind::MissingFile, text: text.to_owned() };
     let mut standing = job(1).1.standing;
     for (number, text) in ["a", "b"].into_iter().enumerate() {
         standing.revision += 1;

@@ -11,7 +11,7 @@ use futures::{FutureExt as _, future::BoxFuture};
 
 use super::{
     Archive, BatchRecord, Group, Identity, JobProgressRecord, JobRecord, LOG_LINES_MAX, Ledger,
-    LogRecord, NodeRecord, Request, RestoredState, Snapshot, StoreError, without_project,
+    LogRecord, NodeRecord, Request, RestoredState, Snapshot, StoreError,
 };
 use crate::domain::{BatchId, Frame, FrameState, JobId, NodeName, Revision, Slice};
 
@@ -176,7 +176,7 @@ impl Tables {
     }
 
     fn without_project(&self, record: &JobRecord) -> JobRecord {
-        JobRecord { spec: Arc::new(without_project(&record.spec)), ..record.clone() }
+        JobRecord { spec: Arc::new(record.spec.without_project()), ..record.clone() }
     }
 
     fn progress(&self, job: JobId) -> JobProgressRecord {

@@ -7,7 +7,7 @@ use std::{
 
 use crate::domain::{
     Attempts, BatchId, BlenderVersion, Epoch, Frame, FrameCounts, FrameState, Incarnation, JobId,
-    JobSpec, JobState, NodeDescription, NodeName, Project, Requirements, Revision, Slice, Warning,
+    JobSpec, JobState, NodeDescription, NodeName, Requirements, Revision, Slice, Warning,
 };
 
 /// Log lines kept of one job; older ones are dropped, and readers learn how many.
@@ -61,42 +61,7 @@ impl JobRecord {
     }
 
     pub(crate) fn requirements(&self) -> Requirements {
-        Requirements {
-            file_version: self.file_version,
-            blender: self.spec.settings.blender,
-            tags: self.spec.tags.clone(),
-            ffmpeg: self.spec.movie_of.is_some(),
-            run_scripts: self.spec.settings.needs_scripts(),
-        }
-    }
-}
-
-/// A copy of a spec without its project, which may be large.
-pub(crate) fn without_project(spec: &JobSpec) -> JobSpec {
-    // Field by field, so that the project is not cloned.
-    let JobSpec {
-        name,
-        project: _,
-        frames,
-        settings,
-        priority,
-        tags,
-        strict,
-        movie,
-        movie_of,
-        limits,
-    } = spec;
-    JobSpec {
-        name: name.clone(),
-        project: Project { blend_path: String::new(), files: Vec::new() },
-        frames: frames.clone(),
-        settings: settings.clone(),
-        priority: *priority,
-        tags: tags.clone(),
-        strict: *strict,
-        movie: *movie,
-        movie_of: movie_of.clone(),
-        limits: *limits,
+        self.spec.requirements(self.file_version)
     }
 }
 

@@ -10,8 +10,8 @@ use std::{
 
 use super::{Fault, Happening, Odds, Plan, World};
 use crate::domain::{
-    Blender, BlenderVersion, FailureReason, FrameRange, FrameSet, FrameState, JobState,
-    NodeDescription, Requirements,
+    Blender, BlenderKind, BlenderVersion, FailureReason, FrameRange, FrameSet, FrameState,
+    JobState, NodeDescription, Requirements,
 };
 
 const RUNS: u64 = 200;
@@ -29,7 +29,7 @@ fn version(text: &str) -> BlenderVersion {
 fn description(slots: u32, version: Option<BlenderVersion>, tags: &[&str]) -> NodeDescription {
     NodeDescription {
         slots,
-        blenders: vec![Blender { version, kind: 1, ..Blender::default() }],
+        blenders: vec![Blender { version, kind: BlenderKind::Executable, ..Blender::default() }],
         tags: tags.iter().map(ToString::to_string).collect(),
         ..NodeDescription::default()
     }

@@ -5,8 +5,8 @@ use std::{collections::BTreeSet, ops::RangeInclusive, time::Duration};
 use super::{Fault, Happening, LEASE, Plan, TTL, World, frames, rendered};
 use crate::{
     domain::{
-        Attempts, Blender, Failure, FailureReason, FrameState, Incarnation, JobId, JobState,
-        NodeDescription, Requirements, Slice,
+        Attempts, Blender, BlenderKind, Failure, FailureReason, FrameState, Incarnation, JobId,
+        JobState, NodeDescription, Requirements, Slice,
     },
     scheduler::{Action, BATCH_SLICES_MAX, Event, Standing},
 };
@@ -74,7 +74,11 @@ impl Cluster {
         let version = Some(version.parse().unwrap());
         let description = NodeDescription {
             slots: self.slots,
-            blenders: vec![Blender { version, kind: 1, ..Blender::default() }],
+            blenders: vec![Blender {
+                version,
+                kind: BlenderKind::Executable,
+                ..Blender::default()
+            }],
             tags: tags.iter().map(ToString::to_string).collect(),
             ..NodeDescription::default()
         };
@@ -644,7 +648,11 @@ fn by_hand() -> (crate::scheduler::Scheduler, crate::domain::NodeName) {
     let mut scheduler = crate::scheduler::Scheduler::new(crate::domain::Epoch(1), TTL);
     let description = NodeDescription {
         slots: 1,
-        blenders: vec![Blender { version: None, kind: 3, ..Blender::default() }],
+        blenders: vec![Blender {
+            version: None,
+            kind: BlenderKind::Synthetic,
+            ..Blender::default()
+        }],
         ..NodeDescription::default()
     };
     let node: crate::domain::NodeName = "a".into();
@@ -677,7 +685,11 @@ fn frames_in_order_go_to_one_node_and_continue_where_it_was_lost() {
     let (mut scheduler, first) = by_hand();
     let description = NodeDescription {
         slots: 2,
-        blenders: vec![Blender { version: None, kind: 3, ..Blender::default() }],
+        blenders: vec![Blender {
+            version: None,
+            kind: BlenderKind::Synthetic,
+            ..Blender::default()
+        }],
         ..NodeDescription::default()
     };
     let second: crate::domain::NodeName = "b".into();
@@ -759,7 +771,11 @@ fn a_node_that_has_lost_a_batch_is_dead_and_gets_nothing_before_it_registers_aga
     assert!(!scheduler.is_listened_to(&node, Incarnation(1)));
     let description = NodeDescription {
         slots: 1,
-        blenders: vec![Blender { version: None, kind: 3, ..Blender::default() }],
+        blenders: vec![Blender {
+            version: None,
+            kind: BlenderKind::Synthetic,
+            ..Blender::default()
+        }],
         ..NodeDescription::default()
     };
     let (node, incarnation) = (node, Incarnation(2));

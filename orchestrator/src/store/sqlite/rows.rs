@@ -9,7 +9,7 @@ use sqlx::{Row as _, SqliteConnection, sqlite::SqliteRow};
 use crate::{
     domain::{
         Attempts, BatchId, Frame, FrameCounts, FrameState, Incarnation, JobId, NodeName, Output,
-        Preview, Rendered, Revision, Warning,
+        Preview, Rendered, Revision, Warning, WarningKind,
     },
     store::{BatchRecord, JobRecord, JobStanding, LogRecord, NodeRecord, StoreError},
 };
@@ -103,7 +103,8 @@ pub(super) async fn with_warnings(
     let mut warnings: HashMap<JobId, Vec<Warning>> = HashMap::new();
     for row in &rows {
         let job = JobId(row.try_get::<i64, _>("job_id")? as u64);
-        let warning = Warning { kind: row.try_get("kind")?, text: row.try_get("text")? };
+        let kind = WarningKind::try_from(row.try_get::<i32, _>("kind")?).unwrap_or_default();
+        let warning = Warning { kind, text: row.try_get("text")? };
         warnings.entry(job).or_default().push(warning);
     }
     for record in &mut jobs {

@@ -8,8 +8,8 @@ use sqlx::Connection as _;
 
 use super::{SqliteStore, rows::to_json, store::options};
 use crate::{
-    domain::{FrameSet, JobId, JobSpec, Project, ProjectFile, RenderSettings, TimeLimits},
-    store::{Archive as _, Group, JobRecord, Ledger as _, Request, without_project},
+    domain::{FrameSet, JobId, JobSpec, Project, ProjectFile},
+    store::{Archive as _, Group, JobRecord, Ledger as _, Request},
 };
 
 /// A store with job 1, which has a project.
@@ -22,16 +22,8 @@ async fn store_with_a_project(path: &Path) -> (SqliteStore, JobRecord) {
         chunks: Vec::new(),
     };
     let spec = JobSpec {
-        name: "shot".to_owned(),
         project: Project { blend_path: blend.path.clone(), files: vec![blend] },
-        frames: FrameSet::one(1),
-        settings: RenderSettings::default(),
-        priority: 0,
-        tags: Vec::new(),
-        strict: false,
-        movie: None,
-        movie_of: None,
-        limits: TimeLimits::default(),
+        ..JobSpec::for_test(FrameSet::one(1))
     };
     let record = JobRecord::submitted(JobId(1), Arc::new(spec), "3.4".parse().unwrap(), 0);
     let request = Request { request_id: "r".to_owned(), fingerprint: "f".to_owned() };
@@ -58,7 +50,7 @@ async fn a_store_of_a_former_version_keeps_the_projects_of_its_jobs() {
     let (store, _) = SqliteStore::open(&path).await.unwrap();
     assert_eq!(store.job(JobId(1)).await.unwrap().unwrap().spec, record.spec);
     let listed = store.jobs_before(JobId(u64::MAX), 9).await.unwrap();
-    assert_eq!(*listed[0].spec, without_project(&record.spec));
+    assert_eq!(*listed[0].spec, record.spec.without_project());
     assert_eq!(store.restore().await.unwrap().open_jobs[0].0.spec, record.spec);
     let mut pins = Vec::new();
     store.pins(&mut |digest| pins.push(digest)).await.unwrap();

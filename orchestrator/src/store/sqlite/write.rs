@@ -14,7 +14,7 @@ use crate::{
     domain::{Epoch, JobId, Warning},
     store::{
         Group, JobProgressRecord, JobRecord, JobStanding, LOG_LINES_MAX, Ledger, LogRecord,
-        Request, RestoredState, StoreError, point, without_project,
+        Request, RestoredState, StoreError, point,
     },
 };
 
@@ -132,7 +132,7 @@ async fn insert_job(
     .bind(record.job.0 as i64)
     .bind(&request.request_id)
     .bind(&request.fingerprint)
-    .bind(to_json(&without_project(&record.spec)))
+    .bind(to_json(&record.spec.without_project()))
     .bind(record.file_version.to_string())
     .bind(to_word(state))
     .bind(counts.open as i64)
@@ -189,7 +189,7 @@ async fn insert_warnings(
         sqlx::query("INSERT INTO warning (job_id, number, kind, text) VALUES ($1,$2,$3,$4)")
             .bind(job.0 as i64)
             .bind(*number as i64)
-            .bind(i64::from(*kind))
+            .bind(i32::from(*kind))
             .bind(text)
             .execute(&mut *tx)
             .await?;
