@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use super::*;
 use crate::{
     blobs::tests::{files, store},
-    domain::{FrameSet, JobId, JobSpec, Project, ProjectFile, RenderSettings, TimeLimits},
+    domain::{FrameSet, JobId, JobSpec, Project, ProjectFile},
     store::{Group, JobRecord, MemoryStore, Request},
 };
 
@@ -59,16 +59,8 @@ impl Fixture {
         let file =
             ProjectFile { path: "a".to_owned(), digest, size_bytes: 1_000, chunks: Vec::new() };
         let spec = JobSpec {
-            name: "shot".to_owned(),
             project: Project { blend_path: "a".to_owned(), files: vec![file] },
-            frames: FrameSet::one(1),
-            settings: RenderSettings::default(),
-            priority: 0,
-            tags: Vec::new(),
-            strict: false,
-            movie: None,
-            movie_of: None,
-            limits: TimeLimits::default(),
+            ..JobSpec::for_test(FrameSet::one(1))
         };
         let record = JobRecord::submitted(JobId(1), Arc::new(spec), "3.4".parse().unwrap(), 0);
         let request = Request { request_id: "r".to_owned(), fingerprint: "f".to_owned() };
