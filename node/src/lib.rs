@@ -8,7 +8,6 @@ mod batch;
 pub mod blender;
 mod config;
 mod confine;
-mod environment;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
@@ -26,8 +25,9 @@ mod serve;
 mod service;
 mod version;
 
-pub use config::{Config, Faults, InvalidFaults, InvalidRenderer, RendererChoice};
+pub use config::Config;
 pub use confine::{Confine, walls};
 pub use membership::Expelled;
+pub use renderer::{InjectedFaults, InvalidFaults, InvalidRenderer, RendererChoice, prove};
 pub use serve::{ServeError, serve, serve_until};
 pub use version::{InvalidVersion, Version};

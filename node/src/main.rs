@@ -5,7 +5,7 @@ use std::{io::IsTerminal as _, net::SocketAddr, path::PathBuf, process::ExitCode
 use anyhow::{Context as _, anyhow};
 use clap::Parser;
 use framecrew_node::{
-    Config, Confine, Faults, RendererChoice,
+    Config, Confine, InjectedFaults, RendererChoice,
     blender::{self, Search, Teller},
 };
 use framecrew_proto::v1::{Blender, DescribeNodeRequest, render_node_client::RenderNodeClient};
@@ -71,7 +71,7 @@ struct Args {
         default_value = "",
         hide_default_value = true
     )]
-    synthetic_faults: Faults,
+    synthetic_faults: InjectedFaults,
     /// Install Blenders that are lacking into the cache, and as root the libraries they need: one at once where there
     /// is none, others when jobs need them
     #[arg(long, env = "FRAMECREW_PROVISION")]

@@ -563,11 +563,11 @@ pub(crate) mod tests {
     use super::*;
     use crate::{
         batch::Limits,
-        config::{Faults, RendererChoice},
         confine::Workplace,
         movie::Encoding,
         outbox::{OUTBOX_BYTES, Origin},
         project::Project,
+        renderer::{InjectedFaults, RendererChoice},
     };
 
     /// A node of one slot, whose orchestrator and store are nowhere, and its folder.
@@ -589,7 +589,7 @@ pub(crate) mod tests {
             name: "node".into(),
             incarnation: 1,
             description: NodeDescription { slots: 1, ..NodeDescription::default() },
-            slots: Slots::new(choice, Faults::default(), None, 1, workplace),
+            slots: Slots::new(choice, InjectedFaults::default(), None, 1, workplace),
             projects: Projects::new(folder.path().to_owned(), blobs.clone(), u64::MAX),
             outbox: Outbox::open(folder.path().join("outbox"), blobs, 1, outbox_bytes).unwrap(),
             goodbye: Goodbye::read(folder.path()).unwrap(),

@@ -134,7 +134,7 @@ mod local {
         let cache = blender::default_cache();
         let blender::Search { found, unsure } = blender::search(&[], &cache);
         // Start each one as a node does: a Blender that reports its version may still not start for a job.
-        let proofs = Handle::current().block_on(blender::prove(&found));
+        let proofs = Handle::current().block_on(framecrew_node::prove(&found));
         let mut proofs = proofs.unwrap_or_default().into_iter();
         let broken_module = if found.is_empty() { broken_module(&cache) } else { None };
         let likely_missing = (found.is_empty() && broken_module.is_none())

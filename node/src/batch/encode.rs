@@ -5,7 +5,7 @@ use std::path::Path;
 use framecrew_proto::v1::{Failure, Slice, SliceFinished};
 use tokio::time::Instant;
 
-use super::run::{Course, DrawnSlice, failure, infrastructure, observer};
+use super::run::{BatchContext, DrawnSlice, failure, infrastructure, observer};
 use crate::{
     movie::{self, Encoding, MovieError},
     output::Checked,
@@ -15,14 +15,14 @@ use crate::{
 
 /// Makes a movie of images in a project, with the sound of its scene, in `folder`, which is its own.
 pub(super) async fn make_movie(
-    course: &Course<'_>,
+    context: &BatchContext<'_>,
     slot: &mut Slot,
     layout: &Layout,
     encoding: &Encoding,
     slice: &Slice,
     folder: &Path,
 ) -> Result<DrawnSlice, Failure> {
-    let Course { node, batch, scene, .. } = course;
+    let BatchContext { node, batch, scene, .. } = context;
     let Some(ffmpeg) = node.ffmpeg() else {
         return Err(infrastructure("this node has no ffmpeg".into()));
     };
@@ -49,7 +49,7 @@ pub(super) async fn make_movie(
         message: error.message,
         log_tail,
     })?;
-    let checked = Checked::of_movie(movie)
+    let checked = Checked::of_movie(movie.path, movie.name, movie.size)
         .await
         .map_err(|error| infrastructure(format!("the movie cannot be read: {error}")))?;
     let finished = SliceFinished {

@@ -118,7 +118,7 @@ async fn tell_late(
 }
 
 /// What the tries at a batch's slices have in common.
-pub(super) struct Course<'a> {
+pub(super) struct BatchContext<'a> {
     pub(super) node: &'a Node,
     pub(super) batch: &'a Batch,
     work: &'a Work,
@@ -156,7 +156,7 @@ async fn render_all(node: &Node, batch: &Batch, work: &Work, slot: &mut Slot, la
         silence: work.limits.frame_silence,
         span: work.span,
     };
-    let course = Course { node, batch, work, scene, layout, late };
+    let context = BatchContext { node, batch, work, scene, layout, late };
     let mut deaths = Deaths::default();
     for slice in &work.slices {
         if !node.may_publish(batch) || node.draining.is_cancelled() {
@@ -166,7 +166,7 @@ async fn render_all(node: &Node, batch: &Batch, work: &Work, slot: &mut Slot, la
         debug!(batch = %BatchName(batch.id()), job = work.origin.job_id, frame = slice.frame, "frame begun");
         let result = match deaths.verdict(slice.frame) {
             Some(error) => Err(failure(error, slot)),
-            None => try_slice(&course, slot, slice).await,
+            None => try_slice(&context, slot, slice).await,
         };
         if let Err(failure) = &result
             && work.span.is_some()
@@ -233,11 +233,11 @@ fn tell(node: &Node, batch: &Batch, slice: &Slice, result: Result<SliceFinished,
 
 /// One try at a slice, within its limit. `None`: it is drawn, and told of when it is stored.
 async fn try_slice(
-    course: &Course<'_>,
+    context: &BatchContext<'_>,
     slot: &mut Slot,
     slice: &Slice,
 ) -> Result<Option<SliceFinished>, Failure> {
-    let Course { node, batch, work, scene, layout, late } = course;
+    let BatchContext { node, batch, work, scene, layout, late } = context;
     // The frame's own: what is in it afterwards is what the frame produced. Ends with this function.
     let folder = if slot.needs_folder() || work.encoding.is_some() {
         // A renderer that meets a full disk fails in ways of its own.
@@ -259,9 +259,9 @@ async fn try_slice(
     let drawing = async {
         match (&work.encoding, layout) {
             (Some(encoding), Some(layout)) => {
-                encode::make_movie(course, slot, layout, encoding, slice, &path).await
+                encode::make_movie(context, slot, layout, encoding, slice, &path).await
             }
-            _ => render_one(course, slot, slice, &path).await,
+            _ => render_one(context, slot, slice, &path).await,
         }
     };
     let drawn = match work.limits.frame {
@@ -323,12 +323,12 @@ pub(super) struct DrawnSlice {
 
 /// Draws a frame into `folder`, which is its own.
 async fn render_one(
-    course: &Course<'_>,
+    context: &BatchContext<'_>,
     slot: &mut Slot,
     slice: &Slice,
     folder: &Path,
 ) -> Result<DrawnSlice, Failure> {
-    let Course { batch, scene, .. } = course;
+    let BatchContext { batch, scene, .. } = context;
     let drawing = slot
         .render(scene, slice.frame, folder, observer(batch, slice))
         .await

@@ -3,7 +3,6 @@
 use std::{
     collections::BTreeSet,
     env, fs,
-    io::{self, Read as _},
     path::{Path, PathBuf},
     process::{Command, Stdio},
     thread,
@@ -11,19 +10,17 @@ use std::{
 };
 
 use framecrew_proto::v1;
-use tokio::time::{self, Instant};
+use tokio::time;
 
-use super::{FoundBlender, Kind, provision};
-use crate::renderer::telling::telling;
+use super::{
+    FoundBlender, Kind,
+    ask::{Ran, lossy, run},
+    provision,
+    telling::telling,
+};
 
 /// How long a program may take to tell its version. Importing the module from a cold disk takes seconds.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// How often it is looked whether a program has answered.
-const ANSWER_CHECK_INTERVAL: Duration = Duration::from_millis(10);
-
-/// Maximum number of bytes that are kept of a program's output.
-const SAID_BYTES_MAX: u64 = 1 << 20;
 
 /// Programs that are asked, at most: no machine has more, but a PATH may.
 const CANDIDATES_MAX: usize = 64;
@@ -139,21 +136,8 @@ pub(crate) async fn ask_patiently(path: &Path, temporary: &Path, patience: Durat
     understand(path, ran, patience)
 }
 
-fn lossy(bytes: Vec<u8>) -> String {
-    String::from_utf8_lossy(&bytes).into_owned()
-}
-
 fn question(path: &Path) -> Vec<&'static str> {
     if is_python(path) { vec!["-c", ASK_MODULE] } else { vec!["--version"] }
-}
-
-/// The output of a program.
-enum Ran {
-    /// It succeeded. This is its standard output.
-    Well(String),
-    /// It failed. This is its standard error.
-    Badly(String),
-    Silent,
 }
 
 fn understand(path: &Path, ran: Ran, patience: Duration) -> Asked {
@@ -189,49 +173,6 @@ fn understand(path: &Path, ran: Ran, patience: Duration) -> Asked {
 /// a Python that is not installed.
 fn has_no_module(said: &str) -> bool {
     !said.contains("Traceback") || said.contains("No module named 'bpy'")
-}
-
-/// What a command writes to its standard output, if it ends well and in time.
-pub(crate) fn answer(command: &mut Command, timeout: Duration) -> Option<String> {
-    match run(command, timeout) {
-        Ran::Well(said) => Some(said),
-        Ran::Badly(_) | Ran::Silent => None,
-    }
-}
-
-fn run(command: &mut Command, timeout: Duration) -> Ran {
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = match command.spawn() {
-        Ok(child) => child,
-        Err(error) => return Ran::Badly(error.to_string()),
-    };
-    let (stdout, stderr) = (child.stdout.take().map(reader), child.stderr.take().map(reader));
-    let text = |reader: Option<thread::JoinHandle<Vec<u8>>>| {
-        lossy(reader.and_then(|reader| reader.join().ok()).unwrap_or_default())
-    };
-    let begun = Instant::now();
-    loop {
-        match child.try_wait() {
-            Ok(Some(status)) if status.success() => return Ran::Well(text(stdout)),
-            Ok(Some(_)) => return Ran::Badly(text(stderr)),
-            Ok(None) if begun.elapsed() < timeout => thread::sleep(ANSWER_CHECK_INTERVAL),
-            _ => {
-                let _ = child.kill();
-                let _ = child.wait();
-                return Ran::Silent;
-            }
-        }
-    }
-}
-
-/// Reads the output of a program, and keeps only the first part of it.
-fn reader(from: impl io::Read + Send + 'static) -> thread::JoinHandle<Vec<u8>> {
-    thread::spawn(move || {
-        let (mut from, mut kept) = (from, Vec::new());
-        let _ = (&mut from).take(SAID_BYTES_MAX).read_to_end(&mut kept);
-        let _ = io::copy(&mut from, &mut io::sink());
-        kept
-    })
 }
 
 fn is_python(path: &Path) -> bool {

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use super::{FoundBlender, Kind, find::answer};
+use super::{FoundBlender, Kind, ask::answer};
 use crate::platform;
 
 /// How long the helpers that we ask may take.

@@ -1,19 +1,22 @@
 //! Finding Blender on this machine, or getting it there.
 
+mod ask;
 mod fetch;
 mod find;
 mod libraries;
-mod proof;
 mod provision;
 pub(crate) mod shaders;
+mod telling;
 
 use std::{env, path::PathBuf};
 
 use framecrew_proto::v1::{self, BlenderKind};
 
 pub(crate) use self::{
+    ask::answer,
     fetch::Fetcher,
-    find::{Asked, answer, ask, ask_patiently},
+    find::{Asked, ask, ask_patiently},
+    telling::Telling,
 };
 pub use self::{
     fetch::Teller,
@@ -22,7 +25,6 @@ pub use self::{
         InstallError, MissingLibrary, install_libraries, likely_missing_libraries,
         missing_libraries,
     },
-    proof::prove,
     provision::{ProvisionError, ProvisionProgress, provision, provision_version, provisionable},
 };
 use crate::{confine, version::Version};

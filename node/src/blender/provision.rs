@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use super::{FoundBlender, Kind, find::answer};
+use super::{FoundBlender, Kind, ask::answer};
 use crate::version::Version;
 
 /// A wheel that PyPI has.

@@ -17,7 +17,7 @@ use tokio::{
     time::{self, Instant},
 };
 
-use super::MovieError;
+use super::error::MovieError;
 use crate::{
     blender::answer,
     confine::{self, Walls},

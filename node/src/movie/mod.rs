@@ -1,7 +1,7 @@
 //! Makes a movie of a job's frames with ffmpeg, and believes in it only when it has been decoded again.
 
+mod error;
 mod ffmpeg;
-mod rate;
 
 use std::{
     fs, io,
@@ -13,12 +13,12 @@ use framecrew_blobs::ProjectPath;
 use framecrew_proto::v1::{FailureReason, MovieFormat, SliceProgress};
 use tokio::task;
 
-pub(crate) use self::{ffmpeg::Ffmpeg, rate::Rate};
-use self::{ffmpeg::Found, rate::duration_seconds};
+use self::ffmpeg::Found;
+pub(crate) use self::{error::MovieError, ffmpeg::Ffmpeg};
 use crate::{
     output::Size,
     platform,
-    renderer::{Observation, RenderError},
+    renderer::{Observation, Soundtrack, duration_seconds},
 };
 
 /// A movie to be made, already checked.
@@ -33,21 +33,6 @@ pub(crate) struct Encoding {
     pub(crate) span: Option<(i32, i32)>,
 }
 
-/// What a scene says about its movie.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub(crate) struct Soundtrack {
-    pub(crate) rate: Rate,
-    pub(crate) sound: Option<Sound>,
-}
-
-/// A scene's sound between two frames.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Sound {
-    pub(crate) file: PathBuf,
-    /// Frames of silence before it: scenes have no sound before frame 0.
-    pub(crate) delay_frames: u32,
-}
-
 /// A movie that was decoded again: the right number of frames of the right size.
 #[derive(Debug)]
 pub(crate) struct Movie {
@@ -55,20 +40,6 @@ pub(crate) struct Movie {
     /// The file's name.
     pub(crate) name: String,
     pub(crate) size: Size,
-}
-
-/// Why there is no movie.
-#[derive(Debug)]
-pub(crate) struct MovieError {
-    pub(crate) error: RenderError,
-    /// What ffmpeg said last, oldest line first.
-    pub(crate) log_tail: Vec<String>,
-}
-
-impl MovieError {
-    fn new(reason: FailureReason, message: impl Into<String>) -> Self {
-        Self { error: RenderError::new(reason, message), log_tail: Vec::new() }
-    }
 }
 
 /// How a format is written.

@@ -9,10 +9,10 @@ use exr::{
 };
 use image::{DynamicImage, ImageFormat, ImageReader};
 
-use super::{
-    Size,
-    preview::{self, Small},
-};
+use super::preview::{self, Small};
+
+/// Width and height in pixels.
+pub(crate) type Size = (u32, u32);
 
 /// Bytes that decoding one image may take: 16k by 16k pixels of four floats.
 const DECODED_BYTES_MAX: u64 = if cfg!(fuzzing) { 64 << 20 } else { 4 << 30 };

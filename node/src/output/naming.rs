@@ -5,8 +5,6 @@ use std::collections::{BTreeMap, HashSet};
 
 use serde::Deserialize;
 
-use crate::renderer::frame_name;
-
 /// Maximum length of a file's name in bytes, as file systems limit it.
 const NAME_BYTES_MAX: usize = 255;
 
@@ -26,7 +24,7 @@ const EXTENSIONS: [&str; 12] =
 
 /// Where a File Output node writes one of its slots.
 #[derive(Debug, Clone, Deserialize)]
-pub(crate) struct Place {
+pub(crate) struct FileOutput {
     /// Folder in the frame's own.
     pub(crate) folder: String,
     /// What the file's name there begins with.
@@ -39,19 +37,25 @@ pub(crate) struct Place {
     pub(crate) path: String,
 }
 
+/// A frame's name by Blender's `####` convention, without an extension.
+pub(crate) fn frame_name(frame: i32) -> String {
+    let sign = if frame < 0 { "-" } else { "" };
+    format!("{sign}{:04}", frame.unsigned_abs())
+}
+
 /// Gives the files of one frame their names, no name twice.
 #[derive(Debug)]
 pub(crate) struct Names<'a> {
     frame: i32,
-    places: &'a [Place],
-    /// Names of the places' folders, in the same order.
+    outputs: &'a [FileOutput],
+    /// Folder of each of `outputs`, in the same order.
     folders: Vec<String>,
     taken: HashSet<String>,
 }
 
 impl<'a> Names<'a> {
-    pub(crate) fn new(frame: i32, places: &'a [Place]) -> Self {
-        Self { frame, places, folders: name_folders(places), taken: HashSet::new() }
+    pub(crate) fn new(frame: i32, outputs: &'a [FileOutput]) -> Self {
+        Self { frame, outputs, folders: name_folders(outputs), taken: HashSet::new() }
     }
 
     /// The name of the frame's own image, whose file is called `file`; `wanted` is how Blender would call it,
@@ -70,12 +74,12 @@ impl<'a> Names<'a> {
 
     /// The name of the file `file` in the folder `folder` of the frame's own.
     pub(crate) fn other(&mut self, folder: &str, file: &str) -> String {
-        let place = self
-            .places
+        let output = self
+            .outputs
             .iter()
             .zip(&self.folders)
-            .find(|(place, _)| place.folder == folder && file.starts_with(&place.prefix));
-        let Some((place, directory)) = place else {
+            .find(|(output, _)| output.folder == folder && file.starts_with(&output.prefix));
+        let Some((output, directory)) = output else {
             let (stem, rest) = file.split_at(file.find('.').unwrap_or(file.len()));
             let rest = clean_rest(rest);
             let stem = cut_to(clean(stem), NAME_BYTES_MAX - DISTINCT_BYTES - rest.len());
@@ -84,9 +88,9 @@ impl<'a> Names<'a> {
             return self.distinct(&stem, &rest);
         };
         let mut parts = vec![directory.clone()];
-        parts.extend(place.path.split(['/', '\\']).map(clean).filter(|part| !part.is_empty()));
+        parts.extend(output.path.split(['/', '\\']).map(clean).filter(|part| !part.is_empty()));
         let last = if parts.len() > 1 { parts.pop().unwrap_or_default() } else { String::new() };
-        let rest = self.rest(file, &place.prefix);
+        let rest = self.rest(file, &output.prefix);
         let last = without_extension(self.numbered(&last, NAME_BYTES_MAX - rest.len()));
         let first = parts.len().saturating_sub(FOLDERS_MAX - 1).max(1);
         let folders = std::iter::once(&parts[0]).chain(&parts[first..]);
@@ -133,21 +137,22 @@ impl<'a> Names<'a> {
     }
 }
 
-/// A folder for each place: the last part of the path that the .blend names. Where two paths end in the same
+/// A folder for each File Output slot: the last part of the path that the .blend names. Where two paths end in the same
 /// name, or one has none, the node's name.
-fn name_folders(places: &[Place]) -> Vec<String> {
+fn name_folders(outputs: &[FileOutput]) -> Vec<String> {
     let mut owners: BTreeMap<String, &str> = BTreeMap::new();
     let mut names: BTreeMap<(&str, &str), String> = BTreeMap::new();
-    let name = |place: &Place| {
-        let mut parts = place.base.split(['/', '\\']).map(clean);
+    let name = |output: &FileOutput| {
+        let mut parts = output.base.split(['/', '\\']).map(clean);
         parts.rfind(|part| !part.is_empty()).unwrap_or_default()
     };
-    for place in places {
-        names.entry((&place.base, &place.folder)).or_insert_with(|| {
-            let mut candidates = [name(place), clean(&place.node)].into_iter().map(cut);
+    for output in outputs {
+        names.entry((&output.base, &output.folder)).or_insert_with(|| {
+            let mut candidates = [name(output), clean(&output.node)].into_iter().map(cut);
             let mut free = |candidate: &String| {
                 !candidate.is_empty()
-                    && *owners.entry(candidate.to_lowercase()).or_insert(&place.base) == place.base
+                    && *owners.entry(candidate.to_lowercase()).or_insert(&output.base)
+                        == output.base
             };
             let found = candidates.find(&mut free);
             found.unwrap_or_else(|| {
@@ -156,9 +161,9 @@ fn name_folders(places: &[Place]) -> Vec<String> {
             })
         });
     }
-    places
+    outputs
         .iter()
-        .map(|place| names[&(place.base.as_str(), place.folder.as_str())].clone())
+        .map(|output| names[&(output.base.as_str(), output.folder.as_str())].clone())
         .collect()
 }
 
@@ -203,12 +208,21 @@ fn cut_to(mut text: String, bytes: usize) -> String {
 mod tests {
     use super::*;
 
+    #[test]
+    fn frames_are_named_as_blender_names_them() {
+        assert_eq!(frame_name(42), "0042");
+        assert_eq!(frame_name(0), "0000");
+        assert_eq!(frame_name(-5), "-0005");
+        assert_eq!(frame_name(123_456), "123456");
+        assert_eq!(frame_name(i32::MIN), "-2147483648");
+    }
+
     fn image(wanted: &str, frame: i32) -> String {
         Names::new(frame, &[]).image(wanted, &format!("{}.png", frame_name(frame)))
     }
 
-    fn place(folder: &str, base: &str, node: &str, path: &str) -> Place {
-        Place {
+    fn output(folder: &str, base: &str, node: &str, path: &str) -> FileOutput {
+        FileOutput {
             folder: folder.into(),
             prefix: "s0_".into(),
             base: base.into(),
@@ -218,8 +232,8 @@ mod tests {
     }
 
     fn slot(base: &str, path: &str, frame: i32) -> String {
-        let places = [place("n0", base, "File Output", path)];
-        Names::new(frame, &places).other("n0", &format!("s0_{}.png", frame_name(frame)))
+        let outputs = [output("n0", base, "File Output", path)];
+        Names::new(frame, &outputs).other("n0", &format!("s0_{}.png", frame_name(frame)))
     }
 
     #[test]
@@ -273,8 +287,9 @@ mod tests {
 
     #[test]
     fn a_multilayer_file_without_a_name_is_named_by_the_frame_alone() {
-        let places = [Place { prefix: "s".into(), ..place("n0", "//passes", "File Output", "") }];
-        let mut names = Names::new(7, &places);
+        let outputs =
+            [FileOutput { prefix: "s".into(), ..output("n0", "//passes", "File Output", "") }];
+        let mut names = Names::new(7, &outputs);
         assert_eq!(names.other("n0", "s0007.exr"), "passes/0007.exr");
     }
 
@@ -299,13 +314,13 @@ mod tests {
 
     #[test]
     fn files_that_would_have_the_same_name_stay_distinct() {
-        let places = [
-            place("n0", "/a/masks", "One", "x"),
-            place("n1", "/b/masks", "Two", "x"),
-            place("n2", "/a/masks", "Three", "X"),
-            place("n3", "/c/masks", "Two", "x"),
+        let outputs = [
+            output("n0", "/a/masks", "One", "x"),
+            output("n1", "/b/masks", "Two", "x"),
+            output("n2", "/a/masks", "Three", "X"),
+            output("n3", "/c/masks", "Two", "x"),
         ];
-        let mut names = Names::new(7, &places);
+        let mut names = Names::new(7, &outputs);
         let all: Vec<_> = ["n0", "n1", "n2", "n3"].map(|n| names.other(n, "s0_0007.png")).into();
         assert_eq!(
             all,
@@ -317,8 +332,8 @@ mod tests {
 
     #[test]
     fn a_view_and_a_file_without_a_number_keep_their_ends() {
-        let places = [place("n0", "/masks", "One", "x")];
-        let mut names = Names::new(7, &places);
+        let outputs = [output("n0", "/masks", "One", "x")];
+        let mut names = Names::new(7, &outputs);
         assert_eq!(names.other("n0", "s0_0007_L.exr"), "masks/x0007_L.exr");
         assert_eq!(names.other("n0", "s0_.exr"), "masks/x0007.exr");
         assert_eq!(names.other("n9", "who.png"), "n9/who.png");

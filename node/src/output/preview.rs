@@ -7,7 +7,7 @@ use framecrew_blobs::Digest;
 use framecrew_proto::v1::Preview;
 use image::{DynamicImage, RgbImage, Rgba32FImage, codecs::jpeg::JpegEncoder};
 
-use super::{Blob, Content};
+use super::blob::{Blob, Content};
 
 /// Pixels of a preview's longer side, at most: the protocol's bound.
 const SIDE_MAX: u32 = 256;

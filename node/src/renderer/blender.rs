@@ -14,14 +14,16 @@ use tokio::sync::Notify;
 use tracing::{info, warn};
 
 use super::{
-    Drawing, Observation, RenderError, Scene,
+    drawing::{Drawing, Observation},
+    error::RenderError,
     process::{NotStarted, Renewal, Worker},
     roster::{Roster, best},
+    scene::Scene,
+    soundtrack::Soundtrack,
 };
 use crate::{
     blender::{Asked, Fetcher, FoundBlender, Unsure, ask_patiently},
     confine::Workplace,
-    movie::Soundtrack,
     output::Blob,
     version::Version,
 };
@@ -228,7 +230,7 @@ fn not_started_with_colors(version: Version, why: &str) -> RenderError {
 
 /// A slot's place for a Blender.
 #[derive(Debug)]
-pub(crate) struct Seat {
+pub(crate) struct SlotBlender {
     blenders: Arc<Blenders>,
     worker: Option<Worker>,
     /// Whether the batch wants a Blender of its own, which has drawn nothing before and draws nothing afterwards.
@@ -238,7 +240,7 @@ pub(crate) struct Seat {
     died_at: Option<i32>,
 }
 
-impl Seat {
+impl SlotBlender {
     pub(crate) fn new(blenders: Arc<Blenders>) -> Self {
         Self { blenders, worker: None, cold: false, log_tail: Vec::new(), died_at: None }
     }
@@ -423,8 +425,9 @@ mod tests {
         };
         time::timeout(Duration::from_secs(60), died).await.unwrap();
         let mut idle = vec![worker];
-        let seat = Seat::new(Arc::new(Blenders::new(vec![dies], None, 1, place, Arc::default())));
-        assert!(seat.choose(&mut idle, &scene(), 1).unwrap().is_none());
+        let slot =
+            SlotBlender::new(Arc::new(Blenders::new(vec![dies], None, 1, place, Arc::default())));
+        assert!(slot.choose(&mut idle, &scene(), 1).unwrap().is_none());
         assert!(idle.is_empty());
     }
 
@@ -459,7 +462,7 @@ mod tests {
         let waits = impostor(folder.path(), "cat >/dev/null");
         let place = workplace(folder.path());
         let start = async || Worker::start(waits.clone(), &place, &scene(), &mut |_| ()).await;
-        let mut seat = Seat::new(Arc::new(Blenders::new(
+        let mut slot = SlotBlender::new(Arc::new(Blenders::new(
             vec![waits.clone()],
             None,
             2,
@@ -470,11 +473,11 @@ mod tests {
         cold.settings.cold = true;
         for (scene, reuses) in [(cold, false), (scene(), true)] {
             let mut idle = vec![start().await.unwrap()];
-            let chosen = seat.choose(&mut idle, &scene, 1).unwrap();
+            let chosen = slot.choose(&mut idle, &scene, 1).unwrap();
             assert_eq!(chosen.is_some(), reuses, "what waited before the batch");
             assert!(idle.is_empty(), "it has made room, or works");
-            seat.sit(Some(start().await.unwrap()), &scene);
-            assert_eq!(seat.take_well().is_some(), reuses, "what waits after the batch");
+            slot.sit(Some(start().await.unwrap()), &scene);
+            assert_eq!(slot.take_well().is_some(), reuses, "what waits after the batch");
         }
     }
 }

@@ -29,19 +29,21 @@ use tokio::{
 use tracing::{debug, info};
 
 use super::{
-    Drawing, Drawn, Observation, RenderError, Scene, Span, frame_name,
+    drawing::{Drawing, Drawn, Observation},
+    error::{self, RenderError},
     hidden::Hidden,
     lines::{Lines, shorten},
     progress::{self, Estimate, Line},
+    scene::Scene,
+    soundtrack::{Rate, Sound, Soundtrack},
+    span::Span,
     stage,
-    telling::Telling,
     warnings::{self, Context},
 };
 use crate::{
-    blender::{FoundBlender, Kind, shaders},
+    blender::{FoundBlender, Kind, Telling, shaders},
     confine::{self, Workplace},
-    movie::{Rate, Sound, Soundtrack},
-    output::{self, Blob, Place, Promise, PromisedImage},
+    output::{self, Blob, FileOutput, Promise, PromisedImage, frame_name},
     platform::{self, KILL_CHECK_INTERVAL, KILL_TIMEOUT, KillOnDrop},
     version::Version,
 };
@@ -87,7 +89,7 @@ const WARNINGS_MAX: usize = 50;
 const UNKNOWN_MAX: usize = 10;
 
 /// File Output nodes' slots in one file. Films have some hundred.
-const PLACES_MAX: usize = 4_096;
+const FILE_OUTPUTS_MAX: usize = 4_096;
 
 /// Images of one frame: one for each view.
 const IMAGES_MAX: usize = 256;
@@ -259,7 +261,7 @@ enum Answer {
     /// Will be among what the frame produced.
     Image(PromisedImage),
     /// May be among what the frame produced.
-    Place(Place),
+    FileOutput(FileOutput),
     /// The name that Blender would give the frame's image, without an extension; empty if it would write none.
     Named {
         name: String,
@@ -758,8 +760,8 @@ impl Worker {
                 Answer::Image(image) if promise.images.len() < IMAGES_MAX => {
                     promise.images.push(image);
                 }
-                Answer::Place(place) if promise.places.len() < PLACES_MAX => {
-                    promise.places.push(place);
+                Answer::FileOutput(output) if promise.file_outputs.len() < FILE_OUTPUTS_MAX => {
+                    promise.file_outputs.push(output);
                 }
                 Answer::Failed { reason, message } => {
                     self.phase = Phase::Broken;
@@ -793,7 +795,7 @@ impl Worker {
                 | Answer::Soundtrack { .. }
                 | Answer::Passed { .. }
                 | Answer::Image(_)
-                | Answer::Place(_) => return Err(self.broken("answered out of turn").await),
+                | Answer::FileOutput(_) => return Err(self.broken("answered out of turn").await),
             }
             settled = (self.told.len(), self.warnings.len());
         }
@@ -1067,7 +1069,7 @@ impl Worker {
 
     async fn silent(&mut self) -> RenderError {
         self.kill().await;
-        super::silent("Blender", self.silence)
+        error::silent("Blender", self.silence)
     }
 
     async fn broken(&mut self, what: &str) -> RenderError {

@@ -4,7 +4,7 @@ use std::{cmp::Reverse, path::Path};
 
 use framecrew_proto::v1::{Blender, FailureReason};
 
-use super::RenderError;
+use super::error::RenderError;
 use crate::{
     blender::{FoundBlender, Unsure},
     version::{Version, matches_prefix},

@@ -12,17 +12,19 @@ use tokio::{
 };
 
 use super::{
-    Drawing, Observation, RenderError, Scene,
-    blender::{Blenders, Seat},
+    blender::{Blenders, SlotBlender},
+    choice::{InjectedFaults, RendererChoice},
+    drawing::{Drawing, Observation},
+    error::RenderError,
+    process::Worker,
+    scene::Scene,
+    soundtrack::Soundtrack,
     synthetic::Synthetic,
 };
 use crate::{
     blender::{Fetcher, Search},
-    config::{Faults, RendererChoice},
     confine::Workplace,
-    movie::Soundtrack,
     output::{self, Blob, Small},
-    renderer::process::Worker,
 };
 
 /// First and longest pause before a Blender that does not start, or a program that did not answer, is tried again.
@@ -62,7 +64,7 @@ pub(crate) struct Slot {
 
 #[derive(Debug)]
 enum Held {
-    Blender(Box<Seat>),
+    Blender(Box<SlotBlender>),
     Synthetic(Arc<Synthetic>),
 }
 
@@ -71,7 +73,7 @@ impl Slots {
     /// among those chosen.
     pub(crate) fn new(
         choice: RendererChoice,
-        faults: Faults,
+        faults: InjectedFaults,
         fetcher: Option<Fetcher>,
         count: u32,
         workplace: Workplace,
@@ -99,7 +101,9 @@ impl Slots {
     pub(crate) async fn take(&self) -> Slot {
         let permit = self.free.clone().acquire_owned().await;
         let renderer = match &self.renderer {
-            Renderer::Blender(blenders) => Held::Blender(Box::new(Seat::new(blenders.clone()))),
+            Renderer::Blender(blenders) => {
+                Held::Blender(Box::new(SlotBlender::new(blenders.clone())))
+            }
             Renderer::Synthetic(synthetic) => Held::Synthetic(synthetic.clone()),
         };
         Slot {
@@ -180,11 +184,11 @@ impl Slot {
         frame: i32,
         mut observe: impl FnMut(Observation),
     ) -> Result<(), RenderError> {
-        if let Held::Blender(seat) = &mut self.renderer
-            && seat.is_empty()
+        if let Held::Blender(own) = &mut self.renderer
+            && own.is_empty()
         {
-            seat.provide(scene, &mut observe).await?;
-            seat.sit(seat.choose(&mut lock(&self.idle), scene, frame)?, scene);
+            own.provide(scene, &mut observe).await?;
+            own.sit(own.choose(&mut lock(&self.idle), scene, frame)?, scene);
         }
         Ok(())
     }
@@ -199,7 +203,7 @@ impl Slot {
     ) -> Result<Drawing, RenderError> {
         match &mut self.renderer {
             Held::Synthetic(synthetic) => synthetic.render(frame, scene.silence, observe).await,
-            Held::Blender(seat) => seat.render(scene, frame, folder, observe).await,
+            Held::Blender(own) => own.render(scene, frame, folder, observe).await,
         }
     }
 
@@ -214,7 +218,7 @@ impl Slot {
     ) -> Result<Soundtrack, RenderError> {
         match &mut self.renderer {
             Held::Synthetic(_) => Ok(Soundtrack::default()),
-            Held::Blender(seat) => seat.soundtrack(scene, span, folder, observe).await,
+            Held::Blender(own) => own.soundtrack(scene, span, folder, observe).await,
         }
     }
 
@@ -222,7 +226,7 @@ impl Slot {
     pub(crate) async fn preview(&mut self, small: Small) -> Option<(Preview, Blob)> {
         match (small, &mut self.renderer) {
             (Small::Shown(image), _) => output::encode_preview(&image),
-            (Small::Linear(light), Held::Blender(seat)) => seat.develop(light).await,
+            (Small::Linear(light), Held::Blender(own)) => own.develop(light).await,
             (Small::Linear(_), Held::Synthetic(_)) => None,
         }
     }
@@ -232,7 +236,7 @@ impl Slot {
     pub(crate) fn frames_to(&self, scene: &Scene, frame: i32) -> u32 {
         let Some(span) = scene.span else { return 1 };
         let under_way = match &self.renderer {
-            Held::Blender(seat) => seat.frames_to(scene, frame),
+            Held::Blender(own) => own.frames_to(scene, frame),
             Held::Synthetic(_) => Some(1),
         };
         under_way.unwrap_or_else(|| span.frames_to(frame))
@@ -241,7 +245,7 @@ impl Slot {
     /// Returns the frame at which the renderer died, if it died during the last request.
     pub(crate) fn died_at(&self) -> Option<i32> {
         match &self.renderer {
-            Held::Blender(seat) => seat.died_at(),
+            Held::Blender(own) => own.died_at(),
             Held::Synthetic(_) => None,
         }
     }
@@ -254,23 +258,23 @@ impl Slot {
     /// The last lines the renderer wrote, oldest first.
     pub(crate) fn log_tail(&self) -> Vec<String> {
         match &self.renderer {
-            Held::Blender(seat) => seat.log_tail(),
+            Held::Blender(own) => own.log_tail(),
             Held::Synthetic(_) => Vec::new(),
         }
     }
 
     /// Ends the renderer and returns when its whole process group is gone.
     pub(crate) async fn kill(&mut self) {
-        if let Held::Blender(seat) = &mut self.renderer {
-            seat.kill().await;
+        if let Held::Blender(own) = &mut self.renderer {
+            own.kill().await;
         }
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        if let Held::Blender(seat) = &mut self.renderer
-            && let Some(worker) = seat.take_well()
+        if let Held::Blender(own) = &mut self.renderer
+            && let Some(worker) = own.take_well()
         {
             lock(&self.idle).push(worker);
         }

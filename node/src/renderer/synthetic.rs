@@ -10,11 +10,12 @@ use tokio::{
     time::{self, Instant},
 };
 
-use super::{Drawing, Drawn, Observation, RenderError, frame_name};
-use crate::{
-    config::{Fault, Faults},
-    output::{self, Checked, Size},
+use super::{
+    choice::{Fault, InjectedFaults},
+    drawing::{Drawing, Drawn, Observation},
+    error::{self, RenderError},
 };
+use crate::output::{self, Checked, Size, frame_name};
 
 const SIZE: Size = (64, 36);
 
@@ -29,12 +30,12 @@ const PROGRESS_FROM: Duration = Duration::from_millis(200);
 #[derive(Debug)]
 pub(crate) struct Synthetic {
     time: Duration,
-    faults: Faults,
+    faults: InjectedFaults,
     shared: Option<Checked>,
 }
 
 impl Synthetic {
-    pub(crate) fn new(time: Duration, faults: Faults) -> Self {
+    pub(crate) fn new(time: Duration, faults: InjectedFaults) -> Self {
         let shared = if time.is_zero() { picture(0).ok() } else { None };
         Self { time, faults, shared }
     }
@@ -103,7 +104,7 @@ async fn do_wrong(fault: Fault, silence: Duration) -> RenderError {
         Fault::Fail => RenderError::new(FailureReason::Renderer, "a fault was asked for: fail"),
         Fault::Hang => {
             time::sleep(silence).await;
-            super::silent("the synthetic renderer", silence)
+            error::silent("the synthetic renderer", silence)
         }
         Fault::OutOfMemory => {
             RenderError::new(FailureReason::OutOfMemory, "a fault was asked for: oom")
@@ -155,7 +156,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn frames_differ_take_their_time_and_tell_their_progress() {
-        let synthetic = Synthetic::new(Duration::from_millis(200), Faults::default());
+        let synthetic = Synthetic::new(Duration::from_millis(200), InjectedFaults::default());
         let begun = Instant::now();
         let (one, observed) = draw(&synthetic, 1).await;
         assert!(begun.elapsed() >= Duration::from_millis(200));
@@ -167,7 +168,7 @@ mod tests {
 
     #[tokio::test]
     async fn frames_without_time_share_one_picture() {
-        let synthetic = Synthetic::new(Duration::ZERO, Faults::default());
+        let synthetic = Synthetic::new(Duration::ZERO, InjectedFaults::default());
         let (one, observed) = draw(&synthetic, 1).await;
         let (two, _) = draw(&synthetic, 2).await;
         assert_eq!(observed, 0);

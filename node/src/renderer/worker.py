@@ -365,7 +365,7 @@ def place_file_outputs(loaded, folder):
                 )
                 node.mute = True
             else:
-                answer("place", folder=place, prefix=prefix, base=base, node=node.name, path=wanted)
+                answer("file_output", folder=place, prefix=prefix, base=base, node=node.name, path=wanted)
 
 
 def find_missing(loaded):

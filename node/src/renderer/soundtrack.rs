@@ -1,6 +1,21 @@
-//! Frames a second, exactly.
+//! A scene's frame rate, as an exact ratio, and its sound.
 
-use std::fmt;
+use std::{fmt, path::PathBuf};
+
+/// What a scene says about its movie.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(crate) struct Soundtrack {
+    pub(crate) rate: Rate,
+    pub(crate) sound: Option<Sound>,
+}
+
+/// A scene's sound between two frames.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Sound {
+    pub(crate) file: PathBuf,
+    /// Frames of silence before it: scenes have no sound before frame 0.
+    pub(crate) delay_frames: u32,
+}
 
 /// Frames a second as a ratio: 30000/1001 is no number that ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,7 +65,7 @@ impl fmt::Display for Rate {
 }
 
 /// How long so many frames are shown, in seconds.
-pub(super) fn duration_seconds(rate: Rate, frames: u32) -> f64 {
+pub(crate) fn duration_seconds(rate: Rate, frames: u32) -> f64 {
     f64::from(frames) * f64::from(rate.denominator) / f64::from(rate.numerator)
 }
 

@@ -1,8 +1,4 @@
-//! A frame is real only when it decodes, has the size the scene promised, and is hashed.
-
-pub(crate) mod decode;
-mod naming;
-mod preview;
+//! Checks a frame's files: each must decode, and have the size that the scene promised. Hashes and names them.
 
 use std::{
     fs, io,
@@ -10,18 +6,17 @@ use std::{
 };
 
 use bytes::Bytes;
-use framecrew_blobs::{Digest, Source};
+use framecrew_blobs::Digest;
 use framecrew_proto::v1::{Output, Preview};
 use serde::Deserialize;
 use tokio::task;
 
-use self::{decode::Decoded, naming::Names};
-pub(crate) use self::{
-    naming::Place,
-    preview::{Small, encode as encode_preview},
+use super::{
+    blob::{Blob, Content},
+    decode::{self, Decoded, Size},
+    naming::{FileOutput, Names},
+    preview::{self, Small},
 };
-
-use crate::movie::Movie;
 
 /// Files of one frame: every pass of a few view layers for two eyes.
 const FILES_MAX: usize = 512;
@@ -37,7 +32,7 @@ pub(crate) struct Promise {
     /// How Blender would name it, without its extension; empty: it does not say.
     pub(crate) name: String,
     /// Where File Output nodes write.
-    pub(crate) places: Vec<Place>,
+    pub(crate) file_outputs: Vec<FileOutput>,
 }
 
 /// A file that must be there.
@@ -65,21 +60,6 @@ pub(crate) struct Checked {
     pub(crate) blob: Blob,
 }
 
-/// Bytes with their name, to be stored.
-#[derive(Debug, Clone)]
-pub(crate) struct Blob {
-    pub(crate) digest: Digest,
-    pub(crate) size_bytes: u64,
-    pub(crate) content: Content,
-}
-
-/// Where the bytes are.
-#[derive(Debug, Clone)]
-pub(crate) enum Content {
-    File(PathBuf),
-    Memory(Bytes),
-}
-
 /// Why an output is not what the frame promised.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum InvalidOutput {
@@ -100,9 +80,6 @@ pub(crate) enum InvalidOutput {
     #[error("the frame's files take more than {} GiB together", FRAME_BYTES_MAX >> 30)]
     TooLarge,
 }
-
-/// Width and height in pixels.
-pub(crate) type Size = (u32, u32);
 
 /// Checks every file in `folder`, which frame `frame` had for itself. Decodes away from the async threads.
 pub(crate) async fn check(
@@ -151,7 +128,7 @@ fn check_folder(
     let mut bytes = 0;
     let mut small = None;
     let mut outputs = Vec::new();
-    let mut names = Names::new(frame, &promise.places);
+    let mut names = Names::new(frame, &promise.file_outputs);
     for (number, promised) in promise.images.iter().enumerate() {
         let wanted =
             |(inside, file): &(String, String)| inside.is_empty() && *file == promised.file;
@@ -262,23 +239,13 @@ fn expect(
     Ok(())
 }
 
-impl Blob {
-    /// The bytes, to be sent.
-    pub(crate) fn source(&self) -> Source {
-        let digest = self.digest;
-        match &self.content {
-            Content::Memory(bytes) => Source::Bytes { bytes: bytes.clone(), digest },
-            Content::File(path) => {
-                Source::File { path: path.clone(), digest, size_bytes: self.size_bytes }
-            }
-        }
-    }
-}
-
 impl Checked {
-    /// A movie that was decoded again.
-    pub(crate) async fn of_movie(movie: Movie) -> io::Result<Self> {
-        let Movie { path, name, size: (width, height) } = movie;
+    /// A movie of this name and size, which ffprobe has decoded.
+    pub(crate) async fn of_movie(
+        path: PathBuf,
+        name: String,
+        (width, height): Size,
+    ) -> io::Result<Self> {
         let hashed = task::spawn_blocking(move || Digest::of_file(&path).map(|hash| (hash, path)));
         let ((digest, size_bytes), path) = hashed.await.map_err(io::Error::other)??;
         let output =
@@ -322,7 +289,7 @@ mod tests {
 
     fn promise(file: &str, (width, height): Size, channels: u32) -> Promise {
         let image = PromisedImage { file: file.into(), width, height, channels };
-        Promise { images: vec![image], name: "shot_0001".into(), places: Vec::new() }
+        Promise { images: vec![image], name: "shot_0001".into(), file_outputs: Vec::new() }
     }
 
     async fn check_content(
@@ -434,14 +401,14 @@ mod tests {
         fs::write(root.join("n0/s0_0001.png"), small.get_ref()).unwrap();
         #[cfg(unix)]
         std::os::unix::fs::symlink("/etc/passwd", root.join("n0/s1_0001.png")).unwrap();
-        let place = Place {
+        let output = FileOutput {
             folder: "n0".into(),
             prefix: "s0_".into(),
             base: "//a/".into(),
             node: "File Output".into(),
             path: "mask".into(),
         };
-        let promise = Promise { places: vec![place], ..promise("0001.png", SIZE, 3) };
+        let promise = Promise { file_outputs: vec![output], ..promise("0001.png", SIZE, 3) };
         let frame = check(root.to_owned(), 1, promise).await.unwrap();
         let names: Vec<_> = frame.outputs.iter().map(|o| o.output.name.as_str()).collect();
         assert_eq!(names, ["shot_0001.png", "a/mask0001.png"], "and no link is followed");

@@ -6,6 +6,9 @@
 //! runs between fork and exec, and no helper program is needed. Elsewhere there are none, which the node says when
 //! it starts.
 
+mod allowed;
+mod environment;
+
 use std::{
     env,
     ffi::{OsStr, OsString},
@@ -16,7 +19,8 @@ use std::{
 use clap::ValueEnum;
 use tokio::process::{Child, Command};
 
-use crate::environment;
+use self::allowed::is_kept;
+pub(crate) use self::allowed::is_narrow;
 
 /// Whether what renders must be confined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
@@ -94,96 +98,10 @@ pub(crate) enum NoWalls {
     Refused(#[from] io::Error),
 }
 
-/// Folders and files of the system that programs read. Of /etc only what they need: there are secrets in it. Of
-/// /proc nothing about processes, whose environments are there.
-#[cfg(target_os = "linux")]
-pub(crate) const SYSTEM: [&str; 48] = [
-    "/usr",
-    "/bin",
-    "/sbin",
-    "/lib",
-    "/lib32",
-    "/lib64",
-    "/opt",
-    "/nix/store",
-    "/gnu/store",
-    "/run/opengl-driver",
-    "/snap/blender",
-    "/var/cache/fontconfig",
-    "/proc/cpuinfo",
-    "/proc/devices",
-    "/proc/driver",
-    "/proc/filesystems",
-    "/proc/loadavg",
-    "/proc/meminfo",
-    "/proc/modules",
-    "/proc/stat",
-    "/proc/sys",
-    "/proc/uptime",
-    "/proc/version",
-    "/sys",
-    "/etc/OpenCL",
-    "/etc/alternatives",
-    "/etc/alsa",
-    "/etc/asound.conf",
-    "/etc/drirc",
-    "/etc/egl",
-    "/etc/fonts",
-    "/etc/glvnd",
-    "/etc/group",
-    "/etc/hosts",
-    "/etc/ld.so.cache",
-    "/etc/ld.so.conf",
-    "/etc/ld.so.conf.d",
-    "/etc/ld.so.preload",
-    "/etc/locale.alias",
-    "/etc/localtime",
-    "/etc/magic",
-    "/etc/mime.types",
-    "/etc/nsswitch.conf",
-    "/etc/openal",
-    "/etc/os-release",
-    "/etc/passwd",
-    "/etc/timezone",
-    "/etc/vulkan",
-];
-
 /// Devices without a memory, and graphics cards.
 #[cfg(target_os = "linux")]
 const DEVICES: [&str; 7] =
     ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/dri", "/dev/kfd"];
-
-/// Environment that a confined command keeps: names, and beginnings of names that end in `_`. What is not here
-/// may be a secret.
-const ENVIRONMENT: [&str; 27] = [
-    "PATH",
-    "LANG",
-    "LANGUAGE",
-    "LC_",
-    "TZ",
-    "LD_LIBRARY_PATH",
-    "PYTHONPATH",
-    "PYTHONHOME",
-    "OCIO",
-    "OMP_",
-    "BLENDER_",
-    "CYCLES_",
-    "CUDA_",
-    "OPTIX_",
-    "NVIDIA_",
-    "HIP_",
-    "ROCR_",
-    "ONEAPI_",
-    "SYCL_",
-    "ZE_",
-    "VK_",
-    "MESA_",
-    "LIBGL_",
-    "GALLIUM_",
-    "EGL_",
-    "__EGL_",
-    "__GLX_",
-];
 
 /// Whether this system has walls; what they are made of, for people.
 pub(crate) fn probe() -> Result<String, NoWalls> {
@@ -232,26 +150,6 @@ pub(crate) fn installation(program: &Path) -> Vec<PathBuf> {
     folders
 }
 
-/// Whether a folder is small enough to be opened as a whole: not the root, not somebody's home. What counts is where
-/// its path leads: `..` and links may lead from a small folder to a home.
-pub(crate) fn is_narrow(folder: &Path) -> bool {
-    let real = |path: PathBuf| fs::canonicalize(&path).unwrap_or(path);
-    let is_absolute = folder.is_absolute();
-    let folder = real(folder.to_owned());
-    let all = real("/home".into());
-    let homes = [env::home_dir(), Some("/root".into()), Some("/Users".into())];
-    let mut homes = homes.into_iter().flatten().map(real).chain([all.clone()]);
-    is_absolute
-        && folder.parent().is_some()
-        && !homes.any(|home| home.starts_with(&folder))
-        && folder.parent() != Some(&*all)
-}
-
-pub(crate) fn is_kept(name: &OsStr) -> bool {
-    let name = name.to_string_lossy();
-    ENVIRONMENT.iter().any(|kept| name == *kept || (kept.ends_with('_') && name.starts_with(kept)))
-}
-
 /// The command's own settings stay; of ours it inherits what is no secret.
 #[cfg(target_os = "linux")]
 fn limit_environment(command: &mut Command, walls: &Walls) {
@@ -284,7 +182,7 @@ mod linux {
         sync::oneshot,
     };
 
-    use super::{DEVICES, NoWalls, SYSTEM, Walls, limit_environment};
+    use super::{DEVICES, NoWalls, Walls, allowed::SYSTEM, limit_environment};
 
     /// What we know of Landlock and have tried. A kernel with less gives less.
     const KNOWN: ABI = ABI::V6;

@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::confine;
+use super::allowed;
 
 /// Variables that are passed on but do not list files to read. PATH is checked folder by folder, and the other is
 /// set anew for each Blender.
@@ -27,7 +27,7 @@ const NAMED_MAX: usize = 256;
 /// Files and folders that a confined Blender may read because the node's environment names them. The machine's
 /// owner has set these variables for every Blender on it, for example to a colour configuration.
 pub(crate) fn reads() -> Vec<PathBuf> {
-    named(env::vars_os().filter(|(name, _)| confine::is_kept(name)))
+    named(env::vars_os().filter(|(name, _)| allowed::is_kept(name)))
 }
 
 fn named(variables: impl Iterator<Item = (OsString, OsString)>) -> Vec<PathBuf> {
@@ -47,7 +47,7 @@ fn named(variables: impl Iterator<Item = (OsString, OsString)>) -> Vec<PathBuf> 
         }
     }
     // A folder that holds a home, or everything, is more than anyone meant.
-    named.retain(|path| path.is_file() || (path.is_dir() && confine::is_narrow(path)));
+    named.retain(|path| path.is_file() || (path.is_dir() && allowed::is_narrow(path)));
     named.truncate(NAMED_MAX);
     named
 }
@@ -89,7 +89,7 @@ fn of_color_config(config: &Path, real: &Path) -> Vec<PathBuf> {
 /// Whether a folder can be one for colour tables. Folders right below the root, such as /etc and /var, hold much else.
 fn holds_tables(folder: &Path) -> bool {
     let is_top = folder.parent().is_some_and(|parent| parent.parent().is_none());
-    folder.is_dir() && !is_top && confine::is_narrow(folder)
+    folder.is_dir() && !is_top && allowed::is_narrow(folder)
 }
 
 /// The folders in `search_path: a:b`, or in the list that follows it.
@@ -122,7 +122,7 @@ fn unquoted(text: &str) -> &str {
 /// Python on its PATH uses it as its own, and does not start if it cannot read it.
 #[cfg(target_os = "linux")]
 pub(crate) fn readable_path(path: &OsStr, reads: &[PathBuf]) -> OsString {
-    let roots: Vec<_> = confine::SYSTEM
+    let roots: Vec<_> = allowed::SYSTEM
         .iter()
         .map(Path::new)
         .chain(reads.iter().map(PathBuf::as_path))
@@ -220,7 +220,9 @@ mod tests {
         let reads = [opt, root.join("home")];
         let found = readable_path(&path, &reads);
         assert_eq!(env::split_paths(&found).count(), 5, "all but the one that leads nowhere");
-        assert!(confine::installation(&bad[2].join("python3")).contains(&root.join("home/3.11")));
+        assert!(
+            super::super::installation(&bad[2].join("python3")).contains(&root.join("home/3.11"))
+        );
     }
 
     #[test]

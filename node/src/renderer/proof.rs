@@ -4,11 +4,14 @@ use std::io;
 
 use futures::future;
 
-use super::FoundBlender;
+use super::{
+    process::{NotStarted, Worker},
+    scene::Scene,
+};
 use crate::{
+    blender::FoundBlender,
     confine::{self, Workplace},
     project::LAYOUTS,
-    renderer,
 };
 
 /// Starts each of these Blenders the way a node does for a job: within walls if this system has them, and with the
@@ -24,6 +27,18 @@ pub async fn prove(blenders: &[FoundBlender]) -> io::Result<Vec<Result<(), Strin
         std::fs::create_dir(folder)?;
     }
     let place = Workplace { work, layouts, confined: confine::probe().is_ok() };
-    let starts = blenders.iter().map(|blender| renderer::prove(blender.clone(), &place));
+    let starts = blenders.iter().map(|blender| prove_one(blender.clone(), &place));
     Ok(future::join_all(starts).await)
+}
+
+/// Starts a Blender as for a job, and ends it. The error says why it does not start.
+async fn prove_one(blender: FoundBlender, workplace: &Workplace) -> Result<(), String> {
+    match Worker::start(blender, workplace, &Scene::none(), &mut |_| ()).await {
+        Ok(mut worker) => {
+            worker.kill().await;
+            Ok(())
+        }
+        Err(NotStarted::Node(error)) => Err(error.message),
+        Err(NotStarted::Blender { why, .. }) => Err(why),
+    }
 }

@@ -1,0 +1,19 @@
+//! Why there is no movie.
+
+use framecrew_proto::v1::FailureReason;
+
+use crate::renderer::RenderError;
+
+/// Why there is no movie.
+#[derive(Debug)]
+pub(crate) struct MovieError {
+    pub(crate) error: RenderError,
+    /// What ffmpeg said last, oldest line first.
+    pub(crate) log_tail: Vec<String>,
+}
+
+impl MovieError {
+    pub(super) fn new(reason: FailureReason, message: impl Into<String>) -> Self {
+        Self { error: RenderError::new(reason, message), log_tail: Vec::new() }
+    }
+}
