@@ -1,8 +1,8 @@
 //! Removes blobs that no job needs: old ones, and the oldest when they take too much space.
 //!
 //! Age counts from the last use. Blobs notes uses in memory, and this task saves them to the ledger every few seconds.
-//! A crash loses the latest of them; therefore nothing is removed within an hour after one. That is as long as a
-//! client may rely on an answer that a blob is there.
+//! A crash loses the latest of them; therefore nothing is removed within an hour after one. For so long a
+//! client may rely on the answer that a blob is there.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -60,7 +60,7 @@ fn short(digest: Digest) -> u64 {
     u64::from_le_bytes([a, b, c, d, e, f, g, h])
 }
 
-/// What was removed.
+/// The result of a round.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 struct Collected {
     blobs: u64,

@@ -24,7 +24,7 @@ use tracing_subscriber::EnvFilter;
 #[derive(Debug, Parser)]
 #[command(name = "framecrew-orchestrator", version, max_term_width = 100)]
 struct Args {
-    /// Without one: serves.
+    /// Serves when there is none.
     #[command(subcommand)]
     command: Option<Command>,
     /// Address to serve on; 0.0.0.0:4000 to be reached from other machines.
@@ -35,7 +35,7 @@ struct Args {
         value_name = "ADDRESS"
     )]
     listen: SocketAddr,
-    /// Folder of the database and the blobs; made where it is not.
+    /// Folder of the database and the blobs; created if it is missing.
     #[arg(
         long,
         env = "FRAMECREW_DATA",
@@ -44,14 +44,15 @@ struct Args {
         global = true
     )]
     data: PathBuf,
-    /// Hours that uploads and frames which no job needs are kept after they were last used; 24 by default, 1 at
-    /// least.
+    /// Hours that unused uploads and frames are kept after their last use; 24 by default, at least 1.
+    ///
+    /// Only those that no job needs count as unused.
     #[arg(long, env = "FRAMECREW_BLOB_AGE", value_name = "HOURS")]
     blob_age: Option<u32>,
-    /// Bytes that they may take before the oldest go; 20 GiB by default.
+    /// Bytes that unused uploads and frames may take before the oldest are removed; 20 GiB by default.
     #[arg(long, env = "FRAMECREW_BLOB_BYTES", value_name = "BYTES")]
     blob_bytes: Option<u64>,
-    /// File that what is decided is appended to, commit by commit; for tests.
+    /// File that the history of decisions is appended to, commit by commit; for tests.
     #[cfg(feature = "history")]
     #[arg(long, value_name = "FILE")]
     history: Option<PathBuf>,
@@ -62,31 +63,31 @@ struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Tells whether the store in --data is sound; may run beside its orchestrator.
+    /// Checks whether the store in --data is sound; may run beside its orchestrator.
     ///
-    /// Looks at the database's own structure, at what its tables say of each other (counts, states, batches), and
-    /// whether every blob that a job needs is there. Changes nothing. Exits with 0 when all is well, 1 when
-    /// something is wrong, each fault in a line, and 2 when there is nothing to check.
+    /// Checks the structure of the database, whether its tables agree (counts, states, batches), and whether every
+    /// blob that a job needs is there. Changes nothing. Exits with 0 when the store is sound, with 1 after printing
+    /// each fault on a line, and with 2 when there is nothing to check.
     #[command(
-        after_help = "When something is wrong: stop the orchestrator, keep the folder, and start it with \
+        after_help = "If there are faults: stop the orchestrator, keep the folder, and start it with \
         --data on a copy made by `backup`."
     )]
     Check {
-        /// Reads every blob and compares its hash, too: takes as long as reading all of them.
+        /// Also reads every blob and compares its hash; takes as long as reading all of them.
         #[arg(long)]
         blobs: bool,
     },
     /// Copies the store in --data to the folder TO; may run beside its orchestrator.
     ///
-    /// The copy is of one moment: the database, and the blobs that its jobs need. Run again, it brings the copy up
-    /// to date, and copies only blobs that are new; on one disk none are copied but linked.
+    /// The copy is of one moment: the database, and the blobs that its jobs need. Running it again brings the copy up
+    /// to date and copies only new blobs. On one disk blobs are linked, not copied.
     #[command(
         after_help = "To go on from a copy: stop the old orchestrator, then start one with --data TO. Jobs \
-        go on as they stood; frames finished since are drawn again; watchers begin anew. Make another copy \
-        for the next time: from then on the folder is a store."
+        continue from the moment of the copy; frames finished later are rendered again. From then on the \
+        folder is a store in use, so make the next backup to another one."
     )]
     Backup {
-        /// Folder of the copy; made where it is not. Best on another disk.
+        /// Folder of the copy; created if it is missing. Best on another disk.
         to: PathBuf,
     },
 }
@@ -114,7 +115,7 @@ async fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("framecrew-orchestrator: {error:#}");
-            // 2, as for wrong usage: each of these is mended by other flags.
+            // 2, as for wrong usage: other flags fix each of these.
             ExitCode::from(2)
         }
     }
@@ -149,7 +150,7 @@ async fn backup(data: &Path, to: &Path) -> ExitCode {
     match framecrew_orchestrator::backup(data, to).await {
         Ok(Backup { blobs, kept_blobs, missing_blobs }) => {
             let to = to.display();
-            println!("copied to {to}: {blobs} blobs are new, {kept_blobs} were there");
+            println!("copied to {to}: {blobs} new blobs, {kept_blobs} were there");
             if missing_blobs == 0 {
                 return ExitCode::SUCCESS;
             }
@@ -195,7 +196,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
     Ok(serve(listener, config, shutdown_signal()).await?)
 }
 
-/// Whether an orchestrator at `address` (also one that stands for all of this machine's) says that it serves.
+/// Whether an orchestrator at `address` reports that it serves. The unspecified address is this machine.
 async fn serves(address: SocketAddr) -> bool {
     let Ok(endpoint) = Endpoint::from_shared(format!("http://{address}")) else { return false };
     let Ok(channel) = endpoint.connect().await else { return false };
@@ -203,7 +204,7 @@ async fn serves(address: SocketAddr) -> bool {
     answer.is_ok_and(|answer| answer.into_inner().status() == ServingStatus::Serving)
 }
 
-/// Ends at Ctrl-C and, where there is such a thing, at SIGTERM.
+/// Completes at Ctrl-C and, on Unix, at SIGTERM.
 async fn shutdown_signal() {
     #[cfg(unix)]
     {

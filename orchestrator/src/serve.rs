@@ -93,7 +93,7 @@ impl Config {
     }
 }
 
-/// What keeps an orchestrator from serving.
+/// Why an orchestrator does not serve.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// The data folder cannot be used.
@@ -101,7 +101,7 @@ pub enum ServeError {
     Data {
         /// The folder.
         path: PathBuf,
-        /// What the system reports.
+        /// The system's error.
         error: io::Error,
     },
     /// The history cannot be written.
@@ -110,7 +110,7 @@ pub enum ServeError {
     History {
         /// The file.
         path: PathBuf,
-        /// What the system reports.
+        /// The system's error.
         error: io::Error,
     },
     /// Another orchestrator holds the folder's lock.
@@ -267,7 +267,7 @@ async fn collect_garbage(
     Ok(AbortOnDropHandle::new(tokio::spawn(collector.run(holds, stop))))
 }
 
-/// What the services are made of.
+/// The parts that services need.
 struct Parts {
     driver: DriverHandle,
     archive: Arc<dyn Archive>,

@@ -1,4 +1,4 @@
-//! What keeps the bytes of blobs.
+//! The place where the bytes of blobs lie.
 
 use std::{
     fmt::Debug,

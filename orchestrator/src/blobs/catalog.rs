@@ -1,4 +1,4 @@
-//! The blobs of a backend, and what is known about them. Blocks.
+//! The blobs of a backend, and the facts that are known about them. Blocks.
 
 use std::{
     io,
@@ -30,7 +30,7 @@ const REMOVED_AT_ONCE: usize = 64;
 /// Bytes of a blob that are read at once to hash it.
 const HASHED_AT_ONCE: u64 = 4 << 20;
 
-/// Blobs, their uploads, and what is known about them.
+/// Blobs, their uploads, and the facts that are known about them.
 #[derive(Debug)]
 pub(super) struct Catalog {
     pub(super) backend: Arc<dyn Backend>,

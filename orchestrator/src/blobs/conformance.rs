@@ -1,4 +1,4 @@
-//! What each backend of blobs must do; every test runs on each kind.
+//! The behaviour that every backend of blobs shows: each test runs on each kind.
 
 #![allow(clippy::unwrap_used)]
 

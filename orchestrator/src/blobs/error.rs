@@ -1,4 +1,4 @@
-//! What can go wrong with blobs.
+//! Failures of the blob store.
 
 use std::{io, path::PathBuf};
 
@@ -47,7 +47,7 @@ impl From<io::Error> for BlobError {
     }
 }
 
-/// What is wrong with a blob that a client or a node promised.
+/// The fault of a blob that a client or a node promised.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Broken {
     #[error("is not in the blob store")]

@@ -27,7 +27,7 @@ const GROUP_MAX: usize = 256;
 /// Committed blobs that one upload has not yet seen durable.
 const PENDING_MAX: usize = 4 * GROUP_MAX;
 
-/// What an upload stored.
+/// The result of an upload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Stored {
     /// Blobs committed.

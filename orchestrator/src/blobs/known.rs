@@ -1,4 +1,4 @@
-//! What is known about blobs without asking the backend.
+//! Facts about blobs that are known without asking the backend.
 
 use std::{
     collections::{HashMap, HashSet},

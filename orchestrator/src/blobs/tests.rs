@@ -122,7 +122,7 @@ fn after_a_disk_lost_something_each_blob_is_asked_for_by_itself() {
     let folder = Folder::open(dir.path()).unwrap();
     assert!(folder.sync_all_by(|| Ok(())).unwrap());
     folder.sync_all_by(|| Err(std::io::Error::other("lost"))).unwrap_err();
-    let again = || panic!("the system does not tell it twice");
+    let again = || panic!("the system does not report it twice");
     assert!(!folder.sync_all_by(again).unwrap());
 }
 
@@ -232,7 +232,10 @@ async fn a_blob_that_cannot_be_looked_at_is_broken_and_no_other_is() {
         matches!(&broken[..], [(digest, Broken::Unreadable(_))] if *digest == bad),
         "{broken:?}"
     );
-    assert!(blobs.sizes(vec![good, bad]).await.is_err(), "whoever cannot tell them apart is told");
+    assert!(
+        blobs.sizes(vec![good, bad]).await.is_err(),
+        "a caller that cannot tell them apart gets the error"
+    );
 }
 
 #[cfg(target_os = "linux")]

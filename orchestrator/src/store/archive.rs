@@ -1,4 +1,4 @@
-//! What readers need of a store.
+//! Reads of a store.
 
 use std::fmt::Debug;
 
@@ -84,7 +84,7 @@ pub(crate) trait Archive: Debug + Send + Sync + 'static {
         each: &'a mut (dyn FnMut(Digest, i64) + Send),
     ) -> BoxFuture<'a, Result<(), StoreError>>;
 
-    /// Looks for damage in the whole store, beside everyone who works with it.
+    /// Looks for damage in the whole store, while others work with it.
     ///
     /// # Errors
     /// [`StoreError::Corrupt`] when there is some.

@@ -1,4 +1,4 @@
-//! What each kind of store must do; every test runs on each kind.
+//! The behaviour that every kind of store shows: each test runs on each kind.
 
 #![allow(clippy::unwrap_used)]
 

@@ -1,4 +1,4 @@
-//! What a store could not do.
+//! Failures of a store.
 
 /// The database is missing although the data folder holds blobs, which only an orchestrator with a database stores.
 pub(crate) const LOST_DATABASE: &str = "the database is gone, or empty, although the blobs are there. Put framecrew.db \

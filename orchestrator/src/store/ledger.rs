@@ -1,4 +1,4 @@
-//! What the driver needs of a store.
+//! The store as the driver needs it.
 
 use framecrew_blobs::Digest;
 use futures::future::BoxFuture;
@@ -20,7 +20,7 @@ pub(crate) trait Ledger: Archive {
     /// Everything that a restarted orchestrator goes on from.
     fn restore(&self) -> BoxFuture<'_, Result<RestoredState, StoreError>>;
 
-    /// What is needed of a job's frames to go on with it. Costs some ten milliseconds for each hundred thousand of
+    /// The facts about a job's frames that a restarted orchestrator needs. Costs some ten milliseconds for each hundred thousand of
     /// them.
     fn job_progress(&self, job: JobId) -> BoxFuture<'_, Result<JobProgressRecord, StoreError>>;
 

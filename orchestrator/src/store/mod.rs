@@ -1,4 +1,4 @@
-//! What must survive a crash: the records, and what a store must offer.
+//! The records that survive a crash, and the stores that keep them.
 //!
 //! The driver holds the [`Ledger`]: it alone writes, and its reads wait for no watcher. Everyone else reads from the
 //! [`Archive`]. [`open`] makes both from a URL. A new kind of store implements the two traits and passes the suite in

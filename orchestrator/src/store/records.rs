@@ -1,4 +1,4 @@
-//! What a store keeps, and what it gives back.
+//! Records: the values that a store takes and returns.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -100,7 +100,7 @@ pub(crate) struct LogRecord {
     pub(crate) text: String,
 }
 
-/// What one commit writes. Later states of the same thing replace earlier ones.
+/// The changes of one commit. Later states of the same thing replace earlier ones.
 #[derive(Debug, Default)]
 pub(crate) struct Group {
     pub(crate) new_jobs: Vec<(Request, JobRecord)>,
@@ -180,7 +180,7 @@ pub(crate) struct RestoredState {
     pub(crate) commits: u64,
 }
 
-/// What is needed of a job's frames to go on with it.
+/// The facts about a job's frames that a restarted orchestrator needs.
 #[derive(Debug, Default)]
 pub(crate) struct JobProgressRecord {
     /// Finished frames.

@@ -1,9 +1,9 @@
 //! A copy of a store that an orchestrator can be started on, made while another one works with it.
 //!
-//! The copy is another life of the store and says so: it has a new `store_id`, so that watchers do not resume
-//! at revisions which it never had and nodes do not hand it frames of jobs that it gave the same numbers to;
-//! its epoch lies ahead, so that its batch ids are none that a node has seen; and it knows no nodes and no
-//! batches: what was being drawn is drawn again, by nodes that join it.
+//! The copy is a store of its own. It has a new `store_id`: watchers do not resume in it at revisions that it never
+//! had, and nodes do not hand it frames of other jobs with the same numbers. Its epoch lies ahead, so that no node has
+//! seen its batch ids. It has no nodes and no batches: frames that were being rendered are rendered again, by nodes
+//! that join it.
 
 use std::{
     collections::HashSet,
@@ -27,16 +27,16 @@ use crate::{
     store::StoreError,
 };
 
-/// How far ahead of the store's the epoch of its copy lies: more starts than the store will see, and more
-/// seconds than a clock will be set back, before the copy is used.
+/// How far the epoch of a copy lies ahead: more starts than the store will see, and more seconds than a clock will be
+/// set back, before the copy is used.
 const EPOCHS_AHEAD: i64 = 100_000;
 
-/// What was copied.
+/// The result of a backup.
 #[derive(Debug)]
 pub struct Backup {
     /// Blobs that were not in the copy yet.
     pub blobs: u64,
-    /// Blobs that were, from an earlier backup to the same place.
+    /// Blobs that an earlier backup to the same place has copied.
     pub kept_blobs: u64,
     /// Blobs that the store itself lacks: `check` names them.
     pub missing_blobs: u64,
@@ -48,21 +48,21 @@ pub enum BackupError {
     /// There is nothing to copy.
     #[error(transparent)]
     NoStore(#[from] NoStore),
-    /// The place has been used as a store of its own.
+    /// The target is a store that is in use.
     #[error("{} is a store that an orchestrator has worked with; choose another folder", .0.display())]
     InUse(PathBuf),
-    /// It cannot be written there.
-    #[error("cannot write the copy to {}: {source}; choose another folder, or make room", path.display())]
+    /// The copy cannot be written.
+    #[error("cannot write the copy to {}: {error}; choose another folder, or make room", path.display())]
     Copy {
-        /// Where.
+        /// The folder of the copy.
         path: PathBuf,
-        /// Why.
-        source: io::Error,
+        /// The system's error.
+        error: io::Error,
     },
     /// The database is damaged.
     #[error(
-        "the database is damaged ({0}), and was not copied; `framecrew-orchestrator check` tells where. Earlier copies \
-         are as they were"
+        "the database is damaged ({0}), and was not copied; `framecrew-orchestrator check` shows where. Earlier copies \
+         are unchanged"
     )]
     Damaged(String),
     /// The database cannot be read.
@@ -70,11 +70,11 @@ pub enum BackupError {
     Database(String),
 }
 
-/// Copies the store in a data folder to the folder `to`. Repeating it brings the copy up to date; blobs that are
-/// there are not copied again, and on one disk none are: the copy links to them.
+/// Copies the store in a data folder to the folder `to`. Repeating it brings the copy up to date and copies only new
+/// blobs. On one disk blobs are linked, not copied.
 ///
 /// # Errors
-/// When there is no sound copy; what was there before is as it was.
+/// When there is no sound copy; an earlier one is unchanged.
 pub async fn backup(data: &Path, to: &Path) -> Result<Backup, BackupError> {
     let from = database_in(data);
     let (from_blobs, to_blobs) = (layout::blobs_in(data), layout::blobs_in(to));
@@ -84,11 +84,11 @@ pub async fn backup(data: &Path, to: &Path) -> Result<Backup, BackupError> {
     if !from.is_file() {
         return Err(NoStore::Missing(data.to_owned()).into());
     }
-    // Whoever started an orchestrator on the copy has made it a store of its own.
+    // An orchestrator that was started on the copy has made it a store in use.
     if to.join("lock").exists() {
         return Err(BackupError::InUse(to.to_owned()));
     }
-    let failed = |source| BackupError::Copy { path: to.to_owned(), source };
+    let failed = |error| BackupError::Copy { path: to.to_owned(), error };
     make_folder(to).map_err(failed)?;
     fs::create_dir_all(&to_blobs).map_err(failed)?;
     let part = to.join("framecrew.db.part");
@@ -99,7 +99,7 @@ pub async fn backup(data: &Path, to: &Path) -> Result<Backup, BackupError> {
             return Err(NoStore::OtherVersion(data.to_owned()).into());
         }
         Err(error) => {
-            // What there is of it is of no use to anyone.
+            // A part of a copy is of no use.
             let _ = remove_database(&part);
             return Err(match error {
                 // Nothing is written but the copy.
@@ -114,7 +114,7 @@ pub async fn backup(data: &Path, to: &Path) -> Result<Backup, BackupError> {
     // Last: a database that is there has its blobs.
     File::open(&part).and_then(|file| file.sync_all()).map_err(failed)?;
     let database = database_in(to);
-    // What a look at an earlier copy may have left would be taken for its latest pages.
+    // SQLite would take a log that a reader of an earlier copy left for the latest pages.
     remove_beside(&database).map_err(failed)?;
     fs::rename(&part, database).map_err(failed)?;
     sync_folder(to).map_err(failed)?;
@@ -142,7 +142,7 @@ fn remove_beside(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Copies one moment of the database, makes it a store of its own, and tells which blobs it needs.
+/// Copies one moment of the database, makes it a store of its own, and returns the blobs that it needs.
 async fn copy_database(from: &Path, part: &Path) -> Result<HashSet<Digest>, StoreError> {
     // As it is: to set a journal's mode would make a database of an empty file.
     let mut source =

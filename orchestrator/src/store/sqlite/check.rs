@@ -1,5 +1,5 @@
-//! Whether a store is sound: the database's own structure, what its tables say of each other, and the blobs
-//! that its jobs need. Reads a moment of it, also while an orchestrator works with it, and changes nothing.
+//! Whether a store is sound: the structure of the database, whether its tables agree, and the blobs that its jobs
+//! need. Reads one moment, also while an orchestrator works with the store, and changes nothing.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -21,26 +21,26 @@ use crate::{
     store::{JobRecord, StoreError},
 };
 
-/// Faults that are told one by one; the rest are counted. More than a screen of them help nobody.
+/// Faults that are listed; the rest are counted. More than a screen of them help nobody.
 const FAULTS_MAX: usize = 100;
 
-/// What a check found.
+/// The result of a check.
 #[derive(Debug, Default)]
 pub struct Checked {
-    /// Jobs looked at.
+    /// Jobs that were checked.
     pub jobs: u64,
-    /// Frames looked at: those to which something has happened.
+    /// Frames that were checked: those that were tried.
     pub frames: u64,
-    /// Blobs looked at.
+    /// Blobs that were checked.
     pub blobs: u64,
-    /// What is wrong, each in a sentence; the first hundred.
+    /// The first hundred faults, each in a sentence.
     pub faults: Vec<String>,
     /// Faults beyond those.
     pub more_faults: u64,
 }
 
 impl Checked {
-    /// Whether nothing is wrong.
+    /// Whether there are no faults.
     #[must_use]
     pub fn is_sound(&self) -> bool {
         self.faults.is_empty()
@@ -58,14 +58,14 @@ impl Checked {
 /// Why there is nothing to check or copy.
 #[derive(Debug, thiserror::Error)]
 pub enum NoStore {
-    /// No orchestrator has been there.
+    /// The folder holds no database.
     #[error(
         "there is no store in {}: name an orchestrator's data folder with --data (that of `framecrew up` is the \
          folder `orchestrator` in its own)",
         .0.display()
     )]
     Missing(PathBuf),
-    /// Its tables are not those of this version.
+    /// The tables of the database are those of another version.
     #[error(
         "the store in {} was made by another version: start its orchestrator with this one once",
         .0.display()
@@ -76,7 +76,7 @@ pub enum NoStore {
 /// Checks the store in a data folder; `hash_blobs` reads every blob, too.
 ///
 /// # Errors
-/// When there is nothing to check. What is wrong with what is there is in the answer.
+/// When there is nothing to check. Faults are in the result.
 pub async fn check(data: &Path, hash_blobs: bool) -> Result<Checked, NoStore> {
     let path = database_in(data);
     let mut checked = Checked::default();
@@ -108,7 +108,7 @@ async fn check_database(
     let mut connection =
         SqliteConnection::connect_with(&SqliteConnectOptions::new().filename(path)).await?;
     let mut tx = connection.begin().await?;
-    // One by one: with some damage it gives up in the middle, and what it has found by then tells where.
+    // One by one: with some damage the check gives up in the middle, and the findings until then show where.
     let mut findings = sqlx::query_scalar::<_, String>("PRAGMA integrity_check").fetch(&mut *tx);
     while let Some(finding) = findings.try_next().await? {
         if finding != "ok" {
@@ -130,7 +130,7 @@ async fn check_database(
         .fetch_one(&mut *tx)
         .await?;
         if orphans > 0 {
-            checked.fault(format!("{orphans} {what} are of jobs that are not there"));
+            checked.fault(format!("{orphans} {what} belong to jobs that do not exist"));
         }
     }
     tx.rollback().await?;
@@ -165,7 +165,8 @@ async fn check_jobs(
                 .fetch_one(&mut *tx)
                 .await?;
             if found == 0 {
-                checked.fault(format!("job {}: its movie's job {movie} is not there", record.job));
+                checked
+                    .fault(format!("job {}: its movie's job {movie} does not exist", record.job));
             }
         }
         check_frames(&mut *tx, &record, checked, pins).await?;
@@ -191,11 +192,11 @@ async fn check_frames(
         let number = frame.frame;
         checked.frames += 1;
         if !wanted.contains(&number) {
-            checked.fault(format!("job {job}: frame {number} is none of its frames"));
+            checked.fault(format!("job {job}: frame {number} is not among its frames"));
         }
         if frame.revision > standing.revision {
             checked.fault(format!(
-                "job {job}: frame {number} changed at revision {}, and the job is at {}",
+                "job {job}: frame {number} changed at revision {}, but the job is at revision {}",
                 frame.revision, standing.revision
             ));
         }
@@ -206,7 +207,7 @@ async fn check_frames(
         }
         let Some(rendered) = frame.rendered else { continue };
         if rendered.outputs.is_empty() {
-            checked.fault(format!("job {job}: frame {number} is finished and has no output"));
+            checked.fault(format!("job {job}: frame {number} is finished but has no output"));
         }
         for output in &rendered.outputs {
             pins.insert(output.digest, (output.size_bytes, job));
@@ -219,12 +220,12 @@ async fn check_frames(
     let all = counts.open + counts.finished + counts.failed + counts.cancelled;
     if (counts.finished, counts.failed) != (finished, failed) {
         checked.fault(format!(
-            "job {job}: {finished} frames are finished and {failed} failed, and {} and {} are counted",
+            "job {job}: {finished} frames are finished and {failed} failed, but it counts {} and {}",
             counts.finished, counts.failed
         ));
     }
     if all != wanted.len() as u64 {
-        checked.fault(format!("job {job}: {all} frames are counted, and it has {}", wanted.len()));
+        checked.fault(format!("job {job}: it counts {all} frames, but has {}", wanted.len()));
     }
     let agrees = match standing.state {
         JobState::Queued | JobState::Rendering => counts.open > 0 && counts.cancelled == 0,
@@ -248,18 +249,18 @@ async fn check_batches(tx: &mut SqliteConnection, checked: &mut Checked) -> Resu
     for row in &rows {
         let batch = BatchId(row.try_get::<i64, _>("batch_id")? as u64);
         let Some(spec) = row.try_get::<Option<&str>, _>("spec")? else {
-            checked.fault(format!("batch {batch} is of a job that is not there"));
+            checked.fault(format!("batch {batch} belongs to a job that does not exist"));
             continue;
         };
         if row.try_get::<Option<&str>, _>("known")?.is_none() {
             let node: &str = row.try_get("node")?;
-            checked.fault(format!("batch {batch} is on node {node}, which is not there"));
+            checked.fault(format!("batch {batch} is on node {node}, which is not registered"));
         }
         let spec: JobSpec = from_json("a job", spec)?;
         let slices: Vec<Slice> = from_json("a batch", row.try_get("slices")?)?;
         let strays = slices.iter().filter(|slice| !spec.frames.contains(slice.frame)).count();
         if strays > 0 {
-            checked.fault(format!("batch {batch}: {strays} of its frames are none of its job's"));
+            checked.fault(format!("batch {batch}: {strays} of its frames are not among its job's"));
         }
     }
     Ok(())
@@ -271,7 +272,7 @@ fn check_blobs(dir: &Path, pins: HashMap<Digest, (u64, JobId)>, hash: bool, chec
         let path = blob_path(dir, digest);
         match fs::metadata(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                checked.fault(format!("job {job}: blob {digest} is not there"));
+                checked.fault(format!("job {job}: blob {digest} is missing"));
             }
             Err(error) => checked.fault(format!("job {job}: blob {digest}: {error}")),
             Ok(file) if file.len() != size_bytes => checked.fault(format!(
@@ -286,7 +287,9 @@ fn check_blobs(dir: &Path, pins: HashMap<Digest, (u64, JobId)>, hash: bool, chec
                 });
                 match read {
                     Ok(found) if found == digest => {}
-                    Ok(_) => checked.fault(format!("job {job}: blob {digest} has other bytes")),
+                    Ok(_) => {
+                        checked.fault(format!("job {job}: blob {digest} does not match its digest"))
+                    }
                     Err(error) => checked.fault(format!("job {job}: blob {digest}: {error}")),
                 }
             }

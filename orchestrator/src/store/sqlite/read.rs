@@ -1,4 +1,4 @@
-//! What readers ask.
+//! Reads for watchers and services.
 
 use framecrew_blobs::Digest;
 use futures::{FutureExt as _, TryStreamExt as _, future::BoxFuture};

@@ -1,4 +1,4 @@
-//! What a restarted orchestrator goes on from.
+//! Reads for a restarted orchestrator.
 
 use sqlx::{Row as _, SqlitePool};
 

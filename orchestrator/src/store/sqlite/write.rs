@@ -1,4 +1,4 @@
-//! What the driver writes, one function a table.
+//! Commits of the driver, one function a table.
 
 use framecrew_blobs::Digest;
 use futures::{FutureExt as _, future::BoxFuture};
