@@ -14,19 +14,10 @@ pub(crate) struct Room {
     pub(crate) total_bytes: u64,
 }
 
-/// How full the disk of `path` is; `None` where the system cannot say.
-pub(crate) fn room(path: &Path) -> io::Result<Option<Room>> {
-    #[cfg(target_os = "linux")]
-    return {
-        let disk = rustix::fs::statvfs(path)?;
-        let bytes = |blocks: u64| blocks.saturating_mul(disk.f_frsize);
-        Ok(Some(Room { free_bytes: bytes(disk.f_bavail), total_bytes: bytes(disk.f_blocks) }))
-    };
-    #[cfg(not(target_os = "linux"))]
-    {
-        let _ = path;
-        Ok(None)
-    }
+/// How full the disk of `path` is.
+pub(crate) fn room(path: &Path) -> io::Result<Room> {
+    let disk = fs4::statvfs(path)?;
+    Ok(Room { free_bytes: disk.available_space(), total_bytes: disk.total_space() })
 }
 
 /// Creates a folder and its parents, and makes their names durable.

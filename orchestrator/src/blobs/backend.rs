@@ -41,7 +41,7 @@ pub(crate) trait Backend: Debug + Send + Sync + 'static {
     /// Removes a blob.
     fn remove(&self, digest: Digest) -> io::Result<()>;
 
-    /// The space that is left; `None` where that is unknown or has no bound.
+    /// The space that is left; `None` where it has no bound.
     fn room(&self) -> io::Result<Option<Room>>;
 }
 

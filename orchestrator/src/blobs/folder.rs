@@ -171,6 +171,6 @@ impl Backend for Folder {
     }
 
     fn room(&self) -> io::Result<Option<Room>> {
-        disk::room(&self.dir)
+        disk::room(&self.dir).map(Some)
     }
 }

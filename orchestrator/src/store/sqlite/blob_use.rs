@@ -1,26 +1,26 @@
 //! When blobs were last used.
 
 use framecrew_blobs::Digest;
-use sqlx::{QueryBuilder, Sqlite, SqlitePool, Transaction};
+use sqlx::{Connection as _, QueryBuilder, Sqlite, SqliteConnection, SqlitePool};
 
-use super::store::{ROWS_MAX, still_in};
+use super::store::{ROWS_MAX, close_after_error, still_in};
 use crate::{domain::Epoch, store::StoreError};
+
+/// A write, small enough that the driver's commits need not wait for long.
+#[derive(Clone, Copy)]
+enum Change<'a> {
+    Save(&'a [(Digest, i64)]),
+    Forget(&'a [Digest]),
+    Mark { are_complete: bool },
+}
 
 pub(super) async fn save(
     writer: &SqlitePool,
     epoch: Epoch,
     uses: &[(Digest, i64)],
 ) -> Result<(), StoreError> {
-    // In small transactions: the driver's commits wait for each.
     for chunk in uses.chunks(ROWS_MAX) {
-        let mut tx = begin(writer, epoch).await?;
-        let mut insert = QueryBuilder::<Sqlite>::new("INSERT INTO blob_use (digest, used_at_ms) ");
-        insert.push_values(chunk, |mut row, (digest, used_at_ms)| {
-            row.push_bind(digest.as_bytes().to_vec()).push_bind(*used_at_ms);
-        });
-        insert.push(" ON CONFLICT (digest) DO UPDATE SET used_at_ms = excluded.used_at_ms");
-        insert.build().execute(&mut *tx).await?;
-        tx.commit().await?;
+        write(writer, epoch, Change::Save(chunk)).await?;
     }
     Ok(())
 }
@@ -31,40 +31,59 @@ pub(super) async fn forget(
     blobs: &[Digest],
 ) -> Result<(), StoreError> {
     for chunk in blobs.chunks(ROWS_MAX) {
-        let mut tx = begin(writer, epoch).await?;
-        let mut delete = QueryBuilder::<Sqlite>::new("DELETE FROM blob_use WHERE digest IN (");
-        let mut digests = delete.separated(", ");
-        for digest in chunk {
-            digests.push_bind(digest.as_bytes().to_vec());
-        }
-        delete.push(")");
-        delete.build().execute(&mut *tx).await?;
-        tx.commit().await?;
+        write(writer, epoch, Change::Forget(chunk)).await?;
     }
     Ok(())
 }
 
+/// Returns whether the uses were complete before.
 pub(super) async fn mark(
     writer: &SqlitePool,
     epoch: Epoch,
     are_complete: bool,
 ) -> Result<bool, StoreError> {
-    let mut tx = begin(writer, epoch).await?;
     let before: i64 =
-        sqlx::query_scalar("SELECT blob_uses_complete FROM store").fetch_one(&mut *tx).await?;
-    sqlx::query("UPDATE store SET blob_uses_complete = $1")
-        .bind(i64::from(are_complete))
-        .execute(&mut *tx)
-        .await?;
-    tx.commit().await?;
+        sqlx::query_scalar("SELECT blob_uses_complete FROM store").fetch_one(writer).await?;
+    write(writer, epoch, Change::Mark { are_complete }).await?;
     Ok(before != 0)
 }
 
-async fn begin(
-    writer: &SqlitePool,
+async fn write(writer: &SqlitePool, epoch: Epoch, change: Change<'_>) -> Result<(), StoreError> {
+    let mut connection = writer.acquire().await?;
+    let written = write_in(&mut connection, epoch, change).await;
+    close_after_error(connection, written)
+}
+
+async fn write_in(
+    writer: &mut SqliteConnection,
     epoch: Epoch,
-) -> Result<Transaction<'static, Sqlite>, StoreError> {
+    change: Change<'_>,
+) -> Result<(), StoreError> {
     let mut tx = writer.begin_with("BEGIN IMMEDIATE").await?;
     still_in(&mut tx, epoch).await?;
-    Ok(tx)
+    let mut statement = QueryBuilder::<Sqlite>::new("");
+    match change {
+        Change::Save(uses) => {
+            statement.push("INSERT INTO blob_use (digest, used_at_ms) ");
+            statement.push_values(uses, |mut row, (digest, used_at_ms)| {
+                row.push_bind(digest.as_bytes().to_vec()).push_bind(*used_at_ms);
+            });
+            statement.push(" ON CONFLICT (digest) DO UPDATE SET used_at_ms = excluded.used_at_ms");
+        }
+        Change::Forget(blobs) => {
+            statement.push("DELETE FROM blob_use WHERE digest IN (");
+            let mut digests = statement.separated(", ");
+            for digest in blobs {
+                digests.push_bind(digest.as_bytes().to_vec());
+            }
+            statement.push(")");
+        }
+        Change::Mark { are_complete } => {
+            statement.push("UPDATE store SET blob_uses_complete = ");
+            statement.push_bind(i64::from(are_complete));
+        }
+    }
+    statement.build().execute(&mut *tx).await?;
+    tx.commit().await?;
+    Ok(())
 }

@@ -7,7 +7,8 @@ use std::{
 };
 
 use sqlx::{
-    SqliteConnection, SqlitePool,
+    Sqlite, SqliteConnection, SqlitePool,
+    pool::PoolConnection,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 
@@ -85,7 +86,7 @@ impl SqliteStore {
 
     /// Takes every connection that watchers read with, as many slow ones do.
     #[cfg(test)]
-    pub(crate) async fn take_readers(&self) -> Vec<sqlx::pool::PoolConnection<sqlx::Sqlite>> {
+    pub(crate) async fn take_readers(&self) -> Vec<PoolConnection<Sqlite>> {
         let mut taken = Vec::new();
         for _ in 0..READERS {
             taken.extend(self.readers.acquire().await);
@@ -153,6 +154,18 @@ async fn begin_epoch(writer: &SqlitePool) -> Result<Identity, StoreError> {
 pub(super) async fn still_in(tx: &mut SqliteConnection, epoch: Epoch) -> Result<(), StoreError> {
     let now: i64 = sqlx::query_scalar("SELECT epoch FROM store").fetch_one(tx).await?;
     if now == i64::from(epoch.0) { Ok(()) } else { Err(StoreError::Superseded) }
+}
+
+/// Gives a connection back after a write, or closes it when the write failed.
+pub(super) fn close_after_error<T>(
+    mut connection: PoolConnection<Sqlite>,
+    written: Result<T, StoreError>,
+) -> Result<T, StoreError> {
+    if written.is_err() {
+        // A full disk ends SQLite's transaction and not the connection's: it would never begin another one.
+        connection.close_on_drop();
+    }
+    written
 }
 
 impl From<sqlx::Error> for StoreError {

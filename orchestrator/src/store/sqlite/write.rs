@@ -7,7 +7,7 @@ use sqlx::{Connection as _, QueryBuilder, Sqlite, SqliteConnection, SqlitePool};
 use super::{
     blob_use, restore,
     rows::{to_json, to_word},
-    store::{ROWS_MAX, SqliteStore, still_in},
+    store::{ROWS_MAX, SqliteStore, close_after_error, still_in},
 };
 use crate::{
     disk,
@@ -28,7 +28,7 @@ impl Ledger for SqliteStore {
 
     fn check_room(&self) -> Result<(), StoreError> {
         // A disk that cannot be asked does not count as full.
-        let Ok(Some(room)) = disk::room(&self.folder) else { return Ok(()) };
+        let Ok(room) = disk::room(&self.folder) else { return Ok(()) };
         let free_bytes = room.free_bytes;
         let reserve_bytes = self.reserve_bytes.min(room.total_bytes / RESERVE_SHARE);
         if free_bytes < reserve_bytes {
@@ -76,11 +76,7 @@ async fn commit(writer: &SqlitePool, epoch: Epoch, group: &Group) -> Result<(), 
     point("commit-before");
     let mut connection = writer.acquire().await?;
     let written = write_group(&mut connection, epoch, group).await;
-    if written.is_err() {
-        // A full disk ends SQLite's transaction and not the connection's: it would never begin another one.
-        connection.close_on_drop();
-    }
-    written
+    close_after_error(connection, written)
 }
 
 async fn write_group(
