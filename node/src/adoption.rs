@@ -11,14 +11,17 @@ use framecrew_proto::{
     },
 };
 use prost::Message as _;
-use tokio::{task, time};
+use tokio::{sync::mpsc, task, time};
 use tonic::{Code, Status, transport::Channel};
 use tracing::{info, warn};
 
 use crate::{
-    membership::{in_time, jittered},
+    backoff::jittered,
+    core::{Event, JournalId},
+    membership::in_time,
     node::Node,
-    outbox::{self, Journal, Outbox, blobs_of},
+    outbox::{Origin, Outbox, blobs_of},
+    uploads::{self, Uploads},
 };
 
 /// Frames that are offered in one call: the protocol's bound.
@@ -47,135 +50,151 @@ enum NotHandedIn {
     Missing,
 }
 
-/// Offers what nobody asks for, one batch after the other, for as long as the node lives.
-pub(crate) async fn hand_in(node: Arc<Node>, channel: Channel) {
+/// Offers the frames of each journal that the owner sends, for as long as the node runs.
+pub(crate) async fn hand_in(
+    node: Arc<Node>,
+    channel: Channel,
+    mut offers: mpsc::Receiver<JournalId>,
+) {
     let rpc = OrchestratorClient::new(channel);
     let mut pause = PAUSE_MIN;
     let mut well = true;
-    loop {
-        let journal = node.outbox.orphan().await;
-        let store_id = node.registered().await;
+    while let Some(journal) = offers.recv().await {
+        let store_id = node.view().store_id;
         let ask = |frames| {
             let request = AdoptFramesRequest {
                 name: node.name.clone(),
                 incarnation: node.incarnation,
-                store_id: store_id.clone(),
+                store_id: store_id.to_string(),
                 frames,
             };
             let mut rpc = rpc.clone();
             async move { Ok(in_time(rpc.adopt_frames(request)).await?.adoptions) }
         };
-        match offer(&node.outbox, journal, &store_id, ask).await {
-            Ok(()) => {
-                node.changed();
-                (pause, well) = (PAUSE_MIN, true);
-            }
+        let offered = offer(&node.outbox, &node.uploads, journal, ask).await;
+        match &offered {
+            Ok(()) => (pause, well) = (PAUSE_MIN, true),
             Err(error) => {
-                if well {
-                    warn!(%error, "finished frames are not handed in yet; keeping them and trying on");
+                if std::mem::take(&mut well) {
+                    warn!(%error, "finished frames are not handed in yet; keeping them, still retrying");
                 }
-                well = false;
                 time::sleep(jittered(pause)).await;
                 pause = (pause * 2).min(PAUSE_MAX);
             }
         }
+        node.tell(Event::OfferOver { journal, is_handed_in: offered.is_ok() }).await;
     }
 }
 
-/// Offers the frames of a journal, and deletes it when each of them has its answer. Otherwise it is put back.
+/// What became of the frames of one journal.
+#[derive(Debug, Default)]
+struct Tally {
+    adopted: usize,
+    unwanted: usize,
+    /// Their files are damaged or gone.
+    lost: usize,
+    /// Why a frame could not be stored; it must stay on the disk.
+    held_back: Option<NotHandedIn>,
+}
+
+/// Offers the frames of a journal. Returns when each of them has its answer.
 async fn offer<A: Future<Output = Result<Vec<i32>, Status>>>(
     outbox: &Outbox,
-    journal: Journal,
-    store_id: &str,
+    uploads: &Uploads,
+    journal: JournalId,
     ask: impl Fn(Vec<OrphanedFrame>) -> A,
 ) -> Result<(), NotHandedIn> {
-    if journal.origin().store_id != store_id {
-        info!(batch = %BatchName(journal.origin().batch_id), "deleting frames that were for another store");
-        outbox.forget(journal);
+    let Some((origin, mut open)) = outbox.read(journal).map_err(NotHandedIn::Disk)? else {
         return Ok(());
-    }
-    match offer_all(outbox, &journal, ask).await {
-        Ok(()) => {
-            outbox.forget(journal);
-            Ok(())
-        }
-        Err(error) => {
-            outbox.put_back(journal);
-            Err(error)
-        }
-    }
-}
-
-async fn offer_all<A: Future<Output = Result<Vec<i32>, Status>>>(
-    outbox: &Outbox,
-    journal: &Journal,
-    ask: impl Fn(Vec<OrphanedFrame>) -> A,
-) -> Result<(), NotHandedIn> {
-    let (job_id, batch) = (journal.origin().job_id, journal.origin().batch_id);
-    let mut open = journal.frames().map_err(NotHandedIn::Disk)?;
-    let (mut adopted, mut unwanted, mut lost) = (0, 0, 0);
+    };
+    let (job, batch) = (origin.job_id, BatchName(origin.batch_id));
+    let mut tally = Tally::default();
     for _ in 0..TRIES_MAX {
-        let mut missing = Vec::new();
-        let mut groups = VecDeque::from(groups(open));
-        while let Some(group) = groups.pop_front() {
-            let offered =
-                group.iter().map(|frame| OrphanedFrame { job_id, finished: Some(frame.clone()) });
-            let answers = match ask(offered.collect()).await {
-                Ok(answers) if answers.len() == group.len() => answers,
-                Ok(_) => {
-                    let status = Status::internal("it answered for other frames");
-                    return Err(NotHandedIn::Orchestrator(status));
-                }
-                // One faulty frame is no reason to lose the others.
-                Err(status) if status.code() == Code::InvalidArgument && group.len() > 1 => {
-                    groups.extend(group.into_iter().map(|frame| vec![frame]));
-                    continue;
-                }
-                Err(status) if is_final(&status) => {
-                    warn!(batch, reason = status.message(), "finished frames are refused");
-                    unwanted += group.len();
-                    continue;
-                }
-                Err(status) => return Err(NotHandedIn::Orchestrator(status)),
-            };
-            for (frame, answer) in group.into_iter().zip(answers) {
-                match Adoption::try_from(answer) {
-                    Ok(Adoption::Adopted) => adopted += 1,
-                    Ok(Adoption::Unwanted) => unwanted += 1,
-                    Ok(Adoption::BlobsMissing) => missing.push(frame),
-                    Ok(Adoption::Unspecified) | Err(_) => {
-                        let status = Status::internal("it gave an answer that is none");
-                        return Err(NotHandedIn::Orchestrator(status));
-                    }
-                }
-            }
-        }
-        open = Vec::new();
-        let mut held_back = None;
-        for frame in missing {
-            match upload(outbox, &frame).await {
-                Ok(true) => open.push(frame),
-                Ok(false) => lost += 1,
-                // One bad sector, here or there, is no reason to hold back the others.
-                Err(error @ NotHandedIn::Disk(_)) => held_back = Some(error),
-                Err(NotHandedIn::Store(error)) if outbox::is_broken(&error) => {
-                    held_back = Some(NotHandedIn::Store(error));
-                }
-                Err(error) => return Err(error),
-            }
-        }
+        let missing = ask_for_all(&origin, open, &ask, &mut tally).await?;
+        open = store_all(outbox, uploads, missing, &mut tally).await?;
         if open.is_empty() {
-            if let Some(error) = held_back {
+            if let Some(error) = tally.held_back {
                 return Err(error);
             }
+            let Tally { adopted, unwanted, lost, .. } = tally;
             if lost > 0 {
-                warn!(batch, lost, "files of finished frames are damaged or gone");
+                warn!(%batch, lost, "files of finished frames are damaged or gone");
             }
-            info!(batch, job = job_id, adopted, unwanted, "handed in what had been finished");
+            info!(%batch, job, adopted, unwanted, "handed in what had been finished");
             return Ok(());
         }
     }
     Err(NotHandedIn::Missing)
+}
+
+/// Asks the orchestrator about frames. Returns those whose blobs it lacks.
+async fn ask_for_all<A: Future<Output = Result<Vec<i32>, Status>>>(
+    origin: &Origin,
+    frames: Vec<SliceFinished>,
+    ask: impl Fn(Vec<OrphanedFrame>) -> A,
+    tally: &mut Tally,
+) -> Result<Vec<SliceFinished>, NotHandedIn> {
+    let job_id = origin.job_id;
+    let mut missing = Vec::new();
+    let mut groups = VecDeque::from(groups(frames));
+    while let Some(group) = groups.pop_front() {
+        let offered =
+            group.iter().map(|frame| OrphanedFrame { job_id, finished: Some(frame.clone()) });
+        let answers = match ask(offered.collect()).await {
+            Ok(answers) if answers.len() == group.len() => answers,
+            Ok(_) => {
+                let status = Status::internal("it answered for other frames");
+                return Err(NotHandedIn::Orchestrator(status));
+            }
+            // One faulty frame is no reason to lose the others.
+            Err(status) if status.code() == Code::InvalidArgument && group.len() > 1 => {
+                groups.extend(group.into_iter().map(|frame| vec![frame]));
+                continue;
+            }
+            Err(status) if is_final(&status) => {
+                let batch = BatchName(origin.batch_id);
+                warn!(%batch, reason = status.message(), "finished frames are refused");
+                tally.unwanted += group.len();
+                continue;
+            }
+            Err(status) => return Err(NotHandedIn::Orchestrator(status)),
+        };
+        for (frame, answer) in group.into_iter().zip(answers) {
+            match Adoption::try_from(answer) {
+                Ok(Adoption::Adopted) => tally.adopted += 1,
+                Ok(Adoption::Unwanted) => tally.unwanted += 1,
+                Ok(Adoption::BlobsMissing) => missing.push(frame),
+                Ok(Adoption::Unspecified) | Err(_) => {
+                    let status = Status::internal("its answer has no meaning");
+                    return Err(NotHandedIn::Orchestrator(status));
+                }
+            }
+        }
+    }
+    Ok(missing)
+}
+
+/// Stores the blobs of frames. Returns the frames that can be offered again.
+async fn store_all(
+    outbox: &Outbox,
+    uploads: &Uploads,
+    missing: Vec<SliceFinished>,
+    tally: &mut Tally,
+) -> Result<Vec<SliceFinished>, NotHandedIn> {
+    let mut stored = Vec::new();
+    for frame in missing {
+        match upload(outbox, uploads, &frame).await {
+            Ok(true) => stored.push(frame),
+            Ok(false) => tally.lost += 1,
+            // One bad sector, here or there, is no reason to hold back the others.
+            Err(error @ NotHandedIn::Disk(_)) => tally.held_back = Some(error),
+            Err(NotHandedIn::Store(error)) if uploads::is_broken(&error) => {
+                tally.held_back = Some(NotHandedIn::Store(error));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(stored)
 }
 
 /// Whether the same frames get the same answer for ever. An orchestrator that knows no such call adopts nothing.
@@ -185,12 +204,16 @@ fn is_final(status: &Status) -> bool {
 
 /// Stores a frame's blobs. False: they are not what they were, or not there. Any other trouble, of a disk's or of the
 /// store's, can be mended, and must not cost the frame.
-async fn upload(outbox: &Outbox, frame: &SliceFinished) -> Result<bool, NotHandedIn> {
-    let blobs: Vec<_> = blobs_of(frame).collect();
+async fn upload(
+    outbox: &Outbox,
+    uploads: &Uploads,
+    frame: &SliceFinished,
+) -> Result<bool, NotHandedIn> {
     let files: Vec<_> =
-        blobs.iter().map(|(digest, bytes)| (outbox.place(*digest), *digest, *bytes)).collect();
+        blobs_of(frame).map(|(digest, bytes)| (outbox.place(digest), digest, bytes)).collect();
+    let checked = files.clone();
     let whole = task::spawn_blocking(move || {
-        for (path, digest, bytes) in files {
+        for (path, digest, bytes) in checked {
             match Digest::of_file(&path) {
                 Ok(found) if found == (digest, bytes) => {}
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -202,7 +225,7 @@ async fn upload(outbox: &Outbox, frame: &SliceFinished) -> Result<bool, NotHande
     if !whole.await.map_err(io::Error::other).flatten().map_err(NotHandedIn::Disk)? {
         return Ok(false);
     }
-    match outbox.store_kept(blobs).await {
+    match uploads.store_files(files).await {
         Ok(()) => Ok(true),
         Err(TransferError::Changed { .. }) => Ok(false),
         Err(error) => Err(NotHandedIn::Store(error)),
@@ -241,16 +264,24 @@ mod tests {
 
     use super::*;
     use crate::{
+        core::{BatchId, BatchKey},
         outbox::{OUTBOX_BYTES, Origin},
         output::{Blob, Content},
     };
 
     fn open(folder: &Path) -> Outbox {
-        let nowhere = Endpoint::from_static("http://127.0.0.1:9").connect_lazy();
-        Outbox::open(folder.join("outbox"), BlobClient::new(nowhere), 1, OUTBOX_BYTES).unwrap()
+        Outbox::open(folder.join("outbox"), 1, OUTBOX_BYTES).unwrap()
     }
 
-    /// Frames of a batch that was given up.
+    /// A store that cannot be reached.
+    fn nowhere() -> Uploads {
+        let channel = Endpoint::from_static("http://127.0.0.1:9").connect_lazy();
+        Uploads::new(BlobClient::new(channel))
+    }
+
+    const JOURNAL: JournalId = JournalId::Of(BatchKey { binding: 0, id: BatchId(9) });
+
+    /// Frames of a batch that was abandoned.
     fn abandoned(outbox: &Outbox, frames: i32) {
         let origin = Origin { store_id: "store".into(), job_id: 7, batch_id: 9 };
         for frame in 1..=frames {
@@ -263,28 +294,26 @@ mod tests {
                 ..SliceFinished::default()
             };
             let blob = Blob { digest, size_bytes, content: Content::Memory(content) };
-            outbox.keep(&origin, &finished, &mut [blob]).unwrap();
+            outbox.keep(JOURNAL, &origin, &finished, &mut [blob]).unwrap();
         }
-        outbox.abandon(9);
+        outbox.close(JOURNAL);
     }
 
     async fn offer_to(
         outbox: &Outbox,
         answer: impl Fn(&OrphanedFrame) -> Result<Adoption, Status>,
     ) -> Result<(), NotHandedIn> {
-        let journal = outbox.orphan().await;
         let ask = |frames: Vec<OrphanedFrame>| {
             ready(frames.iter().map(|frame| answer(frame).map(i32::from)).collect())
         };
-        offer(outbox, journal, "store", ask).await
+        offer(outbox, &nowhere(), JOURNAL, ask).await
     }
 
     #[tokio::test]
-    async fn frames_are_offered_in_groups_and_deleted_when_they_have_their_answer() {
+    async fn frames_are_offered_in_groups_until_each_has_its_answer() {
         let folder = tempfile::tempdir().unwrap();
         let outbox = open(folder.path());
         abandoned(&outbox, 1_000);
-        let journal = outbox.orphan().await;
         let asked = Mutex::new(Vec::new());
         let ask = |frames: Vec<OrphanedFrame>| {
             asked.lock().unwrap().push(frames.len());
@@ -292,11 +321,8 @@ mod tests {
             let answer = |(n, _): (usize, _)| [Adoption::Adopted, Adoption::Unwanted][n % 2].into();
             ready(Ok(frames.iter().enumerate().map(answer).collect()))
         };
-        offer(&outbox, journal, "store", ask).await.unwrap();
+        offer(&outbox, &nowhere(), JOURNAL, ask).await.unwrap();
         assert_eq!(*asked.lock().unwrap(), [512, 488]);
-        assert_eq!(outbox.kept().frames, 0);
-        let left = std::fs::read_dir(folder.path().join("outbox")).unwrap();
-        assert_eq!(left.count(), 1, "only the folder of the blobs");
     }
 
     #[tokio::test]
@@ -318,11 +344,9 @@ mod tests {
         assert_eq!(outbox.kept().frames, 3);
         let kept = open(folder.path());
         assert_eq!((kept.kept().frames, kept.kept().bytes), (3, 3));
-        let journal = kept.orphan().await;
-        assert_eq!(journal.frames().unwrap().len(), 3);
-        // And then they are deleted.
+        let (_, frames) = kept.read(JournalId::Found(0)).unwrap().unwrap();
+        assert_eq!(frames.len(), 3);
         offer_to(&outbox, |_| Ok(Adoption::Unwanted)).await.unwrap();
-        assert_eq!(outbox.kept().frames, 0);
     }
 
     #[tokio::test]
@@ -342,7 +366,6 @@ mod tests {
         offer_to(&outbox, third_is_faulty).await.unwrap();
         // The first two were looked at in the group that was refused, too.
         assert_eq!(adopted.lock().unwrap().split_off(2), [1, 2, 4, 5]);
-        assert_eq!(outbox.kept().frames, 0);
     }
 
     #[tokio::test]
@@ -352,7 +375,6 @@ mod tests {
         abandoned(&outbox, 1);
         std::fs::write(outbox.place(Digest::of(b"1")), "2").unwrap();
         offer_to(&outbox, |_| Ok(Adoption::BlobsMissing)).await.unwrap();
-        assert_eq!(outbox.kept().frames, 0);
     }
 
     #[tokio::test]
@@ -372,16 +394,5 @@ mod tests {
         let error = offer_to(&outbox, missing).await.unwrap_err();
         assert!(matches!(error, NotHandedIn::Disk(_)), "{error}");
         assert_eq!(outbox.kept().frames, 2);
-    }
-
-    #[tokio::test]
-    async fn frames_of_another_store_are_deleted_without_a_word() {
-        let folder = tempfile::tempdir().unwrap();
-        let outbox = open(folder.path());
-        abandoned(&outbox, 2);
-        let journal = outbox.orphan().await;
-        let ask = |_| -> std::future::Ready<_> { panic!("nobody is asked") };
-        offer(&outbox, journal, "another", ask).await.unwrap();
-        assert_eq!(outbox.kept().frames, 0);
     }
 }

@@ -4,10 +4,12 @@
 // In reading order: what a node is told; how it is put together; what it is; how it belongs to the cluster;
 // what it is asked; what it does about it; with what.
 mod adoption;
+mod backoff;
 mod batch;
 pub mod blender;
 mod config;
 mod confine;
+pub mod core;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
@@ -17,13 +19,16 @@ mod movie;
 mod node;
 mod outbox;
 mod output;
+mod owner;
 mod platform;
 mod project;
 mod renderer;
 mod request;
 mod serve;
 mod service;
+mod uploads;
 mod version;
+mod work;
 
 pub use config::Config;
 pub use confine::{Confine, walls};

@@ -1,10 +1,7 @@
-//! Registers the node, keeps its lease, and fences it when the lease runs out.
+//! Registers the node and renews its lease.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -16,7 +13,12 @@ use tokio::time::{self, Instant};
 use tonic::{Code, Status, transport::Channel};
 use tracing::{info, warn};
 
-use crate::{node::Node, platform};
+use crate::{
+    backoff::jittered,
+    core::{BatchId, Event, Grant, Registration, View},
+    node::Node,
+    platform,
+};
 
 /// How long a call to the orchestrator may take: well below a lease, so that a lost one can be repeated.
 const CALL_TIMEOUT: Duration = Duration::from_secs(4);
@@ -32,54 +34,12 @@ const RETRY_MAX: Duration = Duration::from_secs(3);
 /// How often a node repeats that it cannot register, if the reason is unchanged.
 const REMIND_INTERVAL: Duration = Duration::from_secs(60);
 
-/// How often the lease is looked at. The sum of this, the time to kill and the lease must stay below what the
-/// orchestrator waits before it gives the work away (it adds a margin of seconds).
-const LEASE_CHECK_INTERVAL: Duration = Duration::from_millis(100);
-
 /// Bounds on what an orchestrator may ask for, so that a wrong value cannot turn into a flood or a dead node.
 const HEARTBEAT_MIN: Duration = Duration::from_millis(50);
 const HEARTBEAT_MAX: Duration = Duration::from_secs(10);
 
 /// Longest time between two heartbeats of a node that drains.
 const DRAINING_HEARTBEAT: Duration = Duration::from_millis(500);
-
-/// The node's time-limited right to work: until the moment its last successful heartbeat was *sent*, plus the
-/// lease's length; for a batch whose job bears more silence, plus that. Measured by a clock that counts suspend, in
-/// nanoseconds of uptime; 0: never had one.
-#[derive(Debug, Default)]
-pub(crate) struct Lease {
-    sent: AtomicU64,
-    until: AtomicU64,
-}
-
-impl Lease {
-    /// Whether the node may take on work now. Reads the clock, so a process that was stopped knows at once.
-    pub(crate) fn holds(&self) -> bool {
-        nanos(platform::uptime()) < self.until.load(Ordering::Acquire)
-    }
-
-    /// Whether it may go on with a batch that bears so much silence.
-    pub(crate) fn holds_for(&self, silence: Duration) -> bool {
-        let until = self.until.load(Ordering::Acquire);
-        let sent = self.sent.load(Ordering::Acquire);
-        let now = nanos(platform::uptime());
-        now < until || (sent > 0 && now < sent.saturating_add(nanos(silence)))
-    }
-
-    pub(crate) fn renew(&self, sent: Duration, ttl: Duration) {
-        self.until.fetch_max(nanos(sent + ttl), Ordering::AcqRel);
-        self.sent.fetch_max(nanos(sent), Ordering::AcqRel);
-    }
-
-    pub(crate) fn end(&self) {
-        self.sent.store(0, Ordering::Release);
-        self.until.store(0, Ordering::Release);
-    }
-}
-
-fn nanos(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
-}
 
 /// Where the orchestrator reaches the node.
 #[derive(Debug, Clone)]
@@ -116,7 +76,9 @@ pub enum Expelled {
 /// Keeps the node registered. Ends only when that has become impossible.
 pub(crate) async fn keep(node: Arc<Node>, channel: Channel, reach: Reach) -> Expelled {
     let mut rpc = OrchestratorClient::new(channel);
+    let mut equipment = node.equipment();
     loop {
+        let is_equipped = equipment.borrow_and_update().is_some();
         let interval = match register(&node, &mut rpc, &reach).await {
             Ok(interval) => interval,
             Err(expelled) => return expelled,
@@ -126,47 +88,27 @@ pub(crate) async fn keep(node: Arc<Node>, channel: Channel, reach: Reach) -> Exp
                 return expelled;
             },
             // Registered again at once, with what it has now.
-            () = node.equipped.notified() => {}
-            () = node.slots.news.notified(), if node.is_equipped() => {}
-        }
-    }
-}
-
-/// Ends each batch as soon as its time has run out. Runs beside everything else: nothing may delay it.
-pub(crate) async fn fence(node: Arc<Node>) {
-    let mut leased = false;
-    loop {
-        time::sleep(LEASE_CHECK_INTERVAL).await;
-        let holds = node.lease.holds();
-        if leased && !holds && !node.stopping.is_cancelled() {
-            warn!("the lease has run out: going on only with what may wait longer");
-        }
-        // Again and again while there is none: batches differ in how long they wait.
-        if !holds {
-            node.fence();
-        }
-        if leased != holds {
-            leased = holds;
-            node.changed();
+            Ok(()) = equipment.changed() => {}
+            () = node.slots.news.notified(), if is_equipped => {}
         }
     }
 }
 
 /// Says goodbye, so that the orchestrator need not wait for the lease to run out. The renderers must be dead.
 pub(crate) async fn leave(node: &Node, channel: Channel) {
-    let had_lease = node.lease.holds();
-    node.lease.end();
+    let view = node.view();
+    node.settle(Event::LeaseReturned).await;
     if !node.announced.load(Ordering::Relaxed) {
         // Nobody has ever heard of this life.
         return;
     }
-    node.goodbye.owe(node.name.clone(), node.incarnation, node.store_id());
-    if !had_lease {
+    node.goodbye.owe(node.name.clone(), node.incarnation, view.store_id.to_string());
+    if !view.is_leased {
         return;
     }
     let mut rpc = OrchestratorClient::new(channel);
     let mut why = "it did not answer".to_owned();
-    // Trying on: it may be about to come back.
+    // It may be about to come back.
     let saying = async {
         while let Err(status) = say_goodbye(&mut rpc, &node.name, node.incarnation).await {
             why = reason(&status);
@@ -177,7 +119,7 @@ pub(crate) async fn leave(node: &Node, channel: Channel) {
         node.goodbye.said(node.incarnation);
         info!("left the cluster");
     } else {
-        warn!(reason = why, "could not say goodbye; the next start does");
+        warn!(reason = why, "could not deregister; will do so at the next start");
     }
 }
 
@@ -214,7 +156,7 @@ async fn register(
                 address: reach.address.clone(),
                 port: reach.port.into(),
                 description: Some(node.description()),
-                batch_ids: node.batch_ids(),
+                batch_ids: held(&node.view()),
             };
             // Whatever becomes of the answer.
             node.announced.store(true, Ordering::Relaxed);
@@ -222,13 +164,15 @@ async fn register(
         };
         match joining().await {
             Ok((sent, answer)) => {
-                let ttl = Duration::from_millis(answer.lease_ttl_ms);
                 node.goodbye.heard_by(&answer.store_id);
-                // First: who holds a lease knows whose frames it has.
-                node.meet_store(answer.store_id, answer.epoch, answer.first_batch_id);
-                node.renew_lease(sent, ttl);
-                node.abandon(&answer.abandon_batch_ids);
-                node.changed();
+                let registration = Registration {
+                    grant: Grant { sent, ttl: Duration::from_millis(answer.lease_ttl_ms) },
+                    store_id: answer.store_id,
+                    epoch: answer.epoch,
+                    first_batch: BatchId(answer.first_batch_id),
+                    abandon: answer.abandon_batch_ids.into_iter().map(BatchId).collect(),
+                };
+                node.settle(Event::Registered(registration)).await;
                 info!(name = %node.name, epoch = answer.epoch, "registered");
                 let interval = Duration::from_millis(answer.heartbeat_interval_ms);
                 return Ok(interval.clamp(HEARTBEAT_MIN, HEARTBEAT_MAX));
@@ -245,7 +189,7 @@ async fn register(
                         .is_none_or(|(what, at)| what != code || at.elapsed() >= REMIND_INTERVAL);
                     if is_news {
                         said = Some((code, Instant::now()));
-                        warn!("{}; still trying", trouble(&status, &reach.orchestrator));
+                        warn!("{}; still retrying", trouble(&status, &reach.orchestrator));
                     }
                 }
             },
@@ -263,33 +207,38 @@ async fn heartbeats(
 ) -> Result<(), Expelled> {
     let mut well = true;
     let mut pause = interval;
+    let mut changes = node.watch();
     let mut drains = false;
     loop {
         tokio::select! {
             () = time::sleep(pause) => {}
-            // Told at once.
-            () = node.draining.cancelled(), if !drains => {}
+            // The orchestrator must send nothing more to a node that drains.
+            Ok(_) = changes.wait_for(|view| view.is_draining), if !drains => {}
         }
-        drains = node.draining.is_cancelled();
+        let view = node.view();
+        drains = view.is_draining;
         let sent = platform::uptime();
         let request = HeartbeatRequest {
             name: node.name.clone(),
             incarnation: node.incarnation,
-            batch_ids: node.batch_ids(),
+            batch_ids: held(&view),
             draining: drains,
-            store_id: node.store_id(),
-            first_batch_id: node.first_batch(),
+            store_id: view.store_id.to_string(),
+            first_batch_id: view.first_batch.map_or(0, |batch| batch.0),
         };
         match in_time(rpc.heartbeat(request)).await {
             Ok(answer) => {
-                node.meet_epoch(answer.epoch);
-                node.renew_lease(sent, Duration::from_millis(answer.lease_ttl_ms));
-                node.abandon(&answer.abandon_batch_ids);
+                let renewed = Event::LeaseRenewed {
+                    grant: Grant { sent, ttl: Duration::from_millis(answer.lease_ttl_ms) },
+                    epoch: answer.epoch,
+                    abandon: answer.abandon_batch_ids.into_iter().map(BatchId).collect(),
+                };
+                node.settle(renewed).await;
                 if !well {
                     info!("the orchestrator answers again");
                 }
                 well = true;
-                // Whoever leaves waits for its last batches to be settled.
+                // A node that leaves waits for its last batches to be settled.
                 pause = if drains { interval.min(DRAINING_HEARTBEAT) } else { interval };
             }
             Err(status) if status.code() == Code::NotFound => {
@@ -301,7 +250,7 @@ async fn heartbeats(
             }
             Err(status) => {
                 if well {
-                    warn!(reason = reason(&status), "a heartbeat failed; trying on");
+                    warn!(reason = reason(&status), "a heartbeat failed; still retrying");
                 }
                 well = false;
                 pause = jittered(interval.min(RETRY_MAX) / 2);
@@ -345,9 +294,8 @@ fn reason(status: &Status) -> String {
     text
 }
 
-/// Between half of `pause` and all of it, so that a crew that lost its orchestrator does not return in step.
-pub(crate) fn jittered(pause: Duration) -> Duration {
-    pause.mul_f64(0.5 + fastrand::f64() / 2.0)
+fn held(view: &View) -> Vec<u64> {
+    view.held.iter().map(|batch| batch.0).collect()
 }
 
 #[cfg(test)]
@@ -371,43 +319,5 @@ mod tests {
         );
         let told = trouble(&Status::resource_exhausted("too many nodes"), &url);
         assert!(told.contains(&url) && told.ends_with(": too many nodes"), "{told}");
-    }
-
-    #[test]
-    fn a_lease_counts_from_when_the_heartbeat_was_sent() {
-        let lease = Lease::default();
-        assert!(!lease.holds(), "none yet");
-        let now = platform::uptime();
-        lease.renew(now, Duration::from_secs(60));
-        assert!(lease.holds());
-        lease.end();
-        let long_ago = now.saturating_sub(Duration::from_millis(5));
-        lease.renew(long_ago, Duration::from_millis(5));
-        assert!(!lease.holds());
-    }
-
-    #[test]
-    fn a_batch_that_bears_more_silence_outlasts_the_lease() {
-        let lease = Lease::default();
-        let minute = Duration::from_secs(60);
-        assert!(!lease.holds_for(minute), "there was none yet");
-        let sent = platform::uptime().saturating_sub(Duration::from_millis(500));
-        lease.renew(sent, Duration::from_millis(500));
-        assert!(!lease.holds() && !lease.holds_for(Duration::ZERO));
-        assert!(lease.holds_for(minute));
-        assert!(!lease.holds_for(Duration::from_millis(500)), "counted from the same moment");
-        lease.renew(platform::uptime(), minute);
-        assert!(lease.holds_for(Duration::ZERO), "less silence than the lease does not shorten it");
-        lease.end();
-        assert!(!lease.holds_for(minute));
-    }
-
-    #[test]
-    fn a_late_answer_does_not_shorten_a_lease() {
-        let lease = Lease::default();
-        let now = platform::uptime();
-        lease.renew(now, Duration::from_secs(60));
-        lease.renew(now, Duration::ZERO);
-        assert!(lease.holds());
     }
 }

@@ -34,10 +34,12 @@ use crate::{
     movie::Ffmpeg,
     node::{FREE_BYTES_MIN, Node, Parts},
     outbox::Outbox,
+    owner::Owner,
     platform,
     project::{LAYOUTS, Projects},
     renderer::Slots,
     service::Service,
+    uploads::Uploads,
 };
 
 /// Slices a node renders at a time, at most.
@@ -103,6 +105,9 @@ pub enum ServeError {
     /// The server ended though nobody had told it to.
     #[error("the server ended on its own: {0}")]
     ServerEnded(String),
+    /// The task that owns the node's state failed.
+    #[error("internal error; restart the node, which keeps its finished frames: {0}")]
+    OwnerEnded(String),
     /// The listener failed.
     #[error("the listener failed: {0}")]
     Listener(io::Error),
@@ -171,8 +176,8 @@ pub async fn serve_until<F: Future<Output = Result<Search, String>> + Send + 'st
     let incarnation = incarnation(&root, SystemTime::now());
     let goodbye = Goodbye::read(&root).map_err(data)?;
     let outbox = root.join("outbox");
-    let outbox = Outbox::open(outbox, blobs.clone(), incarnation, config.outbox_bytes);
-    let node = Arc::new(Node::new(Parts {
+    let outbox = Outbox::open(outbox, incarnation, config.outbox_bytes);
+    let (node, commands) = Node::new(Parts {
         incarnation,
         description: NodeDescription {
             tags: config.tags,
@@ -182,12 +187,15 @@ pub async fn serve_until<F: Future<Output = Result<Search, String>> + Send + 'st
         },
         name: config.name,
         slots,
-        projects: Projects::new(root, blobs, config.cache_bytes),
+        projects: Projects::new(root, blobs.clone(), config.cache_bytes),
         outbox: outbox.map_err(data)?,
+        uploads: Uploads::new(blobs),
         goodbye,
         work,
         free_bytes_min: FREE_BYTES_MIN,
-    }));
+    });
+    let node = Arc::new(node);
+    let (owner, offers) = Owner::new(node.clone(), commands);
     let reach = Reach {
         address: config.advertise.unwrap_or_default(),
         port: local.port(),
@@ -208,7 +216,7 @@ pub async fn serve_until<F: Future<Output = Result<Search, String>> + Send + 'st
         let (proved, ffmpeg) = tokio::join!(proved, ffmpeg(config.ffmpeg, confined));
         proved?;
         let ffmpeg = ffmpeg?;
-        equipped.equip(ffmpeg);
+        equipped.equip(ffmpeg).await;
         equipped.slots.keep_proving().await;
         Ok(())
     };
@@ -216,12 +224,15 @@ pub async fn serve_until<F: Future<Output = Result<Search, String>> + Send + 'st
 
     let streams_end = CancellationToken::new();
     let mut server = tokio::spawn(server(node.clone(), listener, streams_end.clone())?);
+    let mut owner = tokio::spawn(owner.run());
     // No task of ours outlives this function, however it ends.
     let _tasks = [
         AbortOnDrop(server.abort_handle()),
-        AbortOnDrop(tokio::spawn(membership::fence(node.clone())).abort_handle()),
+        AbortOnDrop(owner.abort_handle()),
         AbortOnDrop(tokio::spawn(retire_idle(node.clone())).abort_handle()),
-        AbortOnDrop(tokio::spawn(adoption::hand_in(node.clone(), channel.clone())).abort_handle()),
+        AbortOnDrop(
+            tokio::spawn(adoption::hand_in(node.clone(), channel.clone(), offers)).abort_handle(),
+        ),
     ];
     let membership = membership::keep(node.clone(), channel.clone(), reach);
     let leaving = async {
@@ -237,6 +248,8 @@ pub async fn serve_until<F: Future<Output = Result<Search, String>> + Send + 'st
         expelled = membership => Err(expelled.into()),
         // A node that nobody can reach must not go on as if it were one.
         served = &mut server => Err(ended_early(served)),
+        // Only a bug ends it: nothing could be decided any more.
+        Err(panic) = &mut owner => Err(ServeError::OwnerEnded(panic.to_string())),
         () = leaving => Ok(()),
         () = shutdown => Ok(()),
     };

@@ -17,7 +17,8 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::{
     batch::Superseded,
-    node::{Node, Refusal},
+    core::{BatchId, Call, Refusal},
+    node::Node,
     request,
 };
 
@@ -38,8 +39,8 @@ impl Service {
         Self { node }
     }
 
-    /// Tells too which life of which node answers: an earlier one may have known the batch, and so may the node
-    /// that had this address before.
+    /// Names the node and the incarnation that answer: an earlier incarnation may have known the batch, and so may the
+    /// node that had this address before.
     fn unknown(&self, batch_id: u64) -> Status {
         let who = [
             ("node".to_owned(), self.node.name.to_string()),
@@ -67,13 +68,12 @@ impl RenderNode for Service {
     ) -> Result<Response<Self::RenderBatchStream>, Status> {
         let request = request.into_inner();
         if !request.node.is_empty() && request.node != self.node.name {
-            let (meant, me) = (request.node, self.node.name.to_string());
-            return Err(Refusal::OtherNode { meant, me }.into());
+            return Err(other_node(&request.node, &self.node.name));
         }
         let epoch = request.epoch;
         let settled = request.settled_batch_ids.clone();
         let work = request::parse(request).map_err(|status| *status)?;
-        let batch = self.node.accept(work, epoch, &settled)?;
+        let batch = self.node.accept(work, epoch, &settled).await?;
         let messages = batch.attach(0).map(|events| Ok(RenderBatchResponse { events: events? }));
         Ok(Response::new(messages.boxed()))
     }
@@ -83,16 +83,15 @@ impl RenderNode for Service {
         request: Request<AttachBatchRequest>,
     ) -> Result<Response<Self::AttachBatchStream>, Status> {
         let request = request.into_inner();
-        match self.node.check_epoch(&request.store_id, request.epoch) {
-            // Whatever it has under that number is not what the caller means.
-            Err(Refusal::OtherStore) => return Err(self.unknown(request.batch_id)),
-            checked => checked?,
-        }
-        let batch = self.node.batch(request.batch_id);
-        let batch = batch.ok_or_else(|| {
-            // What is heard of that life first is to be that it ended well.
+        let call = Call {
+            batch: BatchId(request.batch_id),
+            store_id: request.store_id,
+            epoch: request.epoch,
+        };
+        let batch = self.node.attach(call).await?.ok_or_else(|| {
+            // The orchestrator must learn of the clean exit before it learns that this process does not know the batch.
             match self.node.goodbye.owed_by() {
-                Some(_) => Status::unavailable("a goodbye of an earlier life is on its way"),
+                Some(_) => Status::unavailable("an earlier incarnation is still deregistering"),
                 None => self.unknown(request.batch_id),
             }
         })?;
@@ -107,7 +106,9 @@ impl RenderNode for Service {
         request: Request<CancelBatchRequest>,
     ) -> Result<Response<CancelBatchResponse>, Status> {
         let CancelBatchRequest { batch_id: id, store_id } = request.into_inner();
-        if !self.node.is_of_another_store(&store_id) && self.node.cancel(id).await {
+        // A cancellation carries no epoch: the core does not compare it.
+        let call = Call { batch: BatchId(id), store_id, epoch: u64::MAX };
+        if self.node.cancel(call).await? {
             Ok(Response::new(CancelBatchResponse {}))
         } else {
             Err(self.unknown(id))
@@ -152,6 +153,18 @@ impl RenderNode for Service {
     }
 }
 
+/// The caller means a node that had this address before, or this one under its former name.
+fn other_node(meant: &str, name: &str) -> Status {
+    let node = [("node".to_owned(), name.to_owned())];
+    Status::with_error_details(
+        Code::FailedPrecondition,
+        format!(
+            "this is node {name}, not {meant}; {meant} has to register again, with its present address"
+        ),
+        ErrorDetails::with_error_info("OTHER_NODE", ERROR_DOMAIN, node),
+    )
+}
+
 impl From<Refusal> for Status {
     fn from(refusal: Refusal) -> Self {
         let message = refusal.to_string();
@@ -166,11 +179,6 @@ impl From<Refusal> for Status {
         match refusal {
             Refusal::StaleEpoch { .. } | Refusal::StaleBatch(_) => Status::aborted(message),
             Refusal::Known(_) => Status::already_exists(message),
-            Refusal::OtherNode { me, .. } => {
-                let node = [("node".to_owned(), me)];
-                let details = ErrorDetails::with_error_info("OTHER_NODE", ERROR_DOMAIN, node);
-                Status::with_error_details(Code::FailedPrecondition, message, details)
-            }
             Refusal::ShuttingDown | Refusal::Draining => {
                 let details = ErrorDetails::with_error_info("LEAVING", ERROR_DOMAIN, []);
                 Status::with_error_details(Code::Unavailable, message, details)
@@ -199,11 +207,11 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn nobody_is_told_that_a_batch_is_unknown_before_the_goodbye_of_the_life_that_had_it() {
-        let (node, _folder) = crate::node::tests::node(0);
+    async fn a_batch_is_unknown_only_after_its_incarnation_has_deregistered() {
+        let (node, _folder) = crate::owner::tests::node(0).await;
         let service = Service::new(node.clone());
         let attach = async || {
-            let request = AttachBatchRequest { batch_id: 7, ..AttachBatchRequest::default() };
+            let request = AttachBatchRequest { batch_id: 7, epoch: 1, ..Default::default() };
             service.attach_batch(Request::new(request)).await.err().unwrap()
         };
         node.goodbye.owe("node".into(), 1, "store".into());
@@ -217,7 +225,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_batch_that_is_meant_for_another_node_is_refused_by_name() {
-        let (node, _folder) = crate::node::tests::node(0);
+        let (node, _folder) = crate::owner::tests::node(0).await;
         let service = Service::new(node);
         let request = RenderBatchRequest { node: "other".to_owned(), ..Default::default() };
         let refused = service.render_batch(Request::new(request)).await.err().unwrap();
@@ -228,11 +236,10 @@ mod tests {
     #[test]
     fn every_refusal_has_its_status() {
         let low = Refusal::DiskLow { free_bytes: 1, needed_bytes: 2 };
-        let other = Refusal::OtherNode { meant: "a".to_owned(), me: "b".to_owned() };
         for (refusal, code, reason) in [
             (Refusal::StaleEpoch { given: 1, seen: 2 }, Code::Aborted, None),
-            (Refusal::Known(1), Code::AlreadyExists, None),
-            (other, Code::FailedPrecondition, Some("OTHER_NODE")),
+            (Refusal::StaleBatch(BatchId(1)), Code::Aborted, None),
+            (Refusal::Known(BatchId(1)), Code::AlreadyExists, None),
             (Refusal::ShuttingDown, Code::Unavailable, Some("LEAVING")),
             (Refusal::NoLease, Code::Unavailable, None),
             (Refusal::OtherStore, Code::Unavailable, None),

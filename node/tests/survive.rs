@@ -3,7 +3,7 @@
 
 mod support;
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use framecrew_node::{Config, RendererChoice};
 use framecrew_proto::v1::{
@@ -79,7 +79,37 @@ async fn a_store_whose_disk_fails_costs_no_frame() {
     assert_eq!(crew.status().await.kept_frames, 3);
     crew.state.lock().unwrap().store_refuses = None;
     eventually("an empty outbox", async || crew.status().await.kept_frames == 0).await;
-    assert_eq!(crew.state.lock().unwrap().adopted.len(), 6);
+    assert_eq!(adopted(&crew), [1, 2, 3, 4, 5, 6]);
+}
+
+/// Frames that the orchestrator has adopted, some of them perhaps more than once.
+fn adopted(crew: &Crew) -> Vec<i32> {
+    let state = crew.state.lock().unwrap();
+    let frames: BTreeSet<_> = state.adopted.iter().map(|f| f.slice.unwrap().frame).collect();
+    frames.into_iter().collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frame_that_cannot_be_read_stays_when_the_others_are_handed_in() {
+    let crew = Crew::start(synthetic(20)).await;
+    crew.state.lock().unwrap().store_is_away = true;
+    let _events = crew.render(request(1, file(), 1..=3)).await.unwrap();
+    eventually("all frames", async || crew.status().await.kept_frames == 3).await;
+    // It is there, and nothing can be read of it.
+    let kept = support::files(&crew.data.path().join("outbox/blobs"));
+    let content = std::fs::read(&kept[0]).unwrap();
+    std::fs::remove_file(&kept[0]).unwrap();
+    std::fs::create_dir(&kept[0]).unwrap();
+    crew.state.lock().unwrap().abandon = vec![1];
+    crew.state.lock().unwrap().store_is_away = false;
+    eventually("the other two", async || adopted(&crew).len() == 2).await;
+    let offers = crew.state.lock().unwrap().offers;
+    eventually("another offer", async || crew.state.lock().unwrap().offers > offers).await;
+    assert_eq!(crew.status().await.kept_frames, 3);
+    std::fs::remove_dir(&kept[0]).unwrap();
+    std::fs::write(&kept[0], content).unwrap();
+    eventually("an empty outbox", async || crew.status().await.kept_frames == 0).await;
+    assert_eq!(adopted(&crew), [1, 2, 3]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

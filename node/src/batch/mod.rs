@@ -1,8 +1,6 @@
-//! Renders one batch as a numbered stream of events that can be re-attached.
+//! A batch: what it asks for, and its numbered stream of events, which can be re-attached.
 
-mod encode;
 mod events;
-mod run;
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -19,8 +17,10 @@ use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use self::events::EventLog;
-pub(crate) use self::run::run;
-use crate::{movie::Encoding, outbox::Origin, project::Project, renderer::Span, version::Version};
+use crate::{
+    core::BatchKey, movie::Encoding, outbox::Origin, project::Project, renderer::Span,
+    version::Version,
+};
 
 /// How long a renderer may say nothing unless its job says otherwise. EEVEE's first shaders have been seen to take
 /// nearly a minute in silence, and scenes with large hair systems take several.
@@ -65,22 +65,19 @@ pub(crate) struct Work {
     pub(crate) span: Option<Span>,
 }
 
-/// A batch the node knows: one that runs, waits for a slot, or has ended and is not settled yet.
+/// The events of a batch that the node knows: one that renders, waits for a slot, or has ended and is not settled yet.
 #[derive(Debug)]
 pub(crate) struct Batch {
+    key: BatchKey,
     state: Mutex<State>,
     changed: watch::Sender<()>,
-    cancelled: CancellationToken,
-    id: u64,
-    /// How long it bears to hear nothing of the orchestrator, beyond the lease.
-    silence: Duration,
+    /// Cancelled when the batch has to end.
+    killed: CancellationToken,
 }
 
 #[derive(Debug, Default)]
 struct State {
     events: EventLog,
-    /// Whether nobody will ask for it any more.
-    abandoned: bool,
     /// Counts the readers so far. Only the latest one reads.
     reader: u64,
 }
@@ -91,18 +88,17 @@ struct State {
 pub(crate) struct Superseded;
 
 impl Batch {
-    pub(crate) fn new(id: u64, silence: Duration) -> Self {
+    pub(crate) fn new(key: BatchKey) -> Self {
         Self {
-            id,
+            key,
             state: Mutex::default(),
             changed: watch::Sender::new(()),
-            cancelled: CancellationToken::new(),
-            silence,
+            killed: CancellationToken::new(),
         }
     }
 
-    /// The events after `sequence`, then new ones as they come, until the batch has ended. Ends the stream of
-    /// whoever read before. Dropping it changes nothing.
+    /// The events after `sequence`, then new ones as they come, until the batch has ended. Ends the stream of the
+    /// reader before. Dropping it changes nothing.
     pub(crate) fn attach(
         self: &Arc<Self>,
         sequence: u64,
@@ -143,31 +139,18 @@ impl Batch {
         })
     }
 
-    /// Asks the batch to end. `ended` tells when it has. False: it was asked before, or has ended.
-    pub(crate) fn cancel(&self) -> bool {
-        let is_first = !self.cancelled.is_cancelled() && !self.is_ended();
-        self.cancelled.cancel();
-        is_first
+    pub(crate) fn key(&self) -> BatchKey {
+        self.key
     }
 
-    /// Asks the batch to end: nobody will ask for it. True: it had ended.
-    pub(crate) fn abandon(&self) -> bool {
-        self.cancelled.cancel();
-        let mut state = self.state();
-        state.abandoned = true;
-        state.events.is_ended()
+    /// Ends what renders for the batch.
+    pub(crate) fn kill(&self) {
+        self.killed.cancel();
     }
 
-    pub(crate) fn is_cancelled(&self) -> bool {
-        self.cancelled.is_cancelled()
-    }
-
-    pub(crate) fn id(&self) -> u64 {
-        self.id
-    }
-
-    pub(crate) fn silence(&self) -> Duration {
-        self.silence
+    /// Ends when the batch has to end.
+    pub(crate) fn killed(&self) -> &CancellationToken {
+        &self.killed
     }
 
     /// Waits until the batch has ended and its renderer is dead or back in its slot.
@@ -184,40 +167,34 @@ impl Batch {
         self.state().events.is_ended()
     }
 
-    fn push(&self, event: Event) {
+    /// Adds an event that its reader must get.
+    pub(crate) fn push(&self, event: Event) {
         self.state().events.push(event);
         self.changed.send_replace(());
     }
 
-    fn progress(&self, progress: SliceProgress) {
+    /// Replaces the latest progress.
+    pub(crate) fn progress(&self, progress: SliceProgress) {
         self.state().events.progress(progress);
         self.changed.send_replace(());
     }
 
-    fn log(&self, line: LogLine) {
+    /// Adds a line of the renderer's log.
+    pub(crate) fn log(&self, line: LogLine) {
         self.state().events.log(Instant::now(), line);
         self.changed.send_replace(());
     }
 
-    fn warn(&self, warning: Warning) {
+    /// Adds a warning that the batch has not given yet.
+    pub(crate) fn warn(&self, warning: Warning) {
         self.state().events.warn(warning);
         self.changed.send_replace(());
     }
 
-    /// Adds the last event. True: nobody will ask for it.
-    fn end(&self, end: BatchEnd) -> bool {
-        let abandoned = {
-            let mut state = self.state();
-            state.events.end(end);
-            state.abandoned
-        };
+    /// Adds the last event.
+    pub(crate) fn end(&self, end: BatchEnd) {
+        self.state().events.end(end);
         self.changed.send_replace(());
-        abandoned
-    }
-
-    #[cfg(test)]
-    fn has_events(&self) -> bool {
-        self.state().events.last_sequence() > 0
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -233,6 +210,9 @@ mod tests {
     use futures::StreamExt as _;
 
     use super::*;
+    use crate::core::BatchId;
+
+    const KEY: BatchKey = BatchKey { binding: 0, id: BatchId(1) };
 
     fn started() -> Event {
         Event::Started(SliceStarted::default())
@@ -240,7 +220,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_newer_reader_ends_the_older_one() {
-        let batch = Arc::new(Batch::new(1, Duration::ZERO));
+        let batch = Arc::new(Batch::new(KEY));
         batch.push(started());
         let mut older = Box::pin(batch.attach(0));
         assert_eq!(older.next().await.unwrap().unwrap().len(), 1);
@@ -252,12 +232,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_dropped_stream_cancels_nothing_and_resumes_without_a_gap() {
-        let batch = Arc::new(Batch::new(1, Duration::ZERO));
+        let batch = Arc::new(Batch::new(KEY));
         batch.push(started());
         let mut first = Box::pin(batch.attach(0));
         let events = first.next().await.unwrap().unwrap();
         drop(first);
-        assert!(!batch.cancelled.is_cancelled());
+        assert!(!batch.killed.is_cancelled());
         batch.push(started());
         batch.end(BatchEnd::Complete);
         let rest: Vec<_> = batch.attach(events[0].sequence).collect().await;
@@ -268,7 +248,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_reader_that_has_the_end_already_gets_an_empty_stream() {
-        let batch = Arc::new(Batch::new(1, Duration::ZERO));
+        let batch = Arc::new(Batch::new(KEY));
         batch.end(BatchEnd::Cancelled);
         assert_eq!(Box::pin(batch.attach(1)).next().await, None);
         assert_eq!(Box::pin(batch.attach(99)).next().await, None);

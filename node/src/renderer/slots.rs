@@ -40,7 +40,6 @@ const ANSWER_PATIENCE: Duration = Duration::from_secs(300);
 #[derive(Debug)]
 pub(crate) struct Slots {
     renderer: Renderer,
-    count: u32,
     free: Arc<Semaphore>,
     /// Warm Blenders without a batch, the longest idle first; never more than there are free slots.
     idle: Arc<Mutex<Vec<Worker>>>,
@@ -90,7 +89,6 @@ impl Slots {
         };
         Self {
             renderer,
-            count,
             free: Arc::new(Semaphore::new(count as usize)),
             idle: Arc::default(),
             news,
@@ -111,12 +109,6 @@ impl Slots {
             idle: self.idle.clone(),
             _permit: permit.expect("the semaphore is never closed"),
         }
-    }
-
-    /// Slots that are taken.
-    pub(crate) fn busy(&self) -> u32 {
-        let free = u32::try_from(self.free.available_permits()).unwrap_or(u32::MAX);
-        self.count.saturating_sub(free)
     }
 
     /// Ends every Blender that waits for work.

@@ -5,7 +5,7 @@ use std::path::Path;
 use framecrew_proto::v1::{Failure, Slice, SliceFinished};
 use tokio::time::Instant;
 
-use super::run::{BatchContext, DrawnSlice, failure, infrastructure, observer};
+use super::context::{BatchContext, DrawnSlice, failure, infrastructure, observer};
 use crate::{
     movie::{self, Encoding, MovieError},
     output::Checked,
@@ -36,7 +36,7 @@ pub(super) async fn make_movie(
         .map_err(|error| failure(error, slot))?;
     let images = encoding.images.iter().map(|image| layout.path(image)).collect();
     let made = movie::make(
-        ffmpeg,
+        &ffmpeg,
         encoding,
         images,
         &soundtrack,
