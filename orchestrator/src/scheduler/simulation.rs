@@ -26,7 +26,8 @@ use crate::{
     invariants::Invariants,
 };
 use durable::Durable;
-use machine::{Call, Machine, NodeEvent, Timer};
+use framecrew_node::core::JournalId;
+use machine::{Answer, Call, Machine, NodeEvent, Timer};
 
 /// A node's lease, from the moment it sent the heartbeat.
 const TTL: Duration = Duration::from_secs(15);
@@ -105,13 +106,15 @@ enum Message {
     Register {
         machine: usize,
         incarnation: Incarnation,
-        sent: Now,
+        /// By the machine's clock.
+        sent: Duration,
         holds: Vec<BatchId>,
     },
     Heartbeat {
         machine: usize,
         incarnation: Incarnation,
-        sent: Now,
+        /// By the machine's clock.
+        sent: Duration,
         holds: Vec<BatchId>,
         void_below: BatchId,
         draining: bool,
@@ -119,6 +122,7 @@ enum Message {
     Adopt {
         machine: usize,
         incarnation: Incarnation,
+        journal: JournalId,
         offers: Vec<((JobId, Slice), f64)>,
     },
     Leave {
@@ -126,6 +130,7 @@ enum Message {
         incarnation: Incarnation,
     },
     Batch {
+        machine: usize,
         epoch: Epoch,
         batch: BatchId,
         event: NodeEvent,
@@ -430,7 +435,8 @@ impl World {
                         self.send(machine, Duration::from_secs(2), call);
                     } else {
                         let silence = self.plans[&job].node_silence;
-                        let call = Call::Render { epoch, batch, job, slices, silence };
+                        let settled = std::mem::take(&mut self.machines[machine].settled);
+                        let call = Call::Render { epoch, batch, job, slices, silence, settled };
                         self.send(machine, Duration::ZERO, call);
                     }
                 }
@@ -487,13 +493,15 @@ impl World {
             Message::Register { machine, incarnation, sent, holds } => {
                 let node = self.machines[machine].name.clone();
                 if scheduler.is_evicted(&node, incarnation) {
-                    return self.reply(machine, incarnation, sent, false, holds, BatchId(0));
+                    return self.reply(machine, incarnation, sent, Answer::Unknown, &holds);
                 }
                 let description = self.machines[machine].description.clone();
                 // Batches sent before this registration are void: they may still be on their way.
-                let void_below = self.durable.next_batch(self.epoch);
+                let first_batch = self.durable.next_batch(self.epoch);
                 self.decide(Event::NodeRegistered { node: node.clone(), incarnation, description });
-                self.reply(machine, incarnation, sent, true, holds, void_below);
+                let (epoch, abandon) = (self.epoch, Vec::new());
+                let answer = Answer::Registered { epoch, first_batch, abandon };
+                self.reply(machine, incarnation, sent, answer, &holds);
             }
             Message::Heartbeat { machine, incarnation, sent, holds, void_below, draining } => {
                 let node = self.machines[machine].name.clone();
@@ -508,24 +516,24 @@ impl World {
                         self.decide(Event::NodeDraining { node, incarnation });
                     }
                     self.decide(Event::LeaseRenewed { node, incarnation });
-                    self.reply(machine, incarnation, sent, true, holds, BatchId(0));
+                    let answer = Answer::Renewed { epoch: self.epoch, abandon: Vec::new() };
+                    self.reply(machine, incarnation, sent, answer, &holds);
                 } else {
-                    self.reply(machine, incarnation, sent, false, holds, BatchId(0));
+                    self.reply(machine, incarnation, sent, Answer::Unknown, &holds);
                 }
             }
-            Message::Adopt { machine, incarnation, offers } => {
+            Message::Adopt { machine, incarnation, journal, offers } => {
                 let node = self.machines[machine].name.clone();
                 if scheduler.incarnation(&node) != Some(incarnation) {
                     return;
                 }
-                let settled = offers.iter().map(|(key, _)| *key).collect();
                 for ((job, slice), seconds) in offers {
                     let (node, rendered) = (node.clone(), rendered(slice, seconds));
                     self.decide(Event::FrameAdopted { node, job, slice, rendered });
                 }
                 if self.scheduler.is_some() && self.now >= self.machines[machine].deaf_until {
                     let delay = self.delay();
-                    let answer = Timer::Settled(settled);
+                    let answer = Timer::OfferOver { journal, is_handed_in: true };
                     self.plan(delay, Happening::Timer(machine, incarnation, answer));
                 }
             }
@@ -533,7 +541,8 @@ impl World {
                 let node = self.machines[machine].name.clone();
                 self.decide(Event::NodeLeft { node, incarnation });
             }
-            Message::Batch { epoch, batch, event } if epoch == self.epoch => {
+            Message::Batch { machine, epoch, batch, event } if epoch == self.epoch => {
+                let is_last = matches!(event, NodeEvent::Ended);
                 self.decide(match event {
                     NodeEvent::Started(slice) => Event::SliceStarted { batch, slice },
                     NodeEvent::Finished(slice, seconds) => {
@@ -544,6 +553,10 @@ impl World {
                     }
                     NodeEvent::Ended => Event::BatchEnded { batch },
                 });
+                // Only what arrives in its order is read to the end.
+                if is_last && self.odds.event_overtakes == 0.0 && self.scheduler.is_some() {
+                    self.machines[machine].settled.push(batch);
+                }
             }
             Message::Refused { epoch, batch } if epoch == self.epoch => {
                 self.decide(Event::BatchRefused { batch });
@@ -560,20 +573,26 @@ impl World {
         &mut self,
         machine: usize,
         incarnation: Incarnation,
-        sent: Now,
-        granted: bool,
-        holds: Vec<BatchId>,
-        void_below: BatchId,
+        sent: Duration,
+        answer: Answer,
+        holds: &[BatchId],
     ) {
         let Some(scheduler) = &self.scheduler else { return };
         let name = &self.machines[machine].name;
-        // What is granted is durable by now, unless a later life is registered.
-        let granted = granted && scheduler.is_listened_to(name, incarnation);
-        let mut abandon = holds;
-        abandon.retain(|batch| granted && !scheduler.holds(name, *batch));
+        let mut needless = holds.to_vec();
+        needless.retain(|batch| !scheduler.holds(name, *batch));
+        // What is granted is durable now, unless a later incarnation is registered.
+        let answer = match answer {
+            _ if !scheduler.is_listened_to(name, incarnation) => Answer::Unknown,
+            Answer::Registered { epoch, first_batch, .. } => {
+                Answer::Registered { epoch, first_batch, abandon: needless }
+            }
+            Answer::Renewed { epoch, .. } => Answer::Renewed { epoch, abandon: needless },
+            Answer::Unknown => Answer::Unknown,
+        };
         if self.now >= self.machines[machine].deaf_until {
             let delay = self.delay() + self.answers_late;
-            let answer = Timer::Answer { sent, granted, abandon, void_below };
+            let answer = Timer::Answer { sent, answer };
             self.plan(delay, Happening::Timer(machine, incarnation, answer));
         }
     }

@@ -1,12 +1,15 @@
-//! A machine that renders, by the rules of the real node: by its own clock it kills what its orchestrator's
-//! silence has outlasted, each batch at its own time, counted from when it *sent* what was answered; it keeps
-//! the events of its batches until it is told to forget them, and resumes their stream for whoever attaches;
-//! what it finished is on its disk until it is settled, and offered when the batch is abandoned or the machine
-//! begins anew.
+//! A machine that renders: the node's own [`Core`] makes its decisions, by the machine's own clock. The rest of a node
+//! is played here: renders that take their time, streams of events that are kept until the core forgets them and resumed
+//! for each reader, and the disk, which outlasts the process.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     time::Duration,
+};
+
+use framecrew_node::core::{
+    self, Action, BatchKey, Core, Ending, Event, Grant, JournalId, Needs, Refusal, Registration,
+    Request, Shortage, Time,
 };
 
 use super::{Fault, HEARTBEAT, Happening, Message, OUT_OF_REACH_TOLD_EVERY, TTL, World};
@@ -17,6 +20,12 @@ use crate::domain::{
 
 /// Pause before a call is repeated.
 const CALL_AGAIN: Duration = Duration::from_millis(100);
+
+/// How long a machine waits for the answer to an offer before it offers the frames again.
+const OFFER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The orchestrator's store: there is one.
+const STORE: &str = "store";
 
 #[derive(Debug)]
 pub(super) struct Machine {
@@ -34,36 +43,28 @@ pub(super) struct Machine {
     pub(super) rate: f64,
     /// How every render on it ends, while it is broken.
     pub(super) broken: Option<FailureReason>,
-    /// Whether it does not end what it is told to end.
+    /// Whether its renderers ignore it when their batch is cancelled or abandoned.
     pub(super) is_stubborn: bool,
-    draining: bool,
-    /// When it *sent* what was last answered: its deadlines count from there.
-    heard: Now,
-    lease_until: Now,
+    core: Core,
+    /// When the core is called next if nothing happens.
+    deadline: Option<Time>,
+    /// Events of the batches that the core knows.
+    streams: BTreeMap<BatchKey, Stream>,
+    renders: BTreeMap<BatchKey, Render>,
+    rendered: u64,
     /// Finished slices on its disk, and how long they took.
-    outbox: BTreeMap<(JobId, Slice), (BatchId, f64)>,
-    /// Those of them whose batches are over: to be offered.
-    offers: BTreeSet<(JobId, Slice)>,
-    /// Batches with a lower number were sent before its registration, and are refused.
-    void_below: BatchId,
-    /// Batches it said it does not know: it will not take them any more.
-    disowned: BTreeSet<BatchId>,
-    /// Batches it knows, ended ones included.
-    held: BTreeMap<BatchId, Held>,
-    waiting: VecDeque<BatchId>,
-    slots: Vec<Option<Render>>,
-    renders: u64,
+    disk: BTreeMap<JournalId, BTreeMap<(JobId, Slice), f64>>,
+    /// Batches whose last event the orchestrator has read: the next call names them.
+    pub(super) settled: Vec<BatchId>,
 }
 
 #[derive(Debug)]
-struct Held {
+struct Stream {
     job: JobId,
+    /// To be rendered.
     slices: VecDeque<Slice>,
-    /// How long its orchestrator may be silent.
-    silence: Duration,
     events: Vec<NodeEvent>,
-    ended: bool,
-    /// Life of the orchestrator that reads its stream.
+    /// Epoch of the orchestrator that reads it.
     reader: Epoch,
     /// When the last event sent arrives.
     arrives: Now,
@@ -71,12 +72,11 @@ struct Held {
 
 #[derive(Debug)]
 struct Render {
-    batch: BatchId,
     slice: Slice,
     number: u64,
 }
 
-/// What a machine says of a batch.
+/// What a machine reports of a batch.
 #[derive(Debug, Clone)]
 pub(super) enum NodeEvent {
     Started(Slice),
@@ -94,8 +94,9 @@ pub(super) enum Call {
         job: JobId,
         slices: Vec<Slice>,
         silence: Duration,
+        settled: Vec<BatchId>,
     },
-    /// Follows a batch, which was meant for that life of the node.
+    /// Follows a batch, which was meant for that incarnation of the node.
     Attach {
         epoch: Epoch,
         batch: BatchId,
@@ -107,37 +108,48 @@ pub(super) enum Call {
     },
 }
 
-/// What concerns one life of a machine.
+/// What concerns one incarnation of a machine.
 #[derive(Debug, Clone)]
 pub(super) enum Timer {
     Beat,
-    LeaseOver,
+    /// The core's deadline.
+    Deadline,
     RenderOver {
-        slot: usize,
+        batch: BatchKey,
         number: u64,
         seconds: f64,
         failure: Option<Failure>,
     },
     /// The frame kills the node.
     Poisoned {
-        slot: usize,
+        batch: BatchKey,
         number: u64,
     },
     Answer {
-        sent: Now,
-        granted: bool,
-        abandon: Vec<BatchId>,
-        void_below: BatchId,
+        /// By the machine's clock.
+        sent: Time,
+        answer: Answer,
     },
-    /// Its offers were answered: they were adopted, or nobody wants them.
-    Settled(Vec<(JobId, Slice)>),
+    /// Its offer was answered, or it has waited for the answer long enough.
+    OfferOver {
+        journal: JournalId,
+        is_handed_in: bool,
+    },
+}
+
+/// What the orchestrator answers to a registration or a heartbeat.
+#[derive(Debug, Clone)]
+pub(super) enum Answer {
+    Registered { epoch: Epoch, first_batch: BatchId, abandon: Vec<BatchId> },
+    Renewed { epoch: Epoch, abandon: Vec<BatchId> },
+    Unknown,
 }
 
 impl Machine {
     pub(super) fn new(name: NodeName, description: NodeDescription) -> Self {
         Self {
             name,
-            slots: (0..description.slots).map(|_| None).collect(),
+            core: Core::new(description.slots, true, Vec::new()),
             description,
             deaf_until: Now::ZERO,
             mute_until: Now::ZERO,
@@ -149,16 +161,12 @@ impl Machine {
             rate: 1.0,
             broken: None,
             is_stubborn: false,
-            draining: false,
-            heard: Now::ZERO,
-            lease_until: Now::ZERO,
-            outbox: BTreeMap::new(),
-            offers: BTreeSet::new(),
-            void_below: BatchId(0),
-            disowned: BTreeSet::new(),
-            held: BTreeMap::new(),
-            waiting: VecDeque::new(),
-            renders: 0,
+            deadline: None,
+            streams: BTreeMap::new(),
+            renders: BTreeMap::new(),
+            rendered: 0,
+            disk: BTreeMap::new(),
+            settled: Vec::new(),
         }
     }
 
@@ -172,19 +180,44 @@ impl Machine {
         (self.broken, self.is_stubborn) = (None, false);
     }
 
+    /// A new incarnation, with what is on the disk.
+    fn boot(&mut self) {
+        let disk = std::mem::take(&mut self.disk);
+        let disk: BTreeMap<_, _> = (0..).map(JournalId::Found).zip(disk.into_values()).collect();
+        let found = disk.keys().map(|_| STORE.into()).collect();
+        *self = Self {
+            incarnation: Incarnation(self.incarnation.0 + 1),
+            up: true,
+            deaf_until: self.deaf_until,
+            mute_until: self.mute_until,
+            out_of_reach: self.out_of_reach,
+            reached_again: self.reached_again,
+            rate: self.rate,
+            broken: self.broken,
+            is_stubborn: self.is_stubborn,
+            core: Core::new(self.description.slots, true, found),
+            disk,
+            ..Self::new(self.name.clone(), self.description.clone())
+        };
+    }
+
     /// How long its clock takes for that much of its time.
     fn takes(&self, time: Duration) -> Duration {
         time.div_f64(self.rate)
     }
 
-    /// When a batch is to be dead, unless something is heard until then.
-    fn deadline(&self, held: &Held) -> Now {
-        self.heard + self.takes(held.silence.max(TTL))
+    /// What its clock shows.
+    fn time(&self, now: Now) -> Time {
+        now.mul_f64(self.rate)
     }
 
     /// Slices being rendered.
     pub(super) fn rendering(&self) -> Vec<Slice> {
-        self.slots.iter().flatten().map(|render| render.slice).collect()
+        self.renders.values().map(|render| render.slice).collect()
+    }
+
+    fn holds(&self) -> Vec<BatchId> {
+        self.core.view().held.into_iter().map(|batch| BatchId(batch.0)).collect()
     }
 }
 
@@ -193,35 +226,7 @@ impl World {
         let now = self.now;
         let machine = &mut self.machines[i];
         match fault {
-            Fault::Boot if !machine.up => {
-                let fresh = Machine::new(machine.name.clone(), machine.description.clone());
-                let former = machine.incarnation;
-                let incarnation = Incarnation(former.0 + 1);
-                let outbox = std::mem::take(&mut machine.outbox);
-                let lost: Vec<_> =
-                    machine.held.iter().map(|(id, held)| (*id, held.reader)).collect();
-                *machine = Machine {
-                    incarnation,
-                    up: true,
-                    deaf_until: machine.deaf_until,
-                    mute_until: machine.mute_until,
-                    out_of_reach: machine.out_of_reach,
-                    reached_again: machine.reached_again,
-                    rate: machine.rate,
-                    broken: machine.broken,
-                    is_stubborn: machine.is_stubborn,
-                    offers: outbox.keys().copied().collect(),
-                    outbox,
-                    ..fresh
-                };
-                // Who followed a batch asks for it again, and may be there before the node has registered.
-                for (batch, epoch) in lost {
-                    let soon = if self.chance(0.5) { 0 } else { self.dice.u64(0..2_000) };
-                    let call = Call::Attach { epoch, batch, incarnation: former };
-                    self.send(i, Duration::from_millis(soon), call);
-                }
-                self.timer(i, Timer::Beat);
-            }
+            Fault::Boot if !machine.up => self.boot(i),
             Fault::Boot => {}
             Fault::Crash(boot_after) => {
                 if std::mem::take(&mut machine.up) {
@@ -242,11 +247,7 @@ impl World {
                     self.tell(i, leave);
                 }
             }
-            Fault::Drain => {
-                machine.draining = true;
-                let waiting: Vec<BatchId> = machine.waiting.iter().copied().collect();
-                waiting.into_iter().for_each(|batch| self.end(i, batch));
-            }
+            Fault::Drain => drop(self.decide_on(i, Event::Draining, None)),
             Fault::Break(reason) => machine.broken = Some(reason),
             Fault::Stubborn => machine.is_stubborn = true,
             Fault::Mend => machine.mend(),
@@ -260,271 +261,302 @@ impl World {
         }
     }
 
+    fn boot(&mut self, i: usize) {
+        let machine = &mut self.machines[i];
+        let former = machine.incarnation;
+        let lost: Vec<_> =
+            machine.streams.iter().map(|(batch, stream)| (batch.id, stream.reader)).collect();
+        machine.boot();
+        self.decide_on(i, Event::Equipped { has_ffmpeg: true }, None);
+        // The followers of its batches ask for them again, and may do so before the node has registered.
+        for (batch, epoch) in lost {
+            let soon = if self.chance(0.5) { 0 } else { self.dice.u64(0..2_000) };
+            let call = Call::Attach { epoch, batch: BatchId(batch.0), incarnation: former };
+            self.send(i, Duration::from_millis(soon), call);
+        }
+        self.timer(i, Timer::Beat);
+    }
+
     fn drop_renders(&mut self, i: usize) {
-        for slot in 0..self.machines[i].slots.len() {
-            if let Some(render) = self.machines[i].slots[slot].take() {
-                let job = self.machines[i].held[&render.batch].job;
-                self.invariants.render_ended(job, render.slice);
-            }
+        for batch in self.machines[i].renders.keys().copied().collect::<Vec<_>>() {
+            self.drop_render(i, batch);
         }
     }
 
-    /// What it was about to say of its batches is never heard.
+    fn drop_render(&mut self, i: usize, batch: BatchKey) {
+        let machine = &mut self.machines[i];
+        if let Some(render) = machine.renders.remove(&batch) {
+            self.invariants.render_ended(machine.streams[&batch].job, render.slice);
+        }
+    }
+
+    /// What it was about to report of its batches is never heard.
     fn drop_events(&mut self, i: usize) {
-        let held = &self.machines[i].held;
+        let held: BTreeSet<_> =
+            self.machines[i].streams.keys().map(|batch| BatchId(batch.id.0)).collect();
         self.agenda.retain(|_, happening| {
-            !matches!(happening, Happening::ToOrchestrator(Message::Batch { batch, .. }) if held.contains_key(batch))
+            !matches!(happening, Happening::ToOrchestrator(Message::Batch { batch, .. }) if held.contains(batch))
         });
     }
 
     pub(super) fn timer(&mut self, i: usize, timer: Timer) {
-        let now = self.now;
         let machine = &mut self.machines[i];
-        let incarnation = machine.incarnation;
         match timer {
-            Timer::Beat => {
-                let registered = machine.registered;
-                let draining = machine.draining;
-                if draining && machine.held.values().all(|held| held.ended) {
-                    return self.fault(i, Fault::Leave(Duration::from_secs(3)));
-                }
-                self.offer(i);
-                if registered {
-                    let holds = self.machines[i].held.keys().copied().collect();
-                    let (sent, void_below) = (now, self.machines[i].void_below);
-                    let beat = Message::Heartbeat {
-                        machine: i,
-                        incarnation,
-                        sent,
-                        holds,
-                        void_below,
-                        draining,
-                    };
-                    self.tell(i, beat);
-                } else {
-                    self.register(i);
-                }
-                let again = if registered { HEARTBEAT } else { Duration::from_secs(1) };
-                let again = self.machines[i].takes(again);
-                self.plan(again, Happening::Timer(i, incarnation, Timer::Beat));
+            Timer::Beat => self.beat(i),
+            Timer::Answer { sent, answer } => self.answered(i, sent, answer),
+            Timer::Deadline => {
+                machine.deadline = None;
+                self.decide_on(i, Event::TimePassed, None);
             }
-            Timer::Answer { sent, granted, abandon, void_below } => {
-                let is_unknown = std::mem::replace(&mut machine.registered, granted) && !granted;
-                if granted {
-                    machine.heard = machine.heard.max(sent);
-                    machine.lease_until = machine.heard + machine.takes(TTL);
-                    machine.void_below = machine.void_below.max(void_below);
-                    let until = machine.lease_until;
-                    self.plan_at(until, Happening::Timer(i, incarnation, Timer::LeaseOver));
-                }
-                for batch in abandon {
-                    self.abandon(i, batch);
-                }
-                self.offer(i);
-                if is_unknown {
-                    self.register(i);
-                }
+            Timer::OfferOver { journal, is_handed_in } => {
+                self.decide_on(i, Event::OfferOver { journal, is_handed_in }, None);
             }
-            Timer::LeaseOver if machine.lease_until <= now => self.fence(i),
-            Timer::LeaseOver => {}
-            Timer::Settled(settled) => {
-                for key in settled {
-                    machine.outbox.remove(&key);
-                    machine.offers.remove(&key);
-                }
-            }
-            Timer::Poisoned { slot, number } => {
-                if machine.slots[slot].as_ref().is_some_and(|render| render.number == number) {
+            Timer::Poisoned { batch, number } => {
+                if machine.renders.get(&batch).is_some_and(|render| render.number == number) {
+                    let job = machine.streams[&batch].job;
                     let boot_after = Duration::from_millis(self.dice.u64(10..3_000));
-                    let render = machine.slots[slot].as_ref();
-                    let job = render.map(|render| machine.held[&render.batch].job);
-                    if job.is_some_and(|job| self.plans[&job].poison_is_swift) {
+                    if self.plans[&job].poison_is_swift {
                         self.drop_events(i);
                     }
                     self.fault(i, Fault::Crash(Some(boot_after)));
                 }
             }
-            Timer::RenderOver { slot, number, seconds, failure } => {
-                let current = machine.slots[slot].take_if(|render| render.number == number);
-                let Some(Render { batch, slice, .. }) = current else { return };
-                self.invariants.render_ended(machine.held[&batch].job, slice);
-                let event = match failure {
-                    Some(failure) => NodeEvent::Failed(slice, failure),
-                    None => {
-                        let job = machine.held[&batch].job;
-                        machine.outbox.insert((job, slice), (batch, seconds));
-                        NodeEvent::Finished(slice, seconds)
-                    }
-                };
-                self.say(i, batch, event);
-                self.go_on(i, slot, batch);
+            Timer::RenderOver { batch, number, seconds, failure } => {
+                if machine.renders.get(&batch).is_some_and(|render| render.number == number) {
+                    self.render_over(i, batch, seconds, failure);
+                }
             }
         }
     }
 
+    fn beat(&mut self, i: usize) {
+        let machine = &self.machines[i];
+        let view = machine.core.view();
+        if view.is_draining && view.live.is_empty() {
+            return self.fault(i, Fault::Leave(Duration::from_secs(3)));
+        }
+        let (incarnation, registered) = (machine.incarnation, machine.registered);
+        if registered {
+            let beat = Message::Heartbeat {
+                machine: i,
+                incarnation,
+                sent: machine.time(self.now),
+                holds: machine.holds(),
+                void_below: BatchId(view.first_batch.map_or(0, |batch| batch.0)),
+                draining: view.is_draining,
+            };
+            self.tell(i, beat);
+        } else {
+            self.register(i);
+        }
+        let again = if registered { HEARTBEAT } else { Duration::from_secs(1) };
+        let again = self.machines[i].takes(again);
+        self.plan(again, Happening::Timer(i, incarnation, Timer::Beat));
+    }
+
+    fn register(&mut self, i: usize) {
+        let machine = &self.machines[i];
+        let (incarnation, sent) = (machine.incarnation, machine.time(self.now));
+        let holds = machine.holds();
+        self.tell(i, Message::Register { machine: i, incarnation, sent, holds });
+    }
+
+    fn answered(&mut self, i: usize, sent: Time, answer: Answer) {
+        let grant = Grant { sent, ttl: TTL };
+        let numbers = |batches: Vec<BatchId>| {
+            batches.into_iter().map(|batch| core::BatchId(batch.0)).collect()
+        };
+        let event = match answer {
+            Answer::Registered { epoch, first_batch, abandon } => Event::Registered(Registration {
+                grant,
+                store_id: STORE.to_owned(),
+                epoch: epoch.0.into(),
+                first_batch: core::BatchId(first_batch.0),
+                abandon: numbers(abandon),
+            }),
+            Answer::Renewed { epoch, abandon } => {
+                Event::LeaseRenewed { grant, epoch: epoch.0.into(), abandon: numbers(abandon) }
+            }
+            Answer::Unknown => {
+                if std::mem::take(&mut self.machines[i].registered) {
+                    self.register(i);
+                }
+                return;
+            }
+        };
+        self.machines[i].registered = true;
+        self.decide_on(i, event, None);
+    }
+
     pub(super) fn call(&mut self, i: usize, call: Call) {
-        let refuses = self.chance(self.odds.refused);
-        let now = self.now;
-        let machine = &mut self.machines[i];
-        if !machine.up {
+        if !self.machines[i].up {
             return;
         }
         match call {
-            Call::Render { epoch, batch, job, slices, silence } => {
-                if machine.held.contains_key(&batch) {
-                    return;
-                }
-                let void = batch < machine.void_below
-                    || machine.disowned.contains(&batch)
-                    || machine.draining;
-                if !void && now >= machine.lease_until {
-                    // The answer to its registration may be on its way still: the call is repeated.
-                    let again = Call::Render { epoch, batch, job, slices, silence };
-                    let is_live = self.epoch == epoch
-                        && self.scheduler.as_ref().is_some_and(|it| it.batch(batch).is_some());
-                    if is_live {
-                        self.send(i, CALL_AGAIN, again);
+            Call::Render { .. } => self.requested(i, call),
+            Call::Attach { epoch, batch, incarnation } => {
+                let event = Event::BatchAttached(called(batch, epoch));
+                match self.decide_on(i, event, None) {
+                    Some(Action::Attach { batch }) => {
+                        if let Some(stream) = self.machines[i].streams.get_mut(&batch) {
+                            stream.reader = epoch;
+                        }
+                        self.replay(i, batch, 0);
                     }
-                    return;
-                }
-                let full = machine.waiting.len() >= machine.slots.len();
-                if refuses || void || full {
-                    machine.disowned.insert(batch);
-                    return self.tell(i, Message::Refused { epoch, batch });
-                }
-                let (reader, slices, ended) = (epoch, slices.into(), false);
-                let events = Vec::new();
-                let held = Held { job, slices, silence, events, ended, reader, arrives: now };
-                machine.held.insert(batch, held);
-                machine.waiting.push_back(batch);
-                for slot in 0..self.machines[i].slots.len() {
-                    self.fill(i, slot);
+                    // Only the incarnation that it was meant for knows that it never came.
+                    Some(Action::Unknown { .. }) if self.machines[i].incarnation == incarnation => {
+                        self.tell(i, Message::Refused { epoch, batch });
+                    }
+                    Some(Action::Unknown { .. }) => self.tell(i, Message::Lost { epoch, batch }),
+                    // A former orchestrator, and its stream with it, is gone.
+                    _ => {}
                 }
             }
-            Call::Attach { epoch, batch, incarnation } => match machine.held.get_mut(&batch) {
-                // Who asked is dead by now, and its stream with it.
-                Some(held) if epoch < held.reader => {}
-                Some(held) => {
-                    held.reader = epoch;
-                    self.replay(i, batch, 0);
-                }
-                None => {
-                    machine.disowned.insert(batch);
-                    // Only the life that it was meant for can tell that it never came.
-                    let never_came = machine.incarnation == incarnation;
-                    self.tell(
-                        i,
-                        if never_came {
-                            Message::Refused { epoch, batch }
-                        } else {
-                            Message::Lost { epoch, batch }
-                        },
-                    );
-                }
-            },
             Call::Cancel { epoch, batch } => {
-                if machine.held.contains_key(&batch) {
-                    if !machine.is_stubborn {
-                        self.end(i, batch);
-                    }
-                } else {
-                    machine.disowned.insert(batch);
+                let event = Event::BatchCancelled(called(batch, epoch));
+                if let Some(Action::Unknown { .. }) = self.decide_on(i, event, None) {
                     self.tell(i, Message::Refused { epoch, batch });
                 }
             }
         }
     }
 
-    fn register(&mut self, i: usize) {
-        let machine = &self.machines[i];
-        let holds = machine.held.keys().copied().collect();
-        let (incarnation, sent) = (machine.incarnation, self.now);
-        self.tell(i, Message::Register { machine: i, incarnation, sent, holds });
-    }
-
-    /// Offers what it finished in batches that are over.
-    fn offer(&mut self, i: usize) {
-        let machine = &self.machines[i];
-        let offers = machine.offers.iter();
-        let offers = offers.map(|key| (*key, machine.outbox[key].1)).collect::<Vec<_>>();
-        if machine.registered && !offers.is_empty() {
-            let incarnation = machine.incarnation;
-            self.tell(i, Message::Adopt { machine: i, incarnation, offers });
+    fn requested(&mut self, i: usize, call: Call) {
+        let Call::Render { epoch, batch, job, slices, silence, settled } = call.clone() else {
+            return;
+        };
+        let is_short = self.chance(self.odds.refused);
+        let request = Request {
+            call: called(batch, epoch),
+            settled: settled.into_iter().map(|batch| core::BatchId(batch.0)).collect(),
+            silence,
+            needs: Needs::default(),
+            shortage: Shortage { disk: is_short.then_some((0, 1)), outbox: None },
+        };
+        let stream = Stream {
+            job,
+            slices: slices.into(),
+            events: Vec::new(),
+            reader: epoch,
+            arrives: self.now,
+        };
+        let answer = self.decide_on(i, Event::BatchRequested(request), Some(stream));
+        match answer {
+            Some(Action::Refuse(Refusal::NoLease)) => {
+                // The answer to its registration may be on its way: the call is repeated.
+                let is_live = self.epoch == epoch
+                    && self.scheduler.as_ref().is_some_and(|it| it.batch(batch).is_some());
+                if is_live {
+                    self.send(i, CALL_AGAIN, call);
+                }
+            }
+            // An earlier call got through after all.
+            Some(Action::Refuse(Refusal::Known(_))) => {}
+            Some(Action::Refuse(_)) => self.tell(i, Message::Refused { epoch, batch }),
+            _ => {}
         }
     }
 
-    /// Kills what its orchestrator's silence has outlasted.
-    fn fence(&mut self, i: usize) {
+    /// Lets the machine's core decide, and does what it wants done. Returns its answer to a call.
+    fn decide_on(&mut self, i: usize, event: Event, asked: Option<Stream>) -> Option<Action> {
         let now = self.now;
+        let machine = &mut self.machines[i];
+        let actions = machine.core.handle(machine.time(now), event);
+        machine.core.check_invariants();
+        let mut asked = asked;
+        let mut answer = None;
+        for action in actions {
+            match action {
+                Action::Accept { batch } => {
+                    if let Some(stream) = asked.take() {
+                        self.machines[i].streams.insert(batch, stream);
+                    }
+                }
+                Action::Refuse(_)
+                | Action::Attach { .. }
+                | Action::Cancel { .. }
+                | Action::Unknown { .. }
+                | Action::Publish { .. } => answer = Some(action),
+                action => self.perform_on(i, action),
+            }
+        }
+        self.plan_deadline(i);
+        answer
+    }
+
+    fn perform_on(&mut self, i: usize, action: Action) {
+        match action {
+            Action::Start { batch } => self.go_on(i, batch),
+            Action::Kill { batch, reason } => {
+                let ignores = matches!(reason, Ending::Cancelled | Ending::Abandoned);
+                if !(ignores && self.machines[i].is_stubborn) {
+                    self.drop_render(i, batch);
+                    self.over(i, batch, false);
+                }
+            }
+            Action::Conclude { batch, .. } => self.say(i, batch, NodeEvent::Ended),
+            Action::Forget { batch } => drop(self.machines[i].streams.remove(&batch)),
+            Action::Offer { journal } => self.offer(i, journal),
+            Action::Delete { journal } => drop(self.machines[i].disk.remove(&journal)),
+            // Without a lease even what did not end before is killed.
+            Action::KillIdle => {
+                let killed: Vec<_> = self.machines[i].renders.keys().copied().collect();
+                let reports = |world: &Self, batch: &BatchKey| {
+                    world.machines[i].core.view().live.contains(&batch.id)
+                };
+                for batch in killed {
+                    if self.machines[i].is_stubborn && !reports(self, &batch) {
+                        self.drop_render(i, batch);
+                        self.over(i, batch, false);
+                    }
+                }
+            }
+            Action::ForgetUploads => {}
+            Action::Accept { .. }
+            | Action::Refuse(_)
+            | Action::Attach { .. }
+            | Action::Cancel { .. }
+            | Action::Unknown { .. }
+            | Action::Publish { .. } => unreachable!("an answer"),
+        }
+    }
+
+    fn plan_deadline(&mut self, i: usize) {
+        let machine = &mut self.machines[i];
+        let Some(deadline) = machine.core.next_deadline() else { return };
+        if machine.deadline.is_some_and(|planned| planned <= deadline) {
+            return;
+        }
+        machine.deadline = Some(deadline);
+        let incarnation = machine.incarnation;
+        // A bit later, or rounding would call the core before its deadline, again and again.
+        let at = machine.takes(deadline) + Duration::from_micros(1);
+        self.plan_at(at, Happening::Timer(i, incarnation, Timer::Deadline));
+    }
+
+    /// Offers what was finished in a batch that is over.
+    fn offer(&mut self, i: usize, journal: JournalId) {
         let machine = &self.machines[i];
-        let live = machine.held.iter().filter(|(_, held)| !held.ended);
-        let (over, alive): (Vec<_>, Vec<_>) =
-            live.map(|(id, held)| (machine.deadline(held), *id)).partition(|(at, _)| *at <= now);
-        if let Some((next, _)) = alive.into_iter().min() {
-            let incarnation = machine.incarnation;
-            self.plan_at(next, Happening::Timer(i, incarnation, Timer::LeaseOver));
-        }
-        over.into_iter().for_each(|(_, batch)| self.end(i, batch));
-    }
-
-    /// Ends a batch that is over for its orchestrator, and offers what was finished of it.
-    fn abandon(&mut self, i: usize, batch: BatchId) {
-        if self.machines[i].held.get(&batch).is_none_or(|held| !held.ended)
-            && self.machines[i].is_stubborn
-        {
-            return;
-        }
-        self.end(i, batch);
-        let machine = &mut self.machines[i];
-        machine.held.remove(&batch);
-        let of = machine.outbox.iter().filter(|(_, (from, _))| *from == batch);
-        machine.offers.extend(of.map(|(key, _)| *key));
-    }
-
-    /// Ends a batch: its renderer is dead before anything is said.
-    fn end(&mut self, i: usize, batch: BatchId) {
-        let machine = &mut self.machines[i];
-        let Some(held) = machine.held.get_mut(&batch) else { return };
-        if std::mem::replace(&mut held.ended, true) {
-            return;
-        }
-        let job = held.job;
-        machine.waiting.retain(|waiting| *waiting != batch);
-        let slot = machine
-            .slots
-            .iter_mut()
-            .position(|slot| slot.as_ref().is_some_and(|render| render.batch == batch));
-        let render = slot.and_then(|slot| machine.slots[slot].take());
-        if let Some(render) = render {
-            self.invariants.render_ended(job, render.slice);
-        }
-        self.say(i, batch, NodeEvent::Ended);
-        if let Some(slot) = slot {
-            self.fill(i, slot);
-        }
-    }
-
-    /// Gives a free slot the next batch.
-    fn fill(&mut self, i: usize, slot: usize) {
-        let machine = &mut self.machines[i];
-        if machine.slots[slot].is_none()
-            && let Some(batch) = machine.waiting.pop_front()
-        {
-            self.go_on(i, slot, batch);
-        }
+        let incarnation = machine.incarnation;
+        let offers = machine.disk.get(&journal).into_iter().flatten();
+        let offers = offers.map(|(key, seconds)| (*key, *seconds)).collect();
+        self.tell(i, Message::Adopt { machine: i, incarnation, journal, offers });
+        let unanswered = Timer::OfferOver { journal, is_handed_in: false };
+        let timeout = self.machines[i].takes(OFFER_TIMEOUT);
+        self.plan(timeout, Happening::Timer(i, incarnation, unanswered));
     }
 
     /// Begins the next slice of a batch, or ends it.
-    fn go_on(&mut self, i: usize, slot: usize, batch: BatchId) {
-        let broken = self.machines[i].broken;
-        let held = self.machines[i].held.get_mut(&batch).unwrap();
-        let job = held.job;
-        let Some(slice) = held.slices.pop_front() else {
-            held.ended = true;
-            self.say(i, batch, NodeEvent::Ended);
-            return self.fill(i, slot);
-        };
-        self.invariants.render_began(job, slice, batch);
+    fn go_on(&mut self, i: usize, batch: BatchKey) {
+        let machine = &mut self.machines[i];
+        let broken = machine.broken;
+        let Some(stream) = machine.streams.get_mut(&batch) else { return };
+        let job = stream.job;
+        let Some(slice) = stream.slices.pop_front() else { return self.over(i, batch, true) };
+        if self.decide_on(i, Event::SliceStarting { batch }, None).is_none() {
+            return self.over(i, batch, false);
+        }
+        self.invariants.render_began(job, slice, BatchId(batch.id.0));
         self.say(i, batch, NodeEvent::Started(slice));
         let seconds = self.seconds(job, slice);
         let reason = match self.always_fails.or(broken) {
@@ -538,20 +570,48 @@ impl World {
             log_tail: Vec::new(),
         });
         let machine = &mut self.machines[i];
-        machine.renders += 1;
-        let number = machine.renders;
-        machine.slots[slot] = Some(Render { batch, slice, number });
+        machine.rendered += 1;
+        let number = machine.rendered;
+        machine.renders.insert(batch, Render { slice, number });
         let incarnation = machine.incarnation;
         let after = Duration::from_secs_f64(seconds);
         if self.plans[&job].poison.contains(&slice.frame) {
             let swift = self.plans[&job].poison_is_swift;
             self.plan(
                 if swift { Duration::ZERO } else { after / 2 },
-                Happening::Timer(i, incarnation, Timer::Poisoned { slot, number }),
+                Happening::Timer(i, incarnation, Timer::Poisoned { batch, number }),
             );
         }
-        let over = Timer::RenderOver { slot, number, seconds, failure };
+        let over = Timer::RenderOver { batch, number, seconds, failure };
         self.plan(after, Happening::Timer(i, incarnation, over));
+    }
+
+    fn render_over(&mut self, i: usize, batch: BatchKey, seconds: f64, failure: Option<Failure>) {
+        let machine = &mut self.machines[i];
+        let job = machine.streams[&batch].job;
+        let slice = machine.renders[&batch].slice;
+        self.drop_render(i, batch);
+        let named = core::Slice { frame: slice.frame, index: slice.index };
+        let (finished, event) = match failure {
+            Some(failure) => (None, NodeEvent::Failed(slice, failure)),
+            None => {
+                let journal = self.machines[i].disk.entry(JournalId::Of(batch)).or_default();
+                journal.insert((job, slice), seconds);
+                self.decide_on(i, Event::SliceKept { batch, slice: named }, None);
+                (Some(named), NodeEvent::Finished(slice, seconds))
+            }
+        };
+        if self.decide_on(i, Event::SliceOver { batch, finished }, None).is_some() {
+            self.say(i, batch, event);
+            self.go_on(i, batch);
+        } else {
+            self.over(i, batch, false);
+        }
+    }
+
+    /// Nothing renders for a batch any more.
+    fn over(&mut self, i: usize, batch: BatchKey, is_complete: bool) {
+        self.decide_on(i, Event::BatchOver { batch, is_complete }, None);
     }
 
     /// The same frame takes the same time wherever it is rendered.
@@ -587,28 +647,36 @@ impl World {
         }
     }
 
-    /// Keeps an event, and sends it to whoever reads the batch's stream.
-    fn say(&mut self, i: usize, batch: BatchId, event: NodeEvent) {
+    /// Keeps an event, and sends it to the reader of the batch's stream.
+    fn say(&mut self, i: usize, batch: BatchKey, event: NodeEvent) {
         let again = self.chance(self.odds.event_again);
-        let held = self.machines[i].held.get_mut(&batch).unwrap();
-        held.events.push(event);
-        let last = held.events.len() - 1;
+        let Some(stream) = self.machines[i].streams.get_mut(&batch) else { return };
+        stream.events.push(event);
+        let last = stream.events.len() - 1;
         let from = if again { self.dice.usize(0..=last) } else { last };
         self.replay(i, batch, from);
     }
 
     /// Sends the events of a batch from a certain one on, in order unless the dice will have it otherwise.
-    fn replay(&mut self, i: usize, batch: BatchId, from: usize) {
-        let mute_until = self.machines[i].mute_until.max(self.machines[i].reached_again);
-        let events = self.machines[i].held[&batch].events[from..].to_vec();
+    fn replay(&mut self, i: usize, batch: BatchKey, from: usize) {
+        let machine = &self.machines[i];
+        let mute_until = machine.mute_until.max(machine.reached_again);
+        let Some(stream) = machine.streams.get(&batch) else { return };
+        let events = stream.events[from..].to_vec();
         for event in events {
             let sent_at = mute_until.max(self.now) + self.delay();
             let overtakes = self.chance(self.odds.event_overtakes);
-            let held = self.machines[i].held.get_mut(&batch).unwrap();
-            let at = if overtakes { sent_at } else { sent_at.max(held.arrives) };
-            held.arrives = held.arrives.max(at);
-            let message = Message::Batch { epoch: held.reader, batch, event };
+            let Some(stream) = self.machines[i].streams.get_mut(&batch) else { return };
+            let at = if overtakes { sent_at } else { sent_at.max(stream.arrives) };
+            stream.arrives = stream.arrives.max(at);
+            let (epoch, batch) = (stream.reader, BatchId(batch.id.0));
+            let message = Message::Batch { machine: i, epoch, batch, event };
             self.plan_at(at, Happening::ToOrchestrator(message));
         }
     }
+}
+
+fn called(batch: BatchId, epoch: Epoch) -> core::Call {
+    let batch = core::BatchId(batch.0);
+    core::Call { batch, store_id: STORE.to_owned(), epoch: epoch.0.into() }
 }
