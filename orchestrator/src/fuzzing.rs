@@ -1,4 +1,4 @@
-//! What the fuzz targets do.
+//! The fuzz targets.
 
 use std::{path::PathBuf, sync::OnceLock, time::Duration};
 
@@ -16,14 +16,14 @@ use crate::{
     domain::{FrameRange, FrameSet, Work},
 };
 
-/// The least that passes for a .blend.
+/// The smallest file that passes as a .blend.
 const BLEND: &[u8] = b"BLENDER-v405 and nothing to draw ENDB";
-/// Far longer than any answer takes.
+/// How long an answer may take; far longer than any does.
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
-/// Frames of the job that is called about.
+/// Frames of the job in every call.
 const EVERY_THIRD: FrameRange = FrameRange { first: 1, last: 40, step: 3 };
 
-/// A request or event, by its first byte, and what becomes of it inside.
+/// Parses a request or event, chosen by the first byte, and checks the result.
 pub fn orchestrator_requests(data: &[u8]) {
     let Some((which, message)) = data.split_first() else { return };
     let mut violations = Violations::default();
@@ -91,7 +91,7 @@ pub fn orchestrator_requests(data: &[u8]) {
     }
 }
 
-/// A call, by its first byte, of an orchestrator that has a job: page tokens, revisions to resume at, offsets.
+/// Makes a call, chosen by the first byte, to an orchestrator that has a job: page tokens, revisions, offsets.
 pub fn orchestrator_calls(data: &[u8]) {
     let Some((which, message)) = data.split_first() else { return };
     static CALLED: OnceLock<Called> = OnceLock::new();
@@ -103,7 +103,7 @@ pub fn orchestrator_calls(data: &[u8]) {
     assert!(!matches!(code, Code::Unknown | Code::Internal | Code::DataLoss), "{code:?}");
 }
 
-/// An orchestrator in this process, and the way to it.
+/// An orchestrator in this process, with clients.
 struct Called {
     runtime: Runtime,
     orchestrator: OrchestratorClient<Channel>,
@@ -131,7 +131,7 @@ impl Called {
         Self { runtime, orchestrator, blobs, store_id }
     }
 
-    /// Makes a call, if `message` is one for it.
+    /// Makes a call if `message` is a valid request.
     async fn call(&self, which: u8, message: &[u8]) -> Result<(), Status> {
         let (mut orchestrator, mut blobs) = (self.orchestrator.clone(), self.blobs.clone());
         match which % 10 {

@@ -1,9 +1,9 @@
-//! What became visible, written to a file for tests of whole processes: each commit's records before the commit,
-//! and a mark after it. [`replay()`] tells such a file to [`Invariants`](crate::invariants::Invariants).
+//! The history of everything that became visible, in a file, for tests of whole processes. The records of a commit are
+//! written before the commit, and a mark after it. [`replay()`] checks such a file with
+//! [`Invariants`](crate::invariants::Invariants).
 //!
-//! A line is one `write`: what a killed process has written is there, and at most its last line is torn. Whether
-//! the commit that was announced last is durable the store knows: it counts its commits, and each opening tells
-//! how many.
+//! A line is one `write`, so a killed process leaves at most its last line torn. The store counts its commits, and each
+//! opening records the count: it shows whether the last announced commit was durable.
 
 mod replay;
 
@@ -26,15 +26,15 @@ use crate::{
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Line {
-    /// A life of the orchestrator begins on a store that has counted so many commits.
+    /// An incarnation of the orchestrator opened a store with so many commits.
     Opened { store_id: String, epoch: u32, commits: u64 },
-    /// All this becomes visible once the store has counted so many commits: at once, when there is nothing to write.
+    /// These records become visible once the store has so many commits; at once, if there is nothing to write.
     Announced { commits: u64, records: Vec<Record> },
-    /// The store has counted so many commits.
+    /// The store has so many commits.
     Durable { commits: u64 },
 }
 
-/// What the checker is told.
+/// An input of the checker.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Record {
@@ -47,22 +47,22 @@ enum Record {
 #[derive(Debug, Default)]
 pub(crate) struct History {
     file: Option<File>,
-    /// Commits that the store has counted.
+    /// Commits of the store.
     commits: u64,
-    /// Of the turn at hand.
+    /// Records of the current cycle.
     records: Vec<Record>,
-    /// Whose registration is being decided.
+    /// The registration that is being decided.
     registering: Option<(NodeName, Incarnation, u32)>,
 }
 
 impl History {
-    /// Goes on with a file; makes it where it is not.
+    /// Appends to a file; creates it if it is missing.
     ///
     /// # Errors
-    /// When it cannot be opened.
+    /// If the file cannot be opened.
     pub(crate) fn append_to(path: &Path) -> io::Result<Self> {
         let mut file = File::options().create(true).read(true).append(true).open(path)?;
-        // Ends the line that a former life was killed in.
+        // Ends the line that an earlier incarnation left torn.
         if file.seek(SeekFrom::End(0))? > 0 {
             let mut last = [0];
             file.seek(SeekFrom::End(-1))?;
@@ -74,14 +74,14 @@ impl History {
         Ok(Self { file: Some(file), ..Self::default() })
     }
 
-    /// A life begins.
+    /// Notes that the store was opened.
     pub(crate) fn opened(&mut self, identity: &Identity, commits: u64) {
         let (store_id, epoch) = (identity.store_id.to_string(), identity.epoch.0);
         self.commits = commits;
         self.write(&Line::Opened { store_id, epoch, commits });
     }
 
-    /// A job is about to be written.
+    /// Notes a job that is about to be written.
     pub(crate) fn submitted(&mut self, job: &JobRecord) {
         if self.file.is_some() {
             let (job, frames) = (job.job, job.spec.frames.clone());
@@ -89,22 +89,22 @@ impl History {
         }
     }
 
-    /// What is decided until [`Self::registered`] is about a node that registers.
+    /// Notes that the decisions until [`Self::registered`] are about a node that registers.
     pub(crate) fn registering(&mut self, node: &NodeName, incarnation: Incarnation, slots: u32) {
         self.registering = Some((node.clone(), incarnation, slots));
     }
 
-    /// The end of that.
+    /// Ends [`Self::registering`].
     pub(crate) fn registered(&mut self) {
         self.registering = None;
     }
 
-    /// The scheduler decided.
+    /// Notes a decision of the scheduler.
     pub(crate) fn acted(&mut self, action: &Action) {
         if self.file.is_none() {
             return;
         }
-        // A former life of the node goes first; a node that was there all along does not change.
+        // The node joins after its earlier incarnation has gone. A node that was there all along does not change.
         if let Action::NodeChanged { node: changed } = action
             && let Some((node, incarnation, slots)) =
                 self.registering.take_if(|(node, ..)| node == changed)
@@ -114,7 +114,7 @@ impl History {
         self.records.push(Record::Acted(Box::new(action.clone())));
     }
 
-    /// What was noted becomes visible with the next commit, or at once when there is nothing to write.
+    /// Writes the records. They become visible with the next commit, or at once if there is none.
     pub(crate) fn announce(&mut self, is_commit: bool) {
         let records = std::mem::take(&mut self.records);
         if is_commit || !records.is_empty() {
@@ -123,7 +123,7 @@ impl History {
         }
     }
 
-    /// The commit is durable.
+    /// Notes that the commit is durable.
     pub(crate) fn durable(&mut self) {
         self.commits += 1;
         self.write(&Line::Durable { commits: self.commits });
@@ -131,7 +131,7 @@ impl History {
 
     fn write(&mut self, line: &Line) {
         let Some(file) = &mut self.file else { return };
-        // Fails only for maps whose keys are not strings; no line has one.
+        // Fails only for maps whose keys are not strings. No line has one.
         let mut text = serde_json::to_vec(line).unwrap_or_default();
         text.push(b'\n');
         if let Err(error) = file.write_all(&text) {

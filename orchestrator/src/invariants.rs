@@ -1,6 +1,6 @@
-//! The invariants, by number, checked on the history of what became visible: the scheduler's actions as they
-//! were committed, and what nodes really rendered. Every ring of tests tells its history to this one checker,
-//! which panics at the first record that breaks one. Tests of other crates have it by the feature `history`.
+//! The invariants, by number, checked on the history of what became visible: the scheduler's actions as they were
+//! committed, and what nodes really rendered. Every ring of tests passes its history to this one checker, which panics
+//! at the first record that breaks an invariant. Tests of other crates get it with the feature `history`.
 
 #![allow(clippy::expect_used, clippy::panic, clippy::missing_panics_doc)]
 
@@ -14,22 +14,22 @@ use crate::{
     scheduler::{Action, BATCH_SLICES_MAX},
 };
 
-/// What has become visible so far.
+/// The state after everything that became visible so far.
 #[derive(Debug, Default)]
 pub struct Invariants {
     jobs: BTreeMap<JobId, Job>,
     nodes: BTreeMap<NodeName, Node>,
     batches: BTreeMap<BatchId, Batch>,
     last_batch: Option<BatchId>,
-    /// Whose end one of its slices is suspected to have been, of the nodes whose batches are being lost.
+    /// Nodes that are losing their batches and may have crashed on one of their slices.
     suspected: BTreeSet<NodeName>,
     rendering: HashMap<(JobId, Slice), BatchId>,
     renders: HashMap<(JobId, Slice), u32>,
-    /// Whether events arrive late or overtake each other, so that the orchestrator may believe more slices
-    /// begun than a node has slots, and blame its loss on all of them.
+    /// Whether events may arrive late or overtake each other. Then more slices than a node has slots may count as begun,
+    /// and its loss counts against all of them.
     pub disorder: bool,
-    /// Whether nodes die untold: the end of one slice may die with its node while the start of the next, in the
-    /// stream of the slot's other batch, was heard. Then each slot may lose two.
+    /// Whether nodes may crash silently: the end of one slice may be lost with its node although the start of the next, in
+    /// the stream of the slot's other batch, arrived. Then each slot may lose two.
     pub dies_untold: bool,
 }
 
@@ -38,14 +38,14 @@ struct Job {
     frames: BTreeMap<i32, Frame>,
     /// Whether each frame depends on those before it.
     in_order: bool,
-    /// Of `frames`, counted as they change: each change of one updates the job, which may have very many.
+    /// The counts of `frames`, kept up to date because a job may have very many.
     tally: FrameCounts,
     state: JobState,
     revision: Revision,
 }
 
 impl Job {
-    /// Settles a frame or opens it again, with the tries that it has had by now.
+    /// Settles a frame or opens it again.
     fn set(&mut self, number: i32, state: FrameState, attempts: &Attempts) {
         let frame = self.frames.get_mut(&number).expect("I3: only frames asked for");
         *count(&mut self.tally, frame.state) -= 1;
@@ -54,7 +54,7 @@ impl Job {
         frame.state = state;
     }
 
-    /// What was open is cancelled.
+    /// Cancels the open frames.
     fn cancel(&mut self) {
         for frame in self.frames.values_mut().filter(|frame| frame.state == FrameState::Open) {
             frame.state = FrameState::Cancelled;
@@ -73,7 +73,7 @@ struct Frame {
 struct Node {
     incarnation: Incarnation,
     slots: u32,
-    /// Frames that this life of it was blamed for losing.
+    /// Losses of frames that count against this incarnation.
     lost: u32,
 }
 
@@ -82,14 +82,14 @@ struct Batch {
     job: JobId,
     node: NodeName,
     open: BTreeSet<Slice>,
-    /// Whether the orchestrator restarted under it: then what the node had begun is not known.
+    /// Whether the orchestrator restarted since. Then it is unknown which slices the node had begun.
     survived_restart: bool,
-    /// Whether one of its slices is suspected to have been its node's death.
+    /// Whether its node may have crashed on one of its slices.
     has_suspect: bool,
 }
 
 impl Invariants {
-    /// A submission was acknowledged.
+    /// Records that a submission was acknowledged.
     pub fn submitted(&mut self, job: JobId, frames: &FrameSet) {
         let open = || Frame { state: FrameState::Open, attempts: Attempts::default() };
         let in_order = frames.is_in_order();
@@ -99,11 +99,11 @@ impl Invariants {
         assert!(self.jobs.insert(job, job_record).is_none(), "I4: job {job} was made twice");
     }
 
-    /// A registration was acknowledged.
+    /// Records that a registration was acknowledged.
     pub fn joined(&mut self, name: &NodeName, incarnation: Incarnation, slots: u32) {
         if let Some(known) = self.nodes.get(name) {
             assert_eq!(known.incarnation, incarnation, "I5: node {name} was not let go first");
-            // It was silent, and is there again.
+            // The node was silent and is back.
             if let Some(node) = self.nodes.get_mut(name) {
                 node.lost = 0;
             }
@@ -112,17 +112,17 @@ impl Invariants {
         }
     }
 
-    /// The orchestrator came back on what was durable.
+    /// Records that the orchestrator restarted from its store.
     pub fn restarted(&mut self) {
         for batch in self.batches.values_mut() {
             batch.survived_restart = true;
         }
     }
 
-    /// The scheduler decided, and it is durable.
+    /// Records a durable decision of the scheduler.
     #[track_caller]
     pub fn acted(&mut self, action: &Action) {
-        // A node that goes loses its batches first, in one go.
+        // A node that goes loses all its batches first.
         if !matches!(
             action,
             Action::ReopenSlice { .. }
@@ -220,7 +220,7 @@ impl Invariants {
             alone |= is_suspect(&frame.attempts);
         }
         let others = || self.batches.values().filter(|batch| batch.node == *node);
-        // Of a job that is over nothing is open: its renders are being killed.
+        // A job that is over has no open frame: its renders are being killed.
         let suspects = |batch: &Batch| {
             batch.open.iter().any(|slice| {
                 let frame = &self.jobs[&batch.job].frames[&slice.frame];
@@ -256,7 +256,7 @@ impl Invariants {
         );
     }
 
-    /// What a batch finishes it must hold: a batch that has ended changes nothing.
+    /// A batch finishes only slices that it holds. A batch that has ended changes nothing.
     #[track_caller]
     fn finish_in_batch(&mut self, id: BatchId, job: JobId, slice: Slice, node: &NodeName) {
         let batch = self.batches.get_mut(&id);
@@ -269,7 +269,7 @@ impl Invariants {
         );
     }
 
-    /// Wherever an adopted slice is, it is there no longer.
+    /// An adopted slice leaves every batch that holds it.
     fn adopt(&mut self, job: JobId, slice: Slice) {
         for batch in self.batches.values_mut().filter(|batch| batch.job == job) {
             batch.open.remove(&slice);
@@ -298,7 +298,7 @@ impl Invariants {
         job.set(slice.frame, FrameState::Open, attempts);
     }
 
-    /// What changes a slice must come from the batch that holds it.
+    /// A slice changes only by the batch that holds it.
     #[track_caller]
     fn leave_batch(
         &mut self,
@@ -349,7 +349,7 @@ impl Invariants {
         };
         let mut expected = tries(&frame.attempts);
         if let Some(failure) = failure {
-            // Losses without a word count once they can have been no other frame's doing.
+            // A silent loss counts once no other frame can have caused it.
             if failure.reason == FailureReason::NodeLost && is_suspect(&frame.attempts) {
                 expected[1] += std::mem::take(&mut expected[4]);
             }
@@ -369,7 +369,7 @@ impl Invariants {
                 failure.reason
             );
         } else if state == FrameState::Open {
-            // Its node died, and nobody knows whether it had begun the slice.
+            // The node crashed, and it is unknown whether it had begun the slice.
             expected[4] += u32::from(attempts.suspicions > expected[4]);
         }
         assert_eq!(tries(attempts), expected, "I6: attempts rise one by one, in their own budget");
@@ -402,7 +402,7 @@ impl Invariants {
         job.state = state;
     }
 
-    /// A node's renderer began a slice.
+    /// Records that a node's renderer began a slice.
     #[track_caller]
     pub fn render_began(&mut self, job: JobId, slice: Slice, batch: BatchId) {
         let other = self.rendering.insert((job, slice), batch);
@@ -410,22 +410,22 @@ impl Invariants {
         *self.renders.entry((job, slice)).or_default() += 1;
     }
 
-    /// A node's renderer is through with a slice, or dead.
+    /// Records that a node's renderer finished or crashed.
     pub fn render_ended(&mut self, job: JobId, slice: Slice) {
         self.rendering.remove(&(job, slice));
     }
 
-    /// How often a slice was begun.
+    /// How often a slice has begun.
     pub fn renders(&self, job: JobId, slice: Slice) -> u32 {
         self.renders.get(&(job, slice)).copied().unwrap_or_default()
     }
 
-    /// How a job stands.
+    /// The state of a job.
     pub fn state(&self, job: JobId) -> JobState {
         self.jobs[&job].state
     }
 
-    /// Frames of a job in that state; none of a job that is not known.
+    /// The job's frames in a state; empty for an unknown job.
     pub fn frames(&self, job: JobId, state: FrameState) -> Vec<i32> {
         let frames = self.jobs.get(&job).into_iter().flat_map(|job| &job.frames);
         frames.filter(|(_, frame)| frame.state == state).map(|(number, _)| *number).collect()
@@ -436,7 +436,7 @@ impl Invariants {
         self.jobs.values().all(|job| job.state.is_final())
     }
 
-    /// Faults have ended, and time enough has passed.
+    /// Asserts what must hold after faults have ended and enough time has passed.
     pub fn assert_all_over(&self) {
         let open: Vec<_> =
             self.jobs.iter().filter(|(_, job)| !job.state.is_final()).map(|(id, _)| id).collect();

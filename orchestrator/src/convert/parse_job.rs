@@ -16,7 +16,7 @@ use crate::{
 
 /// Characters in a job's name.
 const NAME_MAX: usize = 200;
-/// Bytes in the names of scenes, cameras and view layers: what Blender's longest names have.
+/// Bytes in the names of scenes, cameras and view layers: Blender's own limit.
 const BLENDER_NAME_BYTES_MAX: usize = 255;
 /// Characters in a request's id.
 const REQUEST_ID_MAX: usize = 64;
@@ -24,20 +24,20 @@ const REQUEST_ID_MAX: usize = 64;
 const FILES_MAX: usize = 100_000;
 /// Chunks of a file.
 const CHUNKS_MAX: usize = 65_536;
-/// Blobs that the files of a project come in, all together: 2 TB in chunks of 4 MiB.
+/// Blobs of all files of a project: 2 TB in chunks of 4 MiB.
 const BLOBS_MAX: usize = 500_000;
-/// Ranges in a job's frames: enough for any list that a person makes.
+/// Ranges in a job's frames: enough for any list that a person writes.
 const RANGES_MAX: usize = 10_000;
-/// Maximum number of add-ons of a job.
+/// Add-ons of a job.
 const ADDONS_MAX: usize = 16;
-/// From the cluster's lease to a day.
+/// Limits of `node_silence_seconds`: from the cluster's lease to a day.
 const NODE_SILENCE_SECONDS: RangeInclusive<u32> = 15..=86_400;
-/// Up to a day without a line of a renderer.
+/// Limits of `frame_silence_seconds`: up to a day.
 const FRAME_SILENCE_SECONDS: RangeInclusive<u32> = 10..=86_400;
-/// Up to thirty days for a frame.
+/// Limits of `frame_seconds`: up to thirty days.
 const FRAME_SECONDS: RangeInclusive<u32> = 1..=2_592_000;
 
-/// A job as submitted. `None` only with violations; the request is good only without any.
+/// Parses a job. The result is valid only if there are no violations; without any it is never `None`.
 pub(crate) fn job_spec(spec: wire::JobSpec, violations: &mut Violations) -> Option<JobSpec> {
     violations.text("spec.name", &spec.name, NAME_MAX);
     if !(-100..=100).contains(&spec.priority) {
@@ -55,7 +55,7 @@ pub(crate) fn job_spec(spec: wire::JobSpec, violations: &mut Violations) -> Opti
     let settings = parse_settings(spec.settings.unwrap_or_default(), violations);
     let limits = parse_limits(spec.limits.unwrap_or_default(), violations);
     if spec.movie_of_job_id != 0 {
-        violations.add("spec.movie_of_job_id", "is set by the orchestrator alone: leave it 0");
+        violations.add("spec.movie_of_job_id", "is set by the orchestrator: leave it 0");
     }
     if let Some(project) = &project {
         check_named_files(&settings, project, violations);
@@ -77,7 +77,7 @@ pub(crate) fn job_spec(spec: wire::JobSpec, violations: &mut Violations) -> Opti
     })
 }
 
-/// Reports settings that name files which are not in the project.
+/// Checks that the files named in the settings are in the project.
 fn check_named_files(settings: &RenderSettings, project: &Project, violations: &mut Violations) {
     let is_there = |path: &str| project.files.iter().any(|file| file.path == path);
     let fault = |path: &str| format!("`{path}` is not one of the project's files");
@@ -129,7 +129,7 @@ fn parse_movie(
     const FIELD: &str = "spec.movie";
     let format = violations.kind(format!("{FIELD}.format"), wanted.format);
     if frames_format.is_open_exr() {
-        let message = "is made of frames with 8 or 16 bits a channel, not of OpenEXR: choose \
+        let message = "cannot be encoded from OpenEXR (scene-linear HDR) frames: choose \
                        another format for the frames, or leave the movie out";
         violations.add(FIELD, message);
     }
@@ -137,14 +137,15 @@ fn parse_movie(
     let (files, frames) = (project.files.len() as u64, frames.len());
     if files + frames > FILES_MAX as u64 {
         let message = format!(
-            "is made by a job whose project has the {files} files and the {frames} frames of this one: \
+            "needs a project with the {files} files and the {frames} frames of this job: \
              {FILES_MAX} together at most"
         );
         violations.add(FIELD, message);
     }
     let taken = project.files.iter().enumerate().filter(|(_, f)| movie::is_in_folder(&f.path));
     for (n, _) in taken {
-        let message = format!("is in {}, where the movie's frames will be", MovieOf::FOLDER);
+        let message =
+            format!("is in {}, which is reserved for the movie's frames", MovieOf::FOLDER);
         violations.add(format!("spec.project.files[{n}].path"), message);
     }
     format
@@ -166,7 +167,7 @@ fn frame_set(
     let mut checked = Vec::with_capacity(ranges.len());
     for (n, &wire::FrameRange { first, last, step }) in ranges.iter().enumerate() {
         if first > last {
-            let message = format!("is reversed: {first} lies after {last}");
+            let message = format!("runs backwards: {first} lies after {last}");
             violations.add(format!("{field}[{n}]"), message);
         } else if step == 0 {
             violations.add(format!("{field}[{n}].step"), "must be 1 or more, is 0");
@@ -189,7 +190,7 @@ fn frame_set(
     set
 }
 
-/// Frames of a job to be tried again; `None`: all that failed. Those that the job does not have are violations.
+/// Parses the frames to retry; `None` means all failed ones. A frame that the job does not have is a violation.
 pub(crate) fn frames_to_retry(
     ranges: &[wire::FrameRange],
     of_job: &FrameSet,
@@ -222,7 +223,7 @@ fn parse_project(project: wire::Project, violations: &mut Violations) -> Option<
     }
     let blobs: usize = project.files.iter().map(|file| file.chunks.len().max(1)).sum();
     if blobs > BLOBS_MAX {
-        violations.add(FIELD, format!("come in {blobs} blobs, {BLOBS_MAX} at most"));
+        violations.add(FIELD, format!("consist of {blobs} blobs, {BLOBS_MAX} at most"));
         return None;
     }
     let mut files = Vec::with_capacity(project.files.len());
@@ -335,8 +336,10 @@ fn parse_settings(settings: wire::RenderSettings, violations: &mut Violations) -
 pub(crate) fn request_id(request_id: &str, violations: &mut Violations) {
     violations.text("request_id", request_id, REQUEST_ID_MAX);
     if request_id.starts_with(movie::REQUEST_PREFIX) {
-        let message =
-            format!("must not begin with {}, as the orchestrator's own do", movie::REQUEST_PREFIX);
+        let message = format!(
+            "must not begin with {}, which is reserved for the orchestrator",
+            movie::REQUEST_PREFIX
+        );
         violations.add("request_id", message);
     }
 }

@@ -13,25 +13,25 @@ use crate::{
     mailbox::BatchReport,
 };
 
-/// Frames that a node hands in at once; the protocol says so.
+/// Frames that a node hands in with one call, as the protocol states.
 const ORPHANS_MAX: usize = 512;
-/// Slots of a node; the protocol says so.
+/// Slots of a node, as the protocol states.
 const SLOTS_MAX: u32 = 64;
 /// Blenders of a node.
 const BLENDERS_MAX: usize = 64;
-/// Bytes in a line that a renderer wrote; the protocol says so.
+/// Bytes in a line that a renderer wrote, as the protocol states.
 const LINE_BYTES_MAX: usize = 2_000;
-/// Lines in a failure's log tail; the protocol says so.
+/// Lines in a failure's log tail, as the protocol states.
 const LOG_TAIL_MAX: usize = 20;
-/// Lines that one message may say were dropped: more than a renderer writes in a day.
+/// Dropped lines that one message may report: more than a renderer writes in a day.
 const DROPPED_MAX: u64 = 1 << 32;
-/// Files that a frame produced: more than the views and File Output nodes of any scene we know write.
+/// Outputs of a frame: more than the views and File Output nodes of any known scene produce.
 const OUTPUTS_MAX: usize = 1_000;
-/// Bytes of a preview; the protocol says so.
+/// Bytes of a preview, as the protocol states.
 const PREVIEW_BYTES_MAX: usize = 32_768;
-/// Width and height of a preview in pixels; the protocol says so.
+/// Width and height of a preview in pixels, as the protocol states.
 const PREVIEW_PIXELS_MAX: u32 = 256;
-/// Bytes in a warning's text; the protocol says so.
+/// Bytes in a warning's text, as the protocol states.
 const WARNING_BYTES_MAX: usize = 500;
 
 /// Checks a node's name.
@@ -51,7 +51,7 @@ pub(crate) fn node_description(
         let message = format!("must be 1 to {SLOTS_MAX}, is {}", description.slots);
         violations.add("description.slots", message);
     }
-    // None: it is still looking for them.
+    // There are none while the node looks for them.
     if description.blenders.len() > BLENDERS_MAX {
         let message = format!("must be {BLENDERS_MAX} at most, are {}", description.blenders.len());
         violations.add("description.blenders", message);
@@ -63,7 +63,7 @@ pub(crate) fn node_description(
         let kind = BlenderKind::try_from(blender.kind).unwrap_or_default();
         let version = match kind {
             BlenderKind::Synthetic => None,
-            // The node is still finding out which version it is.
+            // The node has not found out the version yet.
             _ if blender.version.is_empty() && !blender.unusable.is_empty() => None,
             _ => match blender.version.parse() {
                 Ok(version) => Some(version),
@@ -99,14 +99,14 @@ pub(crate) fn slice(wire: &wire::Slice) -> Slice {
     Slice { frame: wire.frame, index: wire.index }
 }
 
-/// An event of a node that makes no sense.
+/// An invalid event of a node.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum InvalidEvent {
     #[error("{0} is missing")]
     Missing(&'static str),
 }
 
-/// What a node says; `None` for what a later version of it may say.
+/// Parses an event; `None` if only a later version knows it.
 pub(crate) fn batch_report(event: wire::BatchEvent) -> Result<Option<BatchReport>, InvalidEvent> {
     use wire::batch_event::Event;
     let slice = |wire: Option<wire::Slice>| {
@@ -166,7 +166,7 @@ pub(crate) fn batch_report(event: wire::BatchEvent) -> Result<Option<BatchReport
     }))
 }
 
-/// Finished frames that a node has, each with its job; good only without violations.
+/// Parses finished frames that a node hands in, each with its job. The result is valid only without violations.
 pub(crate) fn orphaned_frames(
     frames: Vec<wire::OrphanedFrame>,
     violations: &mut Violations,
@@ -199,7 +199,7 @@ pub(crate) fn orphaned_frames(
     orphans
 }
 
-/// What a finished frame came to. A fault is told in a sentence.
+/// Parses a finished frame. The error is a sentence.
 fn parse_finished(finished: wire::SliceFinished) -> Result<Rendered, String> {
     let seconds = finished.render_seconds;
     Ok(Rendered {
@@ -210,13 +210,13 @@ fn parse_finished(finished: wire::SliceFinished) -> Result<Rendered, String> {
     })
 }
 
-/// What a frame produced. A fault is told in a sentence: the frame is not taken then.
+/// Parses the outputs of a frame. The error is a sentence; the frame is not accepted then.
 fn parse_outputs(outputs: Vec<wire::Output>) -> Result<Vec<Output>, String> {
     if outputs.is_empty() || outputs.len() > OUTPUTS_MAX {
         let count = outputs.len();
         return Err(format!("a finished frame has 1 to {OUTPUTS_MAX} outputs, not {count}"));
     }
-    // They become files under these names, in one folder.
+    // The outputs of a frame become files in one folder, so their names must be unique.
     let violations = check_paths(outputs.iter().map(|output| &*output.name));
     if let Some((n, fault)) = violations.first() {
         return Err(format!("the name of output {n}, {:?}, {fault}", shortened(&outputs[*n].name)));
@@ -236,29 +236,29 @@ fn parse_outputs(outputs: Vec<wire::Output>) -> Result<Vec<Output>, String> {
     outputs.into_iter().map(parse).collect()
 }
 
-/// A frame's preview; `None` where it is not what it says: the frame is good without it.
+/// Parses a preview; `None` if it is invalid, because the frame is complete without it.
 fn parse_preview(preview: wire::Preview) -> Option<Preview> {
     let wire::Preview { digest, size_bytes, width, height, data } = preview;
-    let is_sound = (1..=PREVIEW_BYTES_MAX).contains(&data.len())
+    let is_valid = (1..=PREVIEW_BYTES_MAX).contains(&data.len())
         && size_bytes == data.len() as u64
         && [width, height].iter().all(|side| (1..=PREVIEW_PIXELS_MAX).contains(side))
         && digest.parse() == Ok(Digest::of(&data));
     // A copy: a slice of the message would keep all of it in memory.
     let data = Bytes::copy_from_slice(&data);
-    is_sound.then(|| Preview { digest: Digest::of(&data), size_bytes, width, height, data })
+    is_valid.then(|| Preview { digest: Digest::of(&data), size_bytes, width, height, data })
 }
 
-/// A warning in one line of bounded length; `None` where nothing is said.
+/// Parses a warning into one line of bounded length; `None` if it has no text.
 fn parse_warning(warning: &wire::Warning) -> Option<Warning> {
     let spaced = |c: char| if c.is_control() { ' ' } else { c };
     let text: String = warning.text.chars().map(spaced).take(WARNING_BYTES_MAX).collect();
     let text = text[..text.floor_char_boundary(WARNING_BYTES_MAX)].trim();
-    // A kind that only a later version of the node knows is none.
+    // A node of a later version may send a kind that is unknown here.
     let kind = WarningKind::try_from(warning.kind).unwrap_or_default();
     (!text.is_empty()).then(|| Warning { kind, text: text.to_owned() })
 }
 
-/// A line of a node, with no more bytes than the protocol says.
+/// Cuts a line to the bytes that the protocol allows.
 fn shortened(line: &str) -> String {
     line[..line.floor_char_boundary(LINE_BYTES_MAX)].to_owned()
 }

@@ -15,7 +15,7 @@ use crate::{
     store::{JobRecord, JobStanding, LogRecord},
 };
 
-/// How much of a job's spec a message carries.
+/// How much of a job's specification a message carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SpecDetail {
     Whole,
@@ -126,7 +126,7 @@ pub(crate) fn settings_to_wire(settings: &RenderSettings) -> wire::RenderSetting
     }
 }
 
-/// The movie that a job makes, if it makes one.
+/// The movie that a job encodes, if it encodes one.
 pub(crate) fn encoding_to_wire(spec: &JobSpec) -> Option<wire::Encoding> {
     let Work::Movie { format, of } = &spec.work else { return None };
     Some(wire::Encoding {
@@ -158,7 +158,7 @@ pub(crate) fn frame_state_to_wire(state: FrameState) -> wire::FrameState {
     }
 }
 
-/// A frame, and its preview's bytes where they are at hand.
+/// A frame. `preview_data`: the bytes of its preview, or nothing.
 pub(crate) fn frame_to_wire(frame: &Frame, preview_data: Bytes) -> wire::Frame {
     let rendered = frame.rendered.as_ref();
     wire::Frame {
@@ -296,7 +296,7 @@ mod tests {
     use super::*;
     use crate::domain::{BlenderKind, ImageFormat, MovieFormat, RenderEngine, WarningKind};
 
-    /// Whether the numbers that both sides know mean the same.
+    /// Asserts that both enums have the same numbers and names. 0 is left out: the domain gives it its own name.
     fn agree<D, W>()
     where
         D: TryFrom<i32> + std::fmt::Debug,

@@ -20,13 +20,13 @@ impl FrameRange {
         (i64::from(self.last) - i64::from(self.first)) as u64 / u64::from(self.step) + 1
     }
 
-    /// Always false; there for the sake of `len`.
+    /// Always false. Types with `len` also have `is_empty`.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         false
     }
 
-    /// The frames, rising.
+    /// The frames, in ascending order.
     pub fn iter(&self) -> impl Iterator<Item = i32> + use<> {
         let (first, step) = (i64::from(self.first), i64::from(self.step));
         (0..self.len() as i64).map(move |n| (first + n * step) as i32)
@@ -50,8 +50,7 @@ impl FrameSet {
     /// Frames in one job. Bounds the scheduler's memory (a byte a frame) and every page of it.
     pub const FRAMES_MAX: u64 = 1_000_000;
 
-    /// A set of these ranges; `None` when it would be empty, above [`Self::FRAMES_MAX`], or a frame stands
-    /// in it twice.
+    /// A set of these ranges; `None` if it would be empty, exceed [`Self::FRAMES_MAX`], or contain a frame twice.
     #[must_use]
     pub fn new(ranges: Vec<FrameRange>) -> Option<Self> {
         let len: u64 = ranges.iter().map(FrameRange::len).sum();
@@ -100,7 +99,7 @@ impl FrameSet {
         Self { ranges, in_order: true }
     }
 
-    /// Whether one node at a time draws the frames, in ascending order.
+    /// Whether one node at a time renders the frames, in ascending order.
     #[must_use]
     pub fn is_in_order(&self) -> bool {
         self.in_order
@@ -121,7 +120,7 @@ impl FrameSet {
         self.ranges.iter().map(FrameRange::len).sum()
     }
 
-    /// Always false; there for the sake of `len`.
+    /// Always false. Types with `len` also have `is_empty`.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         false
@@ -138,7 +137,7 @@ impl FrameSet {
         self.ranges.iter().flat_map(FrameRange::iter)
     }
 
-    /// Up to `limit` frames above `after`, by number. Costs a look at every range.
+    /// Up to `limit` frames above `after`, in ascending order. Visits every range.
     #[must_use]
     pub fn above(&self, after: i64, limit: usize) -> Vec<i32> {
         let mut frames: Vec<i32> = self
@@ -155,20 +154,20 @@ impl FrameSet {
         frames
     }
 
-    /// Whether a frame is among them.
+    /// Whether the set contains a frame.
     #[must_use]
     pub fn contains(&self, frame: i32) -> bool {
         self.above(i64::from(frame) - 1, 1).first() == Some(&frame)
     }
 
-    /// A cursor that walks the frames in order, a step at a time at constant cost.
+    /// A cursor that walks the frames in order, at constant cost a step.
     #[must_use]
     pub fn cursor(&self) -> FrameCursor {
         FrameCursor::default()
     }
 }
 
-/// A place in a [`FrameSet`].
+/// A position in a [`FrameSet`].
 #[derive(Clone, Copy, Debug, Default)]
 pub struct FrameCursor {
     range: usize,
@@ -176,7 +175,7 @@ pub struct FrameCursor {
 }
 
 impl FrameCursor {
-    /// Whether it has yet to come to a frame. Costs a look at every range.
+    /// Whether a frame is still ahead. Visits every range.
     #[must_use]
     pub fn is_before(&self, set: &FrameSet, frame: i32) -> bool {
         let place = |range: &FrameRange| {
@@ -190,7 +189,7 @@ impl FrameCursor {
         })
     }
 
-    /// The frame here; the cursor moves on. `None` at the end.
+    /// Returns the frame at the cursor and moves on; `None` at the end.
     pub fn next(&mut self, set: &FrameSet) -> Option<i32> {
         let range = set.ranges.get(self.range)?;
         let frame = range.nth(self.within);

@@ -4,23 +4,23 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-/// Time since the orchestrator started, by its monotonic clock. The scheduler knows no other.
+/// Time since the orchestrator started, by its monotonic clock. The scheduler uses no other clock.
 pub type Now = Duration;
 
-/// A job's number, from 1; rises, never reused in one store.
+/// A job's number. Numbers start at 1, rise, and are never reused in one store.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub struct JobId(pub u64);
 
-/// A batch's number: the epoch in the upper 32 bits, a counter in the lower. Rises strictly, also across
-/// restarts, and is never reused: an event that names an ended batch is ignored.
+/// A batch's number: the epoch in the upper 32 bits, a counter in the lower. Numbers rise strictly, also across restarts,
+/// and are never reused: an event that names an ended batch is ignored.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub struct BatchId(pub u64);
 
-/// One life of the orchestrator's process on its store; rises with each start.
+/// An incarnation of the orchestrator on its store. Each start has a higher number.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Epoch(pub u32);
 
-/// One life of a node's process; rises with each of its starts.
+/// An incarnation of a node's process. Each start has a higher number.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub struct Incarnation(pub u64);
 
@@ -35,7 +35,7 @@ pub type Revision = u64;
 pub struct Slice {
     /// The frame's number.
     pub frame: i32,
-    /// Which of the frame's slices.
+    /// The slice's index among those of the frame.
     pub index: u32,
 }
 

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{job::Requirements, kinds::BlenderKind, version::BlenderVersion};
 
-/// What a node is and has.
+/// The description of a node, as it registers.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct NodeDescription {
     /// Operating system and architecture.
@@ -13,13 +13,13 @@ pub struct NodeDescription {
     pub cores: u32,
     /// Memory in bytes.
     pub memory_bytes: u64,
-    /// Slices it renders at a time, 1 or more.
+    /// Slices that it renders at a time, 1 or more.
     pub slots: u32,
-    /// Blenders it has.
+    /// Its Blenders; empty while the node looks for them.
     pub blenders: Vec<Blender>,
-    /// Tags it bears.
+    /// Its tags.
     pub tags: Vec<String>,
-    /// Version of its program.
+    /// Version of the node's program.
     pub version: String,
     /// Version of its ffmpeg, or empty.
     #[serde(default)]
@@ -27,7 +27,7 @@ pub struct NodeDescription {
     /// Whether it runs a file's Python.
     #[serde(default)]
     pub allows_scripts: bool,
-    /// Whether the operating system keeps renderers to their folders.
+    /// Whether the operating system confines renderers to their folders.
     #[serde(default)]
     pub confines: bool,
 }
@@ -35,11 +35,11 @@ pub struct NodeDescription {
 /// A Blender on a node.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Blender {
-    /// Its version; `None` for the synthetic renderer, which draws any file.
+    /// Its version; `None` for the synthetic renderer, which renders any file, or while it is unknown.
     pub version: Option<BlenderVersion>,
     /// How the node runs it.
     pub kind: BlenderKind,
-    /// Where it is on the node.
+    /// Its path on the node.
     pub path: String,
     /// Why it does not start; empty if it starts.
     #[serde(default)]
@@ -47,15 +47,15 @@ pub struct Blender {
 }
 
 impl NodeDescription {
-    /// Whether the node can render such a job.
+    /// Whether the node can render a job with these requirements.
     #[must_use]
     pub fn meets(&self, requirements: &Requirements) -> bool {
         self.takes(requirements)
             && self.blenders.iter().any(|have| have.is_usable() && have.draws(requirements))
     }
 
-    /// Whether the node may still turn out to have a Blender for such a job: it is still looking for them, one is
-    /// slow, or one does not start now. The node tries the last two again.
+    /// Whether the node may still get a Blender for such a job: it is still looking for them, or one is slow or does not
+    /// start now and is tried again.
     #[must_use]
     pub fn may_come_to_meet(&self, requirements: &Requirements) -> bool {
         let is_open = |have: &Blender| !have.is_usable() && have.draws(requirements);
@@ -84,23 +84,23 @@ impl NodeDescription {
 }
 
 impl Blender {
-    /// Whether it starts, as far as the node knows.
+    /// Whether it starts, as reported by the node.
     #[must_use]
     pub fn is_usable(&self) -> bool {
         self.unusable.is_empty()
     }
 
-    /// Whether it may draw such a job. A Blender of unknown version counts as one that may.
+    /// Whether it may render such a job. An unknown version counts as suitable.
     fn draws(&self, requirements: &Requirements) -> bool {
         let Requirements { file_version, blender, .. } = requirements;
         self.version.is_none_or(|version| match blender {
-            // If requested, it may be older than the file.
+            // A requested version may be older than the file.
             Some(wanted) => version.is(*wanted) && version.reads(*file_version),
             None => version.opens(*file_version),
         })
     }
 
-    /// Describes why it cannot draw.
+    /// Why it does not start, in a sentence.
     fn failure(&self) -> String {
         match self.version {
             Some(version) => format!("Blender {version} does not start: {}", self.unusable),
@@ -115,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_blender_that_does_not_start_meets_no_requirements_and_says_why() {
+    fn a_blender_that_does_not_start_meets_no_requirements() {
         let blender = |version: &str, unusable: &str| Blender {
             version: version.parse().ok(),
             unusable: unusable.into(),
@@ -125,13 +125,13 @@ mod tests {
         let job = Requirements::of_file("3.4".parse().unwrap());
         let broken =
             node(vec![blender("3.4.1", "ModuleNotFoundError: No module named 'encodings'")]);
-        assert!(!broken.meets(&job) && broken.may_come_to_meet(&job), "it is tried again");
+        assert!(!broken.meets(&job) && broken.may_come_to_meet(&job), "the node tries it again");
         assert_eq!(
             broken.why_unable(&job).unwrap(),
             "Blender 3.4.1 does not start: ModuleNotFoundError: No module named 'encodings'"
         );
         let newer = Requirements::of_file("4.5".parse().unwrap());
-        assert_eq!(broken.why_unable(&newer), None, "it would not do if it started");
+        assert_eq!(broken.why_unable(&newer), None, "it is too old anyway");
         assert!(!broken.may_come_to_meet(&newer));
         let scripted = Requirements { run_scripts: true, ..job.clone() };
         assert_eq!(broken.why_unable(&scripted), None);
@@ -145,6 +145,6 @@ mod tests {
             slow.why_unable(&job).unwrap(),
             "blender has not reported its version within 30 s"
         );
-        assert!(node(Vec::new()).may_come_to_meet(&job), "it is looking for them");
+        assert!(node(Vec::new()).may_come_to_meet(&job), "it may find one");
     }
 }

@@ -8,48 +8,48 @@ use super::{
     kinds::WarningKind,
 };
 
-/// A frame as it is stored and shown.
+/// A frame as it is stored and shown to people.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Frame {
     /// Its number.
     pub frame: i32,
-    /// Where it stands.
+    /// Its state.
     pub state: FrameState,
-    /// When it last changed.
+    /// The revision of its latest change.
     pub revision: Revision,
-    /// Tries behind it.
+    /// Its failed attempts.
     pub attempts: Attempts,
-    /// What it produced, once finished.
+    /// Its output, once it is finished.
     pub rendered: Option<Rendered>,
-    /// Why the latest try failed.
+    /// Why the latest attempt failed.
     pub failure: Option<Failure>,
     /// Node that finished or last failed it.
     pub node: Option<NodeName>,
 }
 
-/// Where a frame stands, as far as it is durable.
+/// The durable state of a frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum FrameState {
     /// Waiting or being rendered.
     Open,
     /// Every output is stored.
     Finished,
-    /// Given up.
+    /// No attempt is left.
     Failed,
     /// Open when the job was cancelled.
     Cancelled,
 }
 
-/// What rendering a slice came to.
+/// The result of rendering a slice.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Rendered {
-    /// At least one.
+    /// Its files, at least one.
     pub outputs: Vec<Output>,
-    /// Seconds in the renderer.
+    /// Seconds that the renderer took.
     pub render_seconds: f64,
-    /// Peak memory of the renderer in bytes; 0: unknown.
+    /// Peak memory of the renderer in bytes; 0 if unknown.
     pub peak_memory_bytes: u64,
-    /// A small picture, where one could be made.
+    /// A preview, if one could be made.
     pub preview: Option<Preview>,
 }
 
@@ -65,15 +65,15 @@ impl Rendered {
 pub struct Output {
     /// File name.
     pub name: String,
-    /// Its content.
+    /// Digest of its content.
     pub digest: Digest,
     /// Its size in bytes.
     pub size_bytes: u64,
-    /// In pixels.
+    /// Width in pixels.
     pub width: u32,
-    /// In pixels.
+    /// Height in pixels.
     pub height: u32,
-    /// Over all layers; 0: not an image.
+    /// Channels of all layers; 0 if the file is no image.
     #[serde(default)]
     pub channels: u32,
 }
@@ -81,50 +81,50 @@ pub struct Output {
 /// A small picture of a frame.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Preview {
-    /// The JPEG, as a blob.
+    /// Digest of the JPEG.
     pub digest: Digest,
     /// Its size in bytes.
     pub size_bytes: u64,
-    /// In pixels.
+    /// Width in pixels.
     pub width: u32,
-    /// In pixels.
+    /// Height in pixels.
     pub height: u32,
-    /// The JPEG itself, while it is fresh; never stored in the database.
+    /// The JPEG itself, while the frame is new. The database does not store it.
     #[serde(skip)]
     pub data: bytes::Bytes,
 }
 
-/// Why a try failed.
+/// Why an attempt failed.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Failure {
-    /// What kind it was: decides what happens next.
+    /// The kind of failure, which decides what happens next.
     pub reason: FailureReason,
     /// One sentence.
     pub message: String,
-    /// Last lines of the renderer.
+    /// The last lines that the renderer wrote.
     pub log_tail: Vec<String>,
 }
 
 /// Kinds of failure.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum FailureReason {
-    /// Blender crashed, reported an error, or drew nothing.
+    /// Blender crashed, reported an error, or rendered nothing.
     Renderer,
     /// The output is missing, does not decode or has the wrong size.
     InvalidOutput,
-    /// The renderer went silent.
+    /// The renderer was silent for too long.
     Timeout,
-    /// Out of memory.
+    /// The renderer ran out of memory.
     OutOfMemory,
-    /// The node was lost under it.
+    /// The node was lost while it rendered.
     NodeLost,
     /// Something around the renderer failed.
     Infrastructure,
-    /// No try can succeed.
+    /// No attempt can succeed.
     Permanent,
 }
 
-/// Something a person should know about a job's frames.
+/// A problem of a job's frames that a person should know of.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct Warning {
     /// Its subject.
@@ -133,29 +133,29 @@ pub struct Warning {
     pub text: String,
 }
 
-/// Tries that ended without a frame, by whose fault: the budgets are separate.
+/// Failed attempts, counted by cause. Each cause has its own budget.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Attempts {
-    /// The renderer's fault.
+    /// Failures of the renderer.
     pub renderer: u32,
-    /// The node was lost.
+    /// Losses of the node.
     pub node_lost: u32,
-    /// Out of memory.
+    /// Renderers that ran out of memory.
     pub out_of_memory: u32,
-    /// Neither counts against the frame: infrastructure.
+    /// Failures around the renderer. They do not count against the frame.
     pub infrastructure: u32,
-    /// Nodes that died when the slice may have been what they had begun last, without a word of it. No failed
-    /// tries, until it is lost with a node that had nothing else.
+    /// Nodes that crashed when this slice may have been the last one that they began. They are no failed attempts until
+    /// the slice is lost with a node that had nothing else.
     #[serde(default, skip_serializing_if = "is_none")]
     pub suspicions: u32,
-    /// Nodes that failed it, or are suspected to have died of it, so that others are tried first.
+    /// Nodes that failed it or may have crashed on it. Others are tried first.
     pub failed_on: Vec<NodeName>,
-    /// Batch of the latest of them: neither it nor an earlier one holds the slice any more, also where a
-    /// former life of the orchestrator remembers it in one.
+    /// Batch of the latest attempt. Neither it nor an earlier one holds the slice any more, even if the store still lists
+    /// the slice in one.
     pub latest_batch: Option<BatchId>,
 }
 
-// None is not written, so that a frame without tries reads the same in stores of every version.
+// Zero is not written, so that a frame without attempts reads the same in stores of every version.
 #[allow(clippy::trivially_copy_pass_by_ref)] // as serde wants it
 fn is_none(suspicions: &u32) -> bool {
     *suspicions == 0
@@ -168,7 +168,7 @@ impl Attempts {
         }
     }
 
-    /// All of them.
+    /// The sum.
     #[must_use]
     pub fn total(&self) -> u32 {
         self.renderer + self.node_lost + self.out_of_memory + self.infrastructure

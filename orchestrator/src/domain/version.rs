@@ -4,19 +4,19 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// A version of Blender: of a file (two numbers), wanted (two or three), or installed (three).
+/// A version of Blender. That of a file has two numbers, a requested one two or three, an installed one three.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct BlenderVersion {
-    /// As in 4 of 4.5.15.
+    /// 4 in 4.5.15.
     pub major: u16,
-    /// As in 5 of 4.5.15.
+    /// 5 in 4.5.15.
     pub minor: u16,
-    /// As in 15 of 4.5.15.
+    /// 15 in 4.5.15.
     pub patch: Option<u16>,
 }
 
 impl BlenderVersion {
-    /// Whether a file saved by `file` opens here: not older, patch levels aside.
+    /// Whether this Blender is not older than the one that saved the file. Patch levels are ignored.
     #[must_use]
     pub fn opens(&self, file: Self) -> bool {
         (self.major, self.minor) >= (file.major, file.minor)
@@ -29,7 +29,7 @@ impl BlenderVersion {
         file.major < 5 || (self.major, self.minor) >= (4, 5)
     }
 
-    /// Whether this is the version `wanted`: equal as far as that one says.
+    /// Whether this is the version `wanted`. Without a patch level, that means any.
     #[must_use]
     pub fn is(&self, wanted: Self) -> bool {
         (self.major, self.minor) == (wanted.major, wanted.minor)
@@ -50,7 +50,7 @@ impl fmt::Display for BlenderVersion {
 impl std::str::FromStr for BlenderVersion {
     type Err = std::num::ParseIntError;
 
-    /// Reads `4.5`, `4.5.15`, and what Blender appends to it (`4.5.15 LTS`).
+    /// Parses `4.5`, `4.5.15` and `4.5.15 LTS`.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let number = text.split_whitespace().next().unwrap_or_default();
         let mut parts = number.splitn(3, '.');

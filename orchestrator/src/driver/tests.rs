@@ -28,13 +28,13 @@ use crate::{
     store::{Archive as _, JobRecord, MemoryStore, Request},
 };
 
-/// A driver on a store in memory, with a node that takes calls and never answers: tests speak for it.
+/// A driver on a store in memory, with a node that accepts calls and never answers. Tests report in its place.
 struct Fixture {
     dir: TempDir,
     store: Arc<MemoryStore>,
     feed: Arc<Feed>,
     driver: DriverHandle,
-    /// Where the node would be: connections wait there for ever.
+    /// The node's address. Nothing accepts its connections.
     node: std::net::TcpListener,
     stop: CancellationToken,
     running: tokio::task::JoinHandle<Result<(), StoreError>>,
@@ -51,7 +51,7 @@ impl Fixture {
         Self::with_lease(Duration::from_secs(3_600)).await
     }
 
-    /// With a finished frame of node `a` that the store cannot write.
+    /// With a commit that is held: the store cannot write a finished frame of node `a`.
     async fn with_a_held_commit() -> (Self, BatchId) {
         let fixture = Self::new().await;
         fixture.driver.submit(fixture.job("r")).await.unwrap();
@@ -91,7 +91,7 @@ impl Fixture {
         Self { dir, store, feed, driver, node, stop, running }
     }
 
-    /// Another life on the same store, after this one died wherever it was.
+    /// The next incarnation on the same store, after this one crashed.
     async fn restart(mut self) -> Self {
         self.running.abort();
         let _ = (&mut self.running).await;
@@ -103,14 +103,14 @@ impl Fixture {
         Self::on(store, dir, node, Duration::from_secs(3_600)).await
     }
 
-    /// The batch that the node has of a job.
+    /// The node's batch of a job.
     async fn batch(&self, job: JobId) -> BatchId {
         self.until(job, |record| record.standing.state == JobState::Rendering).await;
         let batches = self.store.restore().await.unwrap().batches;
         batches.iter().find(|(_, record)| record.job == job).unwrap().0
     }
 
-    /// Follows a job until it is as `wanted` says.
+    /// Watches a job until `wanted` accepts it.
     async fn until(&self, job: JobId, wanted: impl Fn(&JobRecord) -> bool) -> JobRecord {
         let mut watch = self.feed.watch(job, 0, "").await.unwrap();
         loop {
@@ -134,7 +134,7 @@ impl Fixture {
         }
     }
 
-    /// A job of one frame, of which a movie is to be made.
+    /// A job of one frame, with a movie that follows.
     fn movie(&self, request_id: &str) -> NewJob {
         let job = self.job(request_id);
         let spec = JobSpec {
@@ -204,7 +204,7 @@ async fn nothing_is_visible_before_it_is_durable() {
     let batch = BatchId::first(fixture.feed.identity().epoch);
     let mut watch = fixture.feed.watch(job.job, 0, "").await.unwrap();
     loop {
-        // Until the batch is known to be with the node: the job renders.
+        // The job renders once the node has the batch.
         match watch.next().await.unwrap().unwrap().1 {
             Update::Snapshot { snapshot, .. }
                 if snapshot.job.standing.state == JobState::Rendering =>
@@ -238,14 +238,14 @@ async fn a_job_that_does_not_fit_on_the_disk_is_refused_and_leaves_nothing() {
     assert!(matches!(error, SubmitError::StoreFailing), "{error}");
     fixture.store.faults.is_full.store(false, Ordering::SeqCst);
     assert!(fixture.store.jobs_before(JobId(u64::MAX), 9).await.unwrap().is_empty());
-    // It heals by itself, and the same request makes the job then.
+    // The store recovers, and the same request makes the job.
     let (_, existed) = fixture.driver.submit(fixture.job("r")).await.unwrap();
     assert!(!existed);
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_waits_for_ever_while_the_store_fails() {
-    // A mailbox that nobody reads, as while a commit is held.
+async fn no_caller_waits_for_ever_while_the_store_fails() {
+    // A mailbox that no driver reads, as while a commit is held.
     let dir = tempfile::tempdir().unwrap();
     let (driver, _mailbox) = mailbox(Blobs::open(dir.path(), None).unwrap());
     let error = driver.cancel(JobId(1)).await.unwrap_err();
@@ -253,7 +253,7 @@ async fn nobody_waits_for_ever_while_the_store_fails() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_wants_something_that_cannot_be_written_hears_so_and_not_that_nobody_answers() {
+async fn a_change_that_cannot_be_written_is_refused_with_that_reason() {
     let dir = tempfile::tempdir().unwrap();
     let (driver, mailbox) = mailbox(Blobs::open(dir.path(), None).unwrap());
     mailbox.store_health.failed();
@@ -263,7 +263,7 @@ async fn who_wants_something_that_cannot_be_written_hears_so_and_not_that_nobody
 }
 
 #[tokio::test]
-async fn a_node_that_is_paused_tells_what_for() {
+async fn a_paused_node_shows_the_reason() {
     let fixture = Fixture::new().await;
     let (record, _) = fixture.driver.submit(fixture.job("r")).await.unwrap();
     fixture.node().await;
@@ -289,7 +289,7 @@ fn texts(standing: &crate::store::JobStanding) -> Vec<&str> {
 }
 
 #[tokio::test]
-async fn a_warning_is_told_once_and_survives() {
+async fn a_warning_is_shown_once_and_survives_a_restart() {
     let fixture = Fixture::new().await;
     let (job, _) = fixture.driver.submit(fixture.job("r")).await.unwrap();
     fixture.node().await;
@@ -300,7 +300,7 @@ async fn a_warning_is_told_once_and_survives() {
     assert_eq!(texts(&record.standing), ["a", "b"]);
     assert_eq!(record.standing.revision, before + 2);
 
-    // A watcher that has the first hears of the second, from the store as from memory.
+    // A watcher that has the first warning gets the second, from the store and from memory.
     let mut watch = fixture.feed.watch(job.job, before + 1, "").await.unwrap();
     let (revision, update) = watch.next().await.unwrap().unwrap();
     let Update::Changes { standing, frames, .. } = update else { panic!("{update:?}") };
@@ -341,7 +341,7 @@ async fn a_warning_is_not_visible_before_it_is_durable() {
 }
 
 #[tokio::test]
-async fn a_hundred_warnings_are_kept_and_the_last_says_that_there_are_more() {
+async fn a_hundred_warnings_are_kept_and_the_last_says_there_are_more() {
     let fixture = Fixture::new().await;
     let (job, _) = fixture.driver.submit(fixture.job("r")).await.unwrap();
     fixture.node().await;
@@ -356,7 +356,7 @@ async fn a_hundred_warnings_are_kept_and_the_last_says_that_there_are_more() {
 }
 
 #[tokio::test]
-async fn a_preview_is_stored_without_its_bytes_which_are_at_hand_for_a_while() {
+async fn a_preview_is_stored_without_its_bytes_which_the_feed_keeps_for_a_while() {
     let fixture = Fixture::new().await;
     let (job, _) = fixture.driver.submit(fixture.job("r")).await.unwrap();
     fixture.node().await;
@@ -392,7 +392,7 @@ async fn a_preview_is_stored_without_its_bytes_which_are_at_hand_for_a_while() {
 }
 
 #[tokio::test]
-async fn a_movie_s_job_is_made_in_one_commit_with_the_end_of_its_source() {
+async fn a_movie_s_job_is_in_the_commit_that_ends_its_source() {
     let fixture = Fixture::new().await;
     let (source, _) = fixture.driver.submit(fixture.movie("r")).await.unwrap();
     fixture.node().await;
@@ -403,7 +403,7 @@ async fn a_movie_s_job_is_made_in_one_commit_with_the_end_of_its_source() {
     fixture.refused().await;
     assert_eq!(fixture.store.jobs_before(JobId(u64::MAX), 9).await.unwrap().len(), 1);
 
-    // Dead before anything of it was written: the node tells it all again.
+    // A crash before anything was written: the node reports everything again.
     let fixture = fixture.restart().await;
     assert_eq!(fixture.store.jobs_before(JobId(u64::MAX), 9).await.unwrap().len(), 1);
     fixture.driver.report(batch, done()).await;
@@ -416,7 +416,7 @@ async fn a_movie_s_job_is_made_in_one_commit_with_the_end_of_its_source() {
     assert_eq!(record.spec.project.files[0].path, format!("{}/000001.png", MovieOf::FOLDER));
     assert_eq!(record.spec.project.files[0].digest, Digest::of(b"1"));
 
-    // Dead right after: it is there, once, and goes to the node.
+    // A crash right after: the movie's job exists once, and goes to the node.
     let fixture = fixture.restart().await;
     assert_eq!(fixture.store.jobs_before(JobId(u64::MAX), 9).await.unwrap().len(), 2);
     let batch = fixture.batch(movie).await;
@@ -428,7 +428,7 @@ async fn a_movie_s_job_is_made_in_one_commit_with_the_end_of_its_source() {
 }
 
 #[tokio::test]
-async fn frames_finished_in_a_former_life_are_in_the_movie() {
+async fn frames_finished_before_a_restart_are_in_the_movie() {
     let fixture = Fixture::new().await;
     let job = fixture.movie("r");
     let frames = FrameSet::new(vec![FrameRange { first: 1, last: 2, step: 1 }]).unwrap();
@@ -449,7 +449,7 @@ async fn frames_finished_in_a_former_life_are_in_the_movie() {
 }
 
 #[tokio::test]
-async fn a_job_that_fails_or_is_cancelled_makes_no_movie() {
+async fn no_movie_follows_from_a_failed_or_cancelled_job() {
     let fixture = Fixture::new().await;
     let (failing, _) = fixture.driver.submit(fixture.movie("a")).await.unwrap();
     let (cancelled, _) = fixture.driver.submit(fixture.movie("b")).await.unwrap();
@@ -472,7 +472,7 @@ async fn a_job_that_fails_or_is_cancelled_makes_no_movie() {
 #[tokio::test]
 async fn a_node_keeps_its_lease_while_a_commit_is_held() {
     let (fixture, batch) = Fixture::with_a_held_commit().await;
-    // Answered although nothing can be written; only the node that is known here is told so.
+    // Only the registered node gets an answer while nothing can be written.
     let beat = |node: &str, life| {
         fixture.driver.heartbeat(node.into(), Incarnation(life), vec![batch], BatchId(0), false)
     };
@@ -508,13 +508,13 @@ async fn a_job_says_that_it_waits_for_the_disk_while_a_commit_is_held() {
 }
 
 #[tokio::test]
-async fn who_lost_the_store_to_another_life_stops_before_it_acts() {
+async fn a_driver_that_lost_its_store_stops_before_it_acts() {
     let mut fixture = Fixture::new().await;
     fixture.driver.submit(fixture.job("r")).await.unwrap();
     let other = fixture.store.reopen();
     let error = fixture.store.check_epoch().await.unwrap_err();
     assert!(matches!(error, StoreError::Superseded), "{error}");
-    // It serves nobody any more, also when it only learns it of a job.
+    // A submission is enough to find out.
     let error = fixture.driver.submit(fixture.job("late")).await.unwrap_err();
     assert!(matches!(error, SubmitError::NoAnswer(NoAnswer::ShuttingDown)), "{error}");
     let ended = (&mut fixture.running).await.unwrap();
@@ -523,7 +523,7 @@ async fn who_lost_the_store_to_another_life_stops_before_it_acts() {
 }
 
 #[tokio::test]
-async fn who_lost_the_store_notices_it_although_nothing_is_to_be_written() {
+async fn a_driver_that_lost_its_store_notices_without_a_commit() {
     let mut fixture = Fixture::with_lease(Duration::from_secs(3)).await;
     let _other = fixture.store.reopen();
     let ended = tokio::time::timeout(Duration::from_secs(30), &mut fixture.running).await;
@@ -544,7 +544,7 @@ async fn after_a_gap_nodes_are_answered_although_the_commit_is_still_held() {
 }
 
 #[tokio::test]
-async fn nodes_that_wait_for_a_held_commit_keep_nobody_else_waiting() {
+async fn nodes_that_wait_for_a_held_commit_do_not_delay_others() {
     let (fixture, _) = Fixture::with_a_held_commit().await;
     let beat = |node: &str| {
         let driver = fixture.driver.clone();
@@ -560,7 +560,7 @@ async fn nodes_that_wait_for_a_held_commit_keep_nobody_else_waiting() {
         tokio::task::yield_now().await;
     }
     assert_eq!(beat("a").await.unwrap(), []);
-    // Those that gave up leave their places to others.
+    // Heartbeats whose senders gave up make room.
     drop(strangers);
     let mut late = beat("b");
     assert!((&mut late).now_or_never().is_none());
@@ -571,7 +571,7 @@ async fn nodes_that_wait_for_a_held_commit_keep_nobody_else_waiting() {
 }
 
 #[tokio::test]
-async fn who_gave_up_registering_while_a_commit_was_held_is_not_registered() {
+async fn a_node_that_gave_up_during_a_held_commit_is_not_registered() {
     let (fixture, _) = Fixture::with_a_held_commit().await;
     let registration = Registration {
         node: "b".into(),
@@ -584,14 +584,14 @@ async fn who_gave_up_registering_while_a_commit_was_held_is_not_registered() {
     };
     assert!(fixture.driver.register(registration).now_or_never().is_none());
     fixture.store.faults.is_full.store(false, Ordering::SeqCst);
-    // Read after it.
+    // Cancelling comes after it, and waits for the commit.
     fixture.driver.cancel(JobId(99)).await.unwrap();
     let nodes = fixture.store.restore().await.unwrap().nodes;
     assert_eq!(nodes.iter().map(|(node, _)| &**node).collect::<Vec<_>>(), ["a"]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_is_known_for_a_while_that_a_commit_was_held() {
+async fn a_held_commit_is_remembered_for_a_while() {
     let dir = tempfile::tempdir().unwrap();
     let (driver, mailbox) = mailbox(Blobs::open(dir.path(), None).unwrap());
     let hour = Duration::from_secs(3_600);
@@ -607,7 +607,7 @@ async fn it_is_known_for_a_while_that_a_commit_was_held() {
     assert!(!driver.store_failed_within(hour));
 }
 
-/// Fails a frame for good.
+/// Fails a frame permanently.
 async fn fail(fixture: &Fixture, batch: BatchId, frame: i32) {
     let failure = crate::domain::Failure {
         reason: crate::domain::FailureReason::Permanent,
@@ -618,7 +618,7 @@ async fn fail(fixture: &Fixture, batch: BatchId, frame: i32) {
 }
 
 #[tokio::test]
-async fn a_failed_job_goes_on_when_it_is_tried_again_and_makes_its_movie_then() {
+async fn a_failed_job_that_is_retried_continues_and_its_movie_follows() {
     let fixture = Fixture::new().await;
     let (job, _) = fixture.driver.submit(fixture.movie("r")).await.unwrap();
     fixture.node().await;
@@ -626,7 +626,7 @@ async fn a_failed_job_goes_on_when_it_is_tried_again_and_makes_its_movie_then() 
     fail(&fixture, batch, 7).await;
     fixture.driver.report(batch, vec![BatchReport::Ended]).await;
     let over = fixture.until(job.job, |record| record.standing.state == JobState::Failed).await;
-    // Also in the next life, which knows the job from the store alone.
+    // Also after a restart, with the job from the store.
     let fixture = fixture.restart().await;
     let none = fixture.driver.retry_frames(job.job, Some(FrameSet::one(8))).await.unwrap();
     assert_eq!((none.1, none.0.standing.state), (0, JobState::Failed));
@@ -671,7 +671,7 @@ async fn a_finished_frame_is_adopted_once_its_outputs_are_stored() {
     assert_eq!(offer(5, job.job).await.unwrap(), [Adoption::Adopted]);
     let record = fixture.store.job(job.job).await.unwrap().unwrap();
     assert_eq!(record.standing.counts.finished, 1);
-    // Asked again, in this life and the next.
+    // The same call again, before and after a restart.
     assert_eq!(offer(5, job.job).await.unwrap(), [Adoption::Adopted]);
     let other = Rendered { outputs: vec![], ..rendered() };
     let frames = vec![(job.job, Slice::whole(5), other)];
@@ -682,7 +682,7 @@ async fn a_finished_frame_is_adopted_once_its_outputs_are_stored() {
 }
 
 #[tokio::test]
-async fn when_the_disk_runs_low_new_jobs_are_refused_and_frames_go_on() {
+async fn when_the_disk_runs_low_new_jobs_are_refused_and_frames_continue() {
     let fixture = Fixture::new().await;
     let (job, _) = fixture.driver.submit(fixture.job("r")).await.unwrap();
     fixture.node().await;
@@ -690,14 +690,14 @@ async fn when_the_disk_runs_low_new_jobs_are_refused_and_frames_go_on() {
     fixture.store.faults.is_low.store(true, Ordering::SeqCst);
     let error = fixture.driver.submit(fixture.job("s")).await.unwrap_err();
     assert!(matches!(error, SubmitError::Store(StoreError::Low { .. })), "{error}");
-    // The same request as before is answered all the same.
+    // A repeated request is answered.
     assert!(fixture.driver.submit(fixture.job("r")).await.unwrap().1);
     fixture.driver.report(batch, vec![BatchReport::Finished(Slice::whole(1), rendered())]).await;
     fixture.until(job.job, |record| record.standing.counts.finished == 1).await;
 }
 
 #[tokio::test]
-async fn who_shuts_down_accepts_no_more_jobs() {
+async fn a_driver_that_shuts_down_accepts_no_more_jobs() {
     let fixture = Fixture::new().await;
     fixture.driver.close();
     let error = fixture.driver.submit(fixture.job("r")).await.unwrap_err();

@@ -30,7 +30,7 @@ impl Feed {
 }
 
 impl ClusterWatch {
-    /// Jobs and nodes that are new or changed. Waits for some.
+    /// Waits for jobs and nodes that are new or changed, and returns them.
     pub(crate) async fn next(&mut self) -> (Vec<JobRecord>, Vec<NodeView>) {
         if self.version.is_some() {
             tokio::time::sleep(CLUSTER_PAUSE).await;

@@ -1,4 +1,4 @@
-//! A job as it is told to a watcher that comes: all of it, in as few words as it takes.
+//! The first message to a watcher of a job: all of its state, in few bytes.
 
 use crate::{
     domain::{Frame, FrameRange, FrameState, JobState},
@@ -9,9 +9,9 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct JobSnapshot {
     pub(crate) job: JobRecord,
-    /// Every frame's state, in as few runs as reading them by number gives.
+    /// Every frame's state, in runs of ascending numbers.
     pub(crate) runs: Vec<(FrameRange, FrameState)>,
-    /// Frames with failed tries behind them, the latest ones.
+    /// The latest frames with failed attempts.
     pub(crate) troubled: Vec<Frame>,
 }
 
@@ -47,7 +47,7 @@ impl JobSnapshot {
     }
 }
 
-/// Cancelling a job changes its open frames at once, without writing each of them.
+/// The state of a frame as people see it. Cancelling a job cancels its open frames without writing each of them.
 pub(crate) fn shown(frame: FrameState, job: JobState) -> FrameState {
     match (frame, job) {
         (FrameState::Open, JobState::Cancelled) => FrameState::Cancelled,

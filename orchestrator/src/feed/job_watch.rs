@@ -21,17 +21,16 @@ use crate::{
 
 /// Frames in one message of changes.
 const FRAMES_IN_MESSAGE: usize = 256;
-/// Bytes of frames in one message of changes, about: what a watcher that stalls holds here.
+/// Bytes of frames in one message of changes, about. A stalled watcher holds that much memory here.
 const CHANGES_BYTES: usize = 64 << 10;
-/// Bytes of troubled frames in a snapshot, about: some hundreds with the last lines of their renderers.
+/// Bytes of frames with failed attempts in a snapshot, about: some hundred frames with their log tails.
 const TROUBLED_BYTES: usize = 512 << 10;
-/// Frames with failed tries in a snapshot; the protocol says so.
+/// Frames with failed attempts in a snapshot, as the protocol states.
 const TROUBLED_MAX: u32 = 1_000;
-/// How often a watcher of a job is told at least why the job waits, where that has changed: soon enough for a
-/// person, seldom enough for a thousand watchers.
-const WAITING_LOOKED_AT_EVERY: Duration = Duration::from_secs(1);
+/// How often a watch checks why its job waits: soon enough for a person, seldom enough for a thousand watchers.
+const REASON_CHECKED_EVERY: Duration = Duration::from_secs(1);
 
-/// The next thing that a watcher of a job gets.
+/// A message to a watcher of a job.
 #[derive(Debug)]
 pub(crate) enum Update {
     Snapshot { snapshot: Arc<JobSnapshot>, active: Vec<ActiveSlice> },
@@ -39,13 +38,13 @@ pub(crate) enum Update {
     Ended(JobStanding),
 }
 
-/// A frame that changed, and its preview's bytes while they are kept.
+/// A changed frame, and the bytes of its preview while the feed keeps them.
 pub(crate) type FrameChange = (Arc<Frame>, Bytes);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Snapshot,
-    /// The first message after a resume has what nodes are doing even when nothing durable changed.
+    /// The first message after a resume lists the active slices even if nothing durable changed.
     Resume,
     Follow,
     Over,
@@ -58,9 +57,9 @@ pub(crate) struct JobWatch {
     /// As it was when the watch began.
     record: JobRecord,
     requirements: Requirements,
-    /// What the watcher has been told of why the job waits.
+    /// The reason for waiting that the watcher has seen.
     waiting_reason: String,
-    /// `None` for a job that was over when the watch began, and has not been seen to go on since.
+    /// `None` for a job that was over when the watch began, and has not been reopened since.
     feed: Option<Arc<JobFeed>>,
     changed: Option<watch::Receiver<()>>,
     /// The watcher has everything up to here.
@@ -82,7 +81,7 @@ impl Feed {
         let (feed, record) = self.find(job).await?;
         let mut current = record.standing.revision;
         if after > current {
-            // A commit is readable, and told to those who ask for the job, a moment before it is published.
+            // A commit is readable a moment before it is published, so the caller may know a revision that is ahead.
             let stored = self.store.job_without_project(job).await?;
             current = stored.map_or(current, |record| record.standing.revision);
         }
@@ -110,18 +109,18 @@ impl JobWatch {
         &self.record
     }
 
-    /// The next update and the revision that the watcher is at then; `None` after the last. Waits for it.
+    /// Waits for the next update. Returns it with the revision that it leads to; `None` after the last.
     pub(crate) async fn next(&mut self) -> Result<Option<(Revision, Update)>, StoreError> {
         let next = match self.phase {
             Phase::Over => return Ok(None),
             Phase::Snapshot => self.snapshot().await,
             Phase::Resume | Phase::Follow => self.changes().await,
         };
-        self.waiting_reason = self.waits_for();
+        self.waiting_reason = self.waiting_reason();
         next.map(Some)
     }
 
-    fn waits_for(&self) -> String {
+    fn waiting_reason(&self) -> String {
         self.hub.waiting_reason(self.record.job, &self.requirements)
     }
 
@@ -129,9 +128,9 @@ impl JobWatch {
         let snapshot = match &self.feed {
             Some(feed) => {
                 let came_after = feed.reads.load(Ordering::Relaxed);
-                let mut whole = feed.whole.lock().await;
+                let mut latest = feed.snapshot.lock().await;
                 let current = lock(&feed.now).standing.revision;
-                match &*whole {
+                match &*latest {
                     Some((read, known))
                         if *read > came_after || known.job.standing.revision >= current =>
                     {
@@ -139,26 +138,26 @@ impl JobWatch {
                     }
                     _ => {
                         let read = feed.reads.fetch_add(1, Ordering::Relaxed) + 1;
-                        let fresh = self.read_whole().await?;
-                        *whole = Some((read, fresh.clone()));
+                        let fresh = self.read_snapshot().await?;
+                        *latest = Some((read, fresh.clone()));
                         fresh
                     }
                 }
             }
-            None => self.read_whole().await?,
+            None => self.read_snapshot().await?,
         };
         self.revision = snapshot.job.standing.revision;
-        // A commit is readable a moment before it is published. What nodes were doing before it must not be
-        // shown after it.
+        // A commit is readable a moment before it is published. Slices that were active before it must not show after
+        // it.
         self.published(self.revision).await?;
         let active = self.new_active();
         self.phase = Phase::Follow;
         Ok((self.revision, Update::Snapshot { snapshot, active }))
     }
 
-    async fn read_whole(&self) -> Result<Arc<JobSnapshot>, StoreError> {
+    async fn read_snapshot(&self) -> Result<Arc<JobSnapshot>, StoreError> {
         let read = self.hub.store.snapshot(self.record.job, TROUBLED_MAX).await?;
-        let mut snapshot = read.ok_or_else(vanished)?;
+        let mut snapshot = read.ok_or_else(missing)?;
         let fit = fitting(snapshot.troubled.iter().map(bytes_of), TROUBLED_BYTES);
         snapshot.troubled.truncate(fit);
         Ok(Arc::new(JobSnapshot::of(snapshot)))
@@ -184,11 +183,11 @@ impl JobWatch {
             };
             let active = self.new_active();
             let is_final = standing.state.is_final();
-            let waits_anew = || !is_final && self.waits_for() != self.waiting_reason;
+            let has_new_reason = || !is_final && self.waiting_reason() != self.waiting_reason;
             if revision > self.revision
                 || !active.is_empty()
                 || self.phase == Phase::Resume
-                || waits_anew()
+                || has_new_reason()
             {
                 self.phase = Phase::Follow;
                 self.revision = revision;
@@ -198,17 +197,17 @@ impl JobWatch {
                 self.phase = Phase::Over;
                 return Ok((self.revision, Update::Ended(standing)));
             }
-            // Nodes come and go without a change of the job.
-            let _ = tokio::time::timeout(WAITING_LOOKED_AT_EVERY, self.wait()).await;
+            // The reason for waiting may change without a change of the job, as nodes come and go.
+            let _ = tokio::time::timeout(REASON_CHECKED_EVERY, self.wait()).await;
         }
     }
 
-    /// How the job stands, and the frames that changed since, one more than a message takes at most.
+    /// The job's status and the frames that changed since, up to one more than fits a message.
     async fn frames(&mut self) -> Result<(JobStanding, Vec<Arc<Frame>>), StoreError> {
         let limit = FRAMES_IN_MESSAGE + 1;
         let mut over = None;
         if self.feed.is_none() {
-            // It was over, and goes on if frames of it are tried again.
+            // The job was over, and is open again if its frames are retried.
             over = Some(self.find_feed().await?);
         }
         let standing = match (&self.feed, over) {
@@ -222,7 +221,7 @@ impl JobWatch {
                 now.standing.clone()
             }
             (None, Some(over)) => over,
-            (None, None) => return Err(vanished()),
+            (None, None) => return Err(missing()),
         };
         let frames =
             self.hub.store.frames_changed(self.record.job, self.revision, limit as u32).await?;
@@ -253,11 +252,11 @@ impl JobWatch {
             .collect()
     }
 
-    /// Goes on with the feed that the job has now; how the job stands.
+    /// Switches to the feed that the job has now, and returns the job's status.
     async fn find_feed(&mut self) -> Result<JobStanding, StoreError> {
         let (feed, record) = self.hub.find(self.record.job).await.map_err(|error| match error {
             WatchError::Store(error) => error,
-            _ => vanished(),
+            _ => missing(),
         })?;
         self.changed = feed.as_ref().map(|feed| feed.changed.subscribe());
         self.feed = feed;
@@ -276,7 +275,7 @@ impl JobWatch {
                 break;
             }
             if is_final {
-                // Nothing follows here: frames were tried again since, and the job has another feed.
+                // This feed has ended: the job was reopened and has another.
                 self.find_feed().await?;
             } else {
                 self.wait().await;
@@ -287,12 +286,12 @@ impl JobWatch {
 
     async fn wait(&mut self) {
         if let Some(changed) = &mut self.changed {
-            // The sender lives as long as `feed` does, so this cannot fail.
+            // `feed` holds the sender, so this cannot fail.
             let _ = changed.changed().await;
         }
     }
 }
 
-fn vanished() -> StoreError {
-    StoreError::Unreadable { what: "a job", detail: "it vanished".to_owned() }
+fn missing() -> StoreError {
+    StoreError::Unreadable { what: "a job", detail: "it is missing".to_owned() }
 }

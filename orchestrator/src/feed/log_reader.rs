@@ -12,8 +12,8 @@ use crate::{
 
 /// Log lines in one message; a line has 2,000 bytes at most.
 pub(super) const LINES_IN_MESSAGE: u32 = 500;
-/// Pause before a follower of a log that has all of it looks again: a job changes hundreds of times a second, and
-/// people read ten times a second at most.
+/// Pause of a follower that has read the whole log: a job changes hundreds of times a second, and people read ten times
+/// a second at most.
 const LOG_PAUSE: Duration = Duration::from_millis(100);
 
 /// One reader of a job's log.
@@ -24,7 +24,7 @@ pub(crate) struct LogReader {
     frame: Option<i32>,
     /// Number of the next line.
     pub(super) next: u64,
-    /// `None`: ends when it has read what is there.
+    /// `None` for a reader that ends with the stored lines.
     feed: Option<Arc<JobFeed>>,
     changed: Option<watch::Receiver<()>>,
 }
@@ -44,25 +44,25 @@ impl Feed {
 }
 
 impl LogReader {
-    /// The next lines, and how many were lost before them; `None` after the last.
+    /// Waits for the next lines. Returns them with the number of lines lost before them; `None` after the last.
     pub(crate) async fn next(&mut self) -> Result<Option<(Vec<LogRecord>, u64)>, StoreError> {
         loop {
             if let Some(changed) = &mut self.changed {
                 changed.borrow_and_update();
             }
-            // Asked before reading: lines of a job that is over by now are all there.
+            // Checked before reading: if the job is over, all its lines are stored.
             let is_over =
                 self.feed.as_ref().is_none_or(|feed| lock(&feed.now).standing.state.is_final());
-            // A follower is given the lines of all frames, to go on after those that it does not want, too:
-            // the others would be looked through again each time.
+            // A follower of one frame reads the lines of all frames, so that it can continue after those of others.
+            // Otherwise the store would scan them again each time.
             let asked = self.frame.filter(|_| self.feed.is_none());
             let mut lines = self.store.log(self.job, asked, self.next, LINES_IN_MESSAGE).await?;
             if let (Some(first), Some(mut last)) =
                 (lines.first().map(|line| line.line), lines.last().map(|line| line.line))
             {
                 let mut lost = 0;
-                // Numbers rise by one, so a gap is what was lost, and each is told before what follows it. One
-                // frame's lines always have gaps.
+                // Numbers rise by one, so a gap means lost lines, and is reported before the lines after it. The lines of
+                // one frame always have gaps.
                 if self.frame.is_none() {
                     lost = first - self.next;
                     let whole = lines.iter().zip(first..).take_while(|(line, at)| line.line == *at);

@@ -1,8 +1,12 @@
-//! Watchers follow a job, or the whole cluster, at their own pace.
+//! Watchers follow a job, or the whole cluster, at their own pace. The driver publishes committed changes only.
 //!
-//! A watcher pulls: what it gets next is computed when it is ready to take it, from the recent changes kept
-//! here or, when it is further behind, from the store. So a slow one skips intermediate states, costs
-//! nothing while it sleeps, and slows nobody. The driver publishes only what is committed.
+//! A watcher pulls: its next message is computed when it is ready, from the recent changes kept here or, if it is further
+//! behind, from the store. So a slow watcher skips intermediate states, costs nothing while it sleeps, and slows nobody.
+//! A queue for each watcher was rejected: a thousand slow watchers of a fast job would hold a thousand copies of it, and
+//! a bounded queue needs this path anyway for those who overflow it.
+//!
+//! `job_watch`, `cluster_watch` and `log_reader` are the readers; `reasons` has the sentences that say why something
+//! waits.
 
 mod cluster_watch;
 mod job_snapshot;
@@ -39,23 +43,23 @@ use crate::{
     store::{Archive, Identity, JobRecord, JobStanding, StoreError},
 };
 
-/// Changes kept of one job for watchers that keep up: some tens of milliseconds at the highest rate. Others
-/// read the store.
+/// Changes of one job that are kept for watchers that keep up: some tens of milliseconds at the highest rate. Others read
+/// the store.
 const RECENT_MAX: usize = 4_096;
-/// Bytes of these changes, about: as many frames that are drawn, fewer that failed and tell of it at length.
+/// Bytes of these changes, about: as many finished frames, or fewer failed ones with long log tails.
 const RECENT_BYTES: usize = 2 << 20;
-/// Pause between two looks for a feed that is about to be opened.
+/// Pause between two checks for a feed that is about to open.
 const FEED_OPENS: Duration = Duration::from_millis(1);
-/// Jobs that are over but stay in the cluster's view, for watchers that have yet to hear of it.
+/// Jobs that are over and stay in the cluster's view, so that watchers learn of their end.
 const CLOSED_JOBS_MAX: usize = 100;
-/// Nodes that are gone stay in view for this long; the protocol says so.
+/// How long a node that is gone stays in view, as the protocol states.
 const GONE_NODES_FOR_MS: i64 = 3_600_000;
 
-/// What happened to a job in one commit.
+/// The changes of a job in one commit.
 #[derive(Debug)]
 pub(crate) struct JobChange {
     pub(crate) standing: JobStanding,
-    /// By revision, rising.
+    /// In order of their revisions.
     pub(crate) frames: Vec<Arc<Frame>>,
     /// The bytes of those frames' previews.
     pub(crate) previews: Vec<(Digest, Bytes)>,
@@ -64,22 +68,22 @@ pub(crate) struct JobChange {
 
 #[derive(Debug)]
 struct JobFeed {
-    /// As it was when the feed was opened; `now` has how it stands.
+    /// As it was when the feed opened. `now` has its current status.
     record: JobRecord,
     now: Mutex<JobNow>,
     changed: watch::Sender<()>,
-    /// How often the whole state has been asked of the store.
+    /// Number of snapshot reads so far.
     reads: AtomicU64,
-    /// What the latest of these reads, by its number, gave, until the job changes: whoever came before it
-    /// began shares it, so that a crowd that comes at once costs two of them.
-    whole: AsyncMutex<Option<(u64, Arc<JobSnapshot>)>>,
+    /// Result of the latest snapshot read and its sequence number. Watchers that arrived before the read began share it,
+    /// so a stampede costs two reads.
+    snapshot: AsyncMutex<Option<(u64, Arc<JobSnapshot>)>>,
 }
 
 #[derive(Debug)]
 struct JobNow {
     standing: JobStanding,
     recent: VecDeque<Arc<Frame>>,
-    /// Of the frames in `recent`, about.
+    /// Size of the frames in `recent`, about.
     recent_bytes: usize,
     /// Every change of a frame above this revision is in `recent`.
     recent_above: Revision,
@@ -95,7 +99,7 @@ impl JobFeed {
 }
 
 impl JobNow {
-    /// Keeps a change for a while.
+    /// Keeps a change, and drops the oldest ones beyond the limits.
     fn keep(&mut self, frame: Arc<Frame>) {
         self.recent_bytes += bytes_of(&frame);
         self.recent.push_back(frame);
@@ -107,7 +111,7 @@ impl JobNow {
         }
     }
 
-    /// Who draws slices of the job, as far as has been heard.
+    /// Nodes that reported slices of the job as active.
     fn at_work(&self) -> HashSet<NodeName> {
         self.active.values().map(|(_, active)| active.node.clone()).collect()
     }
@@ -120,7 +124,7 @@ struct ClusterNow {
     nodes: BTreeMap<NodeName, (u64, NodeView)>,
 }
 
-/// Where the driver publishes and watchers read. Cheap to share.
+/// The driver publishes here, and watchers read.
 #[derive(Debug)]
 pub(crate) struct Feed {
     store: Arc<dyn Archive>,
@@ -129,11 +133,11 @@ pub(crate) struct Feed {
     cluster: Mutex<ClusterNow>,
     previews: Mutex<Previews>,
     cluster_changed: watch::Sender<()>,
-    /// Whether what is decided cannot be written, and waits.
+    /// Whether a commit is held because the store takes no writes.
     is_held: AtomicBool,
 }
 
-/// What keeps a watch from beginning.
+/// Why a watch cannot begin.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum WatchError {
     #[error("there is no such job")]
@@ -184,13 +188,13 @@ impl Feed {
             now: Mutex::new(now),
             changed: watch::Sender::new(()),
             reads: AtomicU64::new(0),
-            whole: AsyncMutex::default(),
+            snapshot: AsyncMutex::default(),
         };
         lock(&self.jobs).insert(record.job, Arc::new(feed));
         self.publish_record(record.clone());
     }
 
-    /// Shows what happened to a job, and lets it go when it is over.
+    /// Publishes the changes of a job. If the job is over, its feed ends.
     pub(crate) fn publish_job(&self, record: &JobRecord, news: JobChange) {
         let is_final = news.standing.state.is_final();
         {
@@ -220,9 +224,9 @@ impl Feed {
                 now.active.clear();
             }
             drop(now);
-            // Of no use to those who come from now on; those who wait for it have the lock.
-            if let Ok(mut whole) = feed.whole.try_lock() {
-                *whole = None;
+            // Outdated for new watchers. If the lock is taken, a read is under way, and its waiters share its result.
+            if let Ok(mut snapshot) = feed.snapshot.try_lock() {
+                *snapshot = None;
             }
             feed.changed.send_replace(());
             if !standing_changed {
@@ -236,7 +240,7 @@ impl Feed {
         self.publish_record(record);
     }
 
-    /// In a job that is over, the spec is one without its project, which may be large.
+    /// The record of a job that is over comes without its project, which may be large.
     fn publish_record(&self, record: JobRecord) {
         let mut cluster = lock(&self.cluster);
         cluster.version += 1;
@@ -260,7 +264,7 @@ impl Feed {
         let before = cluster.nodes.get(&view.name).map(|(_, before)| before);
         if let Some(before) = before.filter(|before| before.incarnation == view.incarnation) {
             if matches!(view.state, NodeState::Silent | NodeState::Lost) {
-                // It changed because nothing was heard of it.
+                // The state changed because of the node's silence.
                 view.seen_at_ms = before.seen_at_ms;
             }
             if !view.state.is_live() {
@@ -281,7 +285,7 @@ impl Feed {
         self.cluster_changed.send_replace(());
     }
 
-    /// Notes that a node was heard of; not worth a message to watchers.
+    /// Notes a heartbeat of a node. It is not worth a message to watchers.
     pub(crate) fn note_seen(&self, node: &NodeName, seen_at_ms: i64) {
         if let Some((_, view)) = lock(&self.cluster).nodes.get_mut(node) {
             view.seen_at_ms = seen_at_ms;
@@ -294,7 +298,7 @@ impl Feed {
         lock(&self.cluster).nodes.values().map(|(_, node)| node.clone()).collect()
     }
 
-    /// Notes whether what is decided cannot be written, and waits.
+    /// Notes whether a commit is held because the store takes no writes.
     pub(crate) fn hold(&self, is_held: bool) {
         self.is_held.store(is_held, Ordering::Relaxed);
     }
@@ -310,11 +314,11 @@ impl Feed {
         reasons::waiting_reason(is_held, &live, &at_work, requirements)
     }
 
-    /// A job and, while it is open, its feed: then nothing is read, and a crowd of watchers costs the store
-    /// nothing. What was read is without its project.
+    /// A job and, while it is open, its feed. An open job is not read, so that a crowd of watchers costs the store nothing.
+    /// A job that is read comes without its project.
     async fn find(&self, job: JobId) -> Result<(Option<Arc<JobFeed>>, JobRecord), WatchError> {
         loop {
-            // The feed is looked up first: a job that ends in between is then seen to end through it.
+            // The feed is looked up first: if the job ends in between, the feed shows its end.
             let feed = lock(&self.jobs).get(&job).cloned();
             if let Some(feed) = feed {
                 let record = feed.record();
@@ -325,7 +329,7 @@ impl Feed {
             if record.standing.state.is_final() {
                 return Ok((None, record));
             }
-            // Committed this very moment: the driver is about to open its feed.
+            // The job was committed a moment ago, and the driver is about to open its feed.
             tokio::time::sleep(FEED_OPENS).await;
         }
     }

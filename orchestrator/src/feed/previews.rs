@@ -1,15 +1,14 @@
-//! The bytes of the latest frames' small pictures, for watchers that follow as they come. Anyone later
-//! downloads the blob.
+//! The bytes of the latest previews, for watchers that keep up. Others download the blob.
 
 use std::collections::{HashMap, VecDeque};
 
 use bytes::Bytes;
 use framecrew_blobs::Digest;
 
-/// Bytes of pictures kept, of all jobs together: 500 of the largest, a minute of a large cluster's frames.
+/// Bytes of previews of all jobs: 500 of the largest, or a minute of a large cluster's frames.
 pub(crate) const PREVIEWS_BYTES_MAX: usize = 16 << 20;
 
-/// A bounded store of pictures: the newest push the oldest out.
+/// A bounded store of previews. New ones push the oldest out.
 #[derive(Debug)]
 pub(crate) struct Previews {
     kept: HashMap<Digest, Bytes>,
@@ -38,7 +37,7 @@ impl Previews {
         }
     }
 
-    /// A picture's bytes; empty when they are not kept (any more).
+    /// A preview's bytes; empty if they are not kept.
     pub(crate) fn find(&self, digest: Digest) -> Bytes {
         self.kept.get(&digest).cloned().unwrap_or_default()
     }
@@ -49,12 +48,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_newest_pictures_push_the_oldest_out() {
+    fn the_newest_previews_push_the_oldest_out() {
         let mut previews = Previews::new(100);
         let picture = |n: u8| (Digest::of(&[n]), Bytes::from(vec![n; 40]));
         for n in 1..=3 {
             let (digest, data) = picture(n);
-            // One that is told twice is kept once.
+            // The same preview twice is kept once.
             previews.keep(digest, data.clone());
             previews.keep(digest, data);
         }

@@ -2,7 +2,7 @@
 
 use crate::domain::Frame;
 
-/// How many frames of these sizes fit in so many bytes; at least one.
+/// How many frames of these sizes fit in `bytes_max`; at least one.
 pub(crate) fn fitting(frames: impl IntoIterator<Item = usize>, bytes_max: usize) -> usize {
     let mut bytes = 0;
     let fit = frames.into_iter().take_while(|frame_bytes| {
@@ -12,11 +12,11 @@ pub(crate) fn fitting(frames: impl IntoIterator<Item = usize>, bytes_max: usize)
     fit.count().max(1)
 }
 
-/// Bytes of a frame in a message, about.
+/// Size of a frame in a message, in bytes, about.
 pub(crate) fn bytes_of(frame: &Frame) -> usize {
-    /// What a frame has besides its texts and outputs: numbers, the node's name, a digest.
+    /// A frame without its texts and outputs: numbers, the node's name, a digest.
     const FRAME_BYTES: usize = 200;
-    /// What an output has besides its name: a digest, numbers.
+    /// An output without its name: a digest, numbers.
     const OUTPUT_BYTES: usize = 100;
     let failure = frame.failure.as_ref().map_or(0, |failure| {
         failure.message.len() + failure.log_tail.iter().map(String::len).sum::<usize>()

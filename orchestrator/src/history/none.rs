@@ -1,4 +1,4 @@
-//! The history that is not written: what people get has nothing of it.
+//! Without the feature `history`, nothing is recorded.
 
 use crate::{
     domain::{Incarnation, NodeName},
@@ -6,7 +6,7 @@ use crate::{
     store::{Identity, JobRecord},
 };
 
-/// As with the feature `history`, and does nothing.
+/// Has the methods of the real history, and does nothing.
 #[derive(Debug, Default)]
 pub(crate) struct History;
 

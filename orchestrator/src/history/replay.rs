@@ -1,4 +1,4 @@
-//! Tells a history to the one checker of invariants.
+//! Checks a history with the one checker of invariants.
 
 use std::{
     any::Any,
@@ -11,20 +11,20 @@ use std::{
 use super::{Line, Record};
 use crate::invariants::Invariants;
 
-/// What a history came to.
+/// The outcome of a replay.
 #[derive(Debug)]
 pub struct Replayed {
-    /// The checker, which was told all of it.
+    /// The checker, after the whole history.
     pub invariants: Invariants,
-    /// Lives of the orchestrator.
+    /// Incarnations of the orchestrator.
     pub lives: u64,
     /// Commits that were durable.
     pub commits: u64,
-    /// The scheduler's actions in them.
+    /// The scheduler's actions in these commits.
     pub actions: u64,
-    /// Commits that were announced and never durable.
+    /// Commits that were announced and never became durable.
     pub dropped: u64,
-    /// Lines in whose middle a process was killed.
+    /// Lines that a killed process left torn.
     pub torn: u64,
 }
 
@@ -32,60 +32,60 @@ pub struct Replayed {
 #[derive(Debug, thiserror::Error)]
 pub enum ReplayError {
     /// The file cannot be read.
-    #[error("the history {} cannot be read: {source}", path.display())]
+    #[error("the history {} cannot be read", path.display())]
     File {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// Nothing is in it.
+    /// The file is empty.
     #[error("the history {} is empty: the orchestrator was not started with --history", .0.display())]
     Empty(PathBuf),
-    /// Something is in it that no orchestrator wrote.
+    /// A line was not written by an orchestrator.
     #[error("line {line} of the history cannot be read: {detail}")]
     Unreadable {
-        /// Its number, from 1.
+        /// The line's number, from 1.
         line: u64,
-        /// What is wrong.
+        /// The problem.
         detail: String,
     },
-    /// It is of more than one store.
+    /// The history mixes stores.
     #[error("line {0} of the history opens another store; replay each store's history by itself")]
     OtherStore(u64),
-    /// The store and the history do not count alike.
+    /// The store and the history count different numbers of commits.
     #[error(
-        "line {line} of the history counts {said} commits, and those before it {known}; it has a gap, or \
-         does not begin where the store does"
+        "line {line} of the history counts {said} commits, the lines before it {known}; the history has a gap, or \
+         does not begin with the store"
     )]
     OutOfStep {
-        /// Its number, from 1.
+        /// The line's number, from 1.
         line: u64,
-        /// Commits that it tells of.
+        /// Commits according to the line.
         said: u64,
-        /// Commits that are known from the lines before.
+        /// Commits according to the lines before it.
         known: u64,
     },
-    /// What was durable is gone.
-    #[error("I4: {known} commits were durable, and the store opened with {said} (line {line})")]
+    /// Durable commits are lost.
+    #[error("I4: {known} commits were durable, but the store opened with {said} (line {line})")]
     Lost {
-        /// Its number, from 1.
+        /// The line's number, from 1.
         line: u64,
-        /// Commits that the store has.
+        /// Commits of the store as opened.
         said: u64,
-        /// Commits that it had.
+        /// Commits that were durable before.
         known: u64,
     },
     /// An invariant is broken.
     #[error("{invariant} (line {line} of the history, record {record} of it: {what})")]
     Violation {
-        /// Number of the line that tells the record, from 1.
+        /// Number of the record's line, from 1.
         line: u64,
-        /// Which record of it, from 1.
+        /// Number of the record in the line, from 1.
         record: usize,
         /// The record.
         what: String,
-        /// Which invariant, and how.
+        /// The invariant, and how it is broken.
         invariant: String,
     },
 }
@@ -93,8 +93,8 @@ pub enum ReplayError {
 /// Replays the history of one store from its beginning.
 ///
 /// # Errors
-/// [`ReplayError::Violation`] at the first record that breaks an invariant; others, when it is no history of one
-/// store from its beginning on.
+/// [`ReplayError::Violation`] at the first record that breaks an invariant. Others if the file is not the history of one
+/// store from its beginning.
 pub fn replay(path: &Path) -> Result<Replayed, ReplayError> {
     let file_error = |source| ReplayError::File { path: path.to_owned(), source };
     let mut file = BufReader::new(File::open(path).map_err(file_error)?);
@@ -113,21 +113,21 @@ pub fn replay(path: &Path) -> Result<Replayed, ReplayError> {
 
 #[derive(Default)]
 struct Replay {
-    told: Told,
+    checker: Checker,
     store_id: Option<String>,
     lives: u64,
     commits: u64,
     dropped: u64,
     torn: u64,
-    /// A line that cannot be read: the next one has to be of another life.
+    /// A line that cannot be read. The next one must begin another incarnation.
     unreadable: Option<ReplayError>,
-    /// What was announced for the next commit, and its line.
+    /// The records announced for the next commit, and their line.
     announced: Option<(u64, Vec<Record>)>,
 }
 
-/// What the checker has been told.
+/// The checker, and what it has seen.
 #[derive(Default)]
-struct Told {
+struct Checker {
     invariants: Invariants,
     actions: u64,
 }
@@ -136,7 +136,7 @@ impl Replay {
     fn take(&mut self, number: u64, bytes: &[u8]) -> Result<(), ReplayError> {
         let line = match serde_json::from_slice::<Line>(bytes) {
             Ok(line) if bytes.ends_with(b"\n") => line,
-            Ok(_) => return self.tear(number, "it has no end".to_owned()),
+            Ok(_) => return self.tear(number, "it is incomplete".to_owned()),
             Err(error) => return self.tear(number, error.to_string()),
         };
         if let Some(unreadable) = self.unreadable.take() {
@@ -149,13 +149,13 @@ impl Replay {
             Line::Opened { store_id, commits, .. } => self.open(number, store_id, commits),
             _ if self.lives == 0 => Err(ReplayError::Unreadable {
                 line: number,
-                detail: "no orchestrator has opened a store yet".to_owned(),
+                detail: "no store was opened before it".to_owned(),
             }),
             Line::Announced { commits, records } if commits == self.commits => {
-                self.told.tell(number, &records)
+                self.checker.check(number, &records)
             }
             Line::Announced { commits, records } if commits == self.commits + 1 => {
-                // The one before was refused: a full disk took no more jobs.
+                // The commit before was refused because the disk was full.
                 self.dropped += u64::from(self.announced.is_some());
                 self.announced = Some((number, records));
                 Ok(())
@@ -194,7 +194,7 @@ impl Replay {
         }
         self.dropped += u64::from(self.announced.take().is_some());
         if self.lives > 0 {
-            self.told.invariants.restarted();
+            self.checker.invariants.restarted();
         }
         self.lives += 1;
         Ok(())
@@ -203,7 +203,7 @@ impl Replay {
     fn commit(&mut self) -> Result<(), ReplayError> {
         self.commits += 1;
         match self.announced.take() {
-            Some((line, records)) => self.told.tell(line, &records),
+            Some((line, records)) => self.checker.check(line, &records),
             None => Ok(()),
         }
     }
@@ -213,32 +213,34 @@ impl Replay {
             return Err(ReplayError::Empty(path.to_owned()));
         }
         self.torn += u64::from(self.unreadable.is_some());
-        // Nobody opened the store since, so nobody saw what may be durable of it.
+        // The store was not opened since, so it is unknown whether the commit is durable.
         self.dropped += u64::from(self.announced.is_some());
-        let Self { told: Told { invariants, actions }, lives, commits, dropped, torn, .. } = self;
+        let Self {
+            checker: Checker { invariants, actions }, lives, commits, dropped, torn, ..
+        } = self;
         Ok(Replayed { invariants, lives, commits, actions, dropped, torn })
     }
 }
 
-impl Told {
-    fn tell(&mut self, line: u64, records: &[Record]) -> Result<(), ReplayError> {
+impl Checker {
+    fn check(&mut self, line: u64, records: &[Record]) -> Result<(), ReplayError> {
         for (index, record) in records.iter().enumerate() {
             let invariants = &mut self.invariants;
-            // Each of a node's batches tells by a stream of its own, and one may overtake another.
+            // Each batch of a node has a stream of its own, and their events may overtake each other.
             invariants.disorder = true;
-            // Nobody looks at them after a panic.
-            let told = catch_unwind(AssertUnwindSafe(|| match record {
+            // The checker is not used after a panic.
+            let checked = catch_unwind(AssertUnwindSafe(|| match record {
                 Record::Submitted { job, frames } => invariants.submitted(*job, frames),
                 Record::Joined { node, incarnation, slots } => {
                     invariants.joined(node, *incarnation, *slots);
                 }
                 Record::Acted(action) => invariants.acted(action),
             }));
-            told.map_err(|panic| ReplayError::Violation {
+            checked.map_err(|panic| ReplayError::Violation {
                 line,
                 record: index + 1,
                 what: format!("{record:?}"),
-                invariant: said(&*panic),
+                invariant: panic_text(&*panic),
             })?;
             self.actions += u64::from(matches!(record, Record::Acted(_)));
         }
@@ -246,9 +248,9 @@ impl Told {
     }
 }
 
-/// What a panic said.
-fn said(panic: &(dyn Any + Send)) -> String {
+/// The text of a panic.
+fn panic_text(panic: &(dyn Any + Send)) -> String {
     let literal = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     let text = literal.or_else(|| panic.downcast_ref::<String>().cloned());
-    text.unwrap_or_else(|| "a panic without words".to_owned())
+    text.unwrap_or_else(|| "a panic without text".to_owned())
 }

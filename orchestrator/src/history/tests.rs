@@ -20,7 +20,7 @@ struct Written {
 }
 
 impl Written {
-    /// A store in which a node has a batch of two frames.
+    /// The history of a store in which a node has a batch of two frames.
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("history");
@@ -99,15 +99,15 @@ fn a_frame_that_is_finished_twice_is_noticed_with_its_line() {
 }
 
 #[test]
-fn a_commit_that_was_never_durable_is_dropped_and_a_torn_line_is_borne() {
+fn a_commit_that_never_became_durable_is_dropped() {
     let mut written = Written::new();
     written.announce(&[finish(1, 2), stand(JobState::Rendering, 1, 1, 2)]);
-    // The store never got it; the next life was killed while it announced something.
+    // The commit never reached the store; the next incarnation was killed while it announced one.
     written.open(2, 2);
     let whole = fs::read(&written.path).unwrap();
     fs::write(&written.path, [&whole[..], b"{\"announced\":{\"comm"].concat()).unwrap();
     written.open(3, 2);
-    // Finishing it once more is right, as nobody saw the first time.
+    // Finishing the frame again is right, because the first time never became visible.
     written.commit(&[finish(1, 2), finish(2, 3), stand(JobState::Finished, 0, 2, 3)]);
     let replayed = written.replay().unwrap();
     assert_eq!((replayed.lives, replayed.commits), (3, 3));
@@ -117,7 +117,7 @@ fn a_commit_that_was_never_durable_is_dropped_and_a_torn_line_is_borne() {
 }
 
 #[test]
-fn a_commit_is_durable_if_the_store_counted_it_although_its_mark_is_missing() {
+fn a_commit_that_the_store_counted_is_durable_without_its_mark() {
     let mut written = Written::new();
     written.announce(&[finish(1, 2), stand(JobState::Rendering, 1, 1, 2)]);
     written.open(2, 3);

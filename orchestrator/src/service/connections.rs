@@ -1,9 +1,9 @@
 //! HTTP/2 over TCP, with a bound on everything that a client can make this process hold.
 //!
-//! tonic has a server of its own. This one is ours because of readers that stall: a stream whose window is
-//! used up is not asked for more, so nothing that tonic runs can end it. Here each call runs as a task
-//! that sees how far its answer has got, and ends it: the call is dropped with all that it holds, and the
-//! client is told by a reset (CANCELLED).
+//! tonic's own server cannot end a stalled reader: once the window of a stream is used up, nothing asks the stream for
+//! more, so no code of tonic runs that could end it. Here each call runs as a task that sees how far its answer has
+//! been read. If that stalls, the task drops the call with everything it holds, and the client gets a reset
+//! (CANCELLED).
 
 use std::{
     convert::Infallible,
@@ -48,45 +48,44 @@ use super::{
 };
 use crate::limits::LINK_BYTES_A_SECOND;
 
-/// Connections in all: a large farm's nodes and people. Never more than half of the files that the process may
-/// have open.
+/// Connections in all: the nodes and people of a large farm. Never more than half of the files that the process may have
+/// open.
 const CONNECTIONS_MAX: usize = 4_096;
-/// A client that says nothing is asked this often whether it is alive, and dropped after as long again: so long
-/// one whose machine is gone costs something.
+/// Interval of keepalive pings to an idle client, and how long their answer may take. For so long a client whose machine
+/// is gone costs memory.
 const KEEPALIVE: Duration = Duration::from_secs(20);
-/// How long a connection may take to say that it speaks HTTP/2.
+/// How long a connection may take to send its HTTP/2 preface.
 const PREFACE_WITHIN: Duration = Duration::from_secs(10);
-/// How often it is looked whether it has.
+/// Pause between two checks for the preface.
 const PREFACE_PAUSE: Duration = Duration::from_millis(10);
-/// What every HTTP/2 connection begins with, in bytes.
+/// Bytes of the preface, with which every HTTP/2 connection begins.
 const PREFACE_BYTES: usize = 24;
-/// Bytes of a message that a client may put into one HTTP/2 frame: with the default of 16 KiB an upload costs
-/// half as much processor time again.
+/// Bytes of a message that a client may put into one HTTP/2 frame. With the default of 16 KiB, an upload costs half as
+/// much processor time again.
 const FRAME_BYTES_MAX: u32 = 256 << 10;
-/// Bytes that may be on their way in on one stream: two chunks of an upload.
+/// Bytes in transit to one stream: two chunks of an upload.
 const STREAM_WINDOW_BYTES: u32 = 2 << 20;
-/// Bytes that may be on their way in on one connection: what its few uploads need, and the most that a client
-/// which does not wait for answers makes this process hold.
+/// Bytes in transit to one connection: enough for a few uploads. A client that does not wait for answers makes this
+/// process hold no more.
 const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
-/// Calls that one connection may have open at once: those of one program.
+/// Open calls of one connection: those of one program.
 const CALLS_PER_CONNECTION_MAX: u32 = 256;
 /// Bytes of headers in one request: some hundred times what gRPC needs, credentials included.
 const HEADERS_BYTES_MAX: u32 = 16 << 10;
-/// Bytes of a request as a whole: the largest message, and what gRPC puts before it. Only streams have a second one.
+/// Bytes of a whole request: the largest message and its gRPC prefix. Only streams have a second message.
 const BODY_BYTES_MAX: u64 = REQUEST_BYTES_MAX as u64 + 5;
-/// Calls whose requests are streams, which take as long as they take. Uploads have a limit of their own.
+/// Calls whose requests are streams and have no deadline. Uploads have a limit of their own.
 const STREAMED: [&str; 2] = ["/framecrew.v1.BlobStore/Upload", "/grpc.reflection."];
-/// Bytes of an answer that leave its call and wait for the network: a piece at a time, so that a reader that
-/// stalls makes the server keep the message at hand and this much. As much as one wants for a fast download.
+/// Bytes of an answer that are handed to the network at a time. A stalled reader makes the server keep its current message
+/// and one such piece. Larger pieces do not make downloads faster.
 const PIECE_BYTES: usize = 64 << 10;
-/// Looks at a call's progress in the time that a reader may stall.
-const LOOKS: u32 = 4;
-/// Pause after the system refused a connection, for want of files or memory.
+/// Checks of a call's progress in the time that a reader may stall.
+const CHECKS: u32 = 4;
+/// Pause after the system refused a connection because files or memory ran out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves `routes` on `listener` until `shutdown`, then waits for the calls that are open. A call whose
-/// answer is not read, or whose request does not come, within `limits` is dropped. Dropped itself, it ends all
-/// connections.
+/// Serves `routes` on `listener` until `shutdown`, then waits for the open calls. A call is dropped if its request does
+/// not arrive or its answer is not read within `limits`. Dropping the future ends all connections.
 pub(crate) async fn serve(
     listener: TcpListener,
     routes: Routes,
@@ -96,7 +95,7 @@ pub(crate) async fn serve(
     let server = server(limits.stall);
     let routes = routes.prepare();
     let total = connections_max();
-    // One client leaves room for others.
+    // One client cannot take all connections.
     let quota = Quota::new(total / 2, total);
     let stopping = CancellationToken::new();
     let mut connections = JoinSet::new();
@@ -114,7 +113,7 @@ pub(crate) async fn serve(
                     let stopping = stopping.clone();
                     connections.spawn(connection(server.clone(), tcp, calls, permit, stopping));
                 }
-                // Closed at once: what follows would cost more than the client that is turned away.
+                // Closed at once: an answer would cost more than the refusal saves.
                 Err(reason) => debug!(%peer, ?reason, "too many connections"),
             },
             Err(error) => {
@@ -158,7 +157,7 @@ async fn connection(
     _permit: Permit,
     stopping: CancellationToken,
 ) {
-    // A small answer waits for nothing.
+    // Small answers are sent at once.
     if tcp.set_nodelay(true).is_err() || !speaks_http2(&tcp).await {
         return;
     }
@@ -175,7 +174,7 @@ async fn connection(
     }
 }
 
-/// Whether the client has begun as HTTP/2 does, before it costs more than its socket.
+/// Waits for the preface, so that a client that sends none costs no more than its socket.
 async fn speaks_http2(tcp: &TcpStream) -> bool {
     let begun = async {
         let mut preface = [0; PREFACE_BYTES];
@@ -211,7 +210,7 @@ impl HyperService<Request<Incoming>> for Calls {
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
-        // Where tonic looks for it.
+        // tonic reads the addresses from here.
         request.extensions_mut().insert(tonic::transport::server::TcpConnectInfo {
             local_addr: self.local,
             remote_addr: self.peer,
@@ -231,43 +230,43 @@ impl HyperService<Request<Incoming>> for Calls {
 }
 
 tokio::task_local! {
-    /// How far the answer of the call at hand has got.
+    /// How far the answer of the current call has been read.
     static READING: Arc<Reading>;
 }
 
-/// How far a client has read an answer. Counts pieces; the lowest bit says whether the last one has not left
-/// yet.
+/// How far a client has read an answer. It counts pieces; the lowest bit is set while the latest piece waits for the
+/// network.
 #[derive(Debug, Default)]
 struct Reading(AtomicU64);
 
 impl Reading {
     const HELD: u64 = 1;
 
-    /// A piece was handed to the network.
+    /// Notes that a piece was handed to the network.
     fn piece(&self) {
         let pieces = self.0.load(Ordering::Relaxed) | Self::HELD;
         self.0.store(pieces.wrapping_add(2), Ordering::Relaxed);
     }
 
-    /// The network asks for more.
+    /// Notes that the network asks for more.
     fn more(&self) {
         self.0.fetch_and(!Self::HELD, Ordering::Relaxed);
     }
 
-    /// Resolves when a piece has not left for `stall`, or up to a quarter longer.
+    /// Resolves when a piece has waited for `stall`, or up to a quarter longer.
     async fn stalls(&self, stall: Duration) {
-        let (mut seen, mut looks) = (0, 0);
-        while looks < LOOKS {
-            sleep(stall / LOOKS).await;
+        let (mut seen, mut checks) = (0, 0);
+        while checks < CHECKS {
+            sleep(stall / CHECKS).await;
             let now = self.0.load(Ordering::Relaxed);
             let stands = now & Self::HELD != 0 && now == seen;
-            looks = if stands { looks + 1 } else { 0 };
+            checks = if stands { checks + 1 } else { 0 };
             seen = now;
         }
     }
 }
 
-/// Runs calls, and drops one whose answer nobody reads.
+/// Runs calls, and drops those whose answers are not read.
 #[derive(Debug, Clone)]
 struct Watching {
     stall: Duration,
@@ -280,14 +279,14 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Watching {
             let reading = Arc::new(Reading::default());
             tokio::select! {
                 () = READING.scope(reading.clone(), call) => {}
-                () = reading.stalls(stall) => debug!("a stalled reader is dropped"),
+                () = reading.stalls(stall) => debug!("a stalled reader was dropped"),
             }
         });
     }
 }
 
-/// A request that has to be there in time, and be one message at most: nothing else bounds how long one takes that
-/// comes byte by byte, or goes on after its message.
+/// A request with a deadline and a size. Nothing else bounds a request that arrives byte by byte or continues after its
+/// message.
 struct Asked<B> {
     body: B,
     begun: Instant,
@@ -315,7 +314,7 @@ where
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        // First what is there: it does not come late because it is taken late.
+        // Before the deadline is checked: data that has arrived is in time even if it is read late.
         match Pin::new(&mut self.body).poll_frame(context) {
             Poll::Ready(Some(Ok(frame))) => {
                 let bytes = frame.data_ref().map_or(0, |data| data.len() as u64);
@@ -333,7 +332,7 @@ where
             }
             Poll::Ready(ended) => Poll::Ready(ended.map(|ended| ended.map_err(Into::into))),
             Poll::Pending => self.late.as_mut().poll(context).map(|()| {
-                let message = "the request did not come in time; send it again";
+                let message = "the request did not arrive in time; send it again";
                 Some(Err(Status::deadline_exceeded(message).into()))
             }),
         }
@@ -368,7 +367,7 @@ impl hyper::body::Body for Paced {
             match Pin::new(&mut self.body).poll_frame(context) {
                 Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
                     Ok(data) => self.rest = data,
-                    // What ends the call needs no room.
+                    // Trailers end the call and need no room.
                     Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
                 },
                 other => return other,

@@ -170,7 +170,7 @@ async fn a_movie_that_cannot_be_made_is_refused_before_a_frame_is_rendered() {
         let settings = Some(RenderSettings { format, ..RenderSettings::default() });
         let status = refusal(&orchestrator, JobSpec { settings, ..film.clone() }).await;
         assert_eq!(fields(&status), ["spec.movie"]);
-        assert!(status.message().contains("not of OpenEXR"), "{status}");
+        assert!(status.message().contains("cannot be encoded from OpenEXR"), "{status}");
     }
     let frames = vec![FrameRange { first: 1, last: 100_000, step: 1 }];
     let status = refusal(&orchestrator, JobSpec { frames, ..film.clone() }).await;
