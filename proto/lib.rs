@@ -1,6 +1,9 @@
 //! The Framecrew protocol as Rust: messages (with canonical proto3 JSON through serde), clients and
 //! servers of `framecrew.v1`, generated at build time from the files beside this one.
 
+mod frames;
+pub mod limits;
+
 /// Version 1 of the protocol.
 #[allow(missing_docs, missing_debug_implementations, unreachable_pub, clippy::all)]
 pub mod v1 {

@@ -4,10 +4,18 @@
 use std::{sync::Arc, time::Duration};
 
 use framecrew_blobs::BlobClient;
-use framecrew_proto::v1::{
-    self as proto, CancelJobRequest, DescribeNodeRequest, ListFramesRequest, ListJobsRequest,
-    ListJobsResponse, ListNodesRequest, ReadLogRequest, ReadLogResponse, RetryFramesRequest,
-    orchestrator_client::OrchestratorClient, render_node_client::RenderNodeClient,
+use framecrew_model::FrameSet;
+use framecrew_net::{
+    backoff::Backoff,
+    endpoint::{self, Keepalive},
+};
+use framecrew_proto::{
+    limits,
+    v1::{
+        self as proto, CancelJobRequest, DescribeNodeRequest, ListFramesRequest, ListJobsRequest,
+        ListJobsResponse, ListNodesRequest, ReadLogRequest, ReadLogResponse, RetryFramesRequest,
+        orchestrator_client::OrchestratorClient, render_node_client::RenderNodeClient,
+    },
 };
 use futures::{Stream, StreamExt as _, stream};
 use tonic::{
@@ -17,7 +25,6 @@ use tonic::{
 
 use crate::{
     error::{Error, root_cause},
-    frames::FrameSet,
     words,
 };
 
@@ -26,12 +33,17 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a call that is answered once may take: the orchestrator answers from memory or after one commit, so
 /// that what takes this long is somebody else, or a disk that hangs.
 pub(crate) const CALL_DEADLINE: Duration = Duration::from_secs(20);
-/// How often an idle connection is probed, and how long a probe may go unanswered: a watch notices within
-/// 15 s that the other side is gone without a word.
-const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
-const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// A watch notices within 15 s that the other side is gone without a word.
+const KEEPALIVE: Keepalive = Keepalive {
+    connect_within: CONNECT_TIMEOUT,
+    probe_every: Duration::from_secs(10),
+    answer_within: Duration::from_secs(5),
+};
+/// Pauses before attempts to reconnect: an orchestrator that is back is noticed within 5 s.
+pub(crate) const BACKOFF: Backoff =
+    Backoff { first: Duration::from_millis(200), longest: Duration::from_secs(5) };
 /// Items in one page of a listing; the most the orchestrator gives.
-const PAGE_SIZE: u32 = 1_000;
+const PAGE_SIZE: u32 = limits::PAGE_MAX;
 /// Largest message taken: a snapshot of a job of a million frames in no two equal neighbours is 20 MB.
 const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
 
@@ -278,18 +290,7 @@ pub(crate) fn check_same(url: &str, known: &proto::Job, now: &proto::Job) -> Res
 }
 
 fn endpoint(url: &str) -> Result<Endpoint, Error> {
-    let invalid = || Error::InvalidUrl { url: url.into() };
-    let endpoint = Endpoint::from_shared(url.to_owned()).map_err(|_| invalid())?;
-    let uri = endpoint.uri();
-    if uri.scheme_str() != Some("http") || uri.host().is_none_or(str::is_empty) {
-        return Err(invalid());
-    }
-    Ok(endpoint
-        .connect_timeout(CONNECT_TIMEOUT)
-        .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
-        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
-        .keep_alive_while_idle(true)
-        .tcp_nodelay(true))
+    endpoint::endpoint(url, KEEPALIVE).map_err(|_| Error::InvalidUrl { url: url.into() })
 }
 
 #[cfg(test)]

@@ -7,19 +7,14 @@ use std::{
 };
 
 use framecrew_blobs::Digest;
+use framecrew_model::{FrameRange, FrameSet};
 use framecrew_proto::v1::{Frame, FrameState};
 use futures::{StreamExt as _, stream};
 use image::{
     DynamicImage, ImageFormat, ImageReader, Rgb, RgbImage, imageops, imageops::FilterType,
 };
 
-use crate::{
-    cluster::Cluster,
-    error::Error,
-    folder::OutputFile,
-    frames::{FrameRange, FrameSet},
-    written::Standing,
-};
+use crate::{cluster::Cluster, error::Error, folder::OutputFile, written::Standing};
 
 /// Frames on one sheet, at most: among more nobody finds anything, and the sheet stays below 30 megapixels.
 /// Of more, this many are chosen at even distances.

@@ -3,14 +3,12 @@
 use std::{error::Error as StdError, fmt, io, path::PathBuf, time::Duration};
 
 use framecrew_blobs::TransferError;
+use framecrew_model::{FrameRange, FrameSet, InvalidFrames};
+use framecrew_net::cause;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
-use crate::{
-    frames::{FrameRange, FrameSet, InvalidFrames},
-    progress::FetchProgress,
-    words,
-};
+use crate::{progress::FetchProgress, words};
 
 /// Longest pause that a server may ask for: nobody keeps a client away for good.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
@@ -359,7 +357,7 @@ impl Error {
     pub(crate) fn from_status(url: &str, status: &Status) -> Self {
         let message = sentence(status);
         // A link that breaks may bear any code, but only a local failure has a source.
-        if status.source().is_some() {
+        if cause::is_of_the_link(status) {
             return Self::Unreachable { url: url.into(), reason: root_cause(status) };
         }
         if let Some(retry_after) = retry_after(status) {
@@ -423,12 +421,9 @@ fn sentence(status: &Status) -> String {
     }
 }
 
-/// The innermost error: `Connection refused` rather than `transport error`.
+/// What went wrong at the bottom: `Connection refused` rather than `transport error`.
 pub(crate) fn root_cause(error: &(dyn StdError + 'static)) -> String {
-    let mut cause = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
+    let cause = cause::deepest(error);
     match cause.downcast_ref::<Status>() {
         Some(status) => sentence(status),
         None => cause.to_string(),

@@ -7,16 +7,15 @@ use std::{
 };
 
 use framecrew_blobs::{BlobClient, Digest, Download, TransferError};
+use framecrew_model::FrameSet;
 use framecrew_proto::v1::{Frame, FrameState, Job, Output, watch_job_response::Update};
 use futures::StreamExt as _;
 use tokio::task::JoinSet;
 
 use crate::{
-    backoff,
-    cluster::Cluster,
+    cluster::{BACKOFF, Cluster},
     error::{Error, Missing, retry_after},
     folder::{OutputFile, OutputFolder},
-    frames::FrameSet,
     progress::FetchProgress,
     watch::WatchEvent,
     written::Standing,
@@ -447,5 +446,5 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 
 /// The pause before another attempt.
 fn pause(attempt: u32, retry_after: Option<Duration>) -> Duration {
-    backoff::pause(attempt, retry_after).max(PAUSE_MIN)
+    BACKOFF.pause_or(attempt, retry_after).max(PAUSE_MIN)
 }

@@ -1,8 +1,7 @@
 //! What the fuzz target does.
 
+use framecrew_model::{FRAMES_MAX, FrameRange, FrameSet};
 use framecrew_proto::v1 as proto;
-
-use crate::frames::{FRAMES_MAX, FrameRange, FrameSet};
 
 /// Frames as people type them.
 pub fn frame_ranges(data: &[u8]) {

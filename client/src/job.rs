@@ -2,12 +2,12 @@
 
 use std::path::Path;
 
+use framecrew_model::FrameSet;
 use framecrew_proto::v1::{self as proto, GetJobRequest};
 
 use crate::{
     cluster::{CALL_DEADLINE, Cluster, check_same, within},
     error::Error,
-    frames::FrameSet,
     progress::FetchProgress,
     watch::Watch,
 };

@@ -16,13 +16,11 @@
 //! [`Cluster`] submits, watches and fetches; [`JobView`] folds a watch into the state of a job; [`view`]
 //! shows that state to people; `LocalCluster` (feature `local`) is a whole cluster in this process.
 
-mod backoff;
 mod cluster;
 pub mod contact_sheet;
 mod error;
 pub mod fetch;
 mod folder;
-mod frames;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
@@ -45,10 +43,9 @@ mod written;
 pub use cluster::Cluster;
 pub use error::{Error, Missing, Violation};
 pub use folder::{OutputFile, OutputFolder};
-pub use framecrew_blend::BlenderVersion;
+pub use framecrew_model::{BlenderVersion, FRAMES_MAX, FrameRange, FrameSet, InvalidFrames};
 pub use framecrew_proto::v1 as proto;
 pub use framecrew_proto::v1::{ImageFormat, RenderEngine};
-pub use frames::{FRAMES_MAX, FrameRange, FrameSet, InvalidFrames};
 pub use inspect::{Inspection, Problem, ReferenceFacts, SceneFacts, ViewLayerFacts, inspect};
 pub use job::Job;
 pub use live::{Lane, Link, Live, Pace, Rest};

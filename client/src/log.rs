@@ -6,7 +6,10 @@ use framecrew_proto::v1::{Job, LogLine, ReadLogResponse};
 use futures::{Stream, StreamExt as _, stream};
 use tonic::Streaming;
 
-use crate::{backoff::pause, cluster::Cluster, error::Error};
+use crate::{
+    cluster::{BACKOFF, Cluster},
+    error::Error,
+};
 
 /// What a log tells.
 #[derive(Debug, Clone, PartialEq)]
@@ -140,7 +143,7 @@ impl Follower {
     fn broken(&mut self, error: Error) -> LogEvent {
         self.messages = None;
         self.attempt = self.attempt.saturating_add(1);
-        self.delay = pause(self.attempt, error.retry_after());
+        self.delay = BACKOFF.pause_or(self.attempt, error.retry_after());
         let reason = match error {
             Error::Unreachable { reason, .. } => reason,
             error => error.to_string(),

@@ -4,25 +4,15 @@ mod commands;
 mod console;
 mod doctor;
 
-use std::{
-    io::{self, IsTerminal as _},
-    process::ExitCode,
-};
+use std::process::ExitCode;
 
 use anyhow::Context as _;
-use tracing_subscriber::EnvFilter;
 
 use crate::console::{note, wants_color};
 
 fn main() -> anyhow::Result<ExitCode> {
     let cli = commands::parse();
-    tracing_subscriber::fmt()
-        .with_env_filter(
-            EnvFilter::try_from_env("FRAMECREW_LOG").unwrap_or_else(|_| EnvFilter::new("error")),
-        )
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal() && wants_color())
-        .init();
+    framecrew_net::telemetry::init("error", wants_color());
     let runtime = tokio::runtime::Runtime::new().context("cannot start the async runtime")?;
     let exit = runtime.block_on(commands::run(cli)).unwrap_or_else(|failure| {
         if !failure.text.is_empty() {

@@ -1,25 +1,20 @@
 //! What to render and how: the job before it is submitted.
 
 use std::{
-    ops::RangeInclusive,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use framecrew_proto::v1 as proto;
+use framecrew_model::{FrameSet, InvalidFrames};
+use framecrew_proto::{
+    limits::{FRAME_SECONDS, FRAME_SILENCE_SECONDS, NODE_SILENCE_SECONDS},
+    v1 as proto,
+};
 
 use crate::{
     error::{Error, Violation},
-    frames::{FrameSet, InvalidFrames},
     words,
 };
-
-/// From the lease of a node to a day: the protocol's bounds.
-const NODE_SILENCE_SECONDS: RangeInclusive<u32> = 15..=86_400;
-/// From what any renderer may need between two lines to a day: the protocol's bounds.
-const FRAME_SILENCE_SECONDS: RangeInclusive<u32> = 10..=86_400;
-/// To thirty days: the protocol's bounds.
-const FRAME_SECONDS: RangeInclusive<u32> = 1..=2_592_000;
 
 /// A job to submit. What is not set is taken from the .blend.
 ///

@@ -2,12 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use framecrew_model::{FRAMES_MAX, FrameRange};
 use framecrew_proto::v1::{
     ActiveSlice, Frame, FrameCounts, FrameState, Job, JobState, Warning, WatchJobResponse,
     watch_job_response::Update,
 };
-
-use crate::frames::{FRAMES_MAX, FrameRange};
 
 /// Frames with failed tries that a view keeps in full, the latest ones; as many as a snapshot carries.
 pub const TROUBLED_MAX: usize = 1_000;

@@ -8,8 +8,7 @@ use tonic::Status;
 use tonic_types::StatusExt as _;
 
 use crate::{
-    backoff::pause,
-    cluster::{Cluster, within},
+    cluster::{BACKOFF, Cluster, within},
     error::Error,
     job::Job,
     progress::SubmitProgress,
@@ -113,7 +112,7 @@ impl Patience {
     /// When to try once more after a try that failed `now`; `None` when this outage has lasted long enough.
     fn again(&mut self, now: Instant, retry_after: Option<Duration>) -> Option<Instant> {
         self.attempt += 1;
-        let at = now + pause(self.attempt, retry_after);
+        let at = now + BACKOFF.pause_or(self.attempt, retry_after);
         (at <= *self.give_up_at.get_or_insert(at + SUBMIT_PATIENCE)).then_some(at)
     }
 }

@@ -8,13 +8,13 @@ use std::{
     time::Duration,
 };
 
+use framecrew_net::cause::is_of_the_link;
 use framecrew_proto::v1::{Job, WatchJobRequest, WatchJobResponse, watch_job_response::Update};
 use futures::{Stream, StreamExt as _, stream};
 use tonic::{Code, Response, Status};
 
 use crate::{
-    backoff::pause,
-    cluster::{CALL_DEADLINE, Cluster, check_same, within},
+    cluster::{BACKOFF, CALL_DEADLINE, Cluster, check_same, within},
     error::{Error, retry_after, root_cause},
 };
 
@@ -178,7 +178,7 @@ where
             return Err(Error::of_job(&self.url, self.job_id, status));
         }
         self.attempt = self.attempt.saturating_add(1);
-        self.delay = pause(self.attempt, retry_after(status));
+        self.delay = BACKOFF.pause_or(self.attempt, retry_after(status));
         Ok(WatchEvent::Reconnecting {
             attempt: self.attempt,
             delay: self.delay,
@@ -189,7 +189,7 @@ where
 
 /// Whether the orchestrator itself says no. A broken link has a source and may bear any code.
 fn is_final(status: &Status) -> bool {
-    std::error::Error::source(status).is_none()
+    !is_of_the_link(status)
         && matches!(
             status.code(),
             Code::NotFound

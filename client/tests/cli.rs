@@ -123,7 +123,7 @@ fn a_folder_instead_of_a_file_is_refused() {
 fn a_reversed_range_is_refused() {
     let folder = folder();
     let said = framecrew(folder.path(), &["render", DEMO, "-f", "24-1"]);
-    said.refuses(2, &["runs backwards", "write 1-24"]);
+    said.refuses(2, &["runs backwards", "did you mean 1-24?"]);
 }
 
 #[test]

@@ -323,7 +323,7 @@ fn errors_about_arguments_use_the_notation_that_was_typed() {
     for (flags, words) in [
         (["--scale", "half"], "like 50"),
         (["--priority", "high"], "-100 to 100: higher goes first"),
-        (["-f", "5-1"], "the range 5-1 runs backwards; write 1-5"),
+        (["-f", "5-1"], "frame range 5-1 runs backwards; did you mean 1-5?"),
     ] {
         let (is_sent, said) = render(&shot, "shot.blend", &flags);
         assert!(!is_sent && said.contains(words), "{said}");

@@ -82,9 +82,22 @@ pub(crate) const RULES: &[Rule] = &[
     },
     Rule {
         package: "framecrew",
-        rooms: Rooms::Of(&["frames", "words", "live", "state", "view"]),
+        rooms: Rooms::Of(&["words", "live", "state", "view"]),
         forbidden: &["async", "tokio", "std::fs", "std::time::SystemTime", "tonic"],
         why: "what a person sees follows from the messages alone",
+    },
+    Rule {
+        package: "framecrew-model",
+        rooms: Rooms::AllBut(&[]),
+        forbidden: &[
+            "async",
+            "tokio",
+            "std::sync",
+            "std::fs",
+            "std::time::Instant",
+            "std::time::SystemTime",
+        ],
+        why: "what all speak about knows no machine",
     },
     Rule {
         package: "framecrew-blend",

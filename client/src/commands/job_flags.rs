@@ -4,8 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, ValueEnum, builder::FalseyValueParser};
 use framecrew::{JobSpec, RenderEngine};
-
-use super::time::time;
+use framecrew_model::time;
 
 /// How the frames are drawn.
 #[derive(Debug, Args)]

@@ -22,7 +22,6 @@ mod retry;
 #[cfg(feature = "local")]
 mod scratch;
 mod submit;
-mod time;
 #[cfg(feature = "local")]
 mod up;
 mod watch;

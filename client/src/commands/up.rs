@@ -11,7 +11,7 @@ use super::{
 use crate::console::{Exit, Failure, Interrupts, again, note, paths, say, say_json};
 
 /// What will be rendered is not known yet.
-const ANY_VERSION: BlenderVersion = BlenderVersion { major: 0, minor: 0 };
+const ANY_VERSION: BlenderVersion = BlenderVersion::new(0, 0);
 
 /// Run a cluster on this machine: an orchestrator and its nodes, until Ctrl-C
 #[derive(Debug, Args)]

@@ -8,6 +8,7 @@ use framecrew::{
     proto::JobState,
     view, words,
 };
+use framecrew_net::signals::Signal;
 use futures::{StreamExt as _, stream};
 use tokio::{
     sync::watch,
@@ -15,8 +16,8 @@ use tokio::{
 };
 
 use super::{
-    Exit, Failure, Interrupt, Interrupts, Left, ProgressLine, again, display::Display, note,
-    note_replaced, of_known_job, quoted, say,
+    Exit, Failure, Interrupts, Left, ProgressLine, again, display::Display, note, note_replaced,
+    of_known_job, quoted, say,
 };
 
 /// Time between two drawings of the panel: fast enough to look alive, cheap enough for any terminal.
@@ -202,7 +203,7 @@ impl Follow<'_> {
         }
     }
 
-    fn left(&self, by: Interrupt, view: &JobView) -> Left {
+    fn left(&self, by: Signal, view: &JobView) -> Left {
         let id = self.job_id;
         let fetch =
             |what: String| format!("`{}`", again(self.cluster, &format!("fetch {id} {what}")));

@@ -1,6 +1,7 @@
-use std::{io, time::Duration};
+use std::time::Duration;
 
 use framecrew::{Cluster, proto};
+use framecrew_net::signals::{Signal, Signals};
 
 use super::{Exit, Failure, again, note, of_known_job};
 
@@ -9,54 +10,20 @@ const SECOND_WITHIN: Duration = Duration::from_secs(2);
 
 /// Ctrl-C, and on Unix a polite request to terminate.
 #[derive(Debug)]
-pub(crate) struct Interrupts {
-    #[cfg(unix)]
-    terminate: tokio::signal::unix::Signal,
-    #[cfg(unix)]
-    interrupt: tokio::signal::unix::Signal,
-}
-
-/// Who wants this command to end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Interrupt {
-    /// The person, at the keyboard.
-    CtrlC,
-    /// The system, or a script: at once, and nobody will ask twice.
-    #[cfg(unix)]
-    Terminate,
-}
+pub(crate) struct Interrupts(Signals);
 
 impl Interrupts {
     /// From now on neither ends the process by itself.
     pub(crate) fn listen() -> Result<Self, Failure> {
-        #[cfg(unix)]
-        let listen = || -> io::Result<Self> {
-            use tokio::signal::unix::{SignalKind, signal};
-            Ok(Self {
-                terminate: signal(SignalKind::terminate())?,
-                interrupt: signal(SignalKind::interrupt())?,
-            })
-        };
-        #[cfg(not(unix))]
-        let listen = || -> io::Result<Self> { Ok(Self {}) };
-        listen().map_err(|error| Failure {
+        Signals::listen().map(Self).map_err(|error| Failure {
             exit: Exit::JobFailed,
             text: format!("cannot listen for Ctrl-C: {error}"),
         })
     }
 
     /// Waits for the next one.
-    pub(crate) async fn next(&mut self) -> Interrupt {
-        #[cfg(unix)]
-        tokio::select! {
-            _ = self.interrupt.recv() => Interrupt::CtrlC,
-            _ = self.terminate.recv() => Interrupt::Terminate,
-        }
-        #[cfg(not(unix))]
-        match tokio::signal::ctrl_c().await {
-            Ok(()) => Interrupt::CtrlC,
-            Err(_) => std::future::pending().await,
-        }
+    pub(crate) async fn next(&mut self) -> Signal {
+        self.0.next().await
     }
 }
 
@@ -66,7 +33,7 @@ pub(crate) struct Left {
     pub(crate) job_id: u64,
     /// As it was when it was seen last, if ever.
     pub(crate) known: Option<Box<proto::Job>>,
-    pub(crate) by: Interrupt,
+    pub(crate) by: Signal,
     /// Whether only what it made was still coming.
     pub(crate) is_over: bool,
     /// How to get what has not come, for people.
@@ -92,16 +59,16 @@ pub(crate) async fn leave(
 ) -> Result<Exit, Failure> {
     let text = still_there(cluster, &left);
     let Left { job_id, known, by, is_over, .. } = left;
-    if is_over || by != Interrupt::CtrlC {
+    if is_over || by != Signal::Interrupt {
         note(text);
         return Ok(Exit::Interrupted);
     }
     note(format_args!("{text}. Ctrl-C within 2 s cancels it."));
     match tokio::time::timeout(SECOND_WITHIN, interrupts.next()).await {
-        Ok(Interrupt::CtrlC) => {}
+        Ok(Signal::Interrupt) => {}
         _ => return Ok(Exit::Interrupted),
     }
-    // Whoever stopped it did not mean another one, whose number it may be by now.
+    // Its number may belong to another job after a restore of the orchestrator's data.
     if let Some(known) = known {
         cluster.job_again(&known).await.map_err(of_known_job)?;
     }

@@ -10,7 +10,7 @@ mod screen;
 
 pub(crate) use failure::{Exit, Failure, of_known_job};
 pub(crate) use follow::{Ending, Follow};
-pub(crate) use interrupt::{Interrupt, Interrupts, Left, leave, leave_to_others};
+pub(crate) use interrupt::{Interrupts, Left, leave, leave_to_others};
 pub(crate) use progress::ProgressLine;
 
 use std::{

@@ -6,14 +6,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use framecrew_proto::limits::ADDONS_MAX;
+
 use super::{collection::fault, layout::Placed};
 use crate::error::Error;
 
 /// Folder of the project that holds the add-ons.
 const FOLDER: &str = "framecrew-addons";
-
-/// Maximum number of add-ons of a job, as the protocol limits it.
-const ADDONS_MAX: usize = 16;
 
 /// Maximum size of an add-on. Add-ons that include whole libraries have some hundred megabytes.
 const ADDON_BYTES_MAX: u64 = 512 << 20;

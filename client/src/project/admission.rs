@@ -3,18 +3,16 @@
 use std::collections::BTreeSet;
 
 use framecrew_blend::{BlendFile, BlenderVersion, Scene};
+use framecrew_model::{FrameRange, FrameSet};
 use framecrew_proto::v1::{ImageFormat, RenderSettings};
 
-use crate::{
-    frames::{FrameRange, FrameSet},
-    spec::JobSpec,
-};
+use crate::spec::JobSpec;
 
 /// Engines that every Blender brings, of whichever generation it is.
 const ENGINES: [&str; 4] = ["CYCLES", "BLENDER_EEVEE", "BLENDER_EEVEE_NEXT", "BLENDER_WORKBENCH"];
 
 /// The last Blender that wrote them: previews of 2.80 still did.
-const LAST_OF_OLD: BlenderVersion = BlenderVersion { major: 2, minor: 80 };
+const LAST_OF_OLD: BlenderVersion = BlenderVersion::new(2, 80);
 
 /// Those that Blender had until 2.79, by name.
 const ENGINES_OF_OLD: [(&str, &str); 2] =
@@ -25,11 +23,11 @@ const NOT_KEPT: [(&str, &str); 4] =
     [("DPX", "DPX"), ("CINEON", "Cineon"), ("JPEG2000", "JPEG 2000"), ("IRIS", "Iris")];
 
 /// The first Blender that reads files of Blender 5.0, which have another file format.
-const READS_FORM_OF_5: BlenderVersion = BlenderVersion { major: 4, minor: 5 };
+const READS_FORM_OF_5: BlenderVersion = BlenderVersion::new(4, 5);
 
 /// The first Blender that survives files of 4.0. Version 3.4.1 crashed with a segmentation fault on files of 4.0
 /// and of 4.5.
-const SURVIVES_FILES_OF_4: BlenderVersion = BlenderVersion { major: 3, minor: 6 };
+const SURVIVES_FILES_OF_4: BlenderVersion = BlenderVersion::new(3, 6);
 
 /// The scene to render, which must exist whether or not its range is used.
 pub(crate) fn scene<'a>(blend: &'a BlendFile, wanted: &str) -> Result<&'a Scene, String> {
@@ -120,8 +118,8 @@ pub(crate) fn blender_older(saved_by: BlenderVersion, wanted: &str) -> Option<St
 
 /// Parses the major and minor version of `4.5` or `4.5.15`; `None` for any other text.
 pub(crate) fn asked_for(blender: &str) -> Option<BlenderVersion> {
-    let mut parts = blender.split('.').map(|part| part.parse().ok());
-    Some(BlenderVersion { major: parts.next()??, minor: parts.next()?? })
+    let BlenderVersion { major, minor, .. } = blender.parse().ok()?;
+    Some(BlenderVersion::new(major, minor))
 }
 
 /// Why there is nothing to see in the scene through the camera `wanted`; empty: through its own.

@@ -10,15 +10,14 @@ use framecrew_blend::{
     BlendError, BlockId, Drawn, Files, Hazard, Numbering, Reference, ReferenceKind, Sight, Survey,
 };
 
+use framecrew_proto::limits::FILES_MAX;
+
 use super::{
     files::{self, Absence, Found},
     shaders,
     stored::{Stored, clean},
 };
 use crate::error::Error;
-
-/// Files of a project: as many as the protocol takes.
-pub(crate) const FILES_MAX: usize = 100_000;
 
 /// .blend files of a project: ten times those of a film's largest sets. Each is read.
 const BLENDS_MAX: usize = 2_000;

@@ -29,7 +29,7 @@ const FILES_MAX: usize = 10_000;
 const ASCENT_MAX: usize = 3;
 
 /// The newest Blender whose configuration is known here.
-const KNOWN: BlenderVersion = BlenderVersion { major: 5, minor: 0 };
+const KNOWN: BlenderVersion = BlenderVersion::new(5, 0);
 
 /// Names of the views in the configurations of Blender 2.6x to 5.0.
 const VIEWS: [&str; 29] = [
@@ -150,7 +150,7 @@ pub(crate) fn unknown_names(collection: &Collection, scene: &Scene) -> Vec<Strin
     let view = needs.view_transform.as_str();
     check("view", view, VIEWS.contains(&view));
     let look = needs.look.as_str();
-    let is_film = collection.main().survey.file.version < BlenderVersion { major: 2, minor: 79 };
+    let is_film = collection.main().survey.file.version < BlenderVersion::new(2, 79);
     let is_own = look.is_empty() || is_film || LOOKS.iter().any(|end| look.ends_with(end));
     check("look", look, is_own);
     check("display", &needs.display_device, DISPLAYS.contains(&needs.display_device.as_str()));

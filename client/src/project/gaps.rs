@@ -13,7 +13,7 @@ use super::{
     files::{Found, around_number},
     stored::{Stored, name_of_text, text_of_name},
 };
-use crate::frames::FrameSet;
+use framecrew_model::FrameSet;
 
 /// Maximum number of frames that are checked: three quarters of an hour of film. The nodes check every frame that
 /// they draw.

@@ -13,9 +13,10 @@ use std::{
 
 use framecrew_blend::{Field, Files, byte_of};
 use framecrew_blobs::{Digest, PathFault, ProjectPath, check_paths};
+use framecrew_proto::limits::FILES_MAX;
 
 use super::{
-    collection::{Blend, Collection, Entry, FILES_MAX, fault},
+    collection::{Blend, Collection, Entry, fault},
     files::Needed,
     stored::{StoredAs, follow, relative, text_of_name},
 };

@@ -36,9 +36,9 @@ use self::{
     layout::Layout,
     outputs::LikelyNames,
 };
-use crate::{
-    error::Error, folder::OutputFolder, frames::FrameSet, progress::SubmitProgress, spec::JobSpec,
-};
+use framecrew_model::FrameSet;
+
+use crate::{error::Error, folder::OutputFolder, progress::SubmitProgress, spec::JobSpec};
 
 /// A .blend with all it needs and the job that is to render it: ready to be submitted.
 #[derive(Debug, Clone)]

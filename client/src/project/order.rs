@@ -3,7 +3,9 @@
 use framecrew_blend::{Hazard, Scene};
 
 use super::collection::Collection;
-use crate::{frames::FrameSet, spec::JobSpec, words};
+use framecrew_model::FrameSet;
+
+use crate::{spec::JobSpec, words};
 
 /// First line about simulations that are not baked, if one node draws the frames.
 pub(crate) const IN_ORDER: &str =

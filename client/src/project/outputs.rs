@@ -2,9 +2,8 @@
 //! anything is sent. Nodes decide the final names; other conflicts are found when a file is fetched.
 
 use framecrew_blend::Scene;
+use framecrew_model::FrameSet;
 use framecrew_proto::v1::{ImageFormat, RenderSettings};
-
-use crate::frames::FrameSet;
 
 /// Digits of a frame's number if the path does not specify them.
 const DIGITS: usize = 4;

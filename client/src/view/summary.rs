@@ -5,7 +5,9 @@ use std::time::Duration;
 use framecrew_proto::v1::{FailureReason, Frame, FrameState, JobState};
 
 use super::frame_lines::{frame_line, last_words, tail};
-use crate::{frames::FrameRange, live::Live, state::JobView, words};
+use framecrew_model::FrameRange;
+
+use crate::{live::Live, state::JobView, words};
 
 /// Failed frames that a summary names before it only counts them.
 const FAILED_NAMED_MAX: usize = 10;

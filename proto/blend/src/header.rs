@@ -114,7 +114,7 @@ fn version_from(digits: &[u8]) -> Result<BlenderVersion, BlendError> {
         }
         number = number * 10 + u16::from(digit - b'0');
     }
-    Ok(BlenderVersion { major: number / 100, minor: number % 100 })
+    Ok(BlenderVersion::new(number / 100, number % 100))
 }
 
 impl Layout {

@@ -36,10 +36,10 @@ mod strips;
 mod survey;
 mod text;
 mod uses;
-mod version;
 
 pub use error::BlendError;
 pub use file::BlendFile;
+pub use framecrew_model::BlenderVersion;
 pub use hazard::Hazard;
 pub use needs::{Needs, SceneNeeds};
 pub use numbering::{Numbering, Outside};
@@ -51,7 +51,6 @@ pub use stream::Compression;
 pub use survey::{Survey, survey};
 pub use text::{byte_of, bytes_of_text, text_of_bytes};
 pub use uses::{BlockId, Drawn, Sight, Uses};
-pub use version::BlenderVersion;
 
 #[cfg(test)]
 mod tests;

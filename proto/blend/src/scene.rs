@@ -51,7 +51,7 @@ const USES_COMPOSITOR: u64 = 1 << 6;
 const MULTIVIEW: u64 = 1 << 21;
 
 /// The first Blender whose Cycles denoises unless told otherwise; files of older ones keep it off.
-const DENOISES: BlenderVersion = BlenderVersion { major: 3, minor: 0 };
+const DENOISES: BlenderVersion = BlenderVersion::new(3, 0);
 
 /// Properties looked at to find one.
 const PROPERTIES_MAX: usize = 10_000;

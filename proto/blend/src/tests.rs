@@ -13,9 +13,9 @@ use super::{
 
 /// What three Blenders saved: two scenes, the second one open.
 const FIXTURES: [(&[u8], BlenderVersion); 3] = [
-    (include_bytes!("../tests/fixtures/saved-by-3.4.blend"), BlenderVersion { major: 3, minor: 4 }),
-    (include_bytes!("../tests/fixtures/saved-by-4.5.blend"), BlenderVersion { major: 4, minor: 5 }),
-    (include_bytes!("../tests/fixtures/saved-by-5.0.blend"), BlenderVersion { major: 5, minor: 0 }),
+    (include_bytes!("../tests/fixtures/saved-by-3.4.blend"), BlenderVersion::new(3, 4)),
+    (include_bytes!("../tests/fixtures/saved-by-4.5.blend"), BlenderVersion::new(4, 5)),
+    (include_bytes!("../tests/fixtures/saved-by-5.0.blend"), BlenderVersion::new(5, 0)),
 ];
 
 /// What refers to files of every kind, as saved by three Blenders.
@@ -174,7 +174,7 @@ fn versions_are_ordered_and_shown_as_blender_shows_them() {
     assert!(versions.is_sorted());
     let shown = versions.map(|version| version.to_string());
     assert_eq!(shown, ["2.45", "2.79", "2.80", "3.4", "5.2"]);
-    let early = BlenderVersion { major: 2, minor: 4 };
+    let early = BlenderVersion::new(2, 4);
     assert_eq!(early.to_string(), "2.04");
 }
 
@@ -581,8 +581,8 @@ impl Form {
 
     fn version(self) -> BlenderVersion {
         match self.wide_blocks {
-            true => BlenderVersion { major: 5, minor: 2 },
-            false => BlenderVersion { major: 2, minor: 49 },
+            true => BlenderVersion::new(5, 2),
+            false => BlenderVersion::new(2, 49),
         }
     }
 

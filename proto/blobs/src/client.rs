@@ -1,14 +1,14 @@
 use std::{path::Path, time::Duration};
 
-use framecrew_proto::v1::{FindMissingRequest, blob_store_client::BlobStoreClient};
+use framecrew_proto::{
+    limits::DIGESTS_MAX,
+    v1::{FindMissingRequest, blob_store_client::BlobStoreClient},
+};
 use tonic::{Status, transport::Channel};
 
 use crate::{Digest, Download, TransferError, download};
 
-/// Digests in one `FindMissing` request: the most that the store accepts.
-const DIGESTS_PER_REQUEST: usize = 10_000;
-
-/// How long one such request may take: it carries 0.7 MB, and is answered from memory.
+/// How long one request for missing blobs may take: it carries 0.7 MB, and is answered from memory.
 const FIND_DEADLINE: Duration = Duration::from_secs(60);
 
 /// The client side of the blob store. Cheap to clone; clones share one connection.
@@ -33,7 +33,7 @@ impl BlobClient {
     pub async fn find_missing(&self, digests: &[Digest]) -> Result<Vec<Digest>, TransferError> {
         const ACTION: &str = "ask which blobs are missing";
         let mut missing = Vec::new();
-        for page in digests.chunks(DIGESTS_PER_REQUEST) {
+        for page in digests.chunks(DIGESTS_MAX) {
             let request =
                 FindMissingRequest { digests: page.iter().map(Digest::to_string).collect() };
             let mut rpc = self.rpc.clone();

@@ -11,7 +11,7 @@ use tonic::transport::Channel;
 
 use crate::{
     Digest, TransferError,
-    resume::{RESUMES_MAX, pause},
+    resume::{BACKOFF, RESUMES_MAX},
 };
 
 /// Longest part of the target's name that goes into the hidden file's name, in bytes, so that the latter stays
@@ -87,7 +87,7 @@ pub(crate) async fn whole(
                     part.keep().await?;
                     return Err(error);
                 }
-                tokio::time::sleep(pause(broken)).await;
+                tokio::time::sleep(BACKOFF.pause(broken)).await;
             }
             Err(error) => {
                 part.discard().await;

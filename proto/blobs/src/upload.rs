@@ -27,7 +27,7 @@ use tonic::{Code, Status, transport::Channel};
 
 use crate::{
     BlobClient, Chunk, Digest, FileDigest, TransferError,
-    resume::{RESUMES_MAX, pause},
+    resume::{BACKOFF, RESUMES_MAX},
 };
 
 /// Streams that one upload has open: two keep a link and two processors busy, the others go on while one waits
@@ -233,7 +233,7 @@ async fn upload_files(
         match result {
             Err(error) if error.is_transient() && broken < RESUMES_MAX => {
                 broken += 1;
-                tokio::time::sleep(pause(broken)).await;
+                tokio::time::sleep(BACKOFF.pause(broken)).await;
             }
             result => return result,
         }
