@@ -16,10 +16,10 @@ use tracing::{info, warn};
 use super::{
     drawing::{Drawing, Observation},
     error::RenderError,
-    process::{NotStarted, Renewal, Worker},
     roster::{Roster, best},
     scene::Scene,
     soundtrack::Soundtrack,
+    worker::{NotStarted, Renewal, Worker},
 };
 use crate::{
     blender::{Asked, Fetcher, FoundBlender, Unsure, ask_patiently},
@@ -404,7 +404,7 @@ impl SlotBlender {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::renderer::process::tests::workplace;
+    use crate::renderer::worker::tests::workplace;
 
     #[tokio::test]
     async fn an_idle_blender_that_died_is_not_given_a_frame() {
@@ -412,7 +412,7 @@ mod tests {
 
         use tokio::time;
 
-        use crate::renderer::process::tests::{impostor, scene};
+        use crate::renderer::worker::tests::{impostor, scene};
         let folder = tempfile::tempdir().unwrap();
         let dies = impostor(folder.path(), "exit 1");
         let place = workplace(folder.path());
@@ -433,7 +433,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_blender_that_does_not_start_with_a_jobs_colours_stays_on_the_list() {
-        use crate::renderer::process::tests::{impostor, scene};
+        use crate::renderer::worker::tests::{impostor, scene};
         let folder = tempfile::tempdir().unwrap();
         let blender = impostor(folder.path(), "cat >/dev/null");
         // It starts only without them.
@@ -457,7 +457,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_cold_batch_takes_no_blender_that_drew_before_and_leaves_none_behind() {
-        use crate::renderer::process::tests::{impostor, scene};
+        use crate::renderer::worker::tests::{impostor, scene};
         let folder = tempfile::tempdir().unwrap();
         let waits = impostor(folder.path(), "cat >/dev/null");
         let place = workplace(folder.path());

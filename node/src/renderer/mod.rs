@@ -6,7 +6,6 @@ mod drawing;
 mod error;
 mod hidden;
 pub(crate) mod lines;
-mod process;
 pub(crate) mod progress;
 mod proof;
 mod roster;
@@ -17,6 +16,7 @@ mod span;
 mod stage;
 mod synthetic;
 pub(crate) mod warnings;
+mod worker;
 
 pub use self::{
     choice::{InjectedFaults, InvalidFaults, InvalidRenderer, RendererChoice},

@@ -5,8 +5,8 @@ use std::io;
 use futures::future;
 
 use super::{
-    process::{NotStarted, Worker},
     scene::Scene,
+    worker::{NotStarted, Worker},
 };
 use crate::{
     blender::FoundBlender,

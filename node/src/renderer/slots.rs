@@ -16,10 +16,10 @@ use super::{
     choice::{InjectedFaults, RendererChoice},
     drawing::{Drawing, Observation},
     error::RenderError,
-    process::Worker,
     scene::Scene,
     soundtrack::Soundtrack,
     synthetic::Synthetic,
+    worker::Worker,
 };
 use crate::{
     blender::{Fetcher, Search},
