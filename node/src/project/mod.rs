@@ -5,7 +5,9 @@
 //! are complete, so whatever has a name can be used.
 
 mod assembly;
+mod cache;
 mod index;
+mod layout;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -20,9 +22,12 @@ use framecrew_proto::v1::FailureReason;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::{sync::OwnedMutexGuard, task};
 
+pub(crate) use self::layout::{LAYOUTS, Layout};
 use self::{
     assembly::Assembly,
-    index::{Found, Index, LIST},
+    cache::{BLOBS, bytes_of_blobs, entries, evict, lists},
+    index::{Found, Index},
+    layout::{Used, link_all},
 };
 use crate::platform;
 
@@ -36,15 +41,6 @@ const DOWNLOADS_MAX: usize = 32;
 
 /// Chunks of a large file that are downloaded ahead of the one that is to be appended.
 const CHUNKS_AHEAD: usize = 4;
-
-/// Folder of the layouts, below a node's own.
-pub(crate) const LAYOUTS: &str = "layouts";
-
-/// Extension of a layout that is being removed.
-const EVICTED: &str = "evicted";
-
-/// Folder of the files, below a node's own.
-const BLOBS: &str = "blobs";
 
 /// Folder of chunks on their way into a file.
 const PIECES: &str = "pieces";
@@ -72,19 +68,6 @@ impl Project {
     /// What is in its files, each content once.
     fn contents(&self) -> BTreeMap<Digest, &FileDigest> {
         self.files.values().map(|content| (content.digest, content)).collect()
-    }
-}
-
-/// A project on disk. Not evicted while this lives.
-#[derive(Debug)]
-pub(crate) struct Layout {
-    root: PathBuf,
-}
-
-impl Layout {
-    /// Where a file of the project is.
-    pub(crate) fn path(&self, file: &ProjectPath) -> PathBuf {
-        file.under(&self.root)
     }
 }
 
@@ -123,8 +106,6 @@ impl LayoutError {
         }
     }
 }
-
-type Used = HashMap<Digest, Weak<Layout>>;
 
 /// The projects of a node.
 #[derive(Debug)]
@@ -487,121 +468,6 @@ async fn on_disk<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
     task::spawn_blocking(work).await.unwrap_or_else(|panic| Err(io::Error::other(panic)))
-}
-
-fn link_all(files: &[(ProjectPath, PathBuf)], layouts: &Path, root: &Path) -> io::Result<()> {
-    fs::create_dir_all(layouts)?;
-    let unfinished = tempfile::Builder::new().prefix(".unfinished-").tempdir_in(layouts)?;
-    for (path, blob) in files {
-        let to = path.under(unfinished.path());
-        if let Some(folder) = to.parent() {
-            fs::create_dir_all(folder)?;
-        }
-        platform::link_or_copy(blob, &to)?;
-    }
-    match fs::rename(unfinished.path(), root) {
-        // What has the name is whole, whoever made it.
-        Err(_) if root.is_dir() => Ok(()),
-        renamed => renamed,
-    }
-}
-
-/// Removes files that no layout links to, but for those `wanted`, and layouts, the longest unused first, until
-/// the files take `room` bytes at most or only what is in use is left.
-fn evict(
-    folder: &Path,
-    used: &Mutex<Used>,
-    room: u64,
-    wanted: &HashSet<PathBuf>,
-) -> io::Result<()> {
-    let mut layouts = Vec::new();
-    for layout in entries(&folder.join(LAYOUTS))? {
-        layouts.push((layout.metadata()?.modified()?, layout.path()));
-    }
-    layouts.sort();
-    let mut oldest = layouts.into_iter();
-    while bytes_of_blobs(folder)? > room {
-        remove_unlinked(folder, wanted)?;
-        if bytes_of_blobs(folder)? <= room {
-            return Ok(());
-        }
-        let Some((_, layout)) = oldest.next() else {
-            return Ok(());
-        };
-        if take_name(&layout, used)? {
-            fs::remove_dir_all(layout.with_extension(EVICTED))?;
-        }
-    }
-    Ok(())
-}
-
-/// Removes what no layout links to: files, what is left of unfinished ones, and lists of chunks whose file is
-/// gone. Where links were not possible the layouts have copies, and every file may go.
-fn remove_unlinked(folder: &Path, wanted: &HashSet<PathBuf>) -> io::Result<()> {
-    let (lists, blobs): (Vec<_>, Vec<_>) = blobs(folder)?
-        .into_iter()
-        .partition(|blob| blob.path().extension().is_some_and(|extension| extension == LIST));
-    for blob in blobs {
-        if platform::names_of_file(&blob.metadata()?) == 1
-            && !wanted.contains(&finished(&blob.path()))
-        {
-            fs::remove_file(blob.path())?;
-        }
-    }
-    for list in lists {
-        let blob = list.path().with_extension("");
-        if !blob.exists() && !wanted.contains(&blob) {
-            fs::remove_file(list.path())?;
-        }
-    }
-    Ok(())
-}
-
-/// The file that a file of the cache is or becomes: unfinished ones have names like `.<digest>.….part`.
-fn finished(path: &Path) -> PathBuf {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let name = name.trim_start_matches('.');
-    path.with_file_name(name.split('.').next().unwrap_or_default())
-}
-
-/// The lists of chunks in the folder of files.
-fn lists(blobs: &Path) -> Vec<PathBuf> {
-    let prefixes = entries(blobs).unwrap_or_default();
-    let files = prefixes.iter().flat_map(|prefix| entries(&prefix.path()).unwrap_or_default());
-    let is_list = |path: &PathBuf| path.extension().is_some_and(|extension| extension == LIST);
-    files.map(|file| file.path()).filter(is_list).collect()
-}
-
-/// Renames a layout, so that nobody begins to use it while it is removed. False: it is in use.
-fn take_name(layout: &Path, used: &Mutex<Used>) -> io::Result<bool> {
-    let used = used.lock().unwrap_or_else(PoisonError::into_inner);
-    let key = layout.file_name().and_then(|name| name.to_str()?.parse().ok());
-    let layout_used = key.and_then(|key: Digest| used.get(&key));
-    if layout_used.is_some_and(|layout| layout.strong_count() > 0) {
-        return Ok(false);
-    }
-    fs::rename(layout, layout.with_extension(EVICTED)).map(|()| true)
-}
-
-fn bytes_of_blobs(folder: &Path) -> io::Result<u64> {
-    blobs(folder)?.iter().map(|blob| Ok(blob.metadata()?.len())).sum()
-}
-
-fn blobs(folder: &Path) -> io::Result<Vec<fs::DirEntry>> {
-    let mut all = Vec::new();
-    for prefix in entries(&folder.join(BLOBS))? {
-        all.extend(entries(&prefix.path())?);
-    }
-    Ok(all)
-}
-
-/// What is in a folder; nothing when it does not exist.
-fn entries(folder: &Path) -> io::Result<Vec<fs::DirEntry>> {
-    match fs::read_dir(folder) {
-        Ok(entries) => entries.collect(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(error) => Err(error),
-    }
 }
 
 #[cfg(test)]

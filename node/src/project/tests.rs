@@ -16,7 +16,10 @@ use tonic::{
     transport::{Channel, Server},
 };
 
-use super::*;
+use super::{
+    cache::{blobs, finished},
+    *,
+};
 
 /// A store that notes what is downloaded. One blob may be withheld.
 #[derive(Clone, Default)]

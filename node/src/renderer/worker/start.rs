@@ -3,14 +3,15 @@
 use std::{
     collections::{HashMap, VecDeque},
     fs, io, mem,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
 };
 
 use framecrew_proto::v1::{FailureReason, Warning};
+use tempfile::TempDir;
 use tokio::{
-    process::Command,
+    process::{Child, ChildStderr, ChildStdin, ChildStdout, Command},
     task,
     time::{self, Instant},
 };
@@ -64,6 +65,44 @@ fn is_of_startup(warning: &Warning) -> bool {
     warning.text.contains(SETTING_REPLACED)
 }
 
+fn cannot(version: Version, what: &str, error: &dyn std::fmt::Display) -> NotStarted {
+    let message = format!("cannot {what} for Blender {version}: {error}");
+    NotStarted::Node(RenderError::new(FailureReason::Infrastructure, message))
+}
+
+/// The command that runs the worker's script in `folder`, which is its own.
+fn command(blender: &FoundBlender, folder: &Path, scene: &Scene) -> Command {
+    let mut command = Command::new(&blender.path);
+    if blender.kind == Kind::Executable {
+        command.args(["--background", "--factory-startup", "--disable-autoexec"]);
+        command.args(["--python-exit-code", "1", "--python"]);
+    }
+    command
+        .arg(folder.join(WORKER))
+        .current_dir(folder)
+        // Crash reports, caches and settings stay in the folder.
+        .env("TMPDIR", folder)
+        .env("TEMP", folder)
+        .env("BLENDER_USER_RESOURCES", folder)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    if !scene.color_config.as_os_str().is_empty() {
+        command.env("OCIO", &scene.color_config);
+    }
+    platform::lead_a_group(&mut command);
+    command
+}
+
+/// Copies the shaders that are kept into a Blender's folder, and points the drivers there. Returns where they are
+/// kept and how many bytes they are.
+async fn lend_shaders(kept: PathBuf, folder: &Path, command: &mut Command) -> (PathBuf, u64) {
+    let (from, to) = (kept.clone(), folder.join(SHADERS));
+    command.envs(shaders::VARIABLES.map(|name| (name, to.clone())));
+    let lent = task::spawn_blocking(move || shaders::lend(&from, &to)).await;
+    (kept, lent.unwrap_or(0))
+}
+
 impl Worker {
     /// Starts a Blender for a scene and waits until it is ready.
     pub(crate) async fn start(
@@ -73,10 +112,7 @@ impl Worker {
         observe: &mut impl FnMut(Observation),
     ) -> Result<Self, NotStarted> {
         let version = blender.version;
-        let cannot = |what: &str, error: &dyn std::fmt::Display| {
-            let message = format!("cannot {what} for Blender {version}: {error}");
-            NotStarted::Node(RenderError::new(FailureReason::Infrastructure, message))
-        };
+        let cannot = |what: &str, error: &dyn std::fmt::Display| cannot(version, what, error);
         let folder = tempfile::Builder::new()
             .prefix("blender-")
             .tempdir_in(&workplace.work)
@@ -85,40 +121,15 @@ impl Worker {
             fs::write(folder.path().join(name), text)
                 .map_err(|error| cannot("write the worker", &error))?;
         }
-        let script = folder.path().join(WORKER);
-
-        let mut command = Command::new(&blender.path);
-        if blender.kind == Kind::Executable {
-            command.args(["--background", "--factory-startup", "--disable-autoexec"]);
-            command.args(["--python-exit-code", "1", "--python"]);
-        }
-        command
-            .arg(&script)
-            .current_dir(folder.path())
-            // Crash reports, caches and settings stay in the folder.
-            .env("TMPDIR", folder.path())
-            .env("TEMP", folder.path())
-            .env("BLENDER_USER_RESOURCES", folder.path())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        if !scene.color_config.as_os_str().is_empty() {
-            command.env("OCIO", &scene.color_config);
-        }
-        platform::lead_a_group(&mut command);
+        let mut command = command(&blender, folder.path(), scene);
         let runs_scripts = scene.is_scripted();
-        let only = runs_scripts.then_some(scene.blend.as_path());
-        // Python could put anything among them.
+        // A file's own Python could put anything among the shaders.
         let kept = workplace.shaders().filter(|_| !runs_scripts);
         let shaders = match kept {
-            Some(kept) => {
-                let (from, to) = (kept.clone(), folder.path().join(SHADERS));
-                command.envs(shaders::VARIABLES.map(|name| (name, to.clone())));
-                let lent = task::spawn_blocking(move || shaders::lend(&from, &to)).await;
-                Some((kept, lent.unwrap_or(0)))
-            }
+            Some(kept) => Some(lend_shaders(kept, folder.path(), &mut command).await),
             None => None,
         };
+        let only = runs_scripts.then_some(scene.blend.as_path());
         let program = if workplace.confined { blender.folders() } else { Vec::new() };
         let walls = workplace.walls(folder.path(), program, only);
         let mut child =
@@ -128,13 +139,27 @@ impl Worker {
                 }
                 _ => cannot("start", &error),
             })?;
-        let (Some(requests), Some(output), Some(errors)) =
-            (child.stdin.take(), child.stdout.take(), child.stderr.take())
-        else {
+        let pipes = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+        let (Some(requests), Some(output), Some(errors)) = pipes else {
             return Err(cannot("open pipes", &"none"));
         };
+        let pipes = (requests, output, errors);
+        let mut worker = Self::new(blender, child, pipes, folder, shaders, workplace, scene);
         let token = format!("{:032x}", fastrand::u128(..));
-        let mut worker = Self {
+        worker.mark = format!("@{token} ");
+        worker.be_ready(&token, observe).await.map(|()| worker)
+    }
+
+    fn new(
+        blender: FoundBlender,
+        child: Child,
+        (requests, output, errors): (ChildStdin, ChildStdout, ChildStderr),
+        folder: TempDir,
+        shaders: Option<(PathBuf, u64)>,
+        workplace: &Workplace,
+        scene: &Scene,
+    ) -> Self {
+        Self {
             group: child.id(),
             blender,
             child,
@@ -142,7 +167,7 @@ impl Worker {
             output: Lines::new(output),
             errors: Lines::new(errors),
             errors_ended: false,
-            mark: format!("@{token} "),
+            mark: String::new(),
             tail: VecDeque::new(),
             phase: Phase::Waiting,
             loaded: None,
@@ -163,11 +188,10 @@ impl Worker {
             oom_kills: platform::out_of_memory_kills(),
             peak_bytes: 0,
             silence: START_TIMEOUT,
-            runs_scripts,
+            runs_scripts: scene.is_scripted(),
             shaders,
             folder,
-        };
-        worker.be_ready(&token, observe).await.map(|()| worker)
+        }
     }
 
     /// Waits until it is ready. From then on it knows the token.
