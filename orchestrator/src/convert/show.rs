@@ -12,7 +12,7 @@ use crate::{
     },
     jobs::movie,
     mailbox::Adoption,
-    store::{JobRecord, JobStanding, LogRecord},
+    store::{JobRecord, JobStatus, LogRecord},
 };
 
 /// How much of a job's specification a message carries.
@@ -28,8 +28,8 @@ pub(crate) fn job_to_wire(
     detail: SpecDetail,
     waiting_reason: String,
 ) -> wire::Job {
-    let JobStanding { state, counts, revision, started_at_ms, ended_at_ms, warnings, movie_job } =
-        &record.standing;
+    let JobStatus { state, counts, revision, started_at_ms, ended_at_ms, warnings, movie_job } =
+        &record.status;
     let FrameCounts { open, finished, failed, cancelled } = *counts;
     wire::Job {
         job_id: record.job.0,

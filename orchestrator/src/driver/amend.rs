@@ -83,7 +83,7 @@ impl Driver {
         let is_wanted = |frame: i32| wanted.as_ref().is_none_or(|wanted| wanted.contains(&frame));
         let snapshot = self.meanwhile(store.snapshot(job, 0)).await?.ok_or(RetryError::NotFound)?;
         let record = snapshot.job;
-        if record.standing.state == JobState::Cancelled {
+        if record.status.state == JobState::Cancelled {
             return Err(RetryError::Cancelled);
         }
         let slices: Vec<Slice> = snapshot

@@ -149,23 +149,23 @@ impl Driver {
         revision: Revision,
     ) {
         let Some(open) = self.jobs.get_mut(&job) else { return };
-        let standing = &mut open.record.standing;
-        if state != JobState::Queued && standing.started_at_ms == 0 {
-            standing.started_at_ms = wall_ms();
+        let status = &mut open.record.status;
+        if state != JobState::Queued && status.started_at_ms == 0 {
+            status.started_at_ms = wall_ms();
         }
         if !state.is_final() {
-            standing.ended_at_ms = 0;
+            status.ended_at_ms = 0;
         } else {
             info!(%job, ?state, finished = counts.finished, failed = counts.failed, "job over");
-            standing.ended_at_ms = wall_ms();
+            status.ended_at_ms = wall_ms();
         }
-        (standing.state, standing.counts, standing.revision) = (state, counts, revision);
+        (status.state, status.counts, status.revision) = (state, counts, revision);
         if state == JobState::Finished {
             let gathered = std::mem::take(&mut open.gathered);
             for NewJob { request, spec, file_version } in jobs::followups(&open.record, &gathered) {
                 self.last_job += 1;
                 let followup = JobId(self.last_job);
-                jobs::link(&mut open.record.standing, &spec, followup);
+                jobs::link(&mut open.record.status, &spec, followup);
                 let record = JobRecord::submitted(followup, spec, file_version, wall_ms());
                 // In the transaction that ends the job: neither ever exists without the other.
                 cycle.group.new_jobs.push((request, record.clone()));
@@ -173,7 +173,7 @@ impl Driver {
                 cycle.followups.push(record);
             }
         }
-        cycle.group.jobs.insert(job, open.record.standing.clone());
+        cycle.group.jobs.insert(job, open.record.status.clone());
         cycle.jobs.entry(job).or_default();
     }
 

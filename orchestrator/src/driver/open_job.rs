@@ -54,9 +54,9 @@ impl OpenJob {
             requirements: record.requirements(),
             priority: record.spec.priority,
             node_silence: record.spec.limits.node_silence(),
-            state: record.standing.state,
-            counts: record.standing.counts,
-            revision: record.standing.revision,
+            state: record.status.state,
+            counts: record.status.counts,
+            revision: record.status.revision,
             settled,
             attempts,
         };

@@ -107,17 +107,14 @@ impl Driver {
     pub(super) fn keep_warning(&mut self, batch: BatchId, warning: Warning, cycle: &mut Cycle) {
         let Some((job, node)) = self.scheduler.batch(batch) else { return };
         let Some(open) = self.jobs.get_mut(&job) else { return };
-        let standing = &mut open.record.standing;
-        let number = standing.warnings.len();
-        if standing.state.is_final()
-            || number >= WARNINGS_MAX
-            || standing.warnings.contains(&warning)
-        {
+        let status = &mut open.record.status;
+        let number = status.warnings.len();
+        if status.state.is_final() || number >= WARNINGS_MAX || status.warnings.contains(&warning) {
             return;
         }
         let warning = if number + 1 < WARNINGS_MAX { warning } else { more_warnings() };
         info!(%job, %node, text = warning.text, "warning");
-        standing.warnings = standing.warnings.iter().cloned().chain([warning.clone()]).collect();
+        status.warnings = status.warnings.iter().cloned().chain([warning.clone()]).collect();
         cycle.group.warnings.entry(job).or_default().push((number, warning));
         self.decide(Event::JobRevised { job }, cycle);
     }

@@ -93,15 +93,15 @@ impl Driver {
     fn publish_jobs(&mut self, jobs: BTreeMap<JobId, Pending>) {
         for (job, Pending { frames, previews, active }) in jobs {
             let Some(open) = self.jobs.get(&job) else { continue };
-            let standing = open.record.standing.clone();
-            let is_final = standing.state.is_final();
+            let status = open.record.status.clone();
+            let is_final = status.state.is_final();
             // A slice that began and was settled in the same cycle is no longer active.
             let settled: HashSet<i32> = frames.iter().map(|frame| frame.frame).collect();
             let active = active
                 .into_values()
                 .filter(|active| !settled.contains(&active.slice.frame))
                 .collect();
-            self.feed.publish_job(&open.record, JobChange { standing, frames, previews, active });
+            self.feed.publish_job(&open.record, JobChange { status, frames, previews, active });
             if is_final {
                 self.jobs.remove(&job);
             }

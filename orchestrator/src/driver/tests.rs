@@ -105,7 +105,7 @@ impl Fixture {
 
     /// The node's batch of a job.
     async fn batch(&self, job: JobId) -> BatchId {
-        self.until(job, |record| record.standing.state == JobState::Rendering).await;
+        self.until(job, |record| record.status.state == JobState::Rendering).await;
         let batches = self.store.restore().await.unwrap().batches;
         batches.iter().find(|(_, record)| record.job == job).unwrap().0
     }
@@ -119,7 +119,7 @@ impl Fixture {
             if wanted(&record) {
                 return record;
             }
-            assert!(seen.is_some(), "the job is over: {:?}", record.standing);
+            assert!(seen.is_some(), "the job is over: {:?}", record.status);
         }
     }
 
@@ -207,11 +207,11 @@ async fn nothing_is_visible_before_it_is_durable() {
         // The job renders once the node has the batch.
         match watch.next().await.unwrap().unwrap().1 {
             Update::Snapshot { snapshot, .. }
-                if snapshot.job.standing.state == JobState::Rendering =>
+                if snapshot.job.status.state == JobState::Rendering =>
             {
                 break;
             }
-            Update::Changes { standing, .. } if standing.state == JobState::Rendering => break,
+            Update::Changes { status, .. } if status.state == JobState::Rendering => break,
             _ => {}
         }
     }
@@ -224,10 +224,10 @@ async fn nothing_is_visible_before_it_is_durable() {
 
     fixture.store.faults.is_full.store(false, Ordering::SeqCst);
     let (_, update) = watch.next().await.unwrap().unwrap();
-    let Update::Changes { frames, standing, .. } = update else { panic!("{update:?}") };
+    let Update::Changes { frames, status, .. } = update else { panic!("{update:?}") };
     assert_eq!(frames[0].0.state, FrameState::Finished);
-    assert_eq!(standing.counts.finished, 1);
-    assert_eq!(fixture.store.job(job.job).await.unwrap().unwrap().standing.counts.finished, 1);
+    assert_eq!(status.counts.finished, 1);
+    assert_eq!(fixture.store.job(job.job).await.unwrap().unwrap().status.counts.finished, 1);
 }
 
 #[tokio::test]
@@ -284,8 +284,8 @@ fn warning(text: &str) -> BatchReport {
     BatchReport::Warning(Warning { kind: WarningKind::MissingFile, text: text.to_owned() })
 }
 
-fn texts(standing: &crate::store::JobStanding) -> Vec<&str> {
-    standing.warnings.iter().map(|warning| &*warning.text).collect()
+fn texts(status: &crate::store::JobStatus) -> Vec<&str> {
+    status.warnings.iter().map(|warning| &*warning.text).collect()
 }
 
 #[tokio::test]
@@ -294,31 +294,31 @@ async fn a_warning_is_shown_once_and_survives_a_restart() {
     let (job, _) = fixture.driver.submit(fixture.job("r")).await.unwrap();
     fixture.node().await;
     let batch = fixture.batch(job.job).await;
-    let before = fixture.store.job(job.job).await.unwrap().unwrap().standing.revision;
+    let before = fixture.store.job(job.job).await.unwrap().unwrap().status.revision;
     fixture.driver.report(batch, vec![warning("a"), warning("b"), warning("a")]).await;
-    let record = fixture.until(job.job, |record| record.standing.warnings.len() == 2).await;
-    assert_eq!(texts(&record.standing), ["a", "b"]);
-    assert_eq!(record.standing.revision, before + 2);
+    let record = fixture.until(job.job, |record| record.status.warnings.len() == 2).await;
+    assert_eq!(texts(&record.status), ["a", "b"]);
+    assert_eq!(record.status.revision, before + 2);
 
     // A watcher that has the first warning gets the second, from the store and from memory.
     let mut watch = fixture.feed.watch(job.job, before + 1, "").await.unwrap();
     let (revision, update) = watch.next().await.unwrap().unwrap();
-    let Update::Changes { standing, frames, .. } = update else { panic!("{update:?}") };
+    let Update::Changes { status, frames, .. } = update else { panic!("{update:?}") };
     assert_eq!((revision, frames.len()), (before + 2, 0));
-    assert_eq!(standing, record.standing);
+    assert_eq!(status, record.status);
 
     let fixture = fixture.restart().await;
     let batch = fixture.batch(job.job).await;
     fixture.driver.report(batch, vec![warning("b"), warning("c")]).await;
-    let after = fixture.until(job.job, |record| record.standing.warnings.len() > 2).await;
-    assert_eq!(texts(&after.standing), ["a", "b", "c"]);
-    assert_eq!(after.standing.revision, record.standing.revision + 1);
+    let after = fixture.until(job.job, |record| record.status.warnings.len() > 2).await;
+    assert_eq!(texts(&after.status), ["a", "b", "c"]);
+    assert_eq!(after.status.revision, record.status.revision + 1);
     let mut watch = fixture.feed.watch(job.job, 0, "").await.unwrap();
     let (_, update) = watch.next().await.unwrap().unwrap();
     let Update::Snapshot { snapshot, .. } = update else { panic!("{update:?}") };
-    assert_eq!(snapshot.job.standing, after.standing);
+    assert_eq!(snapshot.job.status, after.status);
     let listed = fixture.store.jobs_before(JobId(u64::MAX), 9).await.unwrap();
-    assert_eq!(listed[0].standing, after.standing);
+    assert_eq!(listed[0].status, after.status);
 }
 
 #[tokio::test]
@@ -327,7 +327,7 @@ async fn a_warning_is_not_visible_before_it_is_durable() {
     let (job, _) = fixture.driver.submit(fixture.job("r")).await.unwrap();
     fixture.node().await;
     let batch = fixture.batch(job.job).await;
-    let revision = fixture.store.job(job.job).await.unwrap().unwrap().standing.revision;
+    let revision = fixture.store.job(job.job).await.unwrap().unwrap().status.revision;
     let mut watch = fixture.feed.watch(job.job, revision, "").await.unwrap();
     watch.next().await.unwrap();
     fixture.store.faults.is_full.store(true, Ordering::SeqCst);
@@ -336,8 +336,8 @@ async fn a_warning_is_not_visible_before_it_is_durable() {
     assert!(watch.next().now_or_never().is_none(), "the warning is not stored yet");
     fixture.store.faults.is_full.store(false, Ordering::SeqCst);
     let (_, update) = watch.next().await.unwrap().unwrap();
-    let Update::Changes { standing, .. } = update else { panic!("{update:?}") };
-    assert_eq!(texts(&standing), ["a"]);
+    let Update::Changes { status, .. } = update else { panic!("{update:?}") };
+    assert_eq!(texts(&status), ["a"]);
 }
 
 #[tokio::test]
@@ -349,10 +349,10 @@ async fn a_hundred_warnings_are_kept_and_the_last_says_there_are_more() {
     let many = (0..300).map(|n| warning(&n.to_string())).collect();
     fixture.driver.report(batch, many).await;
     fixture.driver.report(batch, vec![BatchReport::Finished(Slice::whole(1), rendered())]).await;
-    let record = fixture.until(job.job, |record| record.standing.counts.finished == 1).await;
-    assert_eq!(record.standing.warnings.len(), WARNINGS_MAX);
-    assert_eq!(record.standing.warnings[98].text, "98");
-    assert!(record.standing.warnings[99].text.contains("more warnings"));
+    let record = fixture.until(job.job, |record| record.status.counts.finished == 1).await;
+    assert_eq!(record.status.warnings.len(), WARNINGS_MAX);
+    assert_eq!(record.status.warnings[98].text, "98");
+    assert!(record.status.warnings[99].text.contains("more warnings"));
 }
 
 #[tokio::test]
@@ -371,13 +371,13 @@ async fn a_preview_is_stored_without_its_bytes_which_the_feed_keeps_for_a_while(
     };
     let drawn = Rendered { preview: Some(preview.clone()), ..rendered() };
     fixture.driver.report(batch, vec![BatchReport::Finished(Slice::whole(1), drawn)]).await;
-    let record = fixture.until(job.job, |record| record.standing.counts.finished == 1).await;
+    let record = fixture.until(job.job, |record| record.status.counts.finished == 1).await;
     let stored = Preview { data: Bytes::new(), ..preview };
     let frames = fixture.store.frames_after(job.job, 0, 9).await.unwrap();
     assert_eq!(frames[0].rendered.as_ref().unwrap().preview.as_ref(), Some(&stored));
 
     let changed = async |feed: &Arc<Feed>| {
-        let mut watch = feed.watch(job.job, record.standing.revision - 1, "").await.unwrap();
+        let mut watch = feed.watch(job.job, record.status.revision - 1, "").await.unwrap();
         let (_, update) = watch.next().await.unwrap().unwrap();
         let Update::Changes { mut frames, .. } = update else { panic!("{update:?}") };
         frames.remove(0)
@@ -407,9 +407,9 @@ async fn a_movie_s_job_is_in_the_commit_that_ends_its_source() {
     let fixture = fixture.restart().await;
     assert_eq!(fixture.store.jobs_before(JobId(u64::MAX), 9).await.unwrap().len(), 1);
     fixture.driver.report(batch, done()).await;
-    let is_over = |record: &JobRecord| record.standing.state.is_final();
+    let is_over = |record: &JobRecord| record.status.state.is_final();
     let ended = fixture.until(source.job, is_over).await;
-    let movie = ended.standing.movie_job.unwrap();
+    let movie = ended.status.movie_job.unwrap();
     let record = fixture.store.job(movie).await.unwrap().unwrap();
     let Work::Movie { of, .. } = &record.spec.work else { panic!("{:?}", record.spec.work) };
     assert_eq!(of.job, source.job);
@@ -423,7 +423,7 @@ async fn a_movie_s_job_is_in_the_commit_that_ends_its_source() {
     let done = vec![BatchReport::Finished(Slice::whole(1), rendered()), BatchReport::Ended];
     fixture.driver.report(batch, done).await;
     let ended = fixture.until(movie, is_over).await;
-    assert_eq!((ended.standing.state, ended.standing.movie_job), (JobState::Finished, None));
+    assert_eq!((ended.status.state, ended.status.movie_job), (JobState::Finished, None));
     assert_eq!(fixture.store.jobs_before(JobId(u64::MAX), 9).await.unwrap().len(), 2);
 }
 
@@ -439,12 +439,12 @@ async fn frames_finished_before_a_restart_are_in_the_movie() {
     let finish =
         |frame| vec![BatchReport::Finished(Slice::whole(frame), rendered()), BatchReport::Ended];
     fixture.driver.report(batch, finish(1)).await;
-    fixture.until(source.job, |record| record.standing.counts.finished == 1).await;
+    fixture.until(source.job, |record| record.status.counts.finished == 1).await;
     let fixture = fixture.restart().await;
     let batch = fixture.batch(source.job).await;
     fixture.driver.report(batch, finish(2)).await;
-    let ended = fixture.until(source.job, |record| record.standing.state.is_final()).await;
-    let movie = fixture.store.job(ended.standing.movie_job.unwrap()).await.unwrap().unwrap();
+    let ended = fixture.until(source.job, |record| record.status.state.is_final()).await;
+    let movie = fixture.store.job(ended.status.movie_job.unwrap()).await.unwrap().unwrap();
     assert_eq!(movie.spec.project.files.len(), 2);
 }
 
@@ -463,8 +463,8 @@ async fn no_movie_follows_from_a_failed_or_cancelled_job() {
     };
     fixture.driver.report(batch, vec![BatchReport::Failed(Slice::whole(7), failure)]).await;
     for job in [failing.job, cancelled.job] {
-        let record = fixture.until(job, |record| record.standing.state.is_final()).await;
-        assert_eq!(record.standing.movie_job, None);
+        let record = fixture.until(job, |record| record.status.state.is_final()).await;
+        assert_eq!(record.status.movie_job, None);
     }
     assert_eq!(fixture.store.jobs_before(JobId(u64::MAX), 9).await.unwrap().len(), 2);
 }
@@ -625,17 +625,17 @@ async fn a_failed_job_that_is_retried_continues_and_its_movie_follows() {
     let batch = fixture.batch(job.job).await;
     fail(&fixture, batch, 7).await;
     fixture.driver.report(batch, vec![BatchReport::Ended]).await;
-    let over = fixture.until(job.job, |record| record.standing.state == JobState::Failed).await;
+    let over = fixture.until(job.job, |record| record.status.state == JobState::Failed).await;
     // Also after a restart, with the job from the store.
     let fixture = fixture.restart().await;
     let none = fixture.driver.retry_frames(job.job, Some(FrameSet::one(8))).await.unwrap();
-    assert_eq!((none.1, none.0.standing.state), (0, JobState::Failed));
+    assert_eq!((none.1, none.0.status.state), (0, JobState::Failed));
     let (record, reopened) = fixture.driver.retry_frames(job.job, None).await.unwrap();
-    assert_eq!((reopened, record.standing.counts.open), (1, 1));
-    assert_eq!(record.standing.ended_at_ms, 0);
-    assert!(record.standing.revision > over.standing.revision);
+    assert_eq!((reopened, record.status.counts.open), (1, 1));
+    assert_eq!(record.status.ended_at_ms, 0);
+    assert!(record.status.revision > over.status.revision);
     let stored = fixture.store.job(job.job).await.unwrap().unwrap();
-    assert!(!stored.standing.state.is_final(), "{:?}", stored.standing);
+    assert!(!stored.status.state.is_final(), "{:?}", stored.status);
     let again = fixture.driver.retry_frames(job.job, None).await.unwrap();
     assert_eq!(again.1, 0);
 
@@ -643,9 +643,9 @@ async fn a_failed_job_that_is_retried_continues_and_its_movie_follows() {
     assert!(latest > batch);
     let done = vec![BatchReport::Finished(Slice::whole(7), rendered())];
     fixture.driver.report(latest, done).await;
-    let over = fixture.until(job.job, |record| record.standing.state.is_final()).await;
-    assert_eq!(over.standing.state, JobState::Finished);
-    assert!(over.standing.movie_job.is_some());
+    let over = fixture.until(job.job, |record| record.status.state.is_final()).await;
+    assert_eq!(over.status.state, JobState::Finished);
+    assert!(over.status.movie_job.is_some());
     let error = fixture.driver.retry_frames(JobId(99), None).await.unwrap_err();
     assert!(matches!(error, RetryError::NotFound), "{error}");
 }
@@ -670,7 +670,7 @@ async fn a_finished_frame_is_adopted_once_its_outputs_are_stored() {
     std::fs::write(blob, b"1").unwrap();
     assert_eq!(offer(5, job.job).await.unwrap(), [Adoption::Adopted]);
     let record = fixture.store.job(job.job).await.unwrap().unwrap();
-    assert_eq!(record.standing.counts.finished, 1);
+    assert_eq!(record.status.counts.finished, 1);
     // The same call again, before and after a restart.
     assert_eq!(offer(5, job.job).await.unwrap(), [Adoption::Adopted]);
     let other = Rendered { outputs: vec![], ..rendered() };
@@ -693,7 +693,7 @@ async fn when_the_disk_runs_low_new_jobs_are_refused_and_frames_continue() {
     // A repeated request is answered.
     assert!(fixture.driver.submit(fixture.job("r")).await.unwrap().1);
     fixture.driver.report(batch, vec![BatchReport::Finished(Slice::whole(1), rendered())]).await;
-    fixture.until(job.job, |record| record.standing.counts.finished == 1).await;
+    fixture.until(job.job, |record| record.status.counts.finished == 1).await;
 }
 
 #[tokio::test]

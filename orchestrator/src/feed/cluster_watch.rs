@@ -39,9 +39,10 @@ impl ClusterWatch {
         let cluster = lock(&self.feed.cluster);
         let is_first = self.version.is_none();
         let seen = self.version.replace(cluster.version).unwrap_or(0);
-        let jobs = cluster.jobs.values().filter(|(version, job)| {
-            *version > seen && !(is_first && job.standing.state.is_final())
-        });
+        let jobs = cluster
+            .jobs
+            .values()
+            .filter(|(version, job)| *version > seen && !(is_first && job.status.state.is_final()));
         let nodes = cluster.nodes.values().filter(|(version, _)| *version > seen);
         (jobs.map(|(_, j)| j.clone()).collect(), nodes.map(|(_, n)| n.clone()).collect())
     }

@@ -19,7 +19,7 @@ impl JobSnapshot {
     /// Costs some ten milliseconds for a million frames.
     pub(super) fn of(snapshot: Snapshot) -> Self {
         let Snapshot { job, states, troubled } = snapshot;
-        let of_job = job.standing.state;
+        let of_job = job.status.state;
         let mut frames: Vec<i32> = job.spec.frames.iter().collect();
         frames.sort_unstable();
         let mut states = states.iter().peekable();
@@ -100,7 +100,7 @@ mod tests {
     fn open_frames_of_a_cancelled_job_show_as_cancelled() {
         let whole = FrameRange { first: 1, last: 3, step: 1 };
         let mut snapshot = snapshot(vec![whole], vec![(2, FrameState::Finished)]);
-        snapshot.job.standing.state = JobState::Cancelled;
+        snapshot.job.status.state = JobState::Cancelled;
         assert_eq!(
             flat(snapshot),
             [(1, 1, 1, CANCELLED), (2, 2, 1, FINISHED), (3, 3, 1, CANCELLED)]

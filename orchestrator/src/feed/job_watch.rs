@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     domain::{ActiveSlice, Frame, JobId, Requirements, Revision},
-    store::{JobRecord, JobStanding, StoreError},
+    store::{JobRecord, JobStatus, StoreError},
 };
 
 /// Frames in one message of changes.
@@ -34,8 +34,8 @@ const REASON_CHECKED_EVERY: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) enum Update {
     Snapshot { snapshot: Arc<JobSnapshot>, active: Vec<ActiveSlice> },
-    Changes { standing: JobStanding, frames: Vec<FrameChange>, active: Vec<ActiveSlice> },
-    Ended(JobStanding),
+    Changes { status: JobStatus, frames: Vec<FrameChange>, active: Vec<ActiveSlice> },
+    Ended(JobStatus),
 }
 
 /// A changed frame, and the bytes of its preview while the feed keeps them.
@@ -79,11 +79,11 @@ impl Feed {
             return Err(WatchError::OtherStore);
         }
         let (feed, record) = self.find(job).await?;
-        let mut current = record.standing.revision;
+        let mut current = record.status.revision;
         if after > current {
             // A commit is readable a moment before it is published, so the caller may know a revision that is ahead.
             let stored = self.store.job_without_project(job).await?;
-            current = stored.map_or(current, |record| record.standing.revision);
+            current = stored.map_or(current, |record| record.status.revision);
         }
         if after > current {
             return Err(WatchError::FutureRevision { after, current });
@@ -129,10 +129,10 @@ impl JobWatch {
             Some(feed) => {
                 let came_after = feed.reads.load(Ordering::Relaxed);
                 let mut latest = feed.snapshot.lock().await;
-                let current = lock(&feed.now).standing.revision;
+                let current = lock(&feed.now).status.revision;
                 match &*latest {
                     Some((read, known))
-                        if *read > came_after || known.job.standing.revision >= current =>
+                        if *read > came_after || known.job.status.revision >= current =>
                     {
                         known.clone()
                     }
@@ -146,7 +146,7 @@ impl JobWatch {
             }
             None => self.read_snapshot().await?,
         };
-        self.revision = snapshot.job.standing.revision;
+        self.revision = snapshot.job.status.revision;
         // A commit is readable a moment before it is published. Slices that were active before it must not show after
         // it.
         self.published(self.revision).await?;
@@ -171,7 +171,7 @@ impl JobWatch {
             if let Some(changed) = &mut self.changed {
                 changed.borrow_and_update();
             }
-            let (standing, frames) = self.frames().await?;
+            let (status, frames) = self.frames().await?;
             let mut frames = self.with_previews(frames);
             let sizes = frames.iter().map(|(frame, data)| bytes_of(frame) + data.len());
             let fit = fitting(sizes.take(FRAMES_IN_MESSAGE), CHANGES_BYTES);
@@ -179,10 +179,10 @@ impl JobWatch {
             frames.truncate(fit);
             let revision = match frames.last() {
                 Some((frame, _)) if is_cut => frame.revision,
-                _ => standing.revision.max(self.revision),
+                _ => status.revision.max(self.revision),
             };
             let active = self.new_active();
-            let is_final = standing.state.is_final();
+            let is_final = status.state.is_final();
             let has_new_reason = || !is_final && self.waiting_reason() != self.waiting_reason;
             if revision > self.revision
                 || !active.is_empty()
@@ -191,11 +191,11 @@ impl JobWatch {
             {
                 self.phase = Phase::Follow;
                 self.revision = revision;
-                return Ok((revision, Update::Changes { standing, frames, active }));
+                return Ok((revision, Update::Changes { status, frames, active }));
             }
             if is_final {
                 self.phase = Phase::Over;
-                return Ok((self.revision, Update::Ended(standing)));
+                return Ok((self.revision, Update::Ended(status)));
             }
             // The reason for waiting may change without a change of the job, as nodes come and go.
             let _ = tokio::time::timeout(REASON_CHECKED_EVERY, self.wait()).await;
@@ -203,29 +203,29 @@ impl JobWatch {
     }
 
     /// The job's status and the frames that changed since, up to one more than fits a message.
-    async fn frames(&mut self) -> Result<(JobStanding, Vec<Arc<Frame>>), StoreError> {
+    async fn frames(&mut self) -> Result<(JobStatus, Vec<Arc<Frame>>), StoreError> {
         let limit = FRAMES_IN_MESSAGE + 1;
         let mut over = None;
         if self.feed.is_none() {
             // The job was over, and is open again if its frames are retried.
             over = Some(self.find_feed().await?);
         }
-        let standing = match (&self.feed, over) {
+        let status = match (&self.feed, over) {
             (Some(feed), _) => {
                 let now = lock(&feed.now);
                 if now.recent_above <= self.revision {
                     let from = now.recent.partition_point(|frame| frame.revision <= self.revision);
                     let frames = now.recent.range(from..).take(limit).cloned().collect();
-                    return Ok((now.standing.clone(), frames));
+                    return Ok((now.status.clone(), frames));
                 }
-                now.standing.clone()
+                now.status.clone()
             }
             (None, Some(over)) => over,
             (None, None) => return Err(missing()),
         };
         let frames =
             self.hub.store.frames_changed(self.record.job, self.revision, limit as u32).await?;
-        Ok((standing, frames.into_iter().map(Arc::new).collect()))
+        Ok((status, frames.into_iter().map(Arc::new).collect()))
     }
 
     fn with_previews(&self, frames: Vec<Arc<Frame>>) -> Vec<FrameChange> {
@@ -253,7 +253,7 @@ impl JobWatch {
     }
 
     /// Switches to the feed that the job has now, and returns the job's status.
-    async fn find_feed(&mut self) -> Result<JobStanding, StoreError> {
+    async fn find_feed(&mut self) -> Result<JobStatus, StoreError> {
         let (feed, record) = self.hub.find(self.record.job).await.map_err(|error| match error {
             WatchError::Store(error) => error,
             _ => missing(),
@@ -261,15 +261,15 @@ impl JobWatch {
         self.changed = feed.as_ref().map(|feed| feed.changed.subscribe());
         self.feed = feed;
         self.active_version = 0;
-        Ok(record.standing)
+        Ok(record.status)
     }
 
     /// Waits until the driver has published at least `revision`.
     async fn published(&mut self, revision: Revision) -> Result<(), StoreError> {
         while let Some(feed) = &self.feed {
             let (published, is_final) = {
-                let standing = &lock(&feed.now).standing;
-                (standing.revision, standing.state.is_final())
+                let status = &lock(&feed.now).status;
+                (status.revision, status.state.is_final())
             };
             if published >= revision {
                 break;

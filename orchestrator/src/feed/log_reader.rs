@@ -52,7 +52,7 @@ impl LogReader {
             }
             // Checked before reading: if the job is over, all its lines are stored.
             let is_over =
-                self.feed.as_ref().is_none_or(|feed| lock(&feed.now).standing.state.is_final());
+                self.feed.as_ref().is_none_or(|feed| lock(&feed.now).status.state.is_final());
             // A follower of one frame reads the lines of all frames, so that it can continue after those of others.
             // Otherwise the store would scan them again each time.
             let asked = self.frame.filter(|_| self.feed.is_none());

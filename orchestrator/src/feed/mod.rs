@@ -40,7 +40,7 @@ use crate::{
     domain::{
         ActiveSlice, Frame, JobId, NodeName, NodeState, NodeView, Requirements, Revision, Slice,
     },
-    store::{Archive, Identity, JobRecord, JobStanding, StoreError},
+    store::{Archive, Identity, JobRecord, JobStatus, StoreError},
 };
 
 /// Changes of one job that are kept for watchers that keep up: some tens of milliseconds at the highest rate. Others read
@@ -58,7 +58,7 @@ const GONE_NODES_FOR_MS: i64 = 3_600_000;
 /// The changes of a job in one commit.
 #[derive(Debug)]
 pub(crate) struct JobChange {
-    pub(crate) standing: JobStanding,
+    pub(crate) status: JobStatus,
     /// In order of their revisions.
     pub(crate) frames: Vec<Arc<Frame>>,
     /// The bytes of those frames' previews.
@@ -81,7 +81,7 @@ struct JobFeed {
 
 #[derive(Debug)]
 struct JobNow {
-    standing: JobStanding,
+    status: JobStatus,
     recent: VecDeque<Arc<Frame>>,
     /// Size of the frames in `recent`, about.
     recent_bytes: usize,
@@ -94,7 +94,7 @@ struct JobNow {
 
 impl JobFeed {
     fn record(&self) -> JobRecord {
-        JobRecord { standing: lock(&self.now).standing.clone(), ..self.record.clone() }
+        JobRecord { status: lock(&self.now).status.clone(), ..self.record.clone() }
     }
 }
 
@@ -176,10 +176,10 @@ impl Feed {
 
     pub(crate) fn open_job(&self, record: &JobRecord) {
         let now = JobNow {
-            standing: record.standing.clone(),
+            status: record.status.clone(),
             recent: VecDeque::new(),
             recent_bytes: 0,
-            recent_above: record.standing.revision,
+            recent_above: record.status.revision,
             active: HashMap::new(),
             active_version: 0,
         };
@@ -196,7 +196,7 @@ impl Feed {
 
     /// Publishes the changes of a job. If the job is over, its feed ends.
     pub(crate) fn publish_job(&self, record: &JobRecord, news: JobChange) {
-        let is_final = news.standing.state.is_final();
+        let is_final = news.status.state.is_final();
         {
             let mut previews = lock(&self.previews);
             for (digest, data) in news.previews {
@@ -209,8 +209,8 @@ impl Feed {
         };
         if let Some(feed) = feed {
             let mut now = lock(&feed.now);
-            let standing_changed = now.standing != news.standing;
-            now.standing = news.standing.clone();
+            let status_changed = now.status != news.status;
+            now.status = news.status.clone();
             for frame in news.frames {
                 now.active.remove(&Slice::whole(frame.frame));
                 now.keep(frame);
@@ -229,11 +229,11 @@ impl Feed {
                 *snapshot = None;
             }
             feed.changed.send_replace(());
-            if !standing_changed {
+            if !status_changed {
                 return;
             }
         }
-        let mut record = JobRecord { standing: news.standing, ..record.clone() };
+        let mut record = JobRecord { status: news.status, ..record.clone() };
         if is_final {
             record.spec = Arc::new(record.spec.without_project());
         }
@@ -247,10 +247,10 @@ impl Feed {
         let version = cluster.version;
         cluster.jobs.insert(record.job, (version, record));
         let closed = |cluster: &ClusterNow| {
-            cluster.jobs.values().filter(|(_, job)| job.standing.state.is_final()).count()
+            cluster.jobs.values().filter(|(_, job)| job.status.state.is_final()).count()
         };
         if cluster.jobs.len() > CLOSED_JOBS_MAX && closed(&cluster) > CLOSED_JOBS_MAX {
-            let oldest = cluster.jobs.iter().find(|(_, (_, job))| job.standing.state.is_final());
+            let oldest = cluster.jobs.iter().find(|(_, (_, job))| job.status.state.is_final());
             if let Some(job) = oldest.map(|(job, _)| *job) {
                 cluster.jobs.remove(&job);
             }
@@ -326,7 +326,7 @@ impl Feed {
             }
             let stored = self.store.job_without_project(job).await?;
             let record = stored.ok_or(WatchError::UnknownJob)?;
-            if record.standing.state.is_final() {
+            if record.status.state.is_final() {
                 return Ok((None, record));
             }
             // The job was committed a moment ago, and the driver is about to open its feed.

@@ -29,13 +29,13 @@ impl Fixture {
 
     /// What the driver commits next, before it is published.
     async fn commit(&mut self, state: JobState) -> JobChange {
-        let standing = &mut self.record.standing;
-        standing.state = state;
-        standing.revision += 1;
-        let jobs = [(JobId(1), standing.clone())].into();
+        let status = &mut self.record.status;
+        status.state = state;
+        status.revision += 1;
+        let jobs = [(JobId(1), status.clone())].into();
         self.store.commit(&Group { jobs, ..Group::default() }).await.unwrap();
-        let standing = self.record.standing.clone();
-        JobChange { standing, frames: Vec::new(), previews: Vec::new(), active: Vec::new() }
+        let status = self.record.status.clone();
+        JobChange { status, frames: Vec::new(), previews: Vec::new(), active: Vec::new() }
     }
 }
 

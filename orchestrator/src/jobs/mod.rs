@@ -9,7 +9,7 @@ use self::movie::Image;
 use crate::{
     domain::{JobId, JobSpec, MovieFormat, Rendered, Work},
     mailbox::NewJob,
-    store::{JobRecord, JobStanding},
+    store::{JobRecord, JobStatus},
 };
 
 /// What the followups of a job need of its finished frames. It is gathered while the job is open.
@@ -51,7 +51,7 @@ pub(crate) fn followups(finished: &JobRecord, gathered: &Gathered) -> Vec<NewJob
 }
 
 /// Records in a finished job that `job` follows from it.
-pub(crate) fn link(finished: &mut JobStanding, followup: &JobSpec, job: JobId) {
+pub(crate) fn link(finished: &mut JobStatus, followup: &JobSpec, job: JobId) {
     if matches!(followup.work, Work::Movie { .. }) {
         finished.movie_job = Some(job);
     }

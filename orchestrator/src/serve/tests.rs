@@ -57,9 +57,9 @@ async fn fill(data: &Path, frames: i32, closed: u64) {
     let mut group = Group::default();
     let (request, mut record) = job(1, frames);
     let half = frames / 2;
-    record.standing.state = JobState::Rendering;
-    record.standing.revision = 1 + half as u64;
-    record.standing.counts =
+    record.status.state = JobState::Rendering;
+    record.status.revision = 1 + half as u64;
+    record.status.counts =
         FrameCounts { open: (frames - half) as u64, finished: half as u64, ..Default::default() };
     group.new_jobs.push((request, record));
     for frame in 1..=half {
@@ -77,9 +77,9 @@ async fn fill(data: &Path, frames: i32, closed: u64) {
     group.started_batches.insert(BatchId(1 << 32), batch);
     for id in 2..2 + closed {
         let (request, mut record) = job(id, 1);
-        record.standing.state = JobState::Finished;
-        record.standing.revision = 2;
-        record.standing.counts = FrameCounts { finished: 1, ..Default::default() };
+        record.status.state = JobState::Finished;
+        record.status.revision = 2;
+        record.status.counts = FrameCounts { finished: 1, ..Default::default() };
         group.new_jobs.push((request, record));
         group.frames.insert((JobId(id), Slice::whole(1)), Arc::new(finished(1, 2)));
     }

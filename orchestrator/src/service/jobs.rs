@@ -42,7 +42,7 @@ impl OrchestratorService {
     }
 
     pub(super) fn job_to_wire(&self, record: &JobRecord, detail: SpecDetail) -> Job {
-        let waiting_reason = if record.standing.state.is_final() {
+        let waiting_reason = if record.status.state.is_final() {
             String::new()
         } else {
             self.feed.waiting_reason(record.job, &record.requirements())
@@ -101,7 +101,7 @@ impl OrchestratorService {
         let frames = numbers.iter().map(|&number| {
             let known = stored.next_if(|frame| frame.frame == number);
             let frame = known.unwrap_or_else(|| untouched(number));
-            Frame { state: shown(frame.state, record.standing.state), ..frame }
+            Frame { state: shown(frame.state, record.status.state), ..frame }
         });
         let mut frames: Vec<Frame> = frames.collect();
         // Frames with many outputs, or long reasons, make a shorter page.

@@ -20,7 +20,7 @@ use crate::{
     convert::{self, SpecDetail},
     domain::{FrameRange, FrameState},
     feed::Update,
-    store::{JobRecord, JobStanding},
+    store::{JobRecord, JobStatus},
 };
 
 impl OrchestratorService {
@@ -59,8 +59,8 @@ impl OrchestratorService {
     }
 
     fn update_to_wire(&self, record: &JobRecord, update: Update) -> WireUpdate {
-        let standing_to_wire = |standing: JobStanding| {
-            Some(self.job_to_wire(&JobRecord { standing, ..record.clone() }, SpecDetail::Nothing))
+        let status_to_wire = |status: JobStatus| {
+            Some(self.job_to_wire(&JobRecord { status, ..record.clone() }, SpecDetail::Nothing))
         };
         match update {
             Update::Snapshot { snapshot, active } => {
@@ -73,17 +73,15 @@ impl OrchestratorService {
                     active: active.iter().map(convert::active_to_wire).collect(),
                 })
             }
-            Update::Changes { standing, frames, active } => WireUpdate::Changes(JobChanges {
-                job: standing_to_wire(standing),
+            Update::Changes { status, frames, active } => WireUpdate::Changes(JobChanges {
+                job: status_to_wire(status),
                 frames: frames
                     .into_iter()
                     .map(|(frame, preview)| convert::frame_to_wire(&frame, preview))
                     .collect(),
                 active: active.iter().map(convert::active_to_wire).collect(),
             }),
-            Update::Ended(standing) => {
-                WireUpdate::Ended(JobEnded { job: standing_to_wire(standing) })
-            }
+            Update::Ended(status) => WireUpdate::Ended(JobEnded { job: status_to_wire(status) }),
         }
     }
 

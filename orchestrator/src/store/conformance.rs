@@ -72,7 +72,7 @@ on_each_kind!(
     frames_are_read_by_number_and_by_revision,
     a_later_state_replaces_a_frame_and_no_preview_keeps_its_bytes,
     a_snapshot_has_each_state_and_the_latest_failures,
-    warnings_are_added_and_no_new_standing_drops_them,
+    warnings_are_added_and_no_new_status_drops_them,
     a_log_keeps_its_latest_lines,
     a_restart_goes_on_from_what_is_open,
     a_superseded_orchestrator_writes_nothing,
@@ -185,7 +185,7 @@ async fn a_job_is_found_by_its_number_and_by_its_request(subject: Subject) {
     let Opened { archive, .. } = with_a_job(&subject).await;
     let found = archive.job(JobId(1)).await.unwrap().unwrap();
     let (_, sent) = job(1);
-    assert_eq!((&found.spec, &found.standing), (&sent.spec, &sent.standing));
+    assert_eq!((&found.spec, &found.status), (&sent.spec, &sent.status));
     assert_eq!((found.file_version, found.submitted_at_ms), (sent.file_version, 7));
     let (id, request) = archive.find_request("r1").await.unwrap().unwrap();
     assert_eq!((id, &*request.fingerprint), (JobId(1), "f"));
@@ -244,22 +244,22 @@ async fn a_snapshot_has_each_state_and_the_latest_failures(subject: Subject) {
     assert!(archive.snapshot(JobId(2), 2).await.unwrap().is_none());
 }
 
-async fn warnings_are_added_and_no_new_standing_drops_them(subject: Subject) {
+async fn warnings_are_added_and_no_new_status_drops_them(subject: Subject) {
     let Opened { ledger, archive, .. } = with_a_job(&subject).await;
     let warning = |text: &str| Warning { kind: WarningKind::MissingFile, text: text.to_owned() };
-    let mut standing = job(1).1.standing;
+    let mut status = job(1).1.status;
     for (number, text) in ["a", "b"].into_iter().enumerate() {
-        standing.revision += 1;
+        status.revision += 1;
         let mut group = Group::default();
         group.warnings.insert(JobId(1), vec![(number, warning(text))]);
-        group.jobs.insert(JobId(1), standing.clone());
+        group.jobs.insert(JobId(1), status.clone());
         ledger.commit(&group).await.unwrap();
     }
-    standing.warnings = [warning("a"), warning("b")].into();
-    standing.state = JobState::Rendering;
-    standing.started_at_ms = 8;
-    standing.movie_job = Some(JobId(9));
-    let jobs = [(JobId(1), standing.clone())].into();
+    status.warnings = [warning("a"), warning("b")].into();
+    status.state = JobState::Rendering;
+    status.started_at_ms = 8;
+    status.movie_job = Some(JobId(9));
+    let jobs = [(JobId(1), status.clone())].into();
     ledger.commit(&Group { jobs, ..Group::default() }).await.unwrap();
     for record in [
         archive.job(JobId(1)).await.unwrap().unwrap(),
@@ -267,7 +267,7 @@ async fn warnings_are_added_and_no_new_standing_drops_them(subject: Subject) {
         archive.snapshot(JobId(1), 0).await.unwrap().unwrap().job,
         ledger.restore().await.unwrap().open_jobs.remove(0).0,
     ] {
-        assert_eq!(record.standing, standing);
+        assert_eq!(record.status, status);
     }
 }
 
@@ -295,8 +295,8 @@ async fn a_restart_goes_on_from_what_is_open(subject: Subject) {
     let Opened { ledger, .. } = with_a_job(&subject).await;
     let mut group = with_frames([finished_frame(1, 2), failed_frame(2, 3)]);
     group.new_jobs = vec![job(2)];
-    let over = job(2).1.standing;
-    group.jobs.insert(JobId(2), crate::store::JobStanding { state: JobState::Cancelled, ..over });
+    let over = job(2).1.status;
+    group.jobs.insert(JobId(2), crate::store::JobStatus { state: JobState::Cancelled, ..over });
     group.log.insert(JobId(1), vec![line(1, None)]);
     let record = NodeRecord {
         incarnation: Incarnation(5),

@@ -125,16 +125,16 @@ impl Tables {
             self.requests.insert(request.request_id.clone(), (record.job, request.clone()));
             self.jobs.insert(record.job, record.clone());
         }
-        for (job, standing) in &group.jobs {
+        for (job, status) in &group.jobs {
             if let Some(record) = self.jobs.get_mut(job) {
-                let warnings = std::mem::take(&mut record.standing.warnings);
-                record.standing = standing.clone();
-                record.standing.warnings = warnings;
+                let warnings = std::mem::take(&mut record.status.warnings);
+                record.status = status.clone();
+                record.status.warnings = warnings;
             }
         }
         for (job, warnings) in &group.warnings {
             if let Some(record) = self.jobs.get_mut(job) {
-                let known = &mut record.standing.warnings;
+                let known = &mut record.status.warnings;
                 let added = warnings.iter().map(|(_, warning)| warning.clone());
                 *known = known.iter().cloned().chain(added).collect();
             }
@@ -192,7 +192,7 @@ impl Tables {
     }
 
     fn restore(&self) -> RestoredState {
-        let open = self.jobs.values().filter(|record| !record.standing.state.is_final());
+        let open = self.jobs.values().filter(|record| !record.status.state.is_final());
         RestoredState {
             open_jobs: open.map(|it| (it.clone(), self.progress(it.job))).collect(),
             batches: self.batches.iter().map(|(batch, it)| (*batch, it.clone())).collect(),

@@ -20,12 +20,12 @@ pub(crate) struct JobRecord {
     pub(crate) spec: Arc<JobSpec>,
     pub(crate) file_version: BlenderVersion,
     pub(crate) submitted_at_ms: i64,
-    pub(crate) standing: JobStanding,
+    pub(crate) status: JobStatus,
 }
 
 /// The part of a job that changes. Cheap to clone.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct JobStanding {
+pub(crate) struct JobStatus {
     pub(crate) state: JobState,
     pub(crate) counts: FrameCounts,
     pub(crate) revision: Revision,
@@ -48,7 +48,7 @@ impl JobRecord {
         submitted_at_ms: i64,
     ) -> Self {
         let counts = FrameCounts { open: spec.frames.len(), ..FrameCounts::default() };
-        let standing = JobStanding {
+        let status = JobStatus {
             state: JobState::Queued,
             counts,
             revision: 1,
@@ -57,7 +57,7 @@ impl JobRecord {
             warnings: Arc::default(),
             movie_job: None,
         };
-        Self { job, spec, file_version, submitted_at_ms, standing }
+        Self { job, spec, file_version, submitted_at_ms, status }
     }
 
     pub(crate) fn requirements(&self) -> Requirements {
@@ -105,7 +105,7 @@ pub(crate) struct LogRecord {
 pub(crate) struct Group {
     pub(crate) new_jobs: Vec<(Request, JobRecord)>,
     /// New states of jobs; their warnings are not written from here.
-    pub(crate) jobs: BTreeMap<JobId, JobStanding>,
+    pub(crate) jobs: BTreeMap<JobId, JobStatus>,
     /// New warnings, each with its index among those of its job, from 0.
     pub(crate) warnings: BTreeMap<JobId, Vec<(usize, Warning)>>,
     pub(crate) frames: BTreeMap<(JobId, Slice), Arc<Frame>>,

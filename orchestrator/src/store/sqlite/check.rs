@@ -159,7 +159,7 @@ async fn check_jobs(
         for file in &record.spec.project.files {
             pins.extend(file.blobs().map(|(digest, size)| (digest, (size, record.job))));
         }
-        if let Some(movie) = record.standing.movie_job {
+        if let Some(movie) = record.status.movie_job {
             let found: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM job WHERE job_id = $1")
                 .bind(movie.0 as i64)
                 .fetch_one(&mut *tx)
@@ -179,7 +179,7 @@ async fn check_frames(
     checked: &mut Checked,
     pins: &mut HashMap<Digest, (u64, JobId)>,
 ) -> Result<(), StoreError> {
-    let JobRecord { job, spec, standing, .. } = record;
+    let JobRecord { job, spec, status, .. } = record;
     let job = *job;
     let wanted: HashSet<i32> = spec.frames.iter().collect();
     let (mut finished, mut failed) = (0, 0);
@@ -194,10 +194,10 @@ async fn check_frames(
         if !wanted.contains(&number) {
             checked.fault(format!("job {job}: frame {number} is not among its frames"));
         }
-        if frame.revision > standing.revision {
+        if frame.revision > status.revision {
             checked.fault(format!(
                 "job {job}: frame {number} changed at revision {}, but the job is at revision {}",
-                frame.revision, standing.revision
+                frame.revision, status.revision
             ));
         }
         match frame.state {
@@ -216,7 +216,7 @@ async fn check_frames(
             pins.insert(preview.digest, (preview.size_bytes, job));
         }
     }
-    let counts = standing.counts;
+    let counts = status.counts;
     let all = counts.open + counts.finished + counts.failed + counts.cancelled;
     if (counts.finished, counts.failed) != (finished, failed) {
         checked.fault(format!(
@@ -227,14 +227,14 @@ async fn check_frames(
     if all != wanted.len() as u64 {
         checked.fault(format!("job {job}: it counts {all} frames, but has {}", wanted.len()));
     }
-    let agrees = match standing.state {
+    let agrees = match status.state {
         JobState::Queued | JobState::Rendering => counts.open > 0 && counts.cancelled == 0,
         JobState::Finished => counts.finished == all,
         JobState::Failed => counts.open == 0 && counts.failed > 0 && counts.cancelled == 0,
         JobState::Cancelled => counts.open == 0,
     };
     if !agrees {
-        checked.fault(format!("job {job}: is {:?} with {counts:?}", standing.state));
+        checked.fault(format!("job {job}: is {:?} with {counts:?}", status.state));
     }
     Ok(())
 }

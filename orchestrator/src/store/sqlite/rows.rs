@@ -11,7 +11,7 @@ use crate::{
         Attempts, BatchId, Frame, FrameCounts, FrameState, Incarnation, JobId, NodeName, Output,
         Preview, Rendered, Revision, Warning, WarningKind,
     },
-    store::{BatchRecord, JobRecord, JobStanding, LogRecord, NodeRecord, StoreError},
+    store::{BatchRecord, JobRecord, JobStatus, LogRecord, NodeRecord, StoreError},
 };
 
 pub(super) fn to_json<T: Serialize>(value: &T) -> String {
@@ -68,7 +68,7 @@ pub(super) fn job_of(row: &SqliteRow) -> Result<JobRecord, StoreError> {
             StoreError::Unreadable { what: "a job's version", detail: error.to_string() }
         })?,
         submitted_at_ms: row.try_get("submitted_at_ms")?,
-        standing: JobStanding {
+        status: JobStatus {
             state: from_word("a job's state", row.try_get("state")?)?,
             counts: FrameCounts {
                 open: count("open_frames")?,
@@ -109,7 +109,7 @@ pub(super) async fn with_warnings(
     }
     for record in &mut jobs {
         if let Some(warnings) = warnings.remove(&record.job) {
-            record.standing.warnings = warnings.into();
+            record.status.warnings = warnings.into();
         }
     }
     Ok(jobs)

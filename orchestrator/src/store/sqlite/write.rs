@@ -13,8 +13,8 @@ use crate::{
     disk,
     domain::{Epoch, JobId, Warning},
     store::{
-        Group, JobProgressRecord, JobRecord, JobStanding, LOG_LINES_MAX, Ledger, LogRecord,
-        Request, RestoredState, StoreError, point,
+        Group, JobProgressRecord, JobRecord, JobStatus, LOG_LINES_MAX, Ledger, LogRecord, Request,
+        RestoredState, StoreError, point,
     },
 };
 
@@ -95,8 +95,8 @@ async fn write_group(
     for (request, record) in &group.new_jobs {
         insert_job(&mut tx, request, record).await?;
     }
-    for (job, standing) in &group.jobs {
-        update_job(&mut tx, *job, standing).await?;
+    for (job, status) in &group.jobs {
+        update_job(&mut tx, *job, status).await?;
     }
     for (job, warnings) in &group.warnings {
         insert_warnings(&mut tx, *job, warnings).await?;
@@ -119,7 +119,7 @@ async fn insert_job(
     record: &JobRecord,
 ) -> Result<(), StoreError> {
     // A job begins without warnings and without a movie.
-    let JobStanding { state, counts, revision, started_at_ms, ended_at_ms, .. } = &record.standing;
+    let JobStatus { state, counts, revision, started_at_ms, ended_at_ms, .. } = &record.status;
     sqlx::query(
         "INSERT INTO job (job_id, request_id, fingerprint, spec, file_version, state, open_frames, \
          finished_frames, failed_frames, cancelled_frames, revision, submitted_at_ms, \
@@ -152,10 +152,10 @@ async fn insert_job(
 async fn update_job(
     tx: &mut SqliteConnection,
     job: JobId,
-    standing: &JobStanding,
+    status: &JobStatus,
 ) -> Result<(), StoreError> {
-    let JobStanding { state, counts, revision, started_at_ms, ended_at_ms, movie_job, warnings: _ } =
-        standing;
+    let JobStatus { state, counts, revision, started_at_ms, ended_at_ms, movie_job, warnings: _ } =
+        status;
     sqlx::query(
         "UPDATE job SET state = $2, open_frames = $3, finished_frames = $4, failed_frames = $5, \
          cancelled_frames = $6, revision = $7, started_at_ms = $8, ended_at_ms = $9, \
