@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{AWAITED_FOR, Action, Batch, Begun, Job, Loss, Scheduler, job::Verdict};
+use super::{AWAITED_FOR, Action, Batch, Job, Loss, Scheduler, job::Verdict};
 use crate::domain::{
     BatchId, Failure, FailureReason, JobId, NodeDescription, NodeName, Now, Rendered, Slice,
 };
@@ -13,7 +13,7 @@ impl Scheduler {
         &mut self,
         batch_id: BatchId,
         actions: &mut Vec<Action>,
-    ) -> Option<(JobId, NodeName, BTreeMap<Slice, Begun>)> {
+    ) -> Option<(JobId, NodeName, BTreeMap<Slice, bool>)> {
         let Batch { job, node: name, open, .. } = self.batches.remove(&batch_id)?;
         if let Some(node) = self.nodes.get_mut(&name) {
             node.batches.remove(&batch_id);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::RestoredJob;
+use super::restored::RestoredJob;
 use crate::domain::{
     BatchId, Failure, FrameSet, Incarnation, JobId, NodeDescription, NodeName, Rendered,
     Requirements, Slice,

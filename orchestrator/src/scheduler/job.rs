@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use super::RestoredJob;
+use super::restored::RestoredJob;
 use crate::domain::{
     Attempts, BatchId, FailureReason, FrameCounts, FrameCursor, FrameSet, JobId, JobState,
     NodeName, Requirements, Revision, Slice,

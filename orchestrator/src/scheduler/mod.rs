@@ -10,6 +10,7 @@
 
 mod action;
 mod assignment;
+mod batch;
 mod batches;
 #[cfg(test)]
 mod check;
@@ -19,8 +20,10 @@ mod jobs;
 mod node;
 mod nodes;
 mod restore;
+mod restored;
 #[cfg(test)]
 mod simulation;
+mod status;
 mod trust;
 
 use std::{
@@ -28,13 +31,19 @@ use std::{
     time::Duration,
 };
 
-pub use action::Action;
-pub use event::Event;
-pub use restore::{RestoredBatch, RestoredJob, RestoredNode};
+pub use self::{
+    action::Action,
+    event::Event,
+    restored::{RestoredBatch, RestoredJob, RestoredNode},
+    status::{NodeLoad, Standing},
+};
 
+use self::{
+    batch::{Batch, Loss},
+    job::{Job, Place},
+    node::Node,
+};
 use crate::domain::{BatchId, Epoch, Incarnation, JobId, NodeDescription, NodeName, Now, Slice};
-use job::{Job, Place};
-use node::Node;
 
 /// Slices in one batch: bounds a message, what a node keeps for a broken stream, and what its loss costs.
 pub const BATCH_SLICES_MAX: u64 = 512;
@@ -44,89 +53,6 @@ const BATCH_SECONDS: f64 = 1.0;
 
 /// How long a node that is gone counts as one that may be back in a moment: a reboot takes less.
 const AWAITED_FOR: Duration = Duration::from_secs(5 * 60);
-
-/// A live node as people see it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct NodeLoad {
-    /// Slices it was given and has not settled.
-    pub unsettled_slices: u32,
-    /// Slices it has finished in this incarnation.
-    pub finished_slices: u64,
-    /// Whether it has batches.
-    pub has_work: bool,
-    /// Whether it gets work.
-    pub standing: Standing,
-}
-
-/// Whether a live node gets work, and what keeps it from it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
-    /// It does.
-    Ready,
-    /// Tries failed on it for reasons around the renderer, or it refused a batch.
-    Paused {
-        /// When it is tried again.
-        until: Now,
-    },
-    /// Every try of late failed on it by the renderer's fault.
-    Quarantined {
-        /// When it is tried again, with one slice.
-        until: Now,
-        /// Tries that failed in a row.
-        tries: u32,
-    },
-    /// It is not heard of: its lease has ended.
-    Silent {
-        /// When it was last heard of.
-        since: Now,
-        /// When the next of its batches is given away, or it is given up.
-        until: Now,
-    },
-    /// It is heard of, and cannot be reached.
-    Unreachable,
-    /// It is about to leave.
-    Draining,
-    /// It did not end a batch that it was told to end. It is not listened to until it is certain that it has
-    /// stopped, and is lost then.
-    Evicted {
-        /// When the next of its batches is given away, or it is given up.
-        until: Now,
-    },
-}
-
-/// How a node came to lose a batch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Loss {
-    /// Nobody knows why: the slices that it had begun are blamed.
-    Died,
-    /// It ended them in good order.
-    SaidGoodbye,
-    /// It was given up for another batch.
-    Evicted,
-}
-
-#[derive(Debug)]
-struct Batch {
-    job: JobId,
-    node: NodeName,
-    /// Slices not settled, and whether the node has begun them. Empty once the job is over.
-    open: BTreeMap<Slice, Begun>,
-    /// All of them in the order in which the node draws them.
-    order: Vec<Slice>,
-    /// How long after hearing from the node they may be given away.
-    patience: Duration,
-    /// Whether the node was told to end it.
-    cancelled: bool,
-}
-
-impl Batch {
-    /// How long after hearing from its node it may be given up: nothing is lost with an empty one.
-    fn patience(&self, lease: Duration) -> Duration {
-        if self.open.is_empty() { lease } else { self.patience }
-    }
-}
-
-type Begun = bool;
 
 /// The scheduler. See the module's documentation.
 #[derive(Debug)]
@@ -173,6 +99,33 @@ impl Scheduler {
     pub fn handle(&mut self, now: Now, event: Event) -> Vec<Action> {
         let mut actions = Vec::new();
         let looked_at = match event {
+            Event::JobSubmitted { .. }
+            | Event::JobCancelled { .. }
+            | Event::JobRevised { .. }
+            | Event::FramesRetried { .. } => self.about_job(now, event, &mut actions),
+            Event::NodeRegistered { .. }
+            | Event::LeaseRenewed { .. }
+            | Event::NodeDraining { .. }
+            | Event::NodeLeft { .. } => self.about_node(now, event, &mut actions),
+            Event::TimePassed => self.pass_time(now, &mut actions),
+            Event::Stalled => {
+                self.prolong(now);
+                BTreeSet::new()
+            }
+            event => self.about_batch(now, event, &mut actions),
+        };
+        self.assign(looked_at, &mut actions);
+        actions
+    }
+
+    /// Returns the nodes that may get something now, as do the next two.
+    fn about_job(
+        &mut self,
+        now: Now,
+        event: Event,
+        actions: &mut Vec<Action>,
+    ) -> BTreeSet<NodeName> {
+        match event {
             Event::JobSubmitted { job, frames, requirements, priority, node_silence } => {
                 let patience = job::patience(node_silence, self.lease);
                 self.jobs.insert(job, Job::new(frames, requirements, priority, patience));
@@ -180,73 +133,89 @@ impl Scheduler {
                 self.roomy.clone()
             }
             Event::JobCancelled { job } => {
-                self.cancel(now, job, &mut actions);
+                self.cancel(now, job, actions);
                 self.roomy.clone()
             }
             Event::JobRevised { job } => {
-                self.revise(job, &mut actions);
+                self.revise(job, actions);
                 BTreeSet::new()
             }
+            Event::FramesRetried { job, closed, slices } => {
+                self.retry(job, closed.map(|closed| *closed), slices, actions)
+            }
+            _ => BTreeSet::new(),
+        }
+    }
+
+    fn about_node(
+        &mut self,
+        now: Now,
+        event: Event,
+        actions: &mut Vec<Action>,
+    ) -> BTreeSet<NodeName> {
+        match event {
             Event::NodeRegistered { node, incarnation, description } => {
-                self.register(now, node, incarnation, description, &mut actions)
+                self.register(now, node, incarnation, description, actions)
             }
             Event::LeaseRenewed { node, incarnation } => {
                 self.renew(now, &node, incarnation);
                 BTreeSet::new()
             }
-            Event::NodeLeft { node, incarnation } => {
-                self.leave(now, &node, incarnation, &mut actions)
-            }
-            Event::BatchRefused { batch } => {
-                let held = self.batches.get(&batch).map(|b| (b.node.clone(), b.cancelled));
-                let Some((holder, cancelled)) = held else {
-                    self.ignored_events += 1;
-                    return actions;
-                };
-                // Whoever was told to end it need not have it.
-                if !cancelled {
-                    self.pause(now, &holder);
-                    self.note_trouble(batch);
-                }
-                let mut looked_at = self.end_batch(batch, &mut actions);
-                looked_at.extend(self.roomy.iter().cloned());
-                looked_at
-            }
+            Event::NodeDraining { node, incarnation } => self.drain(&node, incarnation, actions),
+            Event::NodeLeft { node, incarnation } => self.leave(now, &node, incarnation, actions),
+            _ => BTreeSet::new(),
+        }
+    }
+
+    fn about_batch(
+        &mut self,
+        now: Now,
+        event: Event,
+        actions: &mut Vec<Action>,
+    ) -> BTreeSet<NodeName> {
+        match event {
+            Event::BatchRefused { batch } => self.take_refusal(now, batch, actions),
             Event::BatchUnreachable { batch, lasts } => {
-                self.cannot_reach(now, batch, lasts, &mut actions)
+                self.cannot_reach(now, batch, lasts, actions)
             }
-            Event::BatchLost { batch } => self.miss_batch(batch, &mut actions),
+            Event::BatchLost { batch } => self.miss_batch(batch, actions),
             Event::SliceStarted { batch, slice } => {
                 match self.batches.get_mut(&batch).and_then(|b| b.open.get_mut(&slice)) {
-                    Some(begun) => *begun = true,
+                    Some(has_begun) => *has_begun = true,
                     None => self.ignored_events += 1,
                 }
                 BTreeSet::new()
             }
             Event::SliceFinished { batch, slice, rendered } => {
-                self.finish(batch, slice, rendered, &mut actions)
+                self.finish(batch, slice, rendered, actions)
             }
             Event::SliceFailed { batch, slice, failure } => {
-                self.fail(now, batch, slice, failure, &mut actions)
+                self.fail(now, batch, slice, failure, actions)
             }
-            Event::BatchEnded { batch } => self.end_batch(batch, &mut actions),
-            Event::FramesRetried { job, closed, slices } => {
-                self.retry(job, closed.map(|closed| *closed), slices, &mut actions)
-            }
+            Event::BatchEnded { batch } => self.end_batch(batch, actions),
             Event::FrameAdopted { node, job, slice, rendered } => {
-                self.adopt(now, node, job, slice, rendered, &mut actions)
+                self.adopt(now, node, job, slice, rendered, actions)
             }
-            Event::NodeDraining { node, incarnation } => {
-                self.drain(&node, incarnation, &mut actions)
-            }
-            Event::TimePassed => self.pass_time(now, &mut actions),
-            Event::Stalled => {
-                self.prolong(now);
-                BTreeSet::new()
-            }
-        };
-        self.assign(looked_at, &mut actions);
-        actions
+            _ => BTreeSet::new(),
+        }
+    }
+
+    fn take_refusal(
+        &mut self,
+        now: Now,
+        batch: BatchId,
+        actions: &mut Vec<Action>,
+    ) -> BTreeSet<NodeName> {
+        let held = self.batches.get(&batch).map(|b| (b.node.clone(), b.cancelled));
+        let Some((holder, cancelled)) = held else { return self.ignore() };
+        // A node need not have a batch that it is to end.
+        if !cancelled {
+            self.pause(now, &holder);
+            self.note_trouble(batch);
+        }
+        let mut looked_at = self.end_batch(batch, actions);
+        looked_at.extend(self.roomy.iter().cloned());
+        looked_at
     }
 
     /// When [`Event::TimePassed`] is due at the latest.

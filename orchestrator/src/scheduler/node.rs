@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Loss, trust::Trust};
+use super::{batch::Loss, trust::Trust};
 use crate::domain::{BatchId, Incarnation, JobId, NodeDescription, Now};
 
 /// First pause of a node whose tries fail for reasons around the renderer; doubles with each further one.
