@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use serde::{Deserialize, Serialize};
 
 /// Time since the orchestrator started, by its monotonic clock. The scheduler uses no other clock.
-pub type Now = Duration;
+pub type Time = Duration;
 
 /// A job's number. Numbers start at 1, rise, and are never reused in one store.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]

@@ -13,7 +13,7 @@ mod version;
 pub(crate) use self::live::{ActiveSlice, NodeState, NodeView, Progress};
 pub use self::{
     frames::{FrameCursor, FrameRange, FrameSet},
-    ids::{BatchId, Epoch, Incarnation, JobId, NodeName, Now, Revision, Slice},
+    ids::{BatchId, Epoch, Incarnation, JobId, NodeName, Revision, Slice, Time},
     job::{
         Chunk, FrameCounts, JobSpec, JobState, MovieOf, Project, ProjectFile, RenderSettings,
         Requirements, TimeLimits, Work,

@@ -10,7 +10,7 @@ use crate::{
     clock::wall_ms,
     domain::{Incarnation, NodeName},
     mailbox::{Heartbeat, MembershipError},
-    scheduler::{Event, Standing},
+    scheduler::{Event, NodeStatus},
     store::StoreError,
 };
 
@@ -97,7 +97,7 @@ impl Driver {
     pub(super) fn why_unheard(&self, node: NodeName) -> MembershipError {
         let standing = self.scheduler.load(&node).map(|load| load.standing);
         match (standing, self.nodes.get(&node)) {
-            (Some(Standing::Unreachable), Some(record)) => {
+            (Some(NodeStatus::Unreachable), Some(record)) => {
                 MembershipError::Unreachable { node, address: record.address.clone() }
             }
             _ => MembershipError::NotRegistered(node),

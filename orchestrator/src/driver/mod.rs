@@ -38,7 +38,7 @@ use tracing::{info, warn};
 use self::{cycle::Cycle, open_job::OpenJob, renewal::Renewal};
 use crate::{
     dispatch::Dispatch,
-    domain::{BatchId, Incarnation, JobId, NodeName, Now},
+    domain::{BatchId, Incarnation, JobId, NodeName, Time},
     feed::Feed,
     history::History,
     mailbox::{Command, Heartbeat, Mailbox},
@@ -66,9 +66,9 @@ pub(crate) struct Driver {
     nodes: HashMap<NodeName, NodeRecord>,
     last_job: u64,
     /// When the latest cycle decided.
-    last_cycle: Now,
+    last_cycle: Time,
     /// When the time was last noted.
-    attended: Now,
+    attended: Time,
     /// Whether there was a gap since, and the epoch is not verified yet.
     clock_gap: bool,
     /// Whether there was a gap that the scheduler has not heard of yet.
@@ -76,7 +76,7 @@ pub(crate) struct Driver {
     /// How often the epoch is verified, so that an orchestrator that lost its store soon stops renewing leases.
     checks_every: Duration,
     /// When it was last verified.
-    checked: Now,
+    checked: Time,
     /// Leases that were renewed since the latest cycle began.
     renewals: BTreeMap<(NodeName, Incarnation), Renewal>,
     /// Heartbeats that wait for the commit under way.
@@ -122,7 +122,7 @@ impl Driver {
         }
     }
 
-    fn now(&self) -> Now {
+    fn now(&self) -> Time {
         self.started_at.elapsed()
     }
 

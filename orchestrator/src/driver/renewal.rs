@@ -2,13 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use crate::domain::{BatchId, Now};
+use crate::domain::{BatchId, Time};
 
 /// The renewals of one node since the latest cycle began, merged.
 #[derive(Default)]
 pub(super) struct Renewal {
     /// The latest renewal.
-    pub(super) at: Now,
+    pub(super) at: Time,
     pub(super) draining: bool,
     /// Batches that the node has ended because an earlier answer listed them as abandoned.
     pub(super) ended: BTreeSet<BatchId>,

@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 
 use crate::{
-    domain::{BlenderKind, NodeDescription, NodeName, NodeState, NodeView, Now, Requirements},
-    scheduler::{NodeLoad, Standing},
+    domain::{BlenderKind, NodeDescription, NodeName, NodeState, NodeView, Requirements, Time},
+    scheduler::{NodeLoad, NodeStatus},
 };
 
 /// Nodes named in one reason. The others are counted.
@@ -87,40 +87,40 @@ fn why_none_is_able(nodes: &[&NodeView], requirements: &Requirements) -> String 
 }
 
 /// The state of a live node, the reason for it, and its end. `trouble`: why the node was last paused.
-pub(crate) fn describe_status(load: &NodeLoad, trouble: &str) -> (NodeState, String, Option<Now>) {
+pub(crate) fn describe_status(load: &NodeLoad, trouble: &str) -> (NodeState, String, Option<Time>) {
     let at_work = if load.has_work { NodeState::Rendering } else { NodeState::Idle };
     match load.standing {
-        Standing::Ready => (at_work, String::new(), None),
-        Standing::Paused { until } => {
+        NodeStatus::Ready => (at_work, String::new(), None),
+        NodeStatus::Paused { until } => {
             let reason = match trouble {
                 "" => "it could not accept its work; it gets work again soon".to_owned(),
                 trouble => format!("{trouble}; it gets work again soon"),
             };
             (NodeState::Paused, reason, Some(until))
         }
-        Standing::Quarantined { until, tries } => {
+        NodeStatus::Quarantined { until, tries } => {
             let reason = format!(
                 "its last {tries} attempts failed; it gets one test frame next. If that fails too, check the \
                  machine"
             );
             (NodeState::Quarantined, reason, Some(until))
         }
-        Standing::Silent { until, .. } => {
+        NodeStatus::Silent { until, .. } => {
             let reason = "no heartbeat arrived for longer than its lease; unless it comes back, its frames go to \
                  other nodes";
             (NodeState::Silent, reason.to_owned(), Some(until))
         }
-        Standing::Unreachable => {
+        NodeStatus::Unreachable => {
             let reason = "its heartbeats arrive, but it cannot be reached at its address; it is asked to register \
                  again. Check that --listen or --advertise names an address that other machines reach, and that \
                  no firewall blocks it";
             (NodeState::Paused, reason.to_owned(), None)
         }
-        Standing::Draining => {
+        NodeStatus::Draining => {
             let reason = "it is shutting down: it finishes its work and gets no more";
             (NodeState::Draining, reason.to_owned(), None)
         }
-        Standing::Evicted { until } => {
+        NodeStatus::Evicted { until } => {
             let reason = "it did not end a batch as requested, so its lease is not renewed and its frames go to \
                  other nodes; restart it if it does not come back by itself";
             (NodeState::Silent, reason.to_owned(), Some(until))

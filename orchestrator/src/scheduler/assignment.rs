@@ -29,7 +29,7 @@ impl Scheduler {
             let others_may =
                 sent == Some(Sent::Alone) || before.is_some() && before != empties_for(self);
             let again = match sent {
-                _ if others_may => self.roomy.clone(),
+                _ if others_may => self.with_capacity.clone(),
                 Some(_) => BTreeSet::from([name]),
                 None => continue,
             };
@@ -43,9 +43,9 @@ impl Scheduler {
         let node = self.nodes.get(name)?;
         let free_slot = node.has_free_slot();
         if free_slot {
-            self.roomy.insert(name.clone());
+            self.with_capacity.insert(name.clone());
         } else {
-            self.roomy.remove(name);
+            self.with_capacity.remove(name);
         }
         if !free_slot && !node.takes_ahead() {
             return None;
@@ -89,7 +89,7 @@ impl Scheduler {
                     if let Some(node) = self.nodes.get_mut(name) {
                         node.alone = true;
                     }
-                    self.roomy.remove(name);
+                    self.with_capacity.remove(name);
                     return Some(Sent::Alone);
                 }
                 // What comes after it in the queue does not keep the node busy, unless others run empty for it.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{AWAITED_FOR, Action, Batch, Job, Loss, Scheduler, job::Verdict};
 use crate::domain::{
-    BatchId, Failure, FailureReason, JobId, NodeDescription, NodeName, Now, Rendered, Slice,
+    BatchId, Failure, FailureReason, JobId, NodeDescription, NodeName, Rendered, Slice, Time,
 };
 
 impl Scheduler {
@@ -40,7 +40,7 @@ impl Scheduler {
         };
         let mut looked_at = BTreeSet::from([node.clone()]);
         if !open.is_empty() {
-            looked_at.extend(self.roomy.iter().cloned());
+            looked_at.extend(self.with_capacity.iter().cloned());
             for (slice, begun) in open {
                 self.hand_back(job_id, slice, begun, &node, actions);
             }
@@ -51,7 +51,7 @@ impl Scheduler {
         if self.jobs.get(&job_id).is_some_and(waits) {
             // First the node whose Blender can continue, then any node with room.
             self.assign(BTreeSet::from([node]), actions);
-            looked_at.extend(self.roomy.iter().cloned());
+            looked_at.extend(self.with_capacity.iter().cloned());
         }
         looked_at
     }
@@ -98,9 +98,9 @@ impl Scheduler {
         node.silent = true;
         // Whoever was told to end it may have done so, and is none the worse.
         let loss = if cancelled { Loss::Evicted } else { node.end() };
-        self.roomy.remove(&name);
+        self.with_capacity.remove(&name);
         self.lose_batch(id, loss, actions);
-        self.roomy.clone()
+        self.with_capacity.clone()
     }
 
     /// Takes a slice out of a live batch that holds it open.
@@ -126,7 +126,7 @@ impl Scheduler {
     /// Takes a finished slice from where it waits or is being rendered again.
     pub(super) fn adopt(
         &mut self,
-        now: Now,
+        now: Time,
         name: NodeName,
         job_id: JobId,
         slice: Slice,
@@ -151,7 +151,7 @@ impl Scheduler {
         }
         let mut looked_at = self.settle_success(job_id, slice, name, None, rendered, actions);
         // Nodes may have run empty for the slice, if it had to be alone.
-        looked_at.extend(self.roomy.iter().cloned());
+        looked_at.extend(self.with_capacity.iter().cloned());
         if let Some(batch) = holder
             && self.batches.get(&batch).is_some_and(|batch| batch.open.is_empty())
         {
@@ -175,7 +175,7 @@ impl Scheduler {
             // What it did in a former time says nothing about how it does now.
             if batch.is_some() {
                 if node.trust.is_limited() {
-                    looked_at.extend(self.roomy.iter().cloned());
+                    looked_at.extend(self.with_capacity.iter().cloned());
                 }
                 node.did_well();
             }
@@ -187,7 +187,7 @@ impl Scheduler {
             job.failed_on.clear();
             if place != job.place(job_id) {
                 self.queue.remove(&place);
-                looked_at.extend(self.roomy.iter().cloned());
+                looked_at.extend(self.with_capacity.iter().cloned());
             }
             job.record_seconds(rendered.render_seconds);
             job.counts.open -= 1;
@@ -209,7 +209,7 @@ impl Scheduler {
 
     pub(super) fn fail(
         &mut self,
-        now: Now,
+        now: Time,
         batch: BatchId,
         slice: Slice,
         failure: Failure,
@@ -230,7 +230,7 @@ impl Scheduler {
         self.settle_failure(job, batch, slice, &node, failure, actions);
         self.update_job(job, actions);
         actions.push(Action::NodeChanged { node: node.clone() });
-        let mut looked_at = self.roomy.clone();
+        let mut looked_at = self.with_capacity.clone();
         looked_at.insert(node);
         looked_at
     }
@@ -238,7 +238,7 @@ impl Scheduler {
     /// A try failed by the renderer's fault: holds it against the node, or against the job.
     fn blame(
         &mut self,
-        now: Now,
+        now: Time,
         job_id: JobId,
         slice: Slice,
         name: &NodeName,
@@ -248,14 +248,14 @@ impl Scheduler {
         job.failed_on.insert(name.clone());
         let could = self.nodes.values().filter(|node| node.description.meets(&job.requirements));
         let could = could.count();
-        let is_awaited = |(left, description): &(Now, NodeDescription)| {
+        let is_awaited = |(left, description): &(Time, NodeDescription)| {
             left.saturating_add(AWAITED_FOR) > now && description.meets(&job.requirements)
         };
         let is_only = could == 1 && !self.departed.values().any(is_awaited);
         if job.failed_on.len() >= 2 && 2 * job.failed_on.len() >= could {
             for (name, node) in &mut self.nodes {
                 if node.trust.acquit(job_id) {
-                    self.roomy.insert(name.clone());
+                    self.with_capacity.insert(name.clone());
                     actions.push(Action::NodeChanged { node: name.clone() });
                 }
             }

@@ -41,7 +41,10 @@ impl Scheduler {
         }
         assert_eq!(self.slots, slots, "slots are counted");
         assert_eq!(self.alarms.len(), self.nodes.len(), "no alarm without a node");
-        assert!(self.roomy.iter().all(|name| self.nodes.contains_key(name)), "roomy nodes live");
+        assert!(
+            self.with_capacity.iter().all(|name| self.nodes.contains_key(name)),
+            "with_capacity nodes live"
+        );
         for (id, job) in &self.jobs {
             let mut in_batches = 0;
             for batch in &job.batches {

@@ -27,7 +27,7 @@ const SILENCE_MARGIN_MIN: Duration = Duration::from_secs(2);
 const SILENCE_MARGIN_PART: u32 = 50;
 
 /// A job's place in the queue; lower ones are served first.
-pub(super) type Place = (bool, Reverse<i32>, JobId);
+pub(super) type QueueKey = (bool, Reverse<i32>, JobId);
 
 /// A job with open frames.
 #[derive(Debug)]
@@ -163,7 +163,7 @@ impl Job {
 
     /// Where it stands among the jobs with waiting slices: by priority, then by age. One that nodes cannot even
     /// begin stands behind all others, so that it does not keep the farm from them.
-    pub(super) fn place(&self, id: JobId) -> Place {
+    pub(super) fn place(&self, id: JobId) -> QueueKey {
         (self.troubles_in_a_row >= TROUBLES_BORNE, Reverse(self.priority), id)
     }
 

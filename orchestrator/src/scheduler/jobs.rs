@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 
 use super::{Action, Job, RestoredJob, Scheduler};
-use crate::domain::{Attempts, BatchId, JobId, JobState, NodeName, Now, Slice};
+use crate::domain::{Attempts, BatchId, JobId, JobState, NodeName, Slice, Time};
 
 impl Scheduler {
-    pub(super) fn cancel(&mut self, now: Now, job_id: JobId, actions: &mut Vec<Action>) {
+    pub(super) fn cancel(&mut self, now: Time, job_id: JobId, actions: &mut Vec<Action>) {
         let Some(mut job) = self.jobs.remove(&job_id) else {
             self.ignored_events += 1;
             return;
@@ -89,7 +89,7 @@ impl Scheduler {
         job.troubles_in_a_row = 0;
         job.failed_on.clear();
         self.update_job(job_id, actions);
-        self.roomy.clone()
+        self.with_capacity.clone()
     }
 
     /// Reports how a job stands, and lets it go when it is over.

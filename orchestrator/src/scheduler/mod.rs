@@ -35,15 +35,15 @@ pub use self::{
     action::Action,
     event::Event,
     restored::{RestoredBatch, RestoredJob, RestoredNode},
-    status::{NodeLoad, Standing},
+    status::{NodeLoad, NodeStatus},
 };
 
 use self::{
     batch::{Batch, Loss},
-    job::{Job, Place},
+    job::{Job, QueueKey},
     node::Node,
 };
-use crate::domain::{BatchId, Epoch, Incarnation, JobId, NodeDescription, NodeName, Now, Slice};
+use crate::domain::{BatchId, Epoch, Incarnation, JobId, NodeDescription, NodeName, Slice, Time};
 
 /// Slices in one batch: bounds a message, what a node keeps for a broken stream, and what its loss costs.
 pub const BATCH_SLICES_MAX: u64 = 512;
@@ -61,15 +61,15 @@ pub struct Scheduler {
     lease: Duration,
     jobs: BTreeMap<JobId, Job>,
     /// Jobs with waiting slices, in the order in which they are served.
-    queue: BTreeSet<Place>,
+    queue: BTreeSet<QueueKey>,
     nodes: BTreeMap<NodeName, Node>,
     batches: HashMap<BatchId, Batch>,
     /// Nodes that are gone, and since when: those of the last minutes are reckoned with.
-    departed: BTreeMap<NodeName, (Now, NodeDescription)>,
+    departed: BTreeMap<NodeName, (Time, NodeDescription)>,
     /// When something of a node is due: its lease, a pause, a cancel.
-    alarms: BTreeSet<(Now, NodeName)>,
+    alarms: BTreeSet<(Time, NodeName)>,
     /// Nodes that had room when last looked at, and found nothing to do.
-    roomy: BTreeSet<NodeName>,
+    with_capacity: BTreeSet<NodeName>,
     slots: usize,
     next_batch: BatchId,
     ignored_events: u64,
@@ -88,7 +88,7 @@ impl Scheduler {
             batches: HashMap::new(),
             departed: BTreeMap::new(),
             alarms: BTreeSet::new(),
-            roomy: BTreeSet::new(),
+            with_capacity: BTreeSet::new(),
             slots: 0,
             next_batch: BatchId::first(epoch),
             ignored_events: 0,
@@ -96,7 +96,7 @@ impl Scheduler {
     }
 
     /// Takes an event and decides.
-    pub fn handle(&mut self, now: Now, event: Event) -> Vec<Action> {
+    pub fn handle(&mut self, now: Time, event: Event) -> Vec<Action> {
         let mut actions = Vec::new();
         let looked_at = match event {
             Event::JobSubmitted { .. }
@@ -121,7 +121,7 @@ impl Scheduler {
     /// Returns the nodes that may get something now, as do the next two.
     fn about_job(
         &mut self,
-        now: Now,
+        now: Time,
         event: Event,
         actions: &mut Vec<Action>,
     ) -> BTreeSet<NodeName> {
@@ -130,11 +130,11 @@ impl Scheduler {
                 let patience = job::patience(node_silence, self.lease);
                 self.jobs.insert(job, Job::new(frames, requirements, priority, patience));
                 self.requeue(job);
-                self.roomy.clone()
+                self.with_capacity.clone()
             }
             Event::JobCancelled { job } => {
                 self.cancel(now, job, actions);
-                self.roomy.clone()
+                self.with_capacity.clone()
             }
             Event::JobRevised { job } => {
                 self.revise(job, actions);
@@ -149,7 +149,7 @@ impl Scheduler {
 
     fn about_node(
         &mut self,
-        now: Now,
+        now: Time,
         event: Event,
         actions: &mut Vec<Action>,
     ) -> BTreeSet<NodeName> {
@@ -169,7 +169,7 @@ impl Scheduler {
 
     fn about_batch(
         &mut self,
-        now: Now,
+        now: Time,
         event: Event,
         actions: &mut Vec<Action>,
     ) -> BTreeSet<NodeName> {
@@ -202,7 +202,7 @@ impl Scheduler {
 
     fn take_refusal(
         &mut self,
-        now: Now,
+        now: Time,
         batch: BatchId,
         actions: &mut Vec<Action>,
     ) -> BTreeSet<NodeName> {
@@ -214,13 +214,13 @@ impl Scheduler {
             self.note_trouble(batch);
         }
         let mut looked_at = self.end_batch(batch, actions);
-        looked_at.extend(self.roomy.iter().cloned());
+        looked_at.extend(self.with_capacity.iter().cloned());
         looked_at
     }
 
     /// When [`Event::TimePassed`] is due at the latest.
     #[must_use]
-    pub fn next_deadline(&self) -> Option<Now> {
+    pub fn next_deadline(&self) -> Option<Time> {
         self.alarms.first().map(|(at, _)| *at)
     }
 
@@ -297,23 +297,23 @@ impl Scheduler {
         })
     }
 
-    fn standing(&self, node: &Node) -> Standing {
+    fn standing(&self, node: &Node) -> NodeStatus {
         let quarantined = node.trust.quarantined_until();
         if node.evicted || node.silent {
             let borne = self.silence_borne(node).unwrap_or(self.lease);
             let until = node.heard.saturating_add(borne);
             return if node.evicted {
-                Standing::Evicted { until }
+                NodeStatus::Evicted { until }
             } else {
-                Standing::Silent { since: node.heard, until }
+                NodeStatus::Silent { since: node.heard, until }
             };
         }
         match (quarantined, node.paused_until) {
-            _ if node.unreachable => Standing::Unreachable,
-            _ if node.draining => Standing::Draining,
-            (Some(until), _) => Standing::Quarantined { until, tries: node.trust.failed_tries() },
-            (None, Some(until)) => Standing::Paused { until },
-            (None, None) => Standing::Ready,
+            _ if node.unreachable => NodeStatus::Unreachable,
+            _ if node.draining => NodeStatus::Draining,
+            (Some(until), _) => NodeStatus::Quarantined { until, tries: node.trust.failed_tries() },
+            (None, Some(until)) => NodeStatus::Paused { until },
+            (None, None) => NodeStatus::Ready,
         }
     }
 

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{batch::Loss, trust::Trust};
-use crate::domain::{BatchId, Incarnation, JobId, NodeDescription, Now};
+use crate::domain::{BatchId, Incarnation, JobId, NodeDescription, Time};
 
 /// First pause of a node whose tries fail for reasons around the renderer; doubles with each further one.
 const PAUSE_MIN: Duration = Duration::from_secs(1);
@@ -17,7 +17,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(60);
 pub(super) struct Node {
     pub(super) incarnation: Incarnation,
     pub(super) description: NodeDescription,
-    pub(super) heard: Now,
+    pub(super) heard: Time,
     /// Whether its lease has ended. It has batches then whose jobs bear more, or it would be lost.
     pub(super) silent: bool,
     /// Whether batches do not get through to it although it is heard of: it gets nothing until it has registered
@@ -26,13 +26,13 @@ pub(super) struct Node {
     /// Whether it is not listened to any more, until it is certain that it has stopped.
     pub(super) evicted: bool,
     pub(super) draining: bool,
-    pub(super) paused_until: Option<Now>,
+    pub(super) paused_until: Option<Time>,
     troubles_in_a_row: u32,
     pub(super) trust: Trust,
     /// Batches it was sent and has not ended: rendering or waiting on the node.
     pub(super) batches: BTreeSet<BatchId>,
     /// Those of them that it was told to end, and when that must have happened.
-    pub(super) cancels: BTreeMap<BatchId, Now>,
+    pub(super) cancels: BTreeMap<BatchId, Time>,
     /// Whether its one batch must stay the only one.
     pub(super) alone: bool,
     /// Whose slice it gets nothing more for, as that must be alone: from one look at the node to the next.
@@ -41,11 +41,11 @@ pub(super) struct Node {
     pub(super) unsettled: usize,
     pub(super) finished: u64,
     /// When the scheduler looks at it next, at the latest.
-    pub(super) alarm: Now,
+    pub(super) alarm: Time,
 }
 
 impl Node {
-    pub(super) fn new(incarnation: Incarnation, description: NodeDescription, heard: Now) -> Self {
+    pub(super) fn new(incarnation: Incarnation, description: NodeDescription, heard: Time) -> Self {
         Self {
             incarnation,
             description,
@@ -63,7 +63,7 @@ impl Node {
             empties_for: None,
             unsettled: 0,
             finished: 0,
-            alarm: Now::MAX,
+            alarm: Time::MAX,
         }
     }
 
@@ -123,14 +123,14 @@ impl Node {
     }
 
     /// Pauses it, longer each time until something goes well.
-    pub(super) fn pause(&mut self, now: Now) {
+    pub(super) fn pause(&mut self, now: Time) {
         let pause = PAUSE_MIN.saturating_mul(1 << self.troubles_in_a_row.min(16)).min(PAUSE_MAX);
         self.troubles_in_a_row += 1;
         self.paused_until = Some(now + pause);
     }
 
     /// Pauses it for as long as that goes: what it is given now would be out of reach too.
-    pub(super) fn pause_out_of_reach(&mut self, now: Now) {
+    pub(super) fn pause_out_of_reach(&mut self, now: Time) {
         self.paused_until = Some(now + PAUSE_MAX);
     }
 

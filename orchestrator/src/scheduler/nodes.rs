@@ -8,7 +8,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use super::{AWAITED_FOR, Action, Loss, Node, Scheduler};
-use crate::domain::{BatchId, Incarnation, NodeDescription, NodeName, Now};
+use crate::domain::{BatchId, Incarnation, NodeDescription, NodeName, Time};
 
 /// How long a node that is heard of may take to say that a batch has ended which it was told to end: a
 /// renderer dies within seconds, and a link that broke is back within a lease.
@@ -32,7 +32,7 @@ impl Scheduler {
     /// A new incarnation proves the old one dead: its work is free at once.
     pub(super) fn register(
         &mut self,
-        now: Now,
+        now: Time,
         name: NodeName,
         incarnation: Incarnation,
         description: NodeDescription,
@@ -49,7 +49,7 @@ impl Scheduler {
                     self.slots += node.slots();
                 }
                 self.hear(now, &name, actions);
-                let mut looked_at = self.roomy.clone();
+                let mut looked_at = self.with_capacity.clone();
                 looked_at.insert(name);
                 return looked_at;
             }
@@ -57,14 +57,14 @@ impl Scheduler {
             Some((_, loss)) => self.remove_node(now, &name, loss, actions),
             None => {}
         }
-        let mut looked_at = self.roomy.clone();
+        let mut looked_at = self.with_capacity.clone();
         looked_at.insert(name.clone());
         self.insert_node(name.clone(), Node::new(incarnation, description, now));
         actions.push(Action::NodeChanged { node: name });
         looked_at
     }
 
-    pub(super) fn renew(&mut self, now: Now, name: &NodeName, incarnation: Incarnation) {
+    pub(super) fn renew(&mut self, now: Time, name: &NodeName, incarnation: Incarnation) {
         match self.nodes.get_mut(name) {
             Some(node) if node.incarnation == incarnation && node.is_listened_to() => {
                 node.heard = node.heard.max(now);
@@ -75,7 +75,7 @@ impl Scheduler {
     }
 
     /// A node that may have been silent, or out of reach, is there.
-    fn hear(&mut self, now: Now, name: &NodeName, actions: &mut Vec<Action>) {
+    fn hear(&mut self, now: Time, name: &NodeName, actions: &mut Vec<Action>) {
         let Some(node) = self.nodes.get_mut(name) else { return };
         node.heard = now;
         let was_unreachable = std::mem::take(&mut node.unreachable);
@@ -95,7 +95,7 @@ impl Scheduler {
     /// and hands in what it has finished.
     pub(super) fn cannot_reach(
         &mut self,
-        now: Now,
+        now: Time,
         id: BatchId,
         lasts: Duration,
         actions: &mut Vec<Action>,
@@ -115,7 +115,7 @@ impl Scheduler {
     }
 
     /// Nobody could be heard until now: no silence before proves anything.
-    pub(super) fn prolong(&mut self, now: Now) {
+    pub(super) fn prolong(&mut self, now: Time) {
         let names: Vec<_> = self.nodes.keys().cloned().collect();
         for name in names {
             if let Some(node) = self.nodes.get_mut(&name)
@@ -146,7 +146,7 @@ impl Scheduler {
 
     pub(super) fn leave(
         &mut self,
-        now: Now,
+        now: Time,
         name: &NodeName,
         incarnation: Incarnation,
         actions: &mut Vec<Action>,
@@ -155,14 +155,14 @@ impl Scheduler {
             return self.ignore();
         }
         self.remove_node(now, name, Loss::SaidGoodbye, actions);
-        self.roomy.clone()
+        self.with_capacity.clone()
     }
 
-    fn remove_node(&mut self, now: Now, name: &NodeName, loss: Loss, actions: &mut Vec<Action>) {
+    fn remove_node(&mut self, now: Time, name: &NodeName, loss: Loss, actions: &mut Vec<Action>) {
         let Some(node) = self.nodes.remove(name) else { return };
         self.slots -= node.slots();
         self.alarms.remove(&(node.alarm, name.clone()));
-        self.roomy.remove(name);
+        self.with_capacity.remove(name);
         for batch in node.batches {
             self.lose_batch(batch, loss, actions);
         }
@@ -174,23 +174,23 @@ impl Scheduler {
 
     /// Those that may get what this node cannot: it takes no more itself.
     fn others_of(&mut self, name: &NodeName) -> BTreeSet<NodeName> {
-        self.roomy.remove(name);
-        self.roomy.clone()
+        self.with_capacity.remove(name);
+        self.with_capacity.clone()
     }
 
-    pub(super) fn pause(&mut self, now: Now, name: &NodeName) {
+    pub(super) fn pause(&mut self, now: Time, name: &NodeName) {
         // Troubles during a pause are of one piece with what it was paused for.
         if let Some(node) = self.nodes.get_mut(name)
             && node.paused_until.is_none()
         {
             node.pause(now);
-            self.roomy.remove(name);
+            self.with_capacity.remove(name);
             self.watch(name);
         }
     }
 
     /// Tells a node to end a batch, and sees to it that it does.
-    pub(super) fn cancel_batch(&mut self, now: Now, id: BatchId, actions: &mut Vec<Action>) {
+    pub(super) fn cancel_batch(&mut self, now: Time, id: BatchId, actions: &mut Vec<Action>) {
         let Some(batch) = self.batches.get_mut(&id) else { return };
         if std::mem::replace(&mut batch.cancelled, true) {
             return;
@@ -211,7 +211,7 @@ impl Scheduler {
         let cancels = node.cancels.values().min().copied();
         let cancels = cancels.filter(|_| !node.silent && !node.evicted);
         let pauses = [node.paused_until, node.trust.quarantined_until(), cancels];
-        let alarm = pauses.into_iter().flatten().fold(node.heard.saturating_add(heard), Now::min);
+        let alarm = pauses.into_iter().flatten().fold(node.heard.saturating_add(heard), Time::min);
         if let Some(node) = self.nodes.get_mut(name) {
             self.alarms.remove(&(node.alarm, name.clone()));
             node.alarm = alarm;
@@ -225,7 +225,7 @@ impl Scheduler {
         batches.map(|batch| batch.patience(self.lease)).min()
     }
 
-    pub(super) fn pass_time(&mut self, now: Now, actions: &mut Vec<Action>) -> BTreeSet<NodeName> {
+    pub(super) fn pass_time(&mut self, now: Time, actions: &mut Vec<Action>) -> BTreeSet<NodeName> {
         let mut due = Vec::new();
         while let Some((at, name)) = self.alarms.first().cloned().filter(|(at, _)| *at <= now) {
             self.alarms.remove(&(at, name.clone()));
@@ -242,13 +242,13 @@ impl Scheduler {
             self.watch(&name);
         }
         // Who could render a slice instead of the nodes that failed it has changed.
-        looked_at.extend(self.roomy.iter().cloned());
+        looked_at.extend(self.with_capacity.iter().cloned());
         looked_at
     }
 
     /// Does what is due for a node; returns whether it may take work again.
-    fn look_after(&mut self, now: Now, name: &NodeName, actions: &mut Vec<Action>) -> bool {
-        let is_due = |until: Option<Now>| until.is_some_and(|until| until <= now);
+    fn look_after(&mut self, now: Time, name: &NodeName, actions: &mut Vec<Action>) -> bool {
+        let is_due = |until: Option<Time>| until.is_some_and(|until| until <= now);
         let Some(node) = self.nodes.get_mut(name) else { return false };
         let mut freed = false;
         if is_due(node.paused_until) {
@@ -267,14 +267,14 @@ impl Scheduler {
             actions.push(Action::NodeChanged { node: name.clone() });
         }
         if evicted || over {
-            self.roomy.remove(name);
+            self.with_capacity.remove(name);
         }
         self.lose_by_silence(now, name, actions);
         freed
     }
 
     /// Takes from a silent node what bears its silence no longer, and gives it up when nothing is left.
-    fn lose_by_silence(&mut self, now: Now, name: &NodeName, actions: &mut Vec<Action>) {
+    fn lose_by_silence(&mut self, now: Time, name: &NodeName, actions: &mut Vec<Action>) {
         let Some(node) = self.nodes.get(name).filter(|node| node.silent) else { return };
         let loss = node.end();
         let is_over = |id: &&BatchId| {

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use super::{Action, Batch, Job, Node, RestoredBatch, RestoredJob, RestoredNode, Scheduler};
-use crate::domain::{BatchId, Epoch, JobId, Now};
+use crate::domain::{BatchId, Epoch, JobId, Time};
 
 impl Scheduler {
     /// A scheduler of a new epoch that goes on where a former one stopped. Nodes have a whole lease to be
@@ -23,7 +23,7 @@ impl Scheduler {
             this.jobs.insert(restored.job, Job::restored(restored, lease));
         }
         for RestoredNode { node, incarnation, description } in nodes {
-            this.insert_node(node, Node::new(incarnation, description, Now::ZERO));
+            this.insert_node(node, Node::new(incarnation, description, Time::ZERO));
         }
         for RestoredBatch { batch, job: job_id, node, slices } in batches {
             let Some(holder) = this.nodes.get_mut(&node) else {
@@ -57,7 +57,7 @@ impl Scheduler {
             let held = Batch { job: job_id, node: node.clone(), open, order, patience, cancelled };
             this.batches.insert(batch, held);
             if is_over {
-                this.cancel_batch(Now::ZERO, batch, &mut actions);
+                this.cancel_batch(Time::ZERO, batch, &mut actions);
             }
         }
         for name in this.nodes.keys().cloned().collect::<Vec<_>>() {

@@ -17,11 +17,11 @@ use std::{
     time::Duration,
 };
 
-use super::{Action, Event, Scheduler, Standing};
+use super::{Action, Event, NodeStatus, Scheduler};
 use crate::{
     domain::{
         BatchId, Epoch, FailureReason, FrameRange, FrameSet, FrameState, Incarnation, JobId,
-        JobState, NodeDescription, NodeName, Now, Output, Rendered, Requirements, Slice,
+        JobState, NodeDescription, NodeName, Output, Rendered, Requirements, Slice, Time,
     },
     invariants::Invariants,
 };
@@ -185,26 +185,26 @@ struct World {
     odds: Odds,
     /// How every render ends, while it is set.
     always_fails: Option<FailureReason>,
-    now: Now,
-    agenda: BTreeMap<(Now, u64), Happening>,
+    now: Time,
+    agenda: BTreeMap<(Time, u64), Happening>,
     happenings: u64,
     machines: Vec<Machine>,
     by_name: HashMap<NodeName, usize>,
     plans: BTreeMap<JobId, Plan>,
     scheduler: Option<Scheduler>,
     /// When the orchestrator's present life began.
-    started: Now,
-    stalled_until: Now,
+    started: Time,
+    stalled_until: Time,
     epoch: Epoch,
     crash_after_commit: Option<Duration>,
-    next_wake: Option<Now>,
+    next_wake: Option<Time>,
     durable: Durable,
     invariants: Invariants,
     history: Vec<Action>,
     /// How much longer than other messages answers to nodes take.
     answers_late: Duration,
     /// When the last job was over.
-    over_at: Now,
+    over_at: Time,
 }
 
 impl World {
@@ -213,15 +213,15 @@ impl World {
             dice: fastrand::Rng::with_seed(seed),
             odds: Odds::default(),
             always_fails: None,
-            now: Now::ZERO,
+            now: Time::ZERO,
             agenda: BTreeMap::new(),
             happenings: 0,
             machines: Vec::new(),
             by_name: HashMap::new(),
             plans: BTreeMap::new(),
             scheduler: Some(Scheduler::new(Epoch(1), LEASE)),
-            started: Now::ZERO,
-            stalled_until: Now::ZERO,
+            started: Time::ZERO,
+            stalled_until: Time::ZERO,
             epoch: Epoch(1),
             crash_after_commit: None,
             next_wake: None,
@@ -229,7 +229,7 @@ impl World {
             invariants: Invariants::default(),
             history: Vec::new(),
             answers_late: Duration::ZERO,
-            over_at: Now::ZERO,
+            over_at: Time::ZERO,
         }
     }
 
@@ -246,7 +246,7 @@ impl World {
         self.agenda.insert((self.now + after, self.happenings), happening);
     }
 
-    fn plan_at(&mut self, at: Now, happening: Happening) {
+    fn plan_at(&mut self, at: Time, happening: Happening) {
         self.plan(at.saturating_sub(self.now), happening);
     }
 
@@ -395,7 +395,7 @@ impl World {
             if let Action::StartBatch { node, .. } = action {
                 let scheduler = self.scheduler.as_ref().unwrap();
                 let standing = scheduler.load(node).map(|load| load.standing);
-                assert_eq!(standing, Some(Standing::Ready), "F19, I20: {node} gets work");
+                assert_eq!(standing, Some(NodeStatus::Ready), "F19, I20: {node} gets work");
             }
         }
         self.commit(&actions, joining);
@@ -459,7 +459,7 @@ impl World {
     fn crash_orchestrator(&mut self, down: Duration) {
         if self.scheduler.take().is_some() {
             self.crash_after_commit = None;
-            self.stalled_until = Now::ZERO;
+            self.stalled_until = Time::ZERO;
             self.plan(down, Happening::StartOrchestrator);
         }
     }

@@ -1,6 +1,6 @@
 //! What people see of a live node.
 
-use crate::domain::Now;
+use crate::domain::Time;
 
 /// A live node as people see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -12,32 +12,32 @@ pub struct NodeLoad {
     /// Whether it has batches.
     pub has_work: bool,
     /// Whether it gets work.
-    pub standing: Standing,
+    pub standing: NodeStatus,
 }
 
 /// Whether a live node gets work, and what keeps it from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
+pub enum NodeStatus {
     /// It does.
     Ready,
     /// Tries failed on it for reasons around the renderer, or it refused a batch.
     Paused {
         /// When it is tried again.
-        until: Now,
+        until: Time,
     },
     /// Every try of late failed on it by the renderer's fault.
     Quarantined {
         /// When it is tried again, with one slice.
-        until: Now,
+        until: Time,
         /// Tries that failed in a row.
         tries: u32,
     },
     /// It is not heard of: its lease has ended.
     Silent {
         /// When it was last heard of.
-        since: Now,
+        since: Time,
         /// When the next of its batches is given away, or it is given up.
-        until: Now,
+        until: Time,
     },
     /// It is heard of, and cannot be reached.
     Unreachable,
@@ -47,6 +47,6 @@ pub enum Standing {
     /// stopped, and is lost then.
     Evicted {
         /// When the next of its batches is given away, or it is given up.
-        until: Now,
+        until: Time,
     },
 }

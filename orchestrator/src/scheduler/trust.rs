@@ -12,7 +12,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use crate::domain::{JobId, Now, Slice};
+use crate::domain::{JobId, Slice, Time};
 
 /// Different slices that fail before a node is put into quarantine: two may be bad luck.
 const SLICES_BORNE: usize = 3;
@@ -30,13 +30,13 @@ pub(super) struct Trust {
     tries: u32,
     /// Quarantines in a row.
     quarantines: u32,
-    until: Option<Now>,
+    until: Option<Time>,
     on_probation: bool,
 }
 
 impl Trust {
     /// When the quarantine ends, while the node is in one.
-    pub(super) fn quarantined_until(&self) -> Option<Now> {
+    pub(super) fn quarantined_until(&self) -> Option<Time> {
         self.until
     }
 
@@ -51,7 +51,7 @@ impl Trust {
     }
 
     /// A try that counts failed.
-    pub(super) fn record_failure(&mut self, now: Now, job: JobId, slice: Slice) {
+    pub(super) fn record_failure(&mut self, now: Time, job: JobId, slice: Slice) {
         self.tries = self.tries.saturating_add(1);
         if self.failed.len() < SLICES_BORNE {
             self.failed.insert((job, slice));

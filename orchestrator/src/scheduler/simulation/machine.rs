@@ -9,13 +9,13 @@ use std::{
 
 use framecrew_node::core::{
     self, Action, BatchKey, Core, Ending, Event, Grant, JournalId, Needs, Refusal, Registration,
-    Request, Shortage, Time,
+    Request, Shortage, Time as MachineTime,
 };
 
 use super::{Fault, HEARTBEAT, Happening, Message, OUT_OF_REACH_TOLD_EVERY, TTL, World};
 use crate::domain::{
-    BatchId, Epoch, Failure, FailureReason, Incarnation, JobId, NodeDescription, NodeName, Now,
-    Slice,
+    BatchId, Epoch, Failure, FailureReason, Incarnation, JobId, NodeDescription, NodeName, Slice,
+    Time,
 };
 
 /// Pause before a call is repeated.
@@ -31,11 +31,11 @@ const STORE: &str = "store";
 pub(super) struct Machine {
     pub(super) name: NodeName,
     pub(super) description: NodeDescription,
-    pub(super) deaf_until: Now,
-    mute_until: Now,
+    pub(super) deaf_until: Time,
+    mute_until: Time,
     /// From when until when it cannot be called.
-    pub(super) out_of_reach: Now,
-    pub(super) reached_again: Now,
+    pub(super) out_of_reach: Time,
+    pub(super) reached_again: Time,
     incarnation: Incarnation,
     up: bool,
     registered: bool,
@@ -47,7 +47,7 @@ pub(super) struct Machine {
     pub(super) is_stubborn: bool,
     core: Core,
     /// When the core is called next if nothing happens.
-    deadline: Option<Time>,
+    deadline: Option<MachineTime>,
     /// Events of the batches that the core knows.
     streams: BTreeMap<BatchKey, Stream>,
     renders: BTreeMap<BatchKey, Render>,
@@ -67,7 +67,7 @@ struct Stream {
     /// Epoch of the orchestrator that reads it.
     reader: Epoch,
     /// When the last event sent arrives.
-    arrives: Now,
+    arrives: Time,
 }
 
 #[derive(Debug)]
@@ -127,7 +127,7 @@ pub(super) enum Timer {
     },
     Answer {
         /// By the machine's clock.
-        sent: Time,
+        sent: MachineTime,
         answer: Answer,
     },
     /// Its offer was answered, or it has waited for the answer long enough.
@@ -151,10 +151,10 @@ impl Machine {
             name,
             core: Core::new(description.slots, true, Vec::new()),
             description,
-            deaf_until: Now::ZERO,
-            mute_until: Now::ZERO,
-            out_of_reach: Now::ZERO,
-            reached_again: Now::ZERO,
+            deaf_until: Time::ZERO,
+            mute_until: Time::ZERO,
+            out_of_reach: Time::ZERO,
+            reached_again: Time::ZERO,
             incarnation: Incarnation(0),
             up: false,
             registered: false,
@@ -176,7 +176,8 @@ impl Machine {
 
     /// Nothing is wrong with it any more.
     pub(super) fn mend(&mut self) {
-        (self.deaf_until, self.mute_until, self.reached_again) = (Now::ZERO, Now::ZERO, Now::ZERO);
+        (self.deaf_until, self.mute_until, self.reached_again) =
+            (Time::ZERO, Time::ZERO, Time::ZERO);
         (self.broken, self.is_stubborn) = (None, false);
     }
 
@@ -207,7 +208,7 @@ impl Machine {
     }
 
     /// What its clock shows.
-    fn time(&self, now: Now) -> Time {
+    fn time(&self, now: Time) -> MachineTime {
         now.mul_f64(self.rate)
     }
 
@@ -361,7 +362,7 @@ impl World {
         self.tell(i, Message::Register { machine: i, incarnation, sent, holds });
     }
 
-    fn answered(&mut self, i: usize, sent: Time, answer: Answer) {
+    fn answered(&mut self, i: usize, sent: MachineTime, answer: Answer) {
         let grant = Grant { sent, ttl: TTL };
         let numbers = |batches: Vec<BatchId>| {
             batches.into_iter().map(|batch| core::BatchId(batch.0)).collect()

@@ -98,7 +98,7 @@ fn what_failed_of_an_open_job_is_tried_again_with_a_fresh_budget() {
 fn a_draining_node_finishes_what_it_has_begun_and_hands_the_rest_to_others_at_once() {
     let cluster = Cluster::new().seconds(20.0).node("a").node("b").job(1..=30).passes(1.0);
     let cluster = cluster.fault("a", Fault::Drain).passes(5.5);
-    assert_eq!(cluster.standing("a"), Some(Standing::Draining));
+    assert_eq!(cluster.standing("a"), Some(NodeStatus::Draining));
     assert_eq!(cluster.rendering("a").len(), 1);
     let sent = cluster.batches_of("a").len();
     let cluster = cluster.passes(17.0);

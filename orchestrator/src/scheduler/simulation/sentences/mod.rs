@@ -18,7 +18,7 @@ use crate::{
         Attempts, BatchId, Blender, BlenderKind, Epoch, Failure, FailureReason, FrameState,
         Incarnation, JobId, JobState, NodeDescription, NodeName, Requirements, Slice,
     },
-    scheduler::{Action, BATCH_SLICES_MAX, Event, Scheduler, Standing},
+    scheduler::{Action, BATCH_SLICES_MAX, Event, NodeStatus, Scheduler},
 };
 
 /// A cluster told in sentences. Frames take a second each unless it is said otherwise.
@@ -135,7 +135,7 @@ impl Cluster {
         self
     }
 
-    fn standing(&self, name: &str) -> Option<Standing> {
+    fn standing(&self, name: &str) -> Option<NodeStatus> {
         Some(self.world.scheduler.as_ref()?.load(name)?.standing)
     }
 

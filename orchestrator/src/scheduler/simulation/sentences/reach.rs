@@ -7,9 +7,9 @@ fn what_is_out_of_reach_on_a_node_that_is_heard_of_goes_to_others_after_a_minute
     let minutes = Duration::from_secs(600);
     let cluster = Cluster::new().node("a").seconds(100.0).job(1..=1).passes(1.0).node("b");
     let cluster = cluster.fault("a", Fault::Unreachable(minutes)).passes(30.5);
-    assert_eq!(cluster.standing("a"), Some(Standing::Unreachable));
+    assert_eq!(cluster.standing("a"), Some(NodeStatus::Unreachable));
     let cluster = cluster.passes(10.0);
-    assert_eq!(cluster.standing("a"), Some(Standing::Ready), "it has registered again");
+    assert_eq!(cluster.standing("a"), Some(NodeStatus::Ready), "it has registered again");
     assert_eq!(cluster.rendering("a"), [1]);
     let cluster = cluster.passes(35.0);
     assert_eq!(cluster.rendering("a"), [0; 0]);
@@ -29,7 +29,7 @@ fn a_job_that_bears_more_silence_lets_its_frame_be_drawn_to_the_end_out_of_reach
 fn who_cannot_be_reached_gets_nothing_before_it_has_registered_again() {
     let cluster = Cluster::new().slots(2).node("a").seconds(100.0).job(1..=1).passes(1.0);
     let cluster = cluster.fault("a", Fault::Unreachable(Duration::from_secs(31))).passes(30.5);
-    assert_eq!(cluster.standing("a"), Some(Standing::Unreachable));
+    assert_eq!(cluster.standing("a"), Some(NodeStatus::Unreachable));
     let cluster = cluster.job(2..=2).passes(0.1);
     assert_eq!(cluster.rendering("a"), [1]);
     assert_eq!(cluster.passes(10.0).rendering("a"), [1, 2]);

@@ -7,11 +7,11 @@ fn a_silent_node_loses_what_bears_no_silence_and_goes_on_with_what_does() {
     let cluster = Cluster::new().slots(2).node("a").seconds(50.0).job(1..=1);
     let cluster = cluster.node_silence(120).job(2..=2).passes(1.0).node("b");
     let cluster = cluster.fault("a", Fault::Mute(Duration::from_secs(40))).passes(19.0);
-    assert!(matches!(cluster.standing("a"), Some(Standing::Silent { .. })));
+    assert!(matches!(cluster.standing("a"), Some(NodeStatus::Silent { .. })));
     assert_eq!(cluster.rendering("a"), [2]);
     assert_eq!(cluster.rendering("b"), [1]);
     let cluster = cluster.passes(30.0);
-    assert_eq!(cluster.standing("a"), Some(Standing::Ready));
+    assert_eq!(cluster.standing("a"), Some(NodeStatus::Ready));
     let cluster = cluster.assert_finished();
     assert_eq!(cluster.renders(2, 2..=2), [1], "it was never lost");
     assert_eq!(cluster.renders(1, 1..=1), [2]);
@@ -21,7 +21,7 @@ fn a_silent_node_loses_what_bears_no_silence_and_goes_on_with_what_does() {
 fn a_node_is_lost_once_its_most_patient_job_has_waited_long_enough() {
     let cluster = Cluster::new().node_silence(60).seconds(200.0).node("a").job(1..=1).passes(1.0);
     let cluster = cluster.node("b").fault("a", Fault::Crash(None)).passes(55.0);
-    assert!(matches!(cluster.standing("a"), Some(Standing::Silent { .. })));
+    assert!(matches!(cluster.standing("a"), Some(NodeStatus::Silent { .. })));
     assert!(cluster.rendering("b").is_empty());
     let cluster = cluster.passes(8.0);
     assert_eq!(cluster.standing("a"), None);
