@@ -150,9 +150,10 @@ pub async fn serve(
     let blobs = Blobs::open(&layout::blobs_in(&config.data), config.disk_reserve_bytes)
         .map_err(|error| config.data_error(io::Error::other(error)))?;
 
-    // Streams end first; the driver ends after them. Dropping this future ends both.
+    // Streams end first, then the driver, then the collector. Dropping this future ends all of them.
     let streams = CancellationToken::new();
     let stop = CancellationToken::new();
+    let driver_ended = CancellationToken::new();
     let _streams_end = streams.clone().drop_guard();
     let feed = Arc::new(Feed::new(archive.clone(), identity));
     let (driver, mailbox) = mailbox::mailbox(blobs.clone());
@@ -162,16 +163,17 @@ pub async fn serve(
         Driver::restore(ledger.clone(), feed.clone(), dispatch, mailbox, patience, history)
             .await
             .map_err(|error| config.store_error(error))?;
-    let mut driving = AbortOnDropHandle::new(tokio::spawn(restored.run(stop.clone())));
+    // Before the driver runs: from then on uses of blobs may be unsaved.
     let mut collecting = collect_garbage(
         &config,
         blobs.clone(),
         ledger.clone(),
         archive.clone(),
         driver.clone(),
-        stop.clone(),
+        driver_ended.clone(),
     )
     .await?;
+    let mut driving = AbortOnDropHandle::new(tokio::spawn(restored.run(stop.clone())));
 
     let parts = Parts { driver, archive, feed, blobs, streams: streams.clone() };
     let serving = parts.serve(listener, &config, shutdown)?;
@@ -194,6 +196,7 @@ pub async fn serve(
     // A commit that keeps failing is given up here: nothing of it was acknowledged.
     let _ = tokio::time::timeout(SHUTDOWN_GRACE, &mut driving).await;
     driving.abort();
+    driver_ended.cancel();
     let _ = tokio::time::timeout(SHUTDOWN_GRACE, &mut collecting).await;
     // The next orchestrator may use the folder only once this one has closed the database.
     let _ = tokio::time::timeout(SHUTDOWN_GRACE, ledger.close()).await;
