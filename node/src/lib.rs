@@ -9,7 +9,9 @@ mod batch;
 pub mod blender;
 mod config;
 mod confine;
+mod convert;
 pub mod core;
+mod failure;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;

@@ -141,7 +141,7 @@ impl Node {
             return self.fixed.clone();
         };
         NodeDescription {
-            blenders: self.slots.blenders(),
+            blenders: self.slots.blenders().into_iter().map(Into::into).collect(),
             ffmpeg: equipment.ffmpeg.map_or_else(String::new, |found| found.version().to_owned()),
             ..self.fixed.clone()
         }
@@ -194,7 +194,7 @@ impl Node {
             settled: settled.iter().copied().map(BatchId).collect(),
             silence: work.limits.node_silence,
             needs: Needs {
-                scripts: work.settings.run_scripts || !work.settings.addons.is_empty(),
+                scripts: work.settings.run_scripts || !work.addons.is_empty(),
                 ffmpeg: work.encoding.is_some(),
             },
             shortage: Shortage {

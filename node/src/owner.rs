@@ -225,7 +225,7 @@ pub(crate) mod tests {
     use std::collections::BTreeMap;
 
     use framecrew_blobs::BlobClient;
-    use framecrew_proto::v1::{NodeDescription, RenderSettings, Slice, batch_event};
+    use framecrew_proto::v1::{NodeDescription, Slice, batch_event};
     use futures::StreamExt as _;
     use tonic::transport::Endpoint;
 
@@ -238,7 +238,7 @@ pub(crate) mod tests {
         node::Parts,
         outbox::{OUTBOX_BYTES, Origin, Outbox},
         project::{Project, Projects},
-        renderer::{InjectedFaults, RendererChoice, Slots},
+        renderer::{InjectedFaults, RendererChoice, Settings, Slots},
         uploads::Uploads,
     };
 
@@ -290,7 +290,7 @@ pub(crate) mod tests {
             origin: Origin { store_id: "store".into(), job_id: 1, batch_id },
             limits: Limits::default(),
             project: Project { blend: "a.blend".parse().unwrap(), files: BTreeMap::new() },
-            settings: RenderSettings::default(),
+            settings: Settings::default(),
             color_config: None,
             addons: Vec::new(),
             slices: vec![Slice { frame: 1, index: 0 }],

@@ -16,10 +16,10 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::{
     batch::{Limits, Work},
-    movie::Encoding,
+    movie::{self, Encoding},
     outbox::Origin,
     project::Project,
-    renderer::Span,
+    renderer::{self, Settings, Span},
     version::Version,
 };
 
@@ -128,13 +128,14 @@ pub(crate) fn parse(request: RenderBatchRequest) -> Result<Work, Box<Status>> {
         faults.check(slices.len() == 1, "slices", "must be one: a movie is one slice");
         parse_encoding(encoding, project.as_ref(), &mut faults)
     });
-    let span = request.span.and_then(|range| match Span::parse(range) {
-        Ok(span) => span,
-        Err(fault) => {
-            faults.add("span", fault);
-            None
-        }
-    });
+    let span =
+        request.span.and_then(|range| match Span::parse(range.first, range.last, range.step) {
+            Ok(span) => span,
+            Err(fault) => {
+                faults.add("span", fault);
+                None
+            }
+        });
     let holds_all = |span: Span| slices.iter().all(|slice| span.holds(slice.frame));
     faults.check(span.is_none_or(holds_all), "span", "must hold every slice");
     let limits = parse_limits(request.limits.unwrap_or_default(), &mut faults);
@@ -152,7 +153,7 @@ pub(crate) fn parse(request: RenderBatchRequest) -> Result<Work, Box<Status>> {
             },
             limits,
             project,
-            settings,
+            settings: parse_settings(settings),
             color_config,
             addons,
             slices,
@@ -232,6 +233,36 @@ fn check_settings(settings: &RenderSettings, faults: &mut Faults) {
     }
 }
 
+fn parse_settings(settings: RenderSettings) -> Settings {
+    Settings {
+        engine: match settings.engine() {
+            RenderEngine::Unspecified => None,
+            RenderEngine::Cycles => Some(renderer::Engine::Cycles),
+            RenderEngine::Eevee => Some(renderer::Engine::Eevee),
+            RenderEngine::Workbench => Some(renderer::Engine::Workbench),
+        },
+        format: match settings.format() {
+            ImageFormat::Unspecified => None,
+            ImageFormat::Png => Some(renderer::ImageFormat::Png),
+            ImageFormat::Jpeg => Some(renderer::ImageFormat::Jpeg),
+            ImageFormat::OpenExr => Some(renderer::ImageFormat::OpenExr),
+            ImageFormat::Tiff => Some(renderer::ImageFormat::Tiff),
+            ImageFormat::OpenExrMultilayer => Some(renderer::ImageFormat::OpenExrMultilayer),
+            ImageFormat::Webp => Some(renderer::ImageFormat::Webp),
+        },
+        scene: settings.scene,
+        camera: settings.camera,
+        view_layer: settings.view_layer,
+        samples: settings.samples,
+        scale_percent: settings.scale_percent,
+        color_depth: settings.color_depth,
+        denoise: settings.denoise,
+        blender: settings.blender,
+        run_scripts: settings.run_scripts,
+        cold: settings.cold,
+    }
+}
+
 fn parse_project(project: ProtoProject, faults: &mut Faults) -> Option<Project> {
     faults.check(project.files.len() <= FILES_MAX, "project.files", "may be 100,000 at most");
     let paths = project.files.iter().map(|file| file.path.as_str());
@@ -307,8 +338,14 @@ fn parse_encoding(
     project: Option<&Project>,
     faults: &mut Faults,
 ) -> Option<Encoding> {
-    let format = encoding.format();
-    faults.check(format != MovieFormat::Unspecified, "encoding.format", "is not a movie format");
+    let format = match encoding.format() {
+        MovieFormat::Unspecified => None,
+        MovieFormat::Mp4 => Some(movie::Format::Mp4),
+        MovieFormat::Mkv => Some(movie::Format::Mkv),
+        MovieFormat::Mov => Some(movie::Format::Mov),
+        MovieFormat::Webm => Some(movie::Format::Webm),
+    };
+    faults.check(format.is_some(), "encoding.format", "is not a movie format");
     let name = encoding.name;
     let is_plain = !name.contains(['/', '\\']) && !name.chars().any(char::is_control);
     faults.check(
@@ -330,7 +367,7 @@ fn parse_encoding(
         // As many frames as there are images; anything else would put the sound in the wrong places.
         usize::try_from(i64::from(*last) - i64::from(*first) + 1) == Ok(images.len())
     });
-    Some(Encoding { format, name, images, span })
+    Some(Encoding { format: format?, name, images, span })
 }
 
 /// First and last of these frames, where there are no gaps between.

@@ -9,8 +9,7 @@ use std::{
 
 use framecrew_blobs::ProjectPath;
 use framecrew_proto::v1::{
-    BatchEnd, BatchEvent, LogLine, RenderSettings, Slice, SliceProgress, Warning,
-    batch_event::Event,
+    BatchEnd, BatchEvent, LogLine, Slice, SliceProgress, Warning, batch_event::Event,
 };
 use futures::{Stream, stream};
 use tokio::{sync::watch, time::Instant};
@@ -18,7 +17,11 @@ use tokio_util::sync::CancellationToken;
 
 use self::events::EventLog;
 use crate::{
-    core::BatchKey, movie::Encoding, outbox::Origin, project::Project, renderer::Span,
+    core::BatchKey,
+    movie::Encoding,
+    outbox::Origin,
+    project::Project,
+    renderer::{Settings, Span},
     version::Version,
 };
 
@@ -49,7 +52,7 @@ pub(crate) struct Work {
     pub(crate) origin: Origin,
     pub(crate) limits: Limits,
     pub(crate) project: Project,
-    pub(crate) settings: RenderSettings,
+    pub(crate) settings: Settings,
     /// The colour configuration of the settings, one of the project's files.
     pub(crate) color_config: Option<ProjectPath>,
     /// The add-ons of the settings, also files of the project.

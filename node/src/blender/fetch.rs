@@ -2,13 +2,12 @@
 
 use std::{env, ops::ControlFlow, path::PathBuf};
 
-use framecrew_proto::v1::{self, BlenderKind};
 use tokio::{sync::mpsc, task};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Asked, FoundBlender, InstallError, ProvisionError, ProvisionProgress, ask, install_libraries,
-    missing_libraries, provision_version, provisionable,
+    Asked, FoundBlender, InstallError, Offered, OfferedKind, ProvisionError, ProvisionProgress,
+    ask, install_libraries, missing_libraries, provision_version, provisionable,
 };
 use crate::version::Version;
 
@@ -48,16 +47,14 @@ impl Fetcher {
     }
 
     /// What the node tells the cluster about the Blenders that it could have besides those it `has`.
-    pub(crate) fn describe(&self, has: &[FoundBlender]) -> Vec<v1::Blender> {
+    pub(crate) fn describe(&self, has: &[FoundBlender]) -> Vec<Offered> {
         let lacks = |version: &&Version| !has.iter().any(|blender| blender.version == **version);
-        let lacking = self.versions.iter().filter(lacks);
-        lacking
-            .map(|version| v1::Blender {
-                version: version.to_string(),
-                kind: BlenderKind::Provisionable.into(),
-                ..v1::Blender::default()
-            })
-            .collect()
+        let lacking = self.versions.iter().copied().filter(|version| lacks(&version));
+        let offer = |version| Offered {
+            version: Some(version),
+            ..Offered::new(OfferedKind::Provisionable)
+        };
+        lacking.map(offer).collect()
     }
 
     /// Fetches a version and tells what is done, as lines for people. Dropping the future ends it; what the cache
@@ -151,8 +148,8 @@ mod tests {
         let has = FoundBlender { version: versions[1], kind: Kind::Executable, path: "b".into() };
         let offered = fetcher.describe(&[has]);
         assert_eq!(offered.len(), 1);
-        assert_eq!(offered[0].version, "5.0.1");
-        assert_eq!(offered[0].kind(), BlenderKind::Provisionable);
+        assert_eq!(offered[0].version, Some(versions[0]));
+        assert_eq!(offered[0].kind, OfferedKind::Provisionable);
     }
 
     #[test]

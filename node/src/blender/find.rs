@@ -9,12 +9,12 @@ use std::{
     time::Duration,
 };
 
-use framecrew_proto::v1;
 use tokio::time;
 
 use super::{
     FoundBlender, Kind,
     ask::{Ran, lossy, run},
+    offered::Offered,
     provision,
     telling::telling,
 };
@@ -54,14 +54,10 @@ pub struct Unsure {
 
 impl Unsure {
     /// Describes it for the cluster, without a version, which is not known.
-    pub(crate) fn describe(&self) -> v1::Blender {
+    pub(crate) fn describe(&self) -> Offered {
         let kind = if is_python(&self.path) { Kind::Module } else { Kind::Executable };
-        v1::Blender {
-            version: String::new(),
-            kind: kind.to_wire().into(),
-            path: self.path.to_string_lossy().into_owned(),
-            unusable: self.why.clone(),
-        }
+        let (path, unusable) = (self.path.clone(), self.why.clone());
+        Offered { path, unusable, ..Offered::new(kind.into()) }
     }
 }
 

@@ -4,18 +4,18 @@ mod ask;
 mod fetch;
 mod find;
 mod libraries;
+mod offered;
 mod provision;
 pub(crate) mod shaders;
 mod telling;
 
 use std::{env, path::PathBuf};
 
-use framecrew_proto::v1::{self, BlenderKind};
-
 pub(crate) use self::{
     ask::answer,
     fetch::Fetcher,
     find::{Asked, ask, ask_patiently},
+    offered::{Offered, OfferedKind},
     telling::Telling,
 };
 pub use self::{
@@ -49,15 +49,6 @@ pub enum Kind {
     Module,
 }
 
-impl Kind {
-    pub(crate) fn to_wire(self) -> BlenderKind {
-        match self {
-            Self::Executable => BlenderKind::Executable,
-            Self::Module => BlenderKind::Module,
-        }
-    }
-}
-
 impl FoundBlender {
     /// Folders that its program reads besides the system's: its own, and those of Python's modules.
     pub(crate) fn folders(&self) -> Vec<PathBuf> {
@@ -68,15 +59,6 @@ impl FoundBlender {
             folders.extend(env::split_paths(&more).filter(|folder| confine::is_narrow(folder)));
         }
         folders
-    }
-
-    pub(crate) fn describe(&self) -> v1::Blender {
-        v1::Blender {
-            version: self.version.to_string(),
-            kind: self.kind.to_wire().into(),
-            path: self.path.to_string_lossy().into_owned(),
-            unusable: String::new(),
-        }
     }
 }
 

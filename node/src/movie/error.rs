@@ -1,8 +1,6 @@
 //! Why there is no movie.
 
-use framecrew_proto::v1::FailureReason;
-
-use crate::renderer::RenderError;
+use crate::{failure::FailureReason, renderer::RenderError};
 
 /// Why there is no movie.
 #[derive(Debug)]

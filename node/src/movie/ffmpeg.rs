@@ -9,7 +9,6 @@ use std::{
     time::Duration,
 };
 
-use framecrew_proto::v1::FailureReason;
 use serde::Deserialize;
 use tokio::{
     io::AsyncReadExt as _,
@@ -21,6 +20,7 @@ use super::error::MovieError;
 use crate::{
     blender::answer,
     confine::{self, Walls},
+    failure::FailureReason,
     platform::{self, KILL_CHECK_INTERVAL, KILL_TIMEOUT},
     renderer::{Lines, RenderError, shorten},
 };

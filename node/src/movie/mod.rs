@@ -10,21 +10,34 @@ use std::{
 };
 
 use framecrew_blobs::ProjectPath;
-use framecrew_proto::v1::{FailureReason, MovieFormat, SliceProgress};
 use tokio::task;
 
 use self::ffmpeg::Found;
 pub(crate) use self::{error::MovieError, ffmpeg::Ffmpeg};
 use crate::{
+    failure::FailureReason,
     output::Size,
     platform,
-    renderer::{Observation, Soundtrack, duration_seconds},
+    renderer::{Observation, Progress, Soundtrack, duration_seconds},
 };
+
+/// The container of a movie, which decides its codecs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Format {
+    /// H.264 and AAC.
+    Mp4,
+    /// H.264 and FLAC.
+    Mkv,
+    /// ProRes 422 HQ and PCM.
+    Mov,
+    /// VP9 and Opus.
+    Webm,
+}
 
 /// A movie to be made, already checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Encoding {
-    pub(crate) format: MovieFormat,
+    pub(crate) format: Format,
     /// The file's name, without its extension.
     pub(crate) name: String,
     /// The frames' images, in their order; one at least.
@@ -55,7 +68,7 @@ struct Codecs {
     container_options: &'static [&'static str],
 }
 
-fn codecs(format: MovieFormat) -> Codecs {
+fn codecs(format: Format) -> Codecs {
     // Visually without loss, and the same in both containers.
     const H264: &[&str] =
         &["-c:v", "libx264", "-preset", "medium", "-crf", "18", "-profile:v", "high"];
@@ -74,14 +87,14 @@ fn codecs(format: MovieFormat) -> Codecs {
         container_options: INDEX_FIRST,
     };
     match format {
-        MovieFormat::Mp4 | MovieFormat::Unspecified => h264,
-        MovieFormat::Mkv => Codecs {
+        Format::Mp4 => h264,
+        Format::Mkv => Codecs {
             extension: "mkv",
             audio_options: &["-c:a", "flac"],
             container_options: &[],
             ..h264
         },
-        MovieFormat::Mov => Codecs {
+        Format::Mov => Codecs {
             extension: "mov",
             video: "prores",
             working: "gbrap16le",
@@ -90,7 +103,7 @@ fn codecs(format: MovieFormat) -> Codecs {
             audio_options: &["-c:a", "pcm_s16le"],
             container_options: INDEX_FIRST,
         },
-        MovieFormat::Webm => Codecs {
+        Format::Webm => Codecs {
             extension: "webm",
             video: "vp9",
             video_options: VP9,
@@ -169,12 +182,12 @@ fn refuse_linear(extension: &str) -> Result<(), MovieError> {
     Err(MovieError::new(FailureReason::Permanent, message))
 }
 
-fn progress(done: u32, total: u32) -> SliceProgress {
-    SliceProgress {
+fn progress(done: u32, total: u32) -> Progress {
+    Progress {
         samples_done: done.min(total),
         samples_total: total,
         fraction: Some((f64::from(done) / f64::from(total)).min(1.0)),
-        ..SliceProgress::default()
+        ..Progress::default()
     }
 }
 

@@ -7,7 +7,6 @@ use std::{
 
 use bytes::Bytes;
 use framecrew_blobs::Digest;
-use framecrew_proto::v1::{Output, Preview};
 use serde::Deserialize;
 use tokio::task;
 
@@ -15,7 +14,7 @@ use super::{
     blob::{Blob, Content},
     decode::{self, Decoded, Size},
     naming::{FileOutput, Names},
-    preview::{self, Small},
+    preview::{self, Preview, Small},
 };
 
 /// Files of one frame: every pass of a few view layers for two eyes.
@@ -56,7 +55,10 @@ pub(crate) struct CheckedFrame {
 /// An output that decodes and is what was promised.
 #[derive(Debug, Clone)]
 pub(crate) struct Checked {
-    pub(crate) output: Output,
+    pub(crate) name: String,
+    pub(crate) size: Size,
+    /// Over all layers.
+    pub(crate) channels: u32,
     pub(crate) blob: Blob,
 }
 
@@ -101,12 +103,12 @@ pub(crate) fn check_bytes(
     promised: Size,
 ) -> Result<Checked, InvalidOutput> {
     let (checked, _) = accept(name, content, false)?;
-    expect(&checked.output, promised, 1)?;
+    expect(&checked, promised, 1)?;
     Ok(checked)
 }
 
 /// A preview of a file that Blender has developed.
-pub(crate) async fn preview_of_file(path: PathBuf) -> Option<(Preview, Blob)> {
+pub(crate) async fn preview_of_file(path: PathBuf) -> Option<Preview> {
     let made = task::spawn_blocking(move || {
         let content = Bytes::from(fs::read(path).ok()?);
         match decode::decode("", &content, true).ok()?.small {
@@ -139,7 +141,7 @@ fn check_folder(
         let name = names.image(&promise.name, &promised.file);
         let path = folder.join(&promised.file);
         let (checked, seen) = check_file(path, name, number == 0, &mut bytes)?;
-        expect(&checked.output, (promised.width, promised.height), promised.channels)?;
+        expect(&checked, (promised.width, promised.height), promised.channels)?;
         small = small.or(seen);
         outputs.push(checked);
     }
@@ -149,7 +151,7 @@ fn check_folder(
         let path = folder.join(inside).join(file);
         others.push(check_file(path, name, false, &mut bytes)?.0);
     }
-    others.sort_by(|a, b| a.output.name.cmp(&b.output.name));
+    others.sort_by(|a, b| a.name.cmp(&b.name));
     outputs.extend(others);
     if outputs.is_empty() {
         return Err(InvalidOutput::Missing("at all".into()));
@@ -206,24 +208,22 @@ fn accept(
     content: Bytes,
     look: bool,
 ) -> Result<(Checked, Option<Small>), InvalidOutput> {
-    let Decoded { size: (width, height), channels, small } =
-        match decode::decode(&name, &content, look) {
-            Ok(decoded) => decoded,
-            Err(reason) => return Err(InvalidOutput::Undecodable { name, reason }),
-        };
+    let Decoded { size, channels, small } = match decode::decode(&name, &content, look) {
+        Ok(decoded) => decoded,
+        Err(reason) => return Err(InvalidOutput::Undecodable { name, reason }),
+    };
     let digest = Digest::of(&content);
     let size_bytes = content.len() as u64;
-    let output = Output { name, digest: digest.to_string(), size_bytes, width, height, channels };
     let blob = Blob { digest, size_bytes, content: Content::Memory(content) };
-    Ok((Checked { output, blob }, small))
+    Ok((Checked { name, size, channels, blob }, small))
 }
 
 fn expect(
-    output: &Output,
+    checked: &Checked,
     (promised_width, promised_height): Size,
     promised: u32,
 ) -> Result<(), InvalidOutput> {
-    let Output { name, width, height, channels, .. } = output.clone();
+    let Checked { name, size: (width, height), channels, .. } = checked.clone();
     if (width, height) != (promised_width, promised_height) {
         return Err(InvalidOutput::WrongSize {
             name,
@@ -241,16 +241,15 @@ fn expect(
 
 impl Checked {
     /// A movie of this name and size, which ffprobe has decoded.
-    pub(crate) async fn of_movie(
-        path: PathBuf,
-        name: String,
-        (width, height): Size,
-    ) -> io::Result<Self> {
+    pub(crate) async fn of_movie(path: PathBuf, name: String, size: Size) -> io::Result<Self> {
         let hashed = task::spawn_blocking(move || Digest::of_file(&path).map(|hash| (hash, path)));
         let ((digest, size_bytes), path) = hashed.await.map_err(io::Error::other)??;
-        let output =
-            Output { name, digest: digest.to_string(), size_bytes, width, height, channels: 3 };
-        Ok(Self { output, blob: Blob { digest, size_bytes, content: Content::File(path) } })
+        Ok(Self {
+            name,
+            size,
+            channels: 3,
+            blob: Blob { digest, size_bytes, content: Content::File(path) },
+        })
     }
 }
 
@@ -321,11 +320,11 @@ mod tests {
             let extension = format.extensions_str()[0];
             let content = encoded(format);
             let frame = check_content(extension, Some(&content)).await.unwrap();
-            let output = &frame.outputs[0].output;
-            assert_eq!((output.width, output.height), SIZE, "{format:?}");
+            let output = &frame.outputs[0];
+            assert_eq!(output.size, SIZE, "{format:?}");
             assert!(output.channels >= 3, "{format:?}");
-            assert_eq!(output.digest, Digest::of(&content).to_string());
-            assert_eq!(output.size_bytes, content.len() as u64);
+            assert_eq!(output.blob.digest, Digest::of(&content));
+            assert_eq!(output.blob.size_bytes, content.len() as u64);
             assert_eq!(output.name, format!("shot_0001.{extension}"));
             let light = matches!(format, ImageFormat::OpenExr | ImageFormat::Hdr);
             assert_eq!(matches!(frame.small, Some(Small::Linear(_))), light, "{format:?}");
@@ -410,9 +409,9 @@ mod tests {
         };
         let promise = Promise { file_outputs: vec![output], ..promise("0001.png", SIZE, 3) };
         let frame = check(root.to_owned(), 1, promise).await.unwrap();
-        let names: Vec<_> = frame.outputs.iter().map(|o| o.output.name.as_str()).collect();
+        let names: Vec<_> = frame.outputs.iter().map(|o| o.name.as_str()).collect();
         assert_eq!(names, ["shot_0001.png", "a/mask0001.png"], "and no link is followed");
-        assert_eq!((frame.outputs[1].output.width, frame.outputs[1].output.channels), (3, 1));
+        assert_eq!((frame.outputs[1].size.0, frame.outputs[1].channels), (3, 1));
         for n in 0..=FILES_MAX {
             fs::write(root.join(format!("n0/{n}.png")), small.get_ref()).unwrap();
         }

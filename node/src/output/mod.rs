@@ -14,5 +14,5 @@ pub(crate) use self::{
     },
     decode::Size,
     naming::{FileOutput, frame_name},
-    preview::{Small, encode as encode_preview},
+    preview::{Preview, Small, encode as encode_preview},
 };

@@ -4,7 +4,6 @@ use std::io::Cursor;
 
 use bytes::Bytes;
 use framecrew_blobs::Digest;
-use framecrew_proto::v1::Preview;
 use image::{DynamicImage, RgbImage, Rgba32FImage, codecs::jpeg::JpegEncoder};
 
 use super::blob::{Blob, Content};
@@ -58,23 +57,25 @@ pub(crate) fn linear(width: u32, height: u32, pixel: impl Fn(u32, u32) -> [f32; 
     Small::Linear(taken)
 }
 
+/// A JPEG that is small enough to travel with a frame's events.
+#[derive(Debug)]
+pub(crate) struct Preview {
+    /// Width and height in pixels.
+    pub(crate) size: (u32, u32),
+    /// The JPEG, in memory.
+    pub(crate) blob: Blob,
+}
+
 /// Encodes a preview; `None` where that fails.
-pub(crate) fn encode(image: &RgbImage) -> Option<(Preview, Blob)> {
+pub(crate) fn encode(image: &RgbImage) -> Option<Preview> {
     let data = QUALITIES.iter().find_map(|quality| {
         let mut jpeg = Cursor::new(Vec::new());
         image.write_with_encoder(JpegEncoder::new_with_quality(&mut jpeg, *quality)).ok()?;
         Some(jpeg.into_inner()).filter(|jpeg| jpeg.len() <= BYTES_MAX)
     })?;
-    let digest = Digest::of(&data);
-    let data = Bytes::from(data);
-    let preview = Preview {
-        digest: digest.to_string(),
-        size_bytes: data.len() as u64,
-        width: image.width(),
-        height: image.height(),
-        data: data.to_vec().into(),
-    };
-    Some((preview, Blob { digest, size_bytes: data.len() as u64, content: Content::Memory(data) }))
+    let (digest, size_bytes) = (Digest::of(&data), data.len() as u64);
+    let blob = Blob { digest, size_bytes, content: Content::Memory(Bytes::from(data)) };
+    Some(Preview { size: image.dimensions(), blob })
 }
 
 /// Width and height with the same shape and no side longer than `side_max`, nor 0.
@@ -122,10 +123,12 @@ mod tests {
     fn the_noisiest_preview_is_small_enough() {
         let mut random = fastrand::Rng::with_seed(1);
         let noise = RgbImage::from_fn(256, 256, |_, _| image::Rgb([(); 3].map(|()| random.u8(..))));
-        let (preview, blob) = encode(&noise).unwrap();
-        assert!(preview.data.len() <= BYTES_MAX && preview.size_bytes == preview.data.len() as u64);
-        assert_eq!(preview.digest, blob.digest.to_string());
-        assert_eq!(image::load_from_memory(&preview.data).unwrap().width(), 256);
+        let Preview { size, blob } = encode(&noise).unwrap();
+        let Content::Memory(data) = blob.content else { panic!() };
+        assert!(data.len() <= BYTES_MAX && blob.size_bytes == data.len() as u64);
+        assert_eq!(blob.digest, Digest::of(&data));
+        assert_eq!(size, (256, 256));
+        assert_eq!(image::load_from_memory(&data).unwrap().width(), 256);
     }
 
     #[test]

@@ -18,7 +18,6 @@ use std::{
 };
 
 use framecrew_blobs::{BlobClient, Chunk, Digest, FileDigest, ProjectPath, TransferError};
-use framecrew_proto::v1::FailureReason;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::{sync::OwnedMutexGuard, task};
 
@@ -29,7 +28,7 @@ use self::{
     index::{Found, Index},
     layout::{Used, link_all},
 };
-use crate::platform;
+use crate::{failure::FailureReason, platform};
 
 /// Bytes that the projects of a node take unless it is told otherwise: a few large ones, and small beside the disks
 /// of machines that render.

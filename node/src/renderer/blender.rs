@@ -6,7 +6,6 @@ use std::{
     time::Duration,
 };
 
-use framecrew_proto::v1::{Blender, FailureReason, Preview};
 use futures::future;
 use image::Rgba32FImage;
 use sysinfo::System;
@@ -22,9 +21,10 @@ use super::{
     worker::{NotStarted, Renewal, Worker},
 };
 use crate::{
-    blender::{Asked, Fetcher, FoundBlender, Unsure, ask_patiently},
+    blender::{Asked, Fetcher, FoundBlender, Offered, Unsure, ask_patiently},
     confine::Workplace,
-    output::Blob,
+    failure::FailureReason,
+    output::Preview,
     version::Version,
 };
 
@@ -59,7 +59,7 @@ impl Blenders {
         blenders
     }
 
-    pub(crate) fn describe(&self) -> Vec<Blender> {
+    pub(crate) fn describe(&self) -> Vec<Offered> {
         let roster = self.roster();
         let known = roster.blenders();
         let fetchable = self.fetcher.iter().flat_map(|fetcher| fetcher.describe(&known));
@@ -361,7 +361,7 @@ impl SlotBlender {
     }
 
     /// A preview of linear light, as the scene that was drawn last looks on a screen.
-    pub(crate) async fn develop(&mut self, light: Rgba32FImage) -> Option<(Preview, Blob)> {
+    pub(crate) async fn develop(&mut self, light: Rgba32FImage) -> Option<Preview> {
         // One that grew too large is gone.
         let worker = self.worker.as_mut()?;
         let preview = worker.develop(light).await;

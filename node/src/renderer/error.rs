@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-use framecrew_proto::v1::FailureReason;
-
 use super::lines;
+use crate::failure::FailureReason;
 
 /// Why nothing was drawn.
 #[derive(Debug)]

@@ -15,6 +15,7 @@ mod soundtrack;
 mod span;
 mod stage;
 mod synthetic;
+mod warning;
 pub(crate) mod warnings;
 mod worker;
 
@@ -23,11 +24,12 @@ pub use self::{
     proof::prove,
 };
 pub(crate) use self::{
-    drawing::{Drawn, Observation},
+    drawing::{Drawn, Observation, Progress},
     error::RenderError,
     lines::{Lines, shorten},
-    scene::Scene,
+    scene::{Engine, ImageFormat, Scene, Settings},
     slots::{Slot, Slots},
     soundtrack::{Soundtrack, duration_seconds},
     span::Span,
+    warning::{Warning, WarningKind},
 };

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use framecrew_proto::v1::SliceProgress;
 use tokio::time::Instant;
+
+use super::drawing::Progress;
 
 /// What a line of Blender's is.
 #[derive(Debug, Clone, PartialEq)]
@@ -150,7 +151,7 @@ impl Estimate {
     }
 
     /// How far the frame is.
-    pub(crate) fn at(&self, now: Instant) -> SliceProgress {
+    pub(crate) fn at(&self, now: Instant) -> Progress {
         let (samples_done, samples_total) = self.reading.samples.unwrap_or_default();
         let (fraction, remaining) = match self.told {
             None => (None, None),
@@ -166,8 +167,7 @@ impl Estimate {
                 )
             }
         };
-        SliceProgress {
-            slice: None,
+        Progress {
             samples_done,
             samples_total,
             fraction,

@@ -2,11 +2,10 @@
 
 use std::{cmp::Reverse, path::Path};
 
-use framecrew_proto::v1::{Blender, FailureReason};
-
 use super::error::RenderError;
 use crate::{
-    blender::{FoundBlender, Unsure},
+    blender::{FoundBlender, Offered, Unsure},
+    failure::FailureReason,
     version::{Version, matches_prefix},
 };
 
@@ -112,15 +111,15 @@ impl Roster {
         is_news
     }
 
-    pub(super) fn describe(&self) -> Vec<Blender> {
+    pub(super) fn describe(&self) -> Vec<Offered> {
         let known = self.known.iter().map(|known| {
-            let described = known.blender.describe();
+            let described = Offered::from(&known.blender);
             match &known.standing {
                 Standing::Starts { .. } => described,
-                Standing::Fails(why) => Blender { unusable: why.clone(), ..described },
+                Standing::Fails(why) => Offered { unusable: why.clone(), ..described },
                 // No version is announced, so that jobs may still wait for this Blender.
-                Standing::Unproved | Standing::Slow => Blender {
-                    version: String::new(),
+                Standing::Unproved | Standing::Slow => Offered {
+                    version: None,
                     unusable: format!(
                         "Blender {} has not started yet; the node keeps trying",
                         known.blender.version
@@ -277,7 +276,7 @@ mod tests {
         assert!(roster.call_slow());
         let described = roster.describe();
         assert_eq!(described[0].unusable, "");
-        assert_eq!(described[1].version, "");
+        assert_eq!(described[1].version, None);
         assert!(described[1].unusable.contains("3.4.1 has not started yet"), "{described:?}");
         let silent = Unsure { path: PathBuf::from("b"), why: "silence".into(), is_silent: true };
         roster.set_unsure(vec![silent]);

@@ -5,7 +5,6 @@ use std::{
     time::Duration,
 };
 
-use framecrew_proto::v1::{Blender, BlenderKind, Preview};
 use tokio::{
     sync::{Notify, OwnedSemaphorePermit, Semaphore},
     time,
@@ -22,9 +21,9 @@ use super::{
     worker::Worker,
 };
 use crate::{
-    blender::{Fetcher, Search},
+    blender::{Fetcher, Offered, OfferedKind, Search},
     confine::Workplace,
-    output::{self, Blob, Small},
+    output::{self, Preview, Small},
 };
 
 /// First and longest pause before a Blender that does not start, or a program that did not answer, is tried again.
@@ -158,11 +157,11 @@ impl Slots {
     }
 
     /// What the node tells the cluster about its Blenders.
-    pub(crate) fn blenders(&self) -> Vec<Blender> {
+    pub(crate) fn blenders(&self) -> Vec<Offered> {
         match &self.renderer {
             Renderer::Blender(blenders) => blenders.describe(),
             Renderer::Synthetic(_) => {
-                vec![Blender { kind: BlenderKind::Synthetic.into(), ..Blender::default() }]
+                vec![Offered::new(OfferedKind::Synthetic)]
             }
         }
     }
@@ -215,7 +214,7 @@ impl Slot {
     }
 
     /// Makes a preview of the frame that was drawn last; `None` where that fails, which costs nothing else.
-    pub(crate) async fn preview(&mut self, small: Small) -> Option<(Preview, Blob)> {
+    pub(crate) async fn preview(&mut self, small: Small) -> Option<Preview> {
         match (small, &mut self.renderer) {
             (Small::Shown(image), _) => output::encode_preview(&image),
             (Small::Linear(light), Held::Blender(own)) => own.develop(light).await,

@@ -2,7 +2,6 @@
 
 use std::ops::RangeInclusive;
 
-use framecrew_proto::v1::FrameRange;
 use serde::Serialize;
 
 /// Frames in which Blender's animations can begin and end.
@@ -19,8 +18,7 @@ pub(crate) struct Span {
 impl Span {
     /// Returns `Err` with what is wrong with the range. Returns `Ok(None)` if Blender has no animations there, so
     /// that frames are drawn one by one.
-    pub(crate) fn parse(range: FrameRange) -> Result<Option<Self>, &'static str> {
-        let FrameRange { first, last, step } = range;
+    pub(crate) fn parse(first: i32, last: i32, step: u32) -> Result<Option<Self>, &'static str> {
         let step = step.max(1);
         if first > last {
             return Err("must not end before it begins");
@@ -69,7 +67,7 @@ mod tests {
     use super::*;
 
     fn span(first: i32, last: i32, step: u32) -> Span {
-        Span::parse(FrameRange { first, last, step }).unwrap().unwrap()
+        Span::parse(first, last, step).unwrap().unwrap()
     }
 
     #[test]
@@ -91,7 +89,7 @@ mod tests {
 
     #[test]
     fn frames_that_blender_cannot_animate_are_drawn_one_by_one() {
-        let parse = |first, last| Span::parse(FrameRange { first, last, step: 0 });
+        let parse = |first, last| Span::parse(first, last, 0);
         assert_eq!(parse(-3, 5), Ok(None));
         assert_eq!(parse(1, i32::MAX), Ok(None));
         assert!(parse(0, 5).unwrap().is_some());

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use framecrew_proto::v1::{FailureReason, SliceProgress};
 use image::{ImageFormat, Rgb, RgbImage};
 use tokio::{
     task,
@@ -12,10 +11,13 @@ use tokio::{
 
 use super::{
     choice::{Fault, InjectedFaults},
-    drawing::{Drawing, Drawn, Observation},
+    drawing::{Drawing, Drawn, Observation, Progress},
     error::{self, RenderError},
 };
-use crate::output::{self, Checked, Size, frame_name};
+use crate::{
+    failure::FailureReason,
+    output::{self, Checked, Size, frame_name},
+};
 
 const SIZE: Size = (64, 36);
 
@@ -60,7 +62,7 @@ impl Synthetic {
                 RenderError::new(FailureReason::InvalidOutput, error.to_string())
             })?,
         };
-        checked.output.name = format!("{}.png", frame_name(frame));
+        checked.name = format!("{}.png", frame_name(frame));
         if self.time >= PROGRESS_FROM {
             for samples_done in 1..=SAMPLES {
                 time::sleep_until(begun + self.time * samples_done / SAMPLES).await;
@@ -77,10 +79,9 @@ impl Synthetic {
         })
     }
 
-    fn progress(&self, samples_done: u32) -> SliceProgress {
+    fn progress(&self, samples_done: u32) -> Progress {
         let fraction = f64::from(samples_done) / f64::from(SAMPLES);
-        SliceProgress {
-            slice: None,
+        Progress {
             samples_done,
             samples_total: SAMPLES,
             fraction: Some(fraction),
@@ -162,8 +163,8 @@ mod tests {
         assert!(begun.elapsed() >= Duration::from_millis(200));
         assert_eq!(observed, SAMPLES as usize);
         let (two, _) = draw(&synthetic, 2).await;
-        assert_ne!(one.output.digest, two.output.digest);
-        assert_eq!(two.output.name, "0002.png");
+        assert_ne!(one.blob.digest, two.blob.digest);
+        assert_eq!(two.name, "0002.png");
     }
 
     #[tokio::test]
@@ -172,8 +173,8 @@ mod tests {
         let (one, observed) = draw(&synthetic, 1).await;
         let (two, _) = draw(&synthetic, 2).await;
         assert_eq!(observed, 0);
-        assert_eq!(one.output.digest, two.output.digest);
-        assert_eq!(two.output.name, "0002.png");
+        assert_eq!(one.blob.digest, two.blob.digest);
+        assert_eq!(two.name, "0002.png");
     }
 
     #[tokio::test(start_paused = true)]

@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use framecrew_proto::v1::{Warning, WarningKind};
+use super::warning::{Warning, WarningKind};
 
 /// The situation in which a line was written.
 #[derive(Debug, Clone, Copy)]
@@ -153,7 +153,7 @@ pub(crate) fn parse(
     context: Context<'_>,
     exists: impl Fn(&Path) -> bool,
 ) -> Option<Warning> {
-    let warning = |kind: WarningKind, text| Some(Warning { kind: kind.into(), text });
+    let warning = |kind: WarningKind, text| Some(Warning { kind, text });
     if let Some(library) = incomplete_library(line) {
         // Blender writes a line for each data block; one warning for the library is enough. If the whole library
         // is missing, the worker has reported it.
@@ -291,7 +291,11 @@ mod tests {
         let exists = |path: &Path| !path.ends_with("gone.blend");
         let context = Context { blend: Path::new("/shot/main.blend"), scripts };
         parse(line, context, exists).map_or("nothing".into(), |warning| {
-            format!("{}: {}", warning.kind().as_str_name(), warning.text)
+            format!(
+                "{}: {}",
+                framecrew_proto::v1::WarningKind::from(warning.kind).as_str_name(),
+                warning.text
+            )
         })
     }
 
@@ -324,7 +328,7 @@ mod tests {
             r#"Color management: scene view "AgX" not found, setting default "Studio Look"."#;
         let warned = |blend| {
             let context = Context { blend: Path::new(blend), scripts: false };
-            parse(line, context, |_| true).map(|warning| warning.kind())
+            parse(line, context, |_| true).map(|warning| warning.kind)
         };
         assert_eq!(warned(""), None);
         assert_eq!(warned("/shot/main.blend"), Some(WarningKind::Color));

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use framecrew_proto::v1::{Failure, FailureReason, Slice, SliceFinished, Warning, WarningKind};
+use framecrew_proto::v1::{self, Failure, Slice, SliceFinished, Warning, WarningKind};
 use tokio::time;
 use tracing::debug;
 
@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     core::{self, JournalId},
+    failure::FailureReason,
     outbox::NotKept,
     output::{self, Blob, CheckedFrame},
     renderer::{Drawn, RenderError, Slot},
@@ -144,11 +145,14 @@ async fn render_one(
         }
     };
     let (preview, picture) = match small {
-        Some(small) => slot.preview(small).await.unzip(),
+        Some(small) => {
+            let preview = slot.preview(small).await;
+            preview.map(|preview| (v1::Preview::from(&preview), preview.blob)).unzip()
+        }
         None => (None, None),
     };
     let (outputs, blobs): (Vec<_>, Vec<_>) =
-        outputs.into_iter().map(|checked| (checked.output, checked.blob)).unzip();
+        outputs.into_iter().map(|checked| (v1::Output::from(&checked), checked.blob)).unzip();
     let finished = SliceFinished {
         slice: Some(*slice),
         outputs,

@@ -2,12 +2,13 @@
 
 use std::sync::{Arc, atomic::AtomicUsize};
 
-use framecrew_proto::v1::{Failure, FailureReason, LogLine, Slice, SliceFinished};
+use framecrew_proto::v1::{Failure, LogLine, Slice, SliceFinished, SliceProgress};
 use tokio::sync::mpsc;
 
 use crate::{
     batch::{Batch, Work},
     core,
+    failure::FailureReason,
     node::Node,
     output::Blob,
     project::Layout,
@@ -54,14 +55,13 @@ pub(super) async fn end(node: &Node, slot: &mut Slot) {
 /// Tells the batch's reader what happens to a slice.
 pub(super) fn observer(batch: &Batch, slice: &Slice) -> impl FnMut(Observation) {
     |observation| match observation {
-        Observation::Progress(mut progress) => {
-            progress.slice = Some(*slice);
-            batch.progress(progress);
+        Observation::Progress(progress) => {
+            batch.progress(SliceProgress { slice: Some(*slice), ..progress.into() });
         }
         Observation::Line(text) => {
             batch.log(LogLine { frame: Some(slice.frame), text, ..LogLine::default() })
         }
-        Observation::Warning(warning) => batch.warn(warning),
+        Observation::Warning(warning) => batch.warn(warning.into()),
     }
 }
 

@@ -54,7 +54,7 @@ pub(super) async fn make_movie(
         .map_err(|error| infrastructure(format!("the movie cannot be read: {error}")))?;
     let finished = SliceFinished {
         slice: Some(*slice),
-        outputs: vec![checked.output],
+        outputs: vec![(&checked).into()],
         render_seconds: begun.elapsed().as_secs_f64(),
         peak_memory_bytes: 0,
         preview: None,

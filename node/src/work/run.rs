@@ -9,7 +9,7 @@ use std::{
 };
 
 use framecrew_proto::v1::{
-    Failure, FailureReason, Slice, SliceFailed, SliceFinished, SliceStarted, batch_event::Event,
+    self, Failure, Slice, SliceFailed, SliceFinished, SliceStarted, batch_event::Event,
 };
 use tokio::sync::mpsc;
 use tracing::{debug, warn};
@@ -21,6 +21,7 @@ use super::{
 use crate::{
     batch::{Batch, Work},
     core::{self, JournalId},
+    failure::FailureReason,
     node::Node,
     project::Layout,
     renderer::{RenderError, Scene, Slot},
@@ -141,7 +142,7 @@ async fn render_all(
         };
         if let Err(failure) = &result
             && work.span.is_some()
-            && failure.reason() == FailureReason::Renderer
+            && failure.reason() == v1::FailureReason::Renderer
         {
             deaths.count(slot.died_at());
         }

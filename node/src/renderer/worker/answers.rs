@@ -4,7 +4,6 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use framecrew_proto::v1::{Warning, WarningKind};
 use tokio::time::{self, Instant, MissedTickBehavior};
 
 use super::{
@@ -20,6 +19,7 @@ use crate::{
         lines::shorten,
         progress::{self, Estimate, Line},
         scene::Scene,
+        warning::{Warning, WarningKind},
         warnings::{self, Context},
     },
 };
@@ -127,7 +127,7 @@ impl Worker {
             Answer::Failed { reason, message } => {
                 self.phase = Phase::Broken;
                 let message = self.hidden.apply(message);
-                return Err(RenderError::new(reason.into(), message));
+                return Err(RenderError::new(reason, message));
             }
             other => return Ok(Some(other)),
         }
@@ -158,7 +158,7 @@ impl Worker {
     fn listen(&mut self, line: &str, observe: &mut impl FnMut(Observation)) {
         let context = Context { blend: &self.blend, scripts: self.runs_scripts };
         let Some(warning) = warnings::parse(line, context, Path::exists) else { return };
-        let is_missing = warning.kind() == WarningKind::MissingFile;
+        let is_missing = warning.kind == WarningKind::MissingFile;
         // The worker has already named the frame's missing files before drawing, with the same names.
         let name = warning.text.strip_suffix(" is missing").filter(|_| is_missing);
         if let Some(name) = name
@@ -182,8 +182,8 @@ impl Worker {
         observe: &mut impl FnMut(Observation),
     ) -> Warning {
         warning.text = self.hidden.apply(warning.text);
-        let unknown = |told: &&Warning| told.kind() == WarningKind::Blender;
-        let is_one_more = warning.kind() == WarningKind::Blender
+        let unknown = |told: &&Warning| told.kind == WarningKind::Blender;
+        let is_one_more = warning.kind == WarningKind::Blender
             && self.told.iter().filter(unknown).count() >= UNKNOWN_MAX;
         if !is_one_more && !self.told.contains(&warning) && self.told.len() < WARNINGS_MAX {
             self.told.push(warning.clone());

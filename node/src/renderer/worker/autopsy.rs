@@ -2,11 +2,11 @@
 
 use std::process::ExitStatus;
 
-use framecrew_proto::v1::FailureReason;
 use tokio::time;
 
 use super::{Phase, Worker};
 use crate::{
+    failure::FailureReason,
     platform::{self, KILL_CHECK_INTERVAL, KILL_TIMEOUT},
     renderer::error::{self, RenderError},
 };

@@ -2,7 +2,6 @@
 
 use std::{fs, time::Duration};
 
-use framecrew_proto::v1::Preview;
 use image::Rgba32FImage;
 use tokio::time;
 use tracing::debug;
@@ -11,7 +10,7 @@ use super::{
     Phase, Worker,
     protocol::{Answer, Develop, DevelopRequest},
 };
-use crate::output::{self, Blob};
+use crate::output::{self, Preview};
 
 /// How long Blender may take to develop a preview; a tenth of a second is usual. One that takes longer is not
 /// worth the wait.
@@ -20,7 +19,7 @@ const DEVELOP_TIMEOUT: Duration = Duration::from_secs(20);
 impl Worker {
     /// Makes a preview of linear light, with the view transform of the scene it has in memory. `None` where
     /// that fails; then it may be dead.
-    pub(crate) async fn develop(&mut self, light: Rgba32FImage) -> Option<(Preview, Blob)> {
+    pub(crate) async fn develop(&mut self, light: Rgba32FImage) -> Option<Preview> {
         if !self.is_waiting() {
             return None;
         }

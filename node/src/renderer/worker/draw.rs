@@ -5,7 +5,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use framecrew_proto::v1::{FailureReason, Warning, WarningKind};
 use tokio::{task, time::Instant};
 use tracing::debug;
 
@@ -15,12 +14,14 @@ use super::{
 };
 use crate::{
     blender::shaders,
+    failure::FailureReason,
     output::{Promise, frame_name},
     platform::{self, KillOnDrop},
     renderer::{
         drawing::{Drawing, Drawn, Observation},
         error::RenderError,
         scene::Scene,
+        warning::{Warning, WarningKind},
     },
 };
 
@@ -107,8 +108,7 @@ impl Worker {
                 continue;
             }
             if let Answer::Warning { kind, text } = &answer {
-                let kind = WarningKind::from(*kind).into();
-                self.tell(Warning { kind, text: text.clone() }, &mut observe);
+                self.tell(Warning { kind: *kind, text: text.clone() }, &mut observe);
             }
             if scene.strict {
                 self.refuse_warnings().await?;
@@ -177,7 +177,7 @@ impl Worker {
 
     /// Ends the Blender of a strict job that has had a warning about its frame.
     async fn refuse_warnings(&mut self) -> Result<(), RenderError> {
-        let failing = self.told.iter().find(|told| told.kind() != WarningKind::Blender);
+        let failing = self.told.iter().find(|told| told.kind != WarningKind::Blender);
         let Some(text) = failing.map(|warning| warning.text.clone()) else { return Ok(()) };
         self.kill().await;
         Err(RenderError::new(FailureReason::Permanent, text))

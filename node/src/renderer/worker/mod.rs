@@ -22,7 +22,6 @@ use std::{
     time::Duration,
 };
 
-use framecrew_proto::v1::{FailureReason, Warning};
 use tempfile::TempDir;
 use tokio::{
     io::AsyncWriteExt as _,
@@ -33,9 +32,13 @@ use tokio::{
 
 use self::protocol::Request;
 pub(crate) use self::start::NotStarted;
-use super::{error::RenderError, hidden::Hidden, lines::Lines, scene::Scene, span::Span, stage};
+use super::{
+    error::RenderError, hidden::Hidden, lines::Lines, scene::Scene, span::Span, stage,
+    warning::Warning,
+};
 use crate::{
     blender::FoundBlender,
+    failure::FailureReason,
     platform::{self, KILL_CHECK_INTERVAL, KILL_TIMEOUT, KillOnDrop},
 };
 

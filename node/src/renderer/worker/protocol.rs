@@ -2,12 +2,16 @@
 
 use std::path::Path;
 
-use framecrew_proto::v1::{FailureReason, ImageFormat, RenderEngine, RenderSettings, WarningKind};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    failure::FailureReason,
     output::{FileOutput, PromisedImage},
-    renderer::{scene::Scene, span::Span},
+    renderer::{
+        scene::{Engine, ImageFormat, Scene},
+        span::Span,
+        warning::WarningKind,
+    },
 };
 
 /// What a worker must load. Two equal ones need it once.
@@ -17,10 +21,10 @@ pub(super) struct Request {
     pub(super) scene: String,
     pub(super) camera: String,
     pub(super) view_layer: String,
-    pub(super) engine: Option<&'static str>,
+    pub(super) engine: Option<Engine>,
     pub(super) samples: Option<u32>,
     pub(super) scale_percent: Option<u32>,
-    pub(super) format: Option<&'static str>,
+    pub(super) format: Option<ImageFormat>,
     pub(super) color_depth: Option<u32>,
     pub(super) denoise: Option<bool>,
     pub(super) scripts: bool,
@@ -78,7 +82,7 @@ pub(super) enum Answer {
         text: String,
     },
     Warning {
-        kind: Kinds,
+        kind: WarningKind,
         text: String,
     },
     /// Will be among what the frame produced.
@@ -106,86 +110,23 @@ pub(super) enum Answer {
         delay_frames: u32,
     },
     Failed {
-        reason: Reason,
+        reason: FailureReason,
         message: String,
     },
 }
 
-#[derive(Debug, Clone, Copy, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum Reason {
-    Renderer,
-    Permanent,
-    OutOfMemory,
-}
-
-impl From<Reason> for FailureReason {
-    fn from(reason: Reason) -> Self {
-        match reason {
-            Reason::Renderer => Self::Renderer,
-            Reason::Permanent => Self::Permanent,
-            Reason::OutOfMemory => Self::OutOfMemory,
-        }
-    }
-}
-
-#[derive(Debug, Clone, Copy, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum Kinds {
-    MissingFile,
-    MissingLibrary,
-    ScriptBlocked,
-    Engine,
-    Denoiser,
-    Format,
-    Unbaked,
-    Incomplete,
-    Addon,
-    Blender,
-}
-
-impl From<Kinds> for WarningKind {
-    fn from(kind: Kinds) -> Self {
-        match kind {
-            Kinds::MissingFile => Self::MissingFile,
-            Kinds::MissingLibrary => Self::MissingLibrary,
-            Kinds::ScriptBlocked => Self::ScriptBlocked,
-            Kinds::Engine => Self::Engine,
-            Kinds::Denoiser => Self::Denoiser,
-            Kinds::Format => Self::Format,
-            Kinds::Unbaked => Self::Unbaked,
-            Kinds::Incomplete => Self::Incomplete,
-            Kinds::Addon => Self::Addon,
-            Kinds::Blender => Self::Blender,
-        }
-    }
-}
-
 impl Request {
     pub(super) fn new(scene: &Scene) -> Self {
-        let settings: &RenderSettings = &scene.settings;
+        let settings = &scene.settings;
         Self {
             blend: scene.blend.to_string_lossy().into_owned(),
             scene: settings.scene.clone(),
             camera: settings.camera.clone(),
             view_layer: settings.view_layer.clone(),
-            engine: match settings.engine() {
-                RenderEngine::Unspecified => None,
-                RenderEngine::Cycles => Some("CYCLES"),
-                RenderEngine::Eevee => Some("EEVEE"),
-                RenderEngine::Workbench => Some("BLENDER_WORKBENCH"),
-            },
+            engine: settings.engine,
             samples: settings.samples,
             scale_percent: settings.scale_percent,
-            format: match settings.format() {
-                ImageFormat::Unspecified => None,
-                ImageFormat::Png => Some("PNG"),
-                ImageFormat::Jpeg => Some("JPEG"),
-                ImageFormat::OpenExr => Some("OPEN_EXR"),
-                ImageFormat::Tiff => Some("TIFF"),
-                ImageFormat::OpenExrMultilayer => Some("OPEN_EXR_MULTILAYER"),
-                ImageFormat::Webp => Some("WEBP"),
-            },
+            format: settings.format,
             color_depth: settings.color_depth,
             denoise: settings.denoise,
             scripts: settings.run_scripts,

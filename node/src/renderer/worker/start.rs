@@ -8,7 +8,6 @@ use std::{
     time::Duration,
 };
 
-use framecrew_proto::v1::{FailureReason, Warning};
 use tempfile::TempDir;
 use tokio::{
     process::{Child, ChildStderr, ChildStdin, ChildStdout, Command},
@@ -21,9 +20,11 @@ use super::{Phase, SHADERS, Worker, protocol::Answer};
 use crate::{
     blender::{FoundBlender, Kind, Telling, shaders},
     confine::{self, Workplace},
+    failure::FailureReason,
     platform,
     renderer::{
         drawing::Observation, error::RenderError, hidden::Hidden, lines::Lines, scene::Scene,
+        warning::Warning,
     },
     version::Version,
 };

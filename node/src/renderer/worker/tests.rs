@@ -7,7 +7,6 @@ use std::{
     time::Duration,
 };
 
-use framecrew_proto::v1::{FailureReason, RenderSettings};
 use tempfile::TempDir;
 use tokio::time;
 
@@ -15,7 +14,8 @@ use super::{Renewal, Worker, answers::PROGRESS_INTERVAL};
 use crate::{
     blender::{FoundBlender, Kind},
     confine::Workplace,
-    renderer::{Drawn, RenderError, Scene, Span, drawing::Drawing},
+    failure::FailureReason,
+    renderer::{Drawn, RenderError, Scene, Settings, Span, drawing::Drawing},
 };
 
 /// A Blender that starts, says it is ready, and then does what the shell lines in `then` say.
@@ -41,7 +41,7 @@ pub(in crate::renderer) fn scene() -> Scene {
         blend: "a.blend".into(),
         color_config: PathBuf::new(),
         addons: Vec::new(),
-        settings: RenderSettings::default(),
+        settings: Settings::default(),
         file_version: None,
         strict: false,
         silence: Duration::from_secs(20),
@@ -132,8 +132,7 @@ async fn files_of_a_renderer_that_died_are_kept_with_its_error() {
 
 /// A strict scene that is drawn as an animation of the frames 1 to 9.
 fn animated() -> Scene {
-    let range = framecrew_proto::v1::FrameRange { first: 1, last: 9, step: 1 };
-    Scene { strict: true, span: Span::parse(range).unwrap(), ..scene() }
+    Scene { strict: true, span: Span::parse(1, 9, 1).unwrap(), ..scene() }
 }
 
 /// Lets a fake Blender draw frame 3 of an animation: it draws frame 1 again, complains of a font, and gives the
