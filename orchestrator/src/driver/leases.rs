@@ -95,8 +95,8 @@ impl Driver {
 
     /// Why the lease of a registered node is not renewed.
     pub(super) fn why_unheard(&self, node: NodeName) -> MembershipError {
-        let standing = self.scheduler.load(&node).map(|load| load.standing);
-        match (standing, self.nodes.get(&node)) {
+        let status = self.scheduler.load(&node).map(|load| load.standing);
+        match (status, self.nodes.get(&node)) {
             (Some(NodeStatus::Unreachable), Some(record)) => {
                 MembershipError::Unreachable { node, address: record.address.clone() }
             }
