@@ -2,7 +2,8 @@
 //!
 //! In reading order: [`domain`] is the vocabulary, [`scheduler`] decides, `jobs` names what follows a finished job,
 //! `mailbox` carries requests to the `driver`, which commits decisions to the `store` and then shows them: `dispatch`
-//! talks to nodes, `feed` keeps watchers up to date, `service` answers calls, which `convert` parses.
+//! talks to nodes, `feed` keeps watchers up to date, `service` answers calls, which `convert` parses. `observe` sees it
+//! all and decides nothing.
 
 mod blobs;
 mod clock;
@@ -17,21 +18,19 @@ mod feed;
 #[doc(hidden)]
 pub mod fuzzing;
 #[cfg(any(test, feature = "history"))]
-pub mod history;
-#[cfg(not(any(test, feature = "history")))]
-#[path = "history/none.rs"]
-mod history;
-#[cfg(any(test, feature = "history"))]
 pub mod invariants;
 mod jobs;
 mod limits;
 mod mailbox;
 mod neighbour;
+mod observe;
 pub mod scheduler;
 mod serve;
 mod service;
 mod store;
 
+#[cfg(any(test, feature = "history"))]
+pub use observe::history;
 pub use serve::{Config, ServeError, serve};
 pub use service::StreamLimits;
 pub use store::sqlite::{Backup, BackupError, Checked, NoStore, backup, check};

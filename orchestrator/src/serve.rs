@@ -15,6 +15,8 @@ use tonic::service::Routes;
 use tonic_health::{ServingStatus, server::HealthReporter};
 use tracing::{info, warn};
 
+#[cfg(any(test, feature = "history"))]
+use crate::observe::history::History;
 use crate::{
     blobs::{Blobs, layout},
     collect::{self, Collector},
@@ -22,8 +24,8 @@ use crate::{
     dispatch::Dispatch,
     driver::Driver,
     feed::Feed,
-    history::History,
     mailbox::{self, DriverHandle},
+    observe::Observers,
     service::{
         StreamLimits, blob_store, connections, orchestrator::OrchestratorService, quotas::Quota,
     },
@@ -141,7 +143,7 @@ pub async fn serve(
     config: Config,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), ServeError> {
-    let history = open_history(&config)?;
+    let observers = open_observers(&config)?;
     // Held until this function returns: two orchestrators on one store would both assign work.
     let lock = lock_data(&config.data)?;
     let address = listener.local_addr().map_err(|error| config.data_error(error))?;
@@ -160,7 +162,7 @@ pub async fn serve(
     let dispatch = Dispatch::new(driver.clone(), blobs.clone(), feed.identity(), streams.clone());
     let patience = config.lease + LEASE_MARGIN;
     let restored =
-        Driver::restore(ledger.clone(), feed.clone(), dispatch, mailbox, patience, history)
+        Driver::restore(ledger.clone(), feed.clone(), dispatch, mailbox, patience, observers)
             .await
             .map_err(|error| config.store_error(error))?;
     // Before the driver runs: from then on uses of blobs may be unsaved.
@@ -205,18 +207,17 @@ pub async fn serve(
 }
 
 #[cfg(any(test, feature = "history"))]
-fn open_history(config: &Config) -> Result<History, ServeError> {
-    match &config.history {
-        Some(path) => History::append_to(path)
-            .map_err(|error| ServeError::History { path: path.clone(), error }),
-        None => Ok(History::default()),
-    }
+fn open_observers(config: &Config) -> Result<Observers, ServeError> {
+    let Some(path) = &config.history else { return Ok(Observers::default()) };
+    let history = History::append_to(path)
+        .map_err(|error| ServeError::History { path: path.clone(), error })?;
+    Ok(Observers::default().with(history))
 }
 
 #[cfg(not(any(test, feature = "history")))]
 #[expect(clippy::unnecessary_wraps, reason = "as with the feature")]
-fn open_history(_: &Config) -> Result<History, ServeError> {
-    Ok(History)
+fn open_observers(_: &Config) -> Result<Observers, ServeError> {
+    Ok(Observers::default())
 }
 
 /// Creates the data folder and locks it for this process.

@@ -15,6 +15,7 @@ use crate::{
     },
     jobs,
     mailbox::NewJob,
+    observe::Observer as _,
     scheduler::Action,
     store::{BatchRecord, JobRecord},
 };
@@ -23,7 +24,7 @@ impl Driver {
     /// Notes in the cycle what the scheduler decided.
     pub(super) fn apply(&mut self, cycle: &mut Cycle, actions: Vec<Action>) {
         for action in actions {
-            self.history.acted(&action);
+            self.observers.acted(&action);
             match action {
                 Action::StartBatch { batch, job, node, incarnation, slices } => {
                     self.start_batch(cycle, batch, job, node, incarnation, slices);
@@ -169,7 +170,7 @@ impl Driver {
                 let record = JobRecord::submitted(followup, spec, file_version, wall_ms());
                 // In the transaction that ends the job: neither ever exists without the other.
                 cycle.group.new_jobs.push((request, record.clone()));
-                self.history.submitted(&record);
+                self.observers.submitted(&record);
                 cycle.followups.push(record);
             }
         }

@@ -40,8 +40,8 @@ use crate::{
     dispatch::Dispatch,
     domain::{BatchId, Incarnation, JobId, NodeName, Time},
     feed::Feed,
-    history::History,
     mailbox::{Command, Heartbeat, Mailbox},
+    observe::Observers,
     scheduler::{Action, Event, Scheduler},
     store::{Ledger, NodeRecord, StoreError},
 };
@@ -85,7 +85,7 @@ pub(crate) struct Driver {
     given_away: HashSet<BatchId>,
     /// Why live nodes were last paused.
     troubles: HashMap<NodeName, String>,
-    history: History,
+    observers: Observers,
 }
 
 impl Driver {

@@ -6,6 +6,7 @@ use super::{Driver, cycle::Cycle};
 use crate::{
     domain::BatchId,
     mailbox::{MembershipError, Registration, Welcome},
+    observe::Observer as _,
     scheduler::Event,
     store::NodeRecord,
 };
@@ -52,9 +53,9 @@ impl Driver {
         if former.is_some_and(|former| former.incarnation != incarnation) {
             self.troubles.remove(&node);
         }
-        self.history.registering(&node, incarnation, record.description.slots);
+        self.observers.registering(&node, incarnation, record.description.slots);
         self.decide(event, cycle);
-        self.history.registered();
+        self.observers.registered();
         cycle.group.nodes.insert(node.clone(), Some(record));
         cycle.nodes.insert(node.clone());
         Welcome { abandoned: self.abandoned(&node, batches), first_batch }

@@ -14,8 +14,8 @@ use crate::{
     dispatch::Dispatch,
     domain::{BatchId, JobId, NodeName, Slice, Time},
     feed::Feed,
-    history::History,
     mailbox::Mailbox,
+    observe::{Observer as _, Observers},
     scheduler::{RestoredBatch, RestoredJob, RestoredNode, Scheduler},
     store::{
         BatchRecord, JobProgressRecord, JobRecord, Ledger, NodeRecord, RestoredState, StoreError,
@@ -31,11 +31,11 @@ impl Driver {
         dispatch: Dispatch,
         mailbox: Mailbox,
         lease: Duration,
-        mut history: History,
+        mut observers: Observers,
     ) -> Result<Self, StoreError> {
         let RestoredState { open_jobs, batches, nodes, last_job, commits } =
             store.restore().await?;
-        history.opened(feed.identity(), commits);
+        observers.opened(feed.identity(), commits);
         let (jobs, restored_jobs) = restore_jobs(&*store, &feed, open_jobs).await?;
         info!(
             jobs = jobs.len(),
@@ -76,7 +76,7 @@ impl Driver {
             deferred: Vec::new(),
             given_away: HashSet::new(),
             troubles: HashMap::new(),
-            history,
+            observers,
         };
         let mut cycle = Cycle::default();
         cycle.nodes.extend(this.nodes.keys().cloned());

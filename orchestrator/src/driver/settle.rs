@@ -15,6 +15,7 @@ use crate::{
     clock::wall_ms,
     domain::{JobId, NodeName, NodeView},
     feed::{JobChange, reasons::describe_status},
+    observe::Observer as _,
     store::{Group, StoreError},
 };
 
@@ -39,10 +40,10 @@ impl Driver {
     /// Commits a cycle, retrying for as long as it takes, and then shows it.
     async fn settle(&mut self, cycle: Cycle) -> Result<(), StoreError> {
         let Cycle { group, effects, followups, reopened, jobs, nodes, gone } = cycle;
-        self.history.announce(!group.is_empty());
+        self.observers.announced(!group.is_empty());
         if !group.is_empty() {
             self.commit(&group).await?;
-            self.history.durable();
+            self.observers.durable();
         }
         for record in &reopened {
             self.feed.open_job(record);

@@ -7,6 +7,7 @@ use crate::{
     clock::wall_ms,
     domain::JobId,
     mailbox::{NewJob, SubmitError, SubmitReply},
+    observe::Observer as _,
     scheduler::Event,
     store::{Group, JobRecord, Request, StoreError},
 };
@@ -94,11 +95,11 @@ impl Driver {
 
     /// Commits new jobs. Removes them from the group if the store refuses them.
     async fn commit_jobs(&mut self, group: &mut Group) -> Result<(), StoreError> {
-        group.new_jobs.iter().for_each(|(_, record)| self.history.submitted(record));
-        self.history.announce(true);
+        group.new_jobs.iter().for_each(|(_, record)| self.observers.submitted(record));
+        self.observers.announced(true);
         let store = self.store.clone();
         match self.meanwhile(store.commit(group)).await {
-            Ok(()) => self.history.durable(),
+            Ok(()) => self.observers.durable(),
             Err(error @ StoreError::Superseded) => return Err(error),
             Err(error) => {
                 warn!(%error, "jobs refused");

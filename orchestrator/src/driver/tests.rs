@@ -25,6 +25,7 @@ use crate::{
         AdoptError, Adoption, BatchReport, DriverHandle, MembershipError, NewJob, NoAnswer,
         Registration, RetryError, SubmitError, mailbox,
     },
+    observe::history::History,
     store::{Archive as _, JobRecord, MemoryStore, Request},
 };
 
@@ -85,8 +86,9 @@ impl Fixture {
         let (driver, mailbox) = mailbox(blobs.clone());
         let dispatch = Dispatch::new(driver.clone(), blobs, &identity, stop.clone());
         let history = History::append_to(&dir.path().join("history")).unwrap();
+        let observers = Observers::default().with(history);
         let restored =
-            Driver::restore(store.clone(), feed.clone(), dispatch, mailbox, lease, history);
+            Driver::restore(store.clone(), feed.clone(), dispatch, mailbox, lease, observers);
         let running = tokio::spawn(restored.await.unwrap().run(stop.clone()));
         Self { dir, store, feed, driver, node, stop, running }
     }
@@ -96,7 +98,7 @@ impl Fixture {
         self.running.abort();
         let _ = (&mut self.running).await;
         let dir = std::mem::replace(&mut self.dir, tempfile::tempdir().unwrap());
-        crate::history::replay(&dir.path().join("history")).unwrap();
+        crate::observe::history::replay(&dir.path().join("history")).unwrap();
         let node = self.node.try_clone().unwrap();
         let store = self.store.reopen();
         drop(self);

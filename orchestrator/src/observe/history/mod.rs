@@ -16,6 +16,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 pub use self::replay::{ReplayError, Replayed, replay};
+use super::Observer;
 use crate::{
     domain::{FrameSet, Incarnation, JobId, NodeName},
     scheduler::Action,
@@ -74,33 +75,41 @@ impl History {
         Ok(Self { file: Some(file), ..Self::default() })
     }
 
-    /// Notes that the store was opened.
-    pub(crate) fn opened(&mut self, identity: &Identity, commits: u64) {
+    fn write(&mut self, line: &Line) {
+        let Some(file) = &mut self.file else { return };
+        // Fails only for maps whose keys are not strings. No line has one.
+        let mut text = serde_json::to_vec(line).unwrap_or_default();
+        text.push(b'\n');
+        if let Err(error) = file.write_all(&text) {
+            tracing::error!(%error, "the history cannot be written; it ends here");
+            self.file = None;
+        }
+    }
+}
+
+impl Observer for History {
+    fn opened(&mut self, identity: &Identity, commits: u64) {
         let (store_id, epoch) = (identity.store_id.to_string(), identity.epoch.0);
         self.commits = commits;
         self.write(&Line::Opened { store_id, epoch, commits });
     }
 
-    /// Notes a job that is about to be written.
-    pub(crate) fn submitted(&mut self, job: &JobRecord) {
+    fn submitted(&mut self, job: &JobRecord) {
         if self.file.is_some() {
             let (job, frames) = (job.job, job.spec.frames.clone());
             self.records.push(Record::Submitted { job, frames });
         }
     }
 
-    /// Notes that the decisions until [`Self::registered`] are about a node that registers.
-    pub(crate) fn registering(&mut self, node: &NodeName, incarnation: Incarnation, slots: u32) {
+    fn registering(&mut self, node: &NodeName, incarnation: Incarnation, slots: u32) {
         self.registering = Some((node.clone(), incarnation, slots));
     }
 
-    /// Ends [`Self::registering`].
-    pub(crate) fn registered(&mut self) {
+    fn registered(&mut self) {
         self.registering = None;
     }
 
-    /// Notes a decision of the scheduler.
-    pub(crate) fn acted(&mut self, action: &Action) {
+    fn acted(&mut self, action: &Action) {
         if self.file.is_none() {
             return;
         }
@@ -114,8 +123,7 @@ impl History {
         self.records.push(Record::Acted(Box::new(action.clone())));
     }
 
-    /// Writes the records. They become visible with the next commit, or at once if there is none.
-    pub(crate) fn announce(&mut self, is_commit: bool) {
+    fn announced(&mut self, is_commit: bool) {
         let records = std::mem::take(&mut self.records);
         if is_commit || !records.is_empty() {
             let commits = self.commits + u64::from(is_commit);
@@ -123,21 +131,9 @@ impl History {
         }
     }
 
-    /// Notes that the commit is durable.
-    pub(crate) fn durable(&mut self) {
+    fn durable(&mut self) {
         self.commits += 1;
         self.write(&Line::Durable { commits: self.commits });
-    }
-
-    fn write(&mut self, line: &Line) {
-        let Some(file) = &mut self.file else { return };
-        // Fails only for maps whose keys are not strings. No line has one.
-        let mut text = serde_json::to_vec(line).unwrap_or_default();
-        text.push(b'\n');
-        if let Err(error) = file.write_all(&text) {
-            tracing::error!(%error, "the history cannot be written; it ends here");
-            self.file = None;
-        }
     }
 }
 

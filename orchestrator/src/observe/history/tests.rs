@@ -46,7 +46,7 @@ impl Written {
 
     fn announce(&mut self, actions: &[Action]) {
         actions.iter().for_each(|action| self.history.acted(action));
-        self.history.announce(true);
+        self.history.announced(true);
     }
 
     fn commit(&mut self, actions: &[Action]) {
