@@ -3,7 +3,13 @@
 use std::ops::RangeInclusive;
 
 use framecrew_blobs::check_paths;
-use framecrew_proto::v1 as wire;
+use framecrew_proto::{
+    limits::{
+        ADDONS_MAX, CHUNKS_MAX, FILES_MAX, FRAME_SECONDS, FRAME_SILENCE_SECONDS, JOB_NAME_CHARS,
+        NODE_SILENCE_SECONDS, PRIORITIES, REQUEST_ID_CHARS, SAMPLES, SCALE_PERCENT,
+    },
+    v1 as wire,
+};
 
 use super::violations::Violations;
 use crate::{
@@ -14,33 +20,16 @@ use crate::{
     jobs::movie,
 };
 
-/// Characters in a job's name.
-const NAME_MAX: usize = 200;
 /// Bytes in the names of scenes, cameras and view layers: Blender's own limit.
 const BLENDER_NAME_BYTES_MAX: usize = 255;
-/// Characters in a request's id.
-const REQUEST_ID_MAX: usize = 64;
-/// Files in a project.
-const FILES_MAX: usize = 100_000;
-/// Chunks of a file.
-const CHUNKS_MAX: usize = 65_536;
 /// Blobs of all files of a project: 2 TB in chunks of 4 MiB.
 const BLOBS_MAX: usize = 500_000;
 /// Ranges in a job's frames: enough for any list that a person writes.
 const RANGES_MAX: usize = 10_000;
-/// Add-ons of a job.
-const ADDONS_MAX: usize = 16;
-/// Limits of `node_silence_seconds`: from the cluster's lease to a day.
-const NODE_SILENCE_SECONDS: RangeInclusive<u32> = 15..=86_400;
-/// Limits of `frame_silence_seconds`: up to a day.
-const FRAME_SILENCE_SECONDS: RangeInclusive<u32> = 10..=86_400;
-/// Limits of `frame_seconds`: up to thirty days.
-const FRAME_SECONDS: RangeInclusive<u32> = 1..=2_592_000;
-
 /// Parses a job. The result is valid only if there are no violations; without any it is never `None`.
 pub(crate) fn job_spec(spec: wire::JobSpec, violations: &mut Violations) -> Option<JobSpec> {
-    violations.text("spec.name", &spec.name, NAME_MAX);
-    if !(-100..=100).contains(&spec.priority) {
+    violations.text("spec.name", &spec.name, *JOB_NAME_CHARS.end());
+    if !PRIORITIES.contains(&spec.priority) {
         violations.add("spec.priority", format!("must be -100 to 100, is {}", spec.priority));
     }
     violations.tags("spec.tags", &spec.tags);
@@ -287,12 +276,12 @@ fn parse_settings(settings: wire::RenderSettings, violations: &mut Violations) -
     let engine = violations.kind(format!("{FIELD}.engine"), settings.engine);
     let format = violations.kind(format!("{FIELD}.format"), settings.format);
     if let Some(samples) = settings.samples
-        && !(1..=1_000_000).contains(&samples)
+        && !SAMPLES.contains(&samples)
     {
         violations.add(format!("{FIELD}.samples"), format!("must be 1 to 1,000,000, is {samples}"));
     }
     if let Some(percent) = settings.scale_percent
-        && !(1..=1_000).contains(&percent)
+        && !SCALE_PERCENT.contains(&percent)
     {
         violations
             .add(format!("{FIELD}.scale_percent"), format!("must be 1 to 1,000, is {percent}"));
@@ -334,7 +323,7 @@ fn parse_settings(settings: wire::RenderSettings, violations: &mut Violations) -
 
 /// Checks a request's id.
 pub(crate) fn request_id(request_id: &str, violations: &mut Violations) {
-    violations.text("request_id", request_id, REQUEST_ID_MAX);
+    violations.text("request_id", request_id, *REQUEST_ID_CHARS.end());
     if request_id.starts_with(movie::REQUEST_PREFIX) {
         let message = format!(
             "must not begin with {}, which is reserved for the orchestrator",

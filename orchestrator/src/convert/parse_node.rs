@@ -2,7 +2,13 @@
 
 use bytes::Bytes;
 use framecrew_blobs::{Digest, check_paths};
-use framecrew_proto::v1 as wire;
+use framecrew_proto::{
+    limits::{
+        LINE_BYTES_MAX, LOG_TAIL_MAX, ORPHANS_MAX, PREVIEW_BYTES_MAX, PREVIEW_PIXELS_MAX, SLOTS,
+        WARNING_BYTES_MAX,
+    },
+    v1 as wire,
+};
 
 use super::violations::{SHORT_NAME_MAX, Violations};
 use crate::{
@@ -13,27 +19,12 @@ use crate::{
     mailbox::BatchReport,
 };
 
-/// Frames that a node hands in with one call, as the protocol states.
-const ORPHANS_MAX: usize = 512;
-/// Slots of a node, as the protocol states.
-const SLOTS_MAX: u32 = 64;
 /// Blenders of a node.
 const BLENDERS_MAX: usize = 64;
-/// Bytes in a line that a renderer wrote, as the protocol states.
-const LINE_BYTES_MAX: usize = 2_000;
-/// Lines in a failure's log tail, as the protocol states.
-const LOG_TAIL_MAX: usize = 20;
 /// Dropped lines that one message may report: more than a renderer writes in a day.
 const DROPPED_MAX: u64 = 1 << 32;
 /// Outputs of a frame: more than the views and File Output nodes of any known scene produce.
 const OUTPUTS_MAX: usize = 1_000;
-/// Bytes of a preview, as the protocol states.
-const PREVIEW_BYTES_MAX: usize = 32_768;
-/// Width and height of a preview in pixels, as the protocol states.
-const PREVIEW_PIXELS_MAX: u32 = 256;
-/// Bytes in a warning's text, as the protocol states.
-const WARNING_BYTES_MAX: usize = 500;
-
 /// Checks a node's name.
 pub(crate) fn node_name(name: &str, violations: &mut Violations) {
     violations.text("name", name, SHORT_NAME_MAX);
@@ -47,8 +38,9 @@ pub(crate) fn node_description(
         violations.add("description", "is missing");
         return None;
     };
-    if !(1..=SLOTS_MAX).contains(&description.slots) {
-        let message = format!("must be 1 to {SLOTS_MAX}, is {}", description.slots);
+    if !SLOTS.contains(&description.slots) {
+        let message =
+            format!("must be {} to {}, is {}", SLOTS.start(), SLOTS.end(), description.slots);
         violations.add("description.slots", message);
     }
     // There are none while the node looks for them.

@@ -3,12 +3,15 @@
 use std::{sync::Arc, time::Duration};
 
 use framecrew_blobs::Digest;
-use framecrew_proto::v1::{
-    DownloadRequest, DownloadResponse, FindMissingRequest, FindMissingResponse, UploadHeader,
-    UploadRequest, UploadResponse,
-    blob_store_server::{BlobStore, BlobStoreServer},
-    download_request::Source,
-    upload_request::Part,
+use framecrew_proto::{
+    limits::{DIGESTS_MAX, DOWNLOAD_CHUNK_BYTES_MAX, UPLOAD_CHUNK_BYTES_MAX},
+    v1::{
+        DownloadRequest, DownloadResponse, FindMissingRequest, FindMissingResponse, UploadHeader,
+        UploadRequest, UploadResponse,
+        blob_store_server::{BlobStore, BlobStoreServer},
+        download_request::Source,
+        upload_request::Part,
+    },
 };
 use futures::stream::{self, BoxStream};
 use tokio::time::timeout;
@@ -23,15 +26,6 @@ use crate::{
     blobs::{BlobError, Blobs, Ended, Incoming},
     convert::violations::{Violations, invalid},
 };
-
-/// Digests in one `FindMissing` request.
-const DIGESTS_MAX: usize = 10_000;
-
-/// Bytes in one chunk of an upload.
-const UPLOAD_CHUNK_BYTES_MAX: usize = 1024 * 1024;
-
-/// Bytes in one chunk of a download: the memory that a slow reader holds on the server.
-const DOWNLOAD_CHUNK_BYTES: u64 = 256 * 1024;
 
 /// Bytes in a request message. Well above a chunk, so that a chunk that is too large gets an error that says so.
 const REQUEST_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -295,7 +289,7 @@ impl Outgoing {
             return Ok(None);
         }
         let start = self.sent_to.unwrap_or(self.offset);
-        let end = self.size_bytes.min(start + DOWNLOAD_CHUNK_BYTES);
+        let end = self.size_bytes.min(start + DOWNLOAD_CHUNK_BYTES_MAX as u64);
         let data = if start == end {
             bytes::Bytes::new()
         } else {

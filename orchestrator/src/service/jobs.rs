@@ -2,9 +2,12 @@
 
 use bytes::Bytes;
 use framecrew_blobs::Digest;
-use framecrew_proto::v1::{
-    Job, ListFramesRequest, ListFramesResponse, ListJobsRequest, ListJobsResponse,
-    RetryFramesRequest, RetryFramesResponse,
+use framecrew_proto::{
+    limits::PAGE_MAX,
+    v1::{
+        Job, ListFramesRequest, ListFramesResponse, ListJobsRequest, ListJobsResponse,
+        RetryFramesRequest, RetryFramesResponse,
+    },
 };
 use prost::Message as _;
 use tonic::Status;
@@ -30,8 +33,6 @@ use crate::{
 
 /// Items on a page by default.
 const PAGE_DEFAULT: u32 = 100;
-/// Items on a page.
-const PAGE_MAX: u32 = 1_000;
 /// Jobs read at a time: those of a default page. As many of the longest take some tens of megabytes.
 const JOBS_READ_MAX: usize = PAGE_DEFAULT as usize + 1;
 
