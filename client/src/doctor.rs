@@ -1,4 +1,4 @@
-//! Pure: what a machine has and lacks for rendering, what each lack costs, and how to mend it.
+//! Pure: what a machine has for rendering, what is missing, the impact of that, and how to fix it.
 
 use std::{
     collections::BTreeSet,
@@ -28,7 +28,7 @@ pub(crate) struct Facts {
     pub(crate) unsure: Vec<String>,
     /// Where there is no Blender: libraries that the one which is provisioned will lack.
     pub(crate) likely_missing: Option<Vec<Library>>,
-    /// A Python that is installed with Blender's module but cannot load it for want of libraries.
+    /// A Python that is installed with Blender's module but cannot load it because libraries are missing.
     pub(crate) broken_module: Option<Blender>,
     /// The CPython 3.11 that Blender's module could be installed for.
     pub(crate) python: Option<PathBuf>,
@@ -106,50 +106,50 @@ pub(crate) struct Check {
 #[serde(tag = "verdict", rename_all = "snake_case")]
 pub(crate) enum Verdict {
     /// It is.
-    Good,
+    Ok,
     /// It is not.
-    Lacking {
-        /// What cannot be done for it.
-        costs: String,
-        /// What mends it.
+    Missing {
+        /// What does not work without it.
+        impact: String,
+        /// How to get it.
         fix: String,
-        /// Whether no frame can be rendered here before it is mended.
+        /// Whether no frame can be rendered here until it is fixed.
         blocks: bool,
     },
-    /// It could not be told.
+    /// It could not be determined.
     Unknown,
 }
 
-fn good(name: &'static str, detail: impl Into<String>) -> Check {
-    Check { name, verdict: Verdict::Good, detail: detail.into() }
+fn ok(name: &'static str, detail: impl Into<String>) -> Check {
+    Check { name, verdict: Verdict::Ok, detail: detail.into() }
 }
 
 fn unknown(name: &'static str, detail: impl Into<String>) -> Check {
     Check { name, verdict: Verdict::Unknown, detail: detail.into() }
 }
 
-fn lacking(
+fn missing(
     name: &'static str,
     detail: impl Into<String>,
-    costs: impl Into<String>,
+    impact: impl Into<String>,
     fix: impl Into<String>,
 ) -> Check {
-    let verdict = Verdict::Lacking { costs: costs.into(), fix: fix.into(), blocks: false };
+    let verdict = Verdict::Missing { impact: impact.into(), fix: fix.into(), blocks: false };
     Check { name, verdict, detail: detail.into() }
 }
 
 impl Check {
-    /// The same, but nothing can be rendered here before it is mended.
+    /// The same, but nothing can be rendered here until it is fixed.
     fn blocking(mut self) -> Self {
-        if let Verdict::Lacking { blocks, .. } = &mut self.verdict {
+        if let Verdict::Missing { blocks, .. } = &mut self.verdict {
             *blocks = true;
         }
         self
     }
 
-    /// Whether nothing can be rendered here before it is mended.
+    /// Whether nothing can be rendered here until it is fixed.
     pub(crate) fn blocks(&self) -> bool {
-        matches!(self.verdict, Verdict::Lacking { blocks: true, .. })
+        matches!(self.verdict, Verdict::Missing { blocks: true, .. })
     }
 }
 
@@ -176,29 +176,29 @@ fn blender(facts: &Facts) -> Check {
     let failing = blenders.iter().filter_map(|blender| {
         let why = blender.does_not_start.as_ref()?;
         let (version, path) = (&blender.version, blender.path.display());
-        Some((format!("{version} at {path} does not start: {why}"), mend(why)))
+        Some((format!("{version} at {path} does not start: {why}"), suggest_fix(why)))
     });
-    let unsure = facts.unsure.iter().map(|why| (why.clone(), mend(why)));
+    let unsure = facts.unsure.iter().map(|why| (why.clone(), suggest_fix(why)));
     let (wrong, fixes): (Vec<_>, BTreeSet<_>) = failing.chain(unsure).unzip();
-    let good_ones = blenders.iter().filter(|blender| blender.does_not_start.is_none());
-    let good_ones: Vec<_> = good_ones
+    let working = blenders.iter().filter(|blender| blender.does_not_start.is_none());
+    let working: Vec<_> = working
         .map(|blender| format!("{} at {}", blender.version, blender.path.display()))
         .collect();
     if !wrong.is_empty() {
         let fixes = fixes.into_iter().collect::<Vec<_>>().join("; ");
-        if good_ones.is_empty() {
-            let costs = "this machine cannot render";
-            return lacking(NAME, wrong.join("; "), costs, fixes).blocking();
+        if working.is_empty() {
+            let impact = "this machine cannot render";
+            return missing(NAME, wrong.join("; "), impact, fixes).blocking();
         }
-        let detail = format!("{}; good: {}", wrong.join("; "), good_ones.join(", "));
-        let costs = "a node here only draws with the good ones";
-        return lacking(NAME, detail, costs, fixes);
+        let detail = format!("{}; working: {}", wrong.join("; "), working.join(", "));
+        let impact = "a node here only draws with the working ones";
+        return missing(NAME, detail, impact, fixes);
     }
-    if !good_ones.is_empty() {
-        return good(NAME, good_ones.join(", "));
+    if !working.is_empty() {
+        return ok(NAME, working.join(", "));
     }
     if let Some(broken) = &facts.broken_module {
-        return lacking(
+        return missing(
             NAME,
             format!("the module at {} does not load", broken.path.display()),
             "this machine cannot render",
@@ -206,18 +206,18 @@ fn blender(facts: &Facts) -> Check {
         )
         .blocking();
     }
-    let costs = "this machine cannot render";
+    let impact = "this machine cannot render";
     match facts.python {
-        Some(_) => lacking(
+        Some(_) => missing(
             NAME,
             "none found",
-            costs,
+            impact,
             "`framecrew demo` installs Blender 4.5 into the cache (about 400 MB to download), or install Blender 3.4 or newer",
         ),
-        None => lacking(
+        None => missing(
             NAME,
             "none found",
-            costs,
+            impact,
             "install Blender 3.4 or newer, or Python 3.11 as below",
         )
         .blocking(),
@@ -225,7 +225,7 @@ fn blender(facts: &Facts) -> Check {
 }
 
 /// Suggests a fix for a Blender that does not start, based on its own error message.
-fn mend(why: &str) -> &'static str {
+fn suggest_fix(why: &str) -> &'static str {
     let says = |words: &str| why.contains(words);
     if says("has not reported its version") || says("was not ready within") {
         "try again when the machine is less busy; start the program by hand to see whether it ever answers"
@@ -244,22 +244,22 @@ fn libraries(facts: &Facts) -> Check {
     const NAME: &str = "system libraries";
     let here = facts.blenders.iter().flatten().chain(&facts.broken_module);
     let blenders: Vec<_> = here.collect();
-    let (missing, costs): (Vec<_>, _) = match &facts.likely_missing {
+    let (absent, impact): (Vec<_>, _) = match &facts.likely_missing {
         _ if !blenders.is_empty() => (
             blenders.iter().flat_map(|blender| &blender.missing).collect(),
             "a Blender that needs them does not start",
         ),
-        Some(missing) => (
-            missing.iter().collect(),
+        Some(absent) => (
+            absent.iter().collect(),
             "Blender 4.5 does not start once it is here; as root, `framecrew demo` installs them with it",
         ),
         None => return unknown(NAME, "not looked at"),
     };
-    if missing.is_empty() {
-        return good(NAME, "all that Blender links or loads");
+    if absent.is_empty() {
+        return ok(NAME, "all that Blender links or loads");
     }
-    let names: BTreeSet<_> = missing.iter().map(|library| library.name.as_str()).collect();
-    let packages: BTreeSet<_> = missing.iter().filter_map(|library| library.package).collect();
+    let names: BTreeSet<_> = absent.iter().map(|library| library.name.as_str()).collect();
+    let packages: BTreeSet<_> = absent.iter().filter_map(|library| library.package).collect();
     let names = names.into_iter().collect::<Vec<_>>().join(", ");
     let fix = match packages.len() {
         0 => "install them with the system's package manager".to_owned(),
@@ -268,15 +268,15 @@ fn libraries(facts: &Facts) -> Check {
             packages.into_iter().collect::<Vec<_>>().join(" ")
         ),
     };
-    if missing.iter().all(|library| library.only_for_eevee) {
-        return lacking(
+    if absent.iter().all(|library| library.only_for_eevee) {
+        return missing(
             NAME,
             format!("missing: {names}"),
             "EEVEE and Workbench do not draw; Cycles does",
             fix,
         );
     }
-    let check = lacking(NAME, format!("missing: {names}"), costs, fix);
+    let check = missing(NAME, format!("missing: {names}"), impact, fix);
     let blocks = facts.broken_module.is_some() && facts.blenders.iter().flatten().next().is_none();
     if blocks { check.blocking() } else { check }
 }
@@ -284,8 +284,8 @@ fn libraries(facts: &Facts) -> Check {
 fn python(facts: &Facts) -> Check {
     const NAME: &str = "Python 3.11";
     match &facts.python {
-        Some(path) => good(NAME, path.display().to_string()),
-        None => lacking(
+        Some(path) => ok(NAME, path.display().to_string()),
+        None => missing(
             NAME,
             "none found that has venv, and pip or ensurepip",
             "Blender 4.5 cannot be installed as a Python module; a Blender that is installed renders without it",
@@ -299,9 +299,9 @@ fn walls(facts: &Facts) -> Check {
     match &facts.walls {
         None => unknown(NAME, "this build renders on other machines only"),
         Some(Ok(walls)) => {
-            good(NAME, format!("what renders is confined to its own folder ({walls})"))
+            ok(NAME, format!("what renders is confined to its own folder ({walls})"))
         }
-        Some(Err(why)) => lacking(
+        Some(Err(why)) => missing(
             NAME,
             why.as_str(),
             "a .blend can make Blender write wherever this user can, so render only what you trust",
@@ -313,8 +313,8 @@ fn walls(facts: &Facts) -> Check {
 fn ffmpeg(facts: &Facts) -> Check {
     const NAME: &str = "ffmpeg";
     match &facts.ffmpeg {
-        Some(said) => good(NAME, said.split(" Copyright").next().unwrap_or_default()),
-        None => lacking(
+        Some(said) => ok(NAME, said.split(" Copyright").next().unwrap_or_default()),
+        None => missing(
             NAME,
             "not found",
             "a node here makes no movies (`render --movie`); rendering does not need it",
@@ -330,10 +330,10 @@ fn disk(facts: &Facts) -> Check {
     };
     let detail = format!("{} free for {}", words::bytes(*free_bytes), folder.display());
     if *free_bytes >= DISK_FREE_MIN_BYTES {
-        return good(NAME, detail);
+        return ok(NAME, detail);
     }
-    let costs = "jobs are refused once it is full, and Blender 4.5 alone takes 1 GB";
-    lacking(NAME, detail, costs, "free some, or name another folder with --data DIR")
+    let impact = "jobs are refused once it is full, and Blender 4.5 alone takes 1 GB";
+    missing(NAME, detail, impact, "free some, or name another folder with --data DIR")
 }
 
 fn port(port: &Port) -> Check {
@@ -343,9 +343,9 @@ fn port(port: &Port) -> Check {
     };
     let number = port.number;
     match port {
-        Port { is_free: true, .. } => good(name, format!("{number} is free")),
-        Port { is_ours: true, .. } => good(name, format!("{number} is used by the cluster itself")),
-        _ => lacking(
+        Port { is_free: true, .. } => ok(name, format!("{number} is free")),
+        Port { is_ours: true, .. } => ok(name, format!("{number} is used by the cluster itself")),
+        _ => missing(
             name,
             format!("something else listens on {number}"),
             format!("the {} cannot use its usual port", port.user),
@@ -358,19 +358,19 @@ fn port(port: &Port) -> Check {
 
 fn docker(facts: &Facts) -> Check {
     const NAME: &str = "Docker";
-    const COSTS: &str = "the Compose stack in deploy/ cannot be used; nothing else needs it";
+    const IMPACT: &str = "the Compose stack in deploy/ cannot be used; nothing else needs it";
     match (&facts.docker, &facts.compose) {
-        (Some(engine), Some(compose)) => good(NAME, format!("engine {engine}, compose {compose}")),
-        (Some(engine), None) => lacking(
+        (Some(engine), Some(compose)) => ok(NAME, format!("engine {engine}, compose {compose}")),
+        (Some(engine), None) => missing(
             NAME,
             format!("engine {engine}, but `docker compose` is missing"),
-            COSTS,
+            IMPACT,
             "install Docker's Compose plugin, version 2 or newer",
         ),
-        (None, _) => lacking(
+        (None, _) => missing(
             NAME,
             "no engine answers",
-            COSTS,
+            IMPACT,
             "install Docker and start it, and let this user talk to it (group docker)",
         ),
     }
@@ -381,25 +381,25 @@ fn clock(facts: &Facts) -> Check {
     let Some((wall, drift)) = facts.clock else {
         return unknown(NAME, "not looked at");
     };
-    let costs = "times that people are shown are wrong; leases and timeouts go by another clock";
+    let impact = "times that people are shown are wrong; leases and timeouts go by another clock";
     let fix = "let the system set its clock (sudo timedatectl set-ntp true)";
     let since_1970 = wall.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     if since_1970.as_secs() < YEAR_2025_SECONDS {
-        return lacking(NAME, "it was never set", costs, fix);
+        return missing(NAME, "it was never set", impact, fix);
     }
     if drift > CLOCK_DRIFT_MAX {
         let detail = format!("it was moved by {} ms while we looked", drift.as_millis());
-        return lacking(NAME, detail, costs, fix);
+        return missing(NAME, detail, impact, fix);
     }
     match facts.cluster.clock_ahead_ms {
-        None => good(NAME, "set, and steady"),
+        None => ok(NAME, "set, and steady"),
         Some(ahead) if ahead.abs() <= CLOCK_SKEW_MAX_MS => {
-            good(NAME, "set, steady, and like the cluster's")
+            ok(NAME, "set, steady, and like the cluster's")
         }
         Some(ahead) => {
             let way = if ahead > 0 { "behind" } else { "ahead of" };
             let off = words::duration(Duration::from_millis(ahead.unsigned_abs()));
-            lacking(NAME, format!("{off} {way} the cluster's"), costs, fix)
+            missing(NAME, format!("{off} {way} the cluster's"), impact, fix)
         }
     }
 }
@@ -409,16 +409,16 @@ fn orchestrator(cluster: &Cluster) -> Check {
     let url = &cluster.url;
     match &cluster.nodes {
         None => unknown(NAME, "not asked"),
-        Some(Ok(0)) => lacking(
+        Some(Ok(0)) => missing(
             NAME,
             format!("{url} answers, but has no node"),
             "jobs wait",
             format!("start one: framecrew-node --orchestrator {url}"),
         ),
         Some(Ok(nodes)) => {
-            good(NAME, format!("{url} answers, with {}", words::plural(*nodes as u64, "node")))
+            ok(NAME, format!("{url} answers, with {}", words::plural(*nodes as u64, "node")))
         }
-        Some(Err(error)) => lacking(
+        Some(Err(error)) => missing(
             NAME,
             error.as_str(),
             "nothing can be submitted or watched there; `framecrew demo` and `render --local` bring their own",
@@ -450,11 +450,11 @@ mod tests {
         let check = super::blender(&alone);
         assert!(check.blocks(), "{check:?}");
         assert_eq!(check.detail, format!("4.5.15 at /opt/python does not start: {why}"));
-        assert!(matches!(&check.verdict, Verdict::Lacking { fix, .. } if fix.contains("PATH")));
+        assert!(matches!(&check.verdict, Verdict::Missing { fix, .. } if fix.contains("PATH")));
         let both =
             Facts { blenders: Some(vec![broken(), blender(Vec::new())]), ..Facts::default() };
         let check = super::blender(&both);
-        assert!(matches!(check.verdict, Verdict::Lacking { blocks: false, .. }), "{check:?}");
+        assert!(matches!(check.verdict, Verdict::Missing { blocks: false, .. }), "{check:?}");
         let silent = Facts {
             blenders: Some(Vec::new()),
             unsure: vec!["/usr/bin/blender has not reported its version within 30 s".into()],
@@ -474,7 +474,7 @@ mod tests {
         let checks = checks(&facts);
         assert!(matches!(
             check(&checks, "Blender").verdict,
-            Verdict::Lacking { blocks: false, .. }
+            Verdict::Missing { blocks: false, .. }
         ));
         assert!(!checks.iter().any(Check::blocks));
     }
@@ -503,7 +503,7 @@ mod tests {
         let libraries = check(&checks, "system libraries");
         assert!(libraries.detail.contains("libSM.so.6, libXi.so.6"), "{libraries:?}");
         assert!(
-            matches!(&libraries.verdict, Verdict::Lacking { fix, blocks: true, .. } if fix.ends_with("libsm6 libxi6")),
+            matches!(&libraries.verdict, Verdict::Missing { fix, blocks: true, .. } if fix.ends_with("libsm6 libxi6")),
             "{libraries:?}"
         );
     }
@@ -521,7 +521,7 @@ mod tests {
         let checks = checks(&missing(vec![library]));
         let libraries = check(&checks, "system libraries");
         assert!(libraries.detail.contains("libXi.so.6") && !libraries.blocks(), "{libraries:?}");
-        assert_eq!(super::libraries(&missing(Vec::new())).verdict, Verdict::Good);
+        assert_eq!(super::libraries(&missing(Vec::new())).verdict, Verdict::Ok);
     }
 
     #[test]
@@ -534,26 +534,26 @@ mod tests {
         let facts = Facts { blenders: Some(vec![blender(missing)]), ..Facts::default() };
         let checks = checks(&facts);
         assert!(
-            matches!(&check(&checks, "system libraries").verdict, Verdict::Lacking { costs, blocks: false, .. } if costs.contains("EEVEE"))
+            matches!(&check(&checks, "system libraries").verdict, Verdict::Missing { impact, blocks: false, .. } if impact.contains("EEVEE"))
         );
     }
 
     #[test]
-    fn a_machine_that_cannot_confine_is_told_what_that_costs() {
+    fn a_machine_that_cannot_confine_is_told_the_impact() {
         let facts = |walls| Facts { walls, ..Facts::default() };
         let walls = super::walls(&facts(Some(Err("only Linux has Landlock".into()))));
         assert!(
-            matches!(&walls.verdict, Verdict::Lacking { costs, blocks: false, .. } if costs.contains("trust"))
+            matches!(&walls.verdict, Verdict::Missing { impact, blocks: false, .. } if impact.contains("trust"))
         );
-        assert_eq!(super::walls(&facts(Some(Ok("Landlock".into())))).verdict, Verdict::Good);
+        assert_eq!(super::walls(&facts(Some(Ok("Landlock".into())))).verdict, Verdict::Ok);
         assert_eq!(super::walls(&facts(None)).verdict, Verdict::Unknown);
     }
 
     #[test]
     fn a_port_that_the_cluster_itself_uses_is_in_good_hands() {
         let port = |is_ours| Port { number: 4000, user: "orchestrator", is_free: false, is_ours };
-        assert_eq!(super::port(&port(true)).verdict, Verdict::Good);
-        assert!(matches!(super::port(&port(false)).verdict, Verdict::Lacking { .. }));
+        assert_eq!(super::port(&port(true)).verdict, Verdict::Ok);
+        assert!(matches!(super::port(&port(false)).verdict, Verdict::Missing { .. }));
     }
 
     #[test]
@@ -565,7 +565,7 @@ mod tests {
             )),
             ..Facts::default()
         };
-        assert_eq!(clock(&facts).verdict, Verdict::Good);
+        assert_eq!(clock(&facts).verdict, Verdict::Ok);
         facts.cluster.clock_ahead_ms = Some(90_000);
         assert!(clock(&facts).detail.contains("behind"), "{:?}", clock(&facts));
         facts.cluster.clock_ahead_ms = Some(-90_000);
@@ -575,11 +575,11 @@ mod tests {
     #[test]
     fn a_check_is_one_flat_object_of_json() {
         let json =
-            serde_json::to_string(&lacking("ffmpeg", "not found", "no movies", "install it"))
+            serde_json::to_string(&missing("ffmpeg", "not found", "no movies", "install it"))
                 .unwrap();
         assert_eq!(
             json,
-            r#"{"name":"ffmpeg","verdict":"lacking","costs":"no movies","fix":"install it","blocks":false,"detail":"not found"}"#
+            r#"{"name":"ffmpeg","verdict":"missing","impact":"no movies","fix":"install it","blocks":false,"detail":"not found"}"#
         );
     }
 }

@@ -386,6 +386,16 @@ fn help_tells_of_every_command_and_of_the_exit_codes() {
 }
 
 #[test]
+fn the_program_prints_its_completions_and_its_manual() {
+    let folder = folder();
+    let said = framecrew(folder.path(), &["completions", "bash"]);
+    assert!(said.code == 0 && said.stdout.contains("_framecrew()"), "{}", said.stdout);
+    let said = framecrew(folder.path(), &["man", "render"]);
+    assert!(said.code == 0 && said.stdout.contains(".TH framecrew-render"), "{}", said.stdout);
+    framecrew(folder.path(), &["man", "rendr"]).refuses(2, &["no command `rendr`"]);
+}
+
+#[test]
 fn the_help_of_render_groups_its_flags_and_says_what_they_cost() {
     let folder = folder();
     let said = framecrew(folder.path(), &["render", "--help"]);

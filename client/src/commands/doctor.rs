@@ -30,7 +30,7 @@ const CLOCK_INTERVAL: Duration = Duration::from_millis(200);
 /// Ports that are used unless others are named.
 const PORTS: [(u16, &str); 2] = [(4000, "orchestrator"), (3000, "node")];
 
-/// Tell what this machine has and lacks for rendering, what each lack costs, and how to mend it
+/// Check what this machine has for rendering, what is missing, the impact, and how to fix it
 ///
 /// Exits with 1 when no frame can be rendered here.
 #[derive(Debug, Args)]
@@ -76,7 +76,8 @@ async fn examine(global: &Global, data: &Path) -> Facts {
         first_line("docker", &["version", "--format", "{{.Server.Version}}"]),
         first_line("docker", &["compose", "version", "--short"]),
     );
-    let Here { blenders, unsure, broken_module, likely_missing, walls } = local.unwrap_or_default();
+    let Examined { blenders, unsure, broken_module, likely_missing, walls } =
+        local.unwrap_or_default();
     let ours = ours(&cluster, &nodes).await;
     let ports = PORTS.map(|(number, user)| Port {
         number,
@@ -101,9 +102,9 @@ async fn examine(global: &Global, data: &Path) -> Facts {
     }
 }
 
-/// What there is of Blender here; nothing where nothing here can run one.
+/// The Blenders of this machine; nothing in a build that cannot run one.
 #[derive(Default)]
-struct Here {
+struct Examined {
     /// The Blenders that report their version.
     blenders: Option<Vec<Blender>>,
     /// Programs that may be Blenders but do not answer or do not run, each described in words.
@@ -127,10 +128,10 @@ mod local {
 
     use tokio::runtime::Handle;
 
-    use super::Here;
+    use super::Examined;
     use crate::doctor::{Blender, Library};
 
-    pub(super) fn examine() -> Here {
+    pub(super) fn examine() -> Examined {
         let cache = blender::default_cache();
         let blender::Search { found, unsure } = blender::search(&[], &cache);
         // Start each one as a node does: a Blender that reports its version may still not start for a job.
@@ -146,7 +147,7 @@ mod local {
         let blenders = Some(found.iter().map(proved).collect());
         let unsure = unsure.into_iter().map(|unsure| unsure.why).collect();
         let walls = Some(framecrew_node::walls());
-        Here { blenders, unsure, broken_module, likely_missing, walls }
+        Examined { blenders, unsure, broken_module, likely_missing, walls }
     }
 
     fn broken_module(cache: &std::path::Path) -> Option<Blender> {
@@ -186,10 +187,10 @@ mod local {
 
 #[cfg(not(feature = "local"))]
 mod local {
-    use super::Here;
+    use super::Examined;
 
     /// Nothing here can run a Blender.
-    pub(super) fn examine() -> Here {
+    pub(super) fn examine() -> Examined {
         LocalSession::default()
     }
 }
@@ -312,17 +313,17 @@ impl std::fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Check { name, verdict, detail } = self.check;
         let (mark, color) = match verdict {
-            Verdict::Good => ("good   ", 32),
-            Verdict::Lacking { blocks: true, .. } => ("BLOCKS ", 31),
-            Verdict::Lacking { .. } => ("lacking", 33),
+            Verdict::Ok => ("ok     ", 32),
+            Verdict::Missing { blocks: true, .. } => ("BLOCKS ", 31),
+            Verdict::Missing { .. } => ("missing", 33),
             Verdict::Unknown => ("unknown", 90),
         };
         match self.color {
             true => write!(f, "\x1b[{color}m{mark}\x1b[0m  {name}: {detail}")?,
             false => write!(f, "{mark}  {name}: {detail}")?,
         }
-        if let Verdict::Lacking { costs, fix, .. } = verdict {
-            write!(f, "\n         costs  {costs}\n         mend   {fix}")?;
+        if let Verdict::Missing { impact, fix, .. } = verdict {
+            write!(f, "\n         impact  {impact}\n         fix     {fix}")?;
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! One file per command: what it takes, and what it does.
 
 mod cancel;
+mod completions;
 #[cfg(feature = "local")]
 mod demo;
 mod doctor;
@@ -13,6 +14,7 @@ mod jobs;
 #[cfg(feature = "local")]
 mod local_session;
 mod logs;
+mod man;
 mod movie;
 mod nodes;
 mod render;
@@ -70,6 +72,8 @@ enum Command {
     Nodes(nodes::Nodes),
     Inspect(inspect::Inspect),
     Doctor(doctor::Doctor),
+    Completions(completions::Completions),
+    Man(man::Man),
     #[cfg(feature = "local")]
     Up(up::Up),
     #[cfg(feature = "local")]
@@ -132,6 +136,8 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Nodes(nodes) => nodes.run(&global).await,
         Command::Inspect(inspect) => inspect.run(&global).await,
         Command::Doctor(doctor) => doctor.run(&global).await,
+        Command::Completions(completions) => completions.run(&mut Cli::command()),
+        Command::Man(man) => man.run(Cli::command()),
         #[cfg(feature = "local")]
         Command::Up(up) => up.run(&global).await,
         #[cfg(feature = "local")]

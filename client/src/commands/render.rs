@@ -134,7 +134,7 @@ impl Render {
             return self.run_here(nodes, &project, global).await;
         }
         let cluster = global.connect().await?;
-        let places = if self.detach { None } else { Some(self.open_places(&project)?) };
+        let destinations = if self.detach { None } else { Some(self.open_destinations(&project)?) };
         let mut interrupts = Interrupts::listen()?;
         let submitting = async {
             // A submission waits for who is away; at first contact that would only hide a wrong URL.
@@ -145,25 +145,25 @@ impl Render {
             submitted = submitting => submitted,
             _ = interrupts.next() => {
                 note(format_args!(
-                    "interrupted; perhaps the job is submitted already: `{}` tells",
+                    "interrupted; the job may already be submitted, check with `{}`",
                     again(&cluster, "jobs")
                 ));
                 Err(Failure { exit: Exit::Interrupted, text: String::new() })
             }
         };
-        let (job, places) = match (submitted, places) {
-            (Ok(job), Some(places)) => (job, places),
+        let (job, destinations) = match (submitted, destinations) {
+            (Ok(job), Some(destinations)) => (job, destinations),
             (Ok(job), None) => return self.detached(&cluster, &job, global.json),
-            (Err(failure), places) => {
-                places.into_iter().for_each(Places::abandon);
+            (Err(failure), destinations) => {
+                destinations.into_iter().for_each(Destinations::abandon);
                 return Err(failure);
             }
         };
         let follow = Follow {
             cluster: &cluster,
             job_id: job.id(),
-            folder: Some(&places.frames),
-            movie: places.movie.as_ref(),
+            folder: Some(&destinations.frames),
+            movie: destinations.movie.as_ref(),
             outlives: true,
             json: global.json,
         };
@@ -173,11 +173,11 @@ impl Render {
         }
     }
 
-    /// Refuses what is no movie in the making.
+    /// Refuses a movie of frames that no encoder takes.
     fn check_movie(&self) -> Result<(), Failure> {
         match (&self.movie, self.format) {
             (Some(_), Some(Format::OpenExr | Format::OpenExrMultilayer)) => Err(Failure::usage(
-                "a movie cannot be made of OpenEXR frames, whose light has no limits; take another --format, like PNG",
+                "movies cannot be encoded from OpenEXR (scene-linear HDR) frames; choose another --format, like PNG",
             )),
             _ => Ok(()),
         }
@@ -195,7 +195,7 @@ impl Render {
                 "--detach leaves the job to a cluster, but --local has one only while this command runs; drop one of them",
             ));
         }
-        let places = self.open_places(project)?;
+        let destinations = self.open_destinations(project)?;
         let mut interrupts = Interrupts::listen()?;
         let scratch = Scratch::new()?;
         let plan = Plan {
@@ -210,18 +210,19 @@ impl Render {
         let mut here = match LocalSession::start(plan, &mut interrupts).await {
             Ok(Some(here)) => here,
             other => {
-                places.abandon();
+                destinations.abandon();
                 return other.map(|_| Exit::Interrupted);
             }
         };
-        let movie = places.movie.as_ref();
-        let rendered = here.render(project, &places.frames, movie, global.json, &mut interrupts);
+        let movie = destinations.movie.as_ref();
+        let rendered =
+            here.render(project, &destinations.frames, movie, global.json, &mut interrupts);
         let rendered = rendered.await;
         here.stop().await;
         Ok(rendered?.map_or(Exit::Interrupted, |view| Exit::of_job(view.state())))
     }
 
-    fn open_places(&self, project: &Project) -> Result<Places, Failure> {
+    fn open_destinations(&self, project: &Project) -> Result<Destinations, Failure> {
         let overwrite = self.overwrite;
         let movie = self.movie.as_ref().map(|movie| movie.check(overwrite)).transpose()?;
         let default = || paths::frames_of(&project.spec().name);
@@ -232,7 +233,7 @@ impl Render {
             Ok::<_, framecrew::Error>(folder)
         };
         match open() {
-            Ok(frames) => Ok(Places { frames, movie }),
+            Ok(frames) => Ok(Destinations { frames, movie }),
             Err(error) => {
                 movie.into_iter().for_each(OutputFile::abandon);
                 Err(error.into())
@@ -294,13 +295,13 @@ impl Render {
     }
 }
 
-/// Where what the job makes will go.
-struct Places {
+/// Where the frames and the movie go.
+struct Destinations {
     frames: OutputFolder,
     movie: Option<OutputFile>,
 }
 
-impl Places {
+impl Destinations {
     fn abandon(self) {
         self.frames.abandon();
         self.movie.into_iter().for_each(OutputFile::abandon);

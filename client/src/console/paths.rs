@@ -2,17 +2,16 @@
 
 use std::path::PathBuf;
 
+#[cfg(feature = "local")]
+use etcetera::{BaseStrategy as _, choose_base_strategy};
+
 /// Folder for what must survive: `$XDG_DATA_HOME/framecrew`, or below the home folder.
 #[cfg(feature = "local")]
 pub(crate) fn data() -> Result<PathBuf, super::Failure> {
-    let absolute = |path: &PathBuf| path.is_absolute();
-    let base = std::env::var_os("XDG_DATA_HOME").map(PathBuf::from).filter(absolute);
-    let home = || std::env::home_dir().filter(absolute).map(|home| home.join(".local/share"));
-    let base = base.or_else(home);
-    let base = base.ok_or_else(|| {
+    let base = choose_base_strategy().map_err(|_| {
         super::Failure::usage("there is no home folder to keep jobs in; name a folder with --data")
     })?;
-    Ok(base.join("framecrew"))
+    Ok(base.data_dir().join("framecrew"))
 }
 
 /// Folder for a job's frames, in the current one: the job's name, made fit for a path, with `-frames`.

@@ -12,6 +12,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use etcetera::{BaseStrategy as _, choose_base_strategy};
 use framecrew_blobs::{Chunk, Digest, FileDigest};
 use serde::{Deserialize, Serialize};
 
@@ -153,10 +154,7 @@ fn forget_old(folder: &Path) -> io::Result<()> {
 
 /// `$XDG_CACHE_HOME/framecrew/digests`, or below the home folder.
 fn cache_folder() -> Option<PathBuf> {
-    let absolute = |path: &PathBuf| path.is_absolute();
-    let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(absolute);
-    let home = || std::env::home_dir().filter(absolute).map(|home| home.join(".cache"));
-    Some(base.or_else(home)?.join("framecrew/digests"))
+    Some(choose_base_strategy().ok()?.cache_dir().join("framecrew/digests"))
 }
 
 #[cfg(all(test, unix))]

@@ -32,12 +32,12 @@ pub(crate) struct Dna<'a> {
     /// The names of the structs by number.
     by_number: Vec<&'a [u8]>,
     /// What was looked for before: large files have many structs of a kind.
-    known: RefCell<HashMap<(&'static str, &'static str), Option<Place>>>,
+    known: RefCell<HashMap<(&'static str, &'static str), Option<FieldLocation>>>,
 }
 
 /// Where a value lies in its struct's bytes.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Place {
+pub(crate) struct FieldLocation {
     layout: Layout,
     offset: usize,
     len_bytes: usize,
@@ -160,7 +160,7 @@ impl<'a> Dna<'a> {
 
     /// Finds a value by its path of members, like `r.im_format.imtype`. None when this Blender had no such
     /// member.
-    pub(crate) fn at(&self, structure: &'static str, path: &'static str) -> Option<Place> {
+    pub(crate) fn at(&self, structure: &'static str, path: &'static str) -> Option<FieldLocation> {
         *self
             .known
             .borrow_mut()
@@ -168,26 +168,26 @@ impl<'a> Dna<'a> {
             .or_insert_with(|| self.find(structure, path))
     }
 
-    fn find(&self, structure: &str, path: &str) -> Option<Place> {
+    fn find(&self, structure: &str, path: &str) -> Option<FieldLocation> {
         let mut structure = structure.as_bytes();
         let mut place = None;
         for member in path.split('.').take(DEPTH_MAX) {
-            let base = place.map_or(0, |place: Place| place.offset);
+            let base = place.map_or(0, |place: FieldLocation| place.offset);
             let (kind, found) = self.member(structure, member.as_bytes())?;
             structure = kind;
-            place = Some(Place { offset: base.checked_add(found.offset)?, ..found });
+            place = Some(FieldLocation { offset: base.checked_add(found.offset)?, ..found });
         }
         place
     }
 
-    fn member(&self, structure: &[u8], wanted: &[u8]) -> Option<(&'a [u8], Place)> {
+    fn member(&self, structure: &[u8], wanted: &[u8]) -> Option<(&'a [u8], FieldLocation)> {
         let mut offset: usize = 0;
         for pair in self.structs.get(structure)?.chunks_exact(4) {
             let (kind, kind_bytes, name) = self.member_of(pair)?;
             let item_bytes = if name.is_address { self.layout.address_bytes() } else { kind_bytes };
             let len_bytes = item_bytes.checked_mul(name.items)?;
             if name.word == wanted {
-                let place = Place {
+                let place = FieldLocation {
                     layout: self.layout,
                     offset,
                     len_bytes,
@@ -201,7 +201,7 @@ impl<'a> Dna<'a> {
     }
 }
 
-impl Place {
+impl FieldLocation {
     /// Where it begins, in bytes after its struct's beginning.
     pub(crate) fn offset(self) -> usize {
         self.offset

@@ -44,12 +44,12 @@ pub(crate) struct Pointers<'d> {
     /// The addresses of all data blocks of the file.
     ids: HashSet<u64>,
     /// The size of each struct, and the offsets of its pointers.
-    places: HashMap<u32, Places>,
+    places: HashMap<u32, PointerOffsets>,
 }
 
 /// The size of a struct in bytes, and the offsets of its pointers.
 #[derive(Clone, Default)]
-struct Places(usize, Rc<[usize]>);
+struct PointerOffsets(usize, Rc<[usize]>);
 
 impl<'d> Pointers<'d> {
     pub(crate) fn new(dna: &'d Dna<'d>, ids: HashSet<u64>) -> Self {
@@ -62,7 +62,7 @@ impl<'d> Pointers<'d> {
         if structure == 0 && len_bytes > POINTERS_BYTES_MAX {
             return 0;
         }
-        let Places(_, places) = self.places_of(code, structure);
+        let PointerOffsets(_, places) = self.places_of(code, structure);
         if structure != 0 && places.is_empty() { 0 } else { len_bytes.min(STRUCTS_BYTES_MAX) }
     }
 
@@ -70,8 +70,8 @@ impl<'d> Pointers<'d> {
     pub(crate) fn uses(&mut self, code: [u8; 2], structure: u32, bytes: &[u8]) -> Vec<u64> {
         let layout = self.dna.layout();
         let width = layout.address_bytes();
-        let Places(len_bytes, places) = match structure {
-            0 => Places(width, Rc::from([0])),
+        let PointerOffsets(len_bytes, places) = match structure {
+            0 => PointerOffsets(width, Rc::from([0])),
             _ => self.places_of(code, structure),
         };
         let mut uses = Vec::new();
@@ -85,16 +85,16 @@ impl<'d> Pointers<'d> {
         uses
     }
 
-    fn places_of(&mut self, code: [u8; 2], structure: u32) -> Places {
-        let Some(name) = self.dna.name_of(structure) else { return Places::default() };
+    fn places_of(&mut self, code: [u8; 2], structure: u32) -> PointerOffsets {
+        let Some(name) = self.dna.name_of(structure) else { return PointerOffsets::default() };
         // In Blender 2.7x these had texture slots, which no later version reads.
         let is_slot_of_old = name == b"MTex" && matches!(&code, b"MA" | b"WO" | b"LA");
         if is_slot_of_old || is_idle(name) {
-            return Places::default();
+            return PointerOffsets::default();
         }
         let dna = self.dna;
         let places = self.places.entry(structure).or_insert_with(|| {
-            Places(dna.len_bytes_of(name).unwrap_or(0), dna.id_pointers(name).into())
+            PointerOffsets(dna.len_bytes_of(name).unwrap_or(0), dna.id_pointers(name).into())
         });
         places.clone()
     }

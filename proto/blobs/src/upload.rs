@@ -113,7 +113,7 @@ impl Source {
     fn into_piece(self) -> Piece {
         match self {
             Self::File { path, digest, size_bytes } => {
-                let place = Place { path: path.into(), file_bytes: size_bytes, offset: 0 };
+                let place = FilePart { path: path.into(), file_bytes: size_bytes, offset: 0 };
                 Piece { digest, size_bytes, content: Content::File(place) }
             }
             Self::Bytes { bytes, digest } => {
@@ -133,15 +133,15 @@ struct Piece {
 
 #[derive(Debug, Clone)]
 enum Content {
-    File(Place),
+    File(FilePart),
     Bytes(Bytes),
 }
 
 /// A part of a file.
 #[derive(Debug, Clone)]
-struct Place {
+struct FilePart {
     path: Arc<Path>,
-    /// Size of the whole file, which shows when it is another one by now.
+    /// Size of the whole file: a different one shows that the file was replaced.
     file_bytes: u64,
     offset: u64,
 }
@@ -251,7 +251,7 @@ fn pieces(files: impl IntoIterator<Item = LocalFile>) -> Vec<Piece> {
         let mut offset = 0;
         for Chunk { digest, size_bytes } in content.blobs() {
             if seen.insert(digest) {
-                let place = Place { path: path.clone(), file_bytes: file.size_bytes, offset };
+                let place = FilePart { path: path.clone(), file_bytes: file.size_bytes, offset };
                 pieces.push(Piece { digest, size_bytes, content: Content::File(place) });
             }
             offset += size_bytes;
@@ -415,7 +415,7 @@ impl Queue {
     }
 }
 
-impl Place {
+impl FilePart {
     /// Reads `want` bytes at `offset` of the part.
     fn read(
         &self,
