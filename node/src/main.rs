@@ -1,18 +1,19 @@
 //! `framecrew-node`: renders frames on this machine for an orchestrator.
 
-use std::{io::IsTerminal as _, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, anyhow};
 use clap::Parser;
+use framecrew_model::{bytes, seconds};
+use framecrew_net::signals::Signals;
 use framecrew_node::{
     Config, Confine, InjectedFaults, RendererChoice,
     blender::{self, Search, Teller},
 };
 use framecrew_proto::v1::{Blender, DescribeNodeRequest, render_node_client::RenderNodeClient};
-use tokio::{net::TcpListener, runtime::Runtime, signal, task};
+use tokio::{net::TcpListener, runtime::Runtime, task};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tracing::{info, warn};
-use tracing_subscriber::EnvFilter;
 
 /// Renders frames on this machine for a Framecrew orchestrator.
 #[derive(Debug, Parser)]
@@ -22,7 +23,12 @@ struct Args {
     #[arg(long, env = "FRAMECREW_ORCHESTRATOR", value_name = "URL")]
     orchestrator: String,
     /// Address to listen on for the orchestrator
-    #[arg(long, env = "FRAMECREW_LISTEN", default_value = "127.0.0.1:3000")]
+    #[arg(
+        long,
+        env = "FRAMECREW_LISTEN",
+        default_value = "127.0.0.1:3000",
+        value_name = "ADDRESS"
+    )]
     listen: SocketAddr,
     /// Where the orchestrator reaches this node [default: the address it registers from]
     #[arg(long, env = "FRAMECREW_ADVERTISE", value_name = "URL")]
@@ -50,18 +56,18 @@ struct Args {
     /// Folder for a provisioned Blender [default: framecrew in the user's cache folder]
     #[arg(long, env = "FRAMECREW_CACHE", value_name = "DIR")]
     cache: Option<PathBuf>,
-    /// Bytes that projects take at most: those used longest ago go, and one that is larger cannot be rendered here
-    /// [default: 20 GiB]
-    #[arg(long, env = "FRAMECREW_CACHE_BYTES", value_name = "BYTES")]
+    /// Disk space for projects, like 20GiB: those used longest ago are removed, and one that is larger cannot be rendered
+    /// here [default: 20GiB]
+    #[arg(long, env = "FRAMECREW_CACHE_BYTES", value_parser = bytes, value_name = "SIZE")]
     cache_bytes: Option<u64>,
-    /// Bytes that finished frames take at most which cannot be handed in, because the orchestrator or its store is
-    /// away; from 80 % on the node takes no work [default: 8 GiB]
-    #[arg(long, env = "FRAMECREW_OUTBOX_BYTES", value_name = "BYTES")]
+    /// Disk space for finished frames while the orchestrator is unreachable; above 80 % no new work is accepted
+    /// [default: 8GiB]
+    #[arg(long, env = "FRAMECREW_OUTBOX_BYTES", value_parser = bytes, value_name = "SIZE")]
     outbox_bytes: Option<u64>,
-    /// Seconds that frames which are being drawn may take to end when the node is told to leave, by SIGTERM or
-    /// Ctrl-C; a second signal ends it at once [default: 60]
-    #[arg(long, env = "FRAMECREW_DRAIN_SECONDS", value_name = "SECONDS")]
-    drain_seconds: Option<u32>,
+    /// How long the node waits for frames in progress after SIGTERM or Ctrl-C, like 60s or 5m (a plain number counts
+    /// seconds); a second signal ends it at once [default: 60s]
+    #[arg(long, env = "FRAMECREW_DRAIN_SECONDS", value_parser = seconds, value_name = "TIME")]
+    drain_seconds: Option<Duration>,
     /// For tests: what a synthetic renderer does wrong, like `poison=37,fail=5,hang=9,oom=11,blank=13`: kinds, each
     /// with a frame or `*`; `poison` kills the node
     #[arg(
@@ -95,13 +101,7 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    let filter =
-        EnvFilter::try_from_env("FRAMECREW_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .init();
+    framecrew_net::telemetry::init("info", true);
     let args = Args::parse();
     let runtime = match Runtime::new() {
         Ok(runtime) => runtime,
@@ -160,12 +160,12 @@ async fn run(args: Args) -> anyhow::Result<()> {
         ffmpeg: args.ffmpeg,
         cache_bytes: args.cache_bytes.unwrap_or(usual.cache_bytes),
         outbox_bytes: args.outbox_bytes.unwrap_or(usual.outbox_bytes),
-        drain: args.drain_seconds.map_or(usual.drain, |n| Duration::from_secs(n.into())),
+        drain: args.drain_seconds.unwrap_or(usual.drain),
         faults: args.synthetic_faults,
         provision,
         ..usual
     };
-    let (leave, shutdown) = told_to_end()?;
+    let (leave, shutdown) = end_signals()?;
     framecrew_node::serve_until(listener, config, find, leave, shutdown).await?;
     Ok(())
 }
@@ -230,26 +230,15 @@ fn find(
     Ok(search)
 }
 
-/// What completes when the process is told to end, and when it is told so for the second time.
-fn told_to_end() -> anyhow::Result<(WaitForCancellationFutureOwned, WaitForCancellationFutureOwned)>
+/// What completes at the first signal that asks this process to end, and at the second.
+fn end_signals() -> anyhow::Result<(WaitForCancellationFutureOwned, WaitForCancellationFutureOwned)>
 {
-    #[cfg(unix)]
-    let mut signals = {
-        use signal::unix::{SignalKind, signal};
-        let listen = |kind| signal(kind).context("cannot listen for signals");
-        (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?)
-    };
+    let mut signals = Signals::listen().context("cannot listen for signals")?;
     let (first, second) = (CancellationToken::new(), CancellationToken::new());
     let told = (first.clone().cancelled_owned(), second.clone().cancelled_owned());
     tokio::spawn(async move {
         for token in [first, second] {
-            #[cfg(unix)]
-            tokio::select! {
-                _ = signals.0.recv() => {}
-                _ = signals.1.recv() => {}
-            }
-            #[cfg(not(unix))]
-            let _ = signal::ctrl_c().await;
+            signals.next().await;
             token.cancel();
         }
     });

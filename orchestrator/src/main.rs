@@ -1,7 +1,6 @@
 //! The command `framecrew-orchestrator`.
 
 use std::{
-    io::IsTerminal as _,
     net::SocketAddr,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -9,13 +8,14 @@ use std::{
 };
 
 use clap::{Parser, Subcommand};
+use framecrew_model::{InvalidTime, bytes, time};
+use framecrew_net::signals::Signals;
 use framecrew_orchestrator::{Backup, Checked, Config, serve};
 use tokio::net::TcpListener;
 use tonic::transport::Endpoint;
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
-use tracing_subscriber::EnvFilter;
 
 /// Accepts jobs, gives their frames to render nodes, and shows every frame as it happens.
 ///
@@ -44,13 +44,13 @@ struct Args {
         global = true
     )]
     data: PathBuf,
-    /// Hours that unused uploads and frames are kept after their last use; 24 by default, at least 1.
+    /// How long unused uploads and frames are kept after their last use, like 36h or 7d; 24h by default, at least 1h.
     ///
-    /// Only those that no job needs count as unused.
-    #[arg(long, env = "FRAMECREW_BLOB_AGE", value_name = "HOURS")]
-    blob_age: Option<u32>,
-    /// Bytes that unused uploads and frames may take before the oldest are removed; 20 GiB by default.
-    #[arg(long, env = "FRAMECREW_BLOB_BYTES", value_name = "BYTES")]
+    /// Only those that no job needs count as unused. A plain number counts hours.
+    #[arg(long, env = "FRAMECREW_BLOB_AGE", value_parser = hours, value_name = "TIME")]
+    blob_age: Option<Duration>,
+    /// Disk space for unused uploads and frames, like 50GiB, before the oldest are removed; 20GiB by default.
+    #[arg(long, env = "FRAMECREW_BLOB_BYTES", value_parser = bytes, value_name = "SIZE")]
     blob_bytes: Option<u64>,
     /// File that the history of decisions is appended to, commit by commit; for tests.
     #[cfg(feature = "history")]
@@ -92,6 +92,12 @@ enum Command {
     },
 }
 
+/// Reads `36h`; a plain number counts hours.
+fn hours(text: &str) -> Result<Duration, InvalidTime> {
+    let hours = text.trim().parse::<u32>();
+    hours.map_or_else(|_| time(text), |hours| Ok(Duration::from_secs(u64::from(hours) * 3_600)))
+}
+
 #[tokio::main]
 async fn main() -> ExitCode {
     #[cfg(feature = "failpoints")]
@@ -105,12 +111,7 @@ async fn main() -> ExitCode {
     if args.health {
         return if serves(args.listen).await { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
-    let filter = EnvFilter::try_from_env("FRAMECREW_LOG").unwrap_or_else(|_| "info".into());
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .init();
+    framecrew_net::telemetry::init("info", true);
     match run(args).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -179,9 +180,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
         ),
     })?;
     let mut config = Config::new(args.data);
-    if let Some(hours) = args.blob_age {
-        config.blob_age = Duration::from_secs(u64::from(hours) * 60 * 60);
-    }
+    config.blob_age = args.blob_age.unwrap_or(config.blob_age);
     config.blob_bytes = args.blob_bytes.unwrap_or(config.blob_bytes);
     #[cfg(feature = "history")]
     {
@@ -206,16 +205,14 @@ async fn serves(address: SocketAddr) -> bool {
 
 /// Completes at Ctrl-C and, on Unix, at SIGTERM.
 async fn shutdown_signal() {
-    #[cfg(unix)]
-    {
-        use tokio::signal::unix::{SignalKind, signal};
-        if let Ok(mut terminate) = signal(SignalKind::terminate()) {
-            tokio::select! {
-                _ = tokio::signal::ctrl_c() => {}
-                _ = terminate.recv() => {}
-            }
-            return;
+    match Signals::listen() {
+        Ok(mut signals) => {
+            signals.next().await;
+        }
+        // A signal then ends the process at once, which loses no more than a crash does.
+        Err(error) => {
+            tracing::warn!(%error, "cannot listen for signals");
+            std::future::pending::<()>().await;
         }
     }
-    let _ = tokio::signal::ctrl_c().await;
 }
