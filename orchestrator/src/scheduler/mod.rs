@@ -14,6 +14,7 @@ mod batch;
 mod batches;
 #[cfg(test)]
 mod check;
+mod demand;
 mod event;
 mod job;
 mod jobs;
@@ -33,6 +34,7 @@ use std::{
 
 pub use self::{
     action::Action,
+    demand::Demand,
     event::Event,
     restored::{RestoredBatch, RestoredJob, RestoredNode},
     status::{NodeLoad, NodeStatus},

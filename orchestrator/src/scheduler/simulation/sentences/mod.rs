@@ -18,7 +18,7 @@ use crate::{
         Attempts, BatchId, Blender, BlenderKind, Epoch, Failure, FailureReason, FrameState,
         Incarnation, JobId, JobState, NodeDescription, NodeName, Requirements, Slice,
     },
-    scheduler::{Action, BATCH_SLICES_MAX, Event, NodeStatus, Scheduler},
+    scheduler::{Action, BATCH_SLICES_MAX, Demand, Event, NodeStatus, Scheduler},
 };
 
 /// A cluster told in sentences. Frames take a second each unless it is said otherwise.

@@ -98,3 +98,24 @@ fn the_last_frames_are_left_for_the_node_that_is_free_first() {
     assert_eq!(cluster.rendering("a"), [1]);
     assert_eq!(cluster.world.invariants.state(JobId(4)), JobState::Finished);
 }
+
+#[test]
+fn demand_counts_the_slots_that_could_render_something_by_requirement() {
+    let cluster = Cluster::new().slots(2).node("a").seconds(50.0).job(1..=10).passes(1.0);
+    let cluster = cluster.requires("4.5", &["gpu"]).job(1..=5).passes(1.0);
+    let demand = cluster.world.scheduler.as_ref().unwrap().demand();
+    let counts = |demand: &Demand| (demand.slots_wanted, demand.slots_there);
+    assert_eq!(demand.iter().map(counts).collect::<Vec<_>>(), [(10, 2), (5, 0)]);
+    assert_eq!(demand[1].requirements.tags, ["gpu"]);
+    // A node that is silent is none that could render.
+    let cluster = cluster.lose("a").passes(60.0);
+    let demand = cluster.world.scheduler.as_ref().unwrap().demand();
+    assert_eq!(demand.iter().map(counts).collect::<Vec<_>>(), [(10, 0), (5, 0)]);
+    let cluster = cluster.node("a").passes(10_000.0);
+    let demand = cluster.world.scheduler.as_ref().unwrap().demand();
+    assert_eq!(
+        demand.iter().map(counts).collect::<Vec<_>>(),
+        [(5, 0)],
+        "what is over wants nothing"
+    );
+}
