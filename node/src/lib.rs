@@ -11,6 +11,7 @@ mod config;
 mod confine;
 mod convert;
 pub mod core;
+mod data;
 mod failure;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]

@@ -1,12 +1,11 @@
 //! Puts a node together and runs it until it is told to stop.
 
 use std::{
-    fs, future,
-    io::{self, Write as _},
+    fs, future, io,
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime},
 };
 
 use framecrew_blobs::BlobClient;
@@ -14,7 +13,8 @@ use framecrew_proto::v1::{NodeDescription, render_node_server::RenderNodeServer}
 use sysinfo::System;
 use tokio::{
     net::{self, TcpListener},
-    task::{self, AbortHandle, JoinError},
+    sync::mpsc,
+    task::{self, AbortHandle, JoinError, JoinHandle},
     time,
 };
 use tokio_util::sync::CancellationToken;
@@ -29,13 +29,13 @@ use crate::{
     blender::{Fetcher, Search},
     config::Config,
     confine::{self, Confine, Workplace},
+    data::{DataError, DataFolder, incarnation},
     goodbye::Goodbye,
     membership::{self, Expelled, Reach},
     movie::Ffmpeg,
-    node::{FREE_BYTES_MIN, Node, Parts},
+    node::{Command, FREE_BYTES_MIN, Node, Parts},
     outbox::Outbox,
     owner::Owner,
-    platform,
     project::{LAYOUTS, Projects},
     renderer::Slots,
     service::Service,
@@ -117,7 +117,7 @@ pub enum ServeError {
 }
 
 /// Serves RenderNode on `listener` and works for the orchestrator until `shutdown` completes; then kills the
-/// renderers, says goodbye and returns.
+/// renderers, deregisters and returns.
 ///
 /// # Errors
 /// When the configuration or the data folder cannot be used, the orchestrator expels the node, or the server
@@ -131,10 +131,10 @@ pub async fn serve(
     serve_until(listener, config, |_| none_more, future::pending(), shutdown).await
 }
 
-/// The same; and what `find` finds comes to the Blenders of `config`: looking for them takes seconds, in which the
-/// cluster knows already that an earlier life of this node is over. `find` gets a folder for what is asked to
-/// put its temporary files in. And when `leave` completes, takes no work any more, hands back what has not begun,
-/// and leaves as soon as what is being drawn is done, or `config.drain` has passed.
+/// Does the same, and adds the Blenders that `find` finds. Finding them takes seconds, and the node registers
+/// meanwhile, so that the cluster knows that its earlier incarnation is over. `find` gets a folder for temporary
+/// files. When `leave` completes, the node accepts no more work, hands back the slices that have not begun, and
+/// leaves when those in progress are done, or when `config.drain` has passed.
 ///
 /// # Errors
 /// As [`serve`].
@@ -149,51 +149,20 @@ pub async fn serve_until<F: Future<Output = Result<Search, String>> + Send + 'st
     let local = listener.local_addr().map_err(ServeError::Listener)?;
     check_reach(local, &config).await?;
     let channel = channel(&config.orchestrator)?;
-    let data = |error| ServeError::Data { path: config.data.clone(), error };
-    fs::create_dir_all(&config.data).map_err(data)?;
-    let _lock = lock(&config)?;
-    // Blender runs in a folder of its own: what it is given must not depend on where we are.
-    let root = fs::canonicalize(&config.data).map_err(data)?;
-    let work = root.join("work");
-    // What an earlier life left half-drawn, and who draws it. Only with the lock is it nobody's.
-    let left = platform::end_all_in(&work).await;
-    if left > 0 {
-        warn!(left, "ended processes that an earlier life of this node had left behind");
-    }
-    // Once more: what one of them was still writing may have come in between.
-    clear(&work).or_else(|_| clear(&work)).map_err(data)?;
-
+    let unusable = |error: io::Error| data_error(&config.data, error.into());
+    let data = DataFolder::open(&config.data).await;
+    let data = data.map_err(|error| data_error(&config.data, error))?;
     let confined = check_walls(&config)?;
-    let workplace = Workplace { work: work.clone(), layouts: root.join(LAYOUTS), confined };
-    // The walls only include existing folders, and a Blender may start before its first project arrives.
-    fs::create_dir_all(&workplace.layouts).map_err(data)?;
-    let fetcher = fetcher(config.provision).await;
-    // Gone with whoever asks, also if that is told to end before there are answers.
-    let asked = tempfile::Builder::new().prefix("asked").tempdir_in(&work).map_err(data)?;
+    // Removed when the search ends, also if the node is told to stop before.
+    let asked = tempfile::Builder::new().prefix("asked").tempdir_in(&data.work);
+    let asked = asked.map_err(unusable)?;
     let found = find(asked.path().to_owned());
-    let slots = Slots::new(config.renderer, config.faults, fetcher, config.slots, workplace);
-    let blobs = BlobClient::new(channel.clone());
-    let incarnation = incarnation(&root, SystemTime::now());
-    let goodbye = Goodbye::read(&root).map_err(data)?;
-    let outbox = root.join("outbox");
-    let outbox = Outbox::open(outbox, incarnation, config.outbox_bytes);
-    let (node, commands) = Node::new(Parts {
-        incarnation,
-        description: NodeDescription {
-            tags: config.tags,
-            allows_scripts: config.allow_scripts,
-            confines: confined,
-            ..describe(config.slots)
-        },
-        name: config.name,
-        slots,
-        projects: Projects::new(root, blobs.clone(), config.cache_bytes),
-        outbox: outbox.map_err(data)?,
-        uploads: Uploads::new(blobs),
-        goodbye,
-        work,
-        free_bytes_min: FREE_BYTES_MIN,
-    });
+    let found = async move {
+        let found = found.await;
+        drop(asked);
+        found
+    };
+    let (node, commands) = assemble(&config, &data, channel.clone(), confined).await?;
     let node = Arc::new(node);
     let (owner, offers) = Owner::new(node.clone(), commands);
     let reach = Reach {
@@ -203,44 +172,23 @@ pub async fn serve_until<F: Future<Output = Result<Search, String>> + Send + 'st
     };
     info!(name = %node.name, %local, orchestrator = config.orchestrator, "node started");
 
-    let equipped = node.clone();
-    let equipping = async move {
-        let proved = async {
-            let search = found.await.map_err(ServeError::Config)?;
-            drop(asked);
-            equipped.slots.add(search);
-            // A slower Blender is announced once it has started.
-            let _ = time::timeout(PROOF_TIMEOUT, equipped.slots.prove()).await;
-            Ok::<_, ServeError>(())
-        };
-        let (proved, ffmpeg) = tokio::join!(proved, ffmpeg(config.ffmpeg, confined));
-        proved?;
-        let ffmpeg = ffmpeg?;
-        equipped.equip(ffmpeg).await;
-        equipped.slots.keep_proving().await;
-        Ok(())
-    };
-    let mut equipping = std::pin::pin!(equipping);
-
+    let mut equipping = std::pin::pin!(equip(node.clone(), found, config.ffmpeg, confined));
     let streams_end = CancellationToken::new();
     let mut server = tokio::spawn(server(node.clone(), listener, streams_end.clone())?);
     let mut owner = tokio::spawn(owner.run());
+    let handing_in = tokio::spawn(adoption::hand_in(node.clone(), channel.clone(), offers));
     // No task of ours outlives this function, however it ends.
     let _tasks = [
         AbortOnDrop(server.abort_handle()),
         AbortOnDrop(owner.abort_handle()),
         AbortOnDrop(tokio::spawn(retire_idle(node.clone())).abort_handle()),
-        AbortOnDrop(
-            tokio::spawn(adoption::hand_in(node.clone(), channel.clone(), offers)).abort_handle(),
-        ),
+        AbortOnDrop(handing_in.abort_handle()),
     ];
     let membership = membership::keep(node.clone(), channel.clone(), reach);
     let leaving = async {
         leave.await;
-        info!(
-            "leaving: finishing what is being drawn, for {} seconds at most",
-            config.drain.as_secs()
-        );
+        let seconds = config.drain.as_secs();
+        info!("leaving: finishing the frames in progress, for at most {seconds} seconds");
         node.drain(config.drain).await;
     };
     let end = tokio::select! {
@@ -263,6 +211,80 @@ pub async fn serve_until<F: Future<Output = Result<Search, String>> + Send + 'st
         return end;
     }
     streams_end.cancel();
+    close(server).await.and(end)
+}
+
+fn data_error(path: &Path, error: DataError) -> ServeError {
+    let path = path.to_owned();
+    match error {
+        DataError::Unusable(error) => ServeError::Data { path, error },
+        DataError::InUse => ServeError::DataInUse { path },
+    }
+}
+
+/// Puts a node together over its data folder.
+async fn assemble(
+    config: &Config,
+    data: &DataFolder,
+    channel: Channel,
+    confined: bool,
+) -> Result<(Node, mpsc::Receiver<Command>), ServeError> {
+    let unusable = |error: io::Error| data_error(&config.data, error.into());
+    let (root, work) = (data.root.clone(), data.work.clone());
+    let workplace = Workplace { work: work.clone(), layouts: root.join(LAYOUTS), confined };
+    // The walls only include existing folders, and a Blender may start before its first project arrives.
+    fs::create_dir_all(&workplace.layouts).map_err(unusable)?;
+    let fetcher = fetcher(config.provision.clone()).await;
+    let (renderer, faults) = (config.renderer.clone(), config.faults.clone());
+    let slots = Slots::new(renderer, faults, fetcher, config.slots, workplace);
+    let blobs = BlobClient::new(channel);
+    let incarnation = incarnation(&root, SystemTime::now());
+    let goodbye = Goodbye::read(&root).map_err(unusable)?;
+    let outbox = Outbox::open(root.join("outbox"), incarnation, config.outbox_bytes);
+    Ok(Node::new(Parts {
+        incarnation,
+        description: NodeDescription {
+            tags: config.tags.clone(),
+            allows_scripts: config.allow_scripts,
+            confines: confined,
+            ..describe(config.slots)
+        },
+        name: config.name.clone(),
+        slots,
+        projects: Projects::new(root, blobs.clone(), config.cache_bytes),
+        outbox: outbox.map_err(unusable)?,
+        uploads: Uploads::new(blobs),
+        goodbye,
+        work,
+        free_bytes_min: FREE_BYTES_MIN,
+    }))
+}
+
+/// Gives a node the Blenders that are `found` and an ffmpeg. Then keeps proving its Blenders, and ends only with an
+/// error.
+async fn equip(
+    node: Arc<Node>,
+    found: impl Future<Output = Result<Search, String>>,
+    given_ffmpeg: Option<PathBuf>,
+    confined: bool,
+) -> Result<(), ServeError> {
+    let proved = async {
+        node.slots.add(found.await.map_err(ServeError::Config)?);
+        // A slower Blender is announced once it has started.
+        let _ = time::timeout(PROOF_TIMEOUT, node.slots.prove()).await;
+        Ok::<_, ServeError>(())
+    };
+    let (proved, ffmpeg) = tokio::join!(proved, ffmpeg(given_ffmpeg, confined));
+    proved?;
+    node.equip(ffmpeg?).await;
+    node.slots.keep_proving().await;
+    Ok(())
+}
+
+/// Waits for the server to end, which open streams may hold up.
+async fn close(
+    mut server: JoinHandle<Result<(), tonic::transport::Error>>,
+) -> Result<(), ServeError> {
     match time::timeout(SHUTDOWN_TIMEOUT, &mut server).await {
         Ok(Ok(served)) => served?,
         Ok(Err(panic)) => warn!(%panic, "the server ended badly"),
@@ -271,7 +293,7 @@ pub async fn serve_until<F: Future<Output = Result<Search, String>> + Send + 'st
             warn!("closed streams that nobody read");
         }
     }
-    end
+    Ok(())
 }
 
 fn ended_early(served: Result<Result<(), tonic::transport::Error>, JoinError>) -> ServeError {
@@ -400,56 +422,12 @@ fn channel(url: &str) -> Result<Channel, ServeError> {
     Ok(endpoint.connect_lazy())
 }
 
-/// Holds the data folder until it is dropped, or the process dies.
-fn lock(config: &Config) -> Result<fs::File, ServeError> {
-    let path = config.data.join("lock");
-    let data = |error| ServeError::Data { path: config.data.clone(), error };
-    let file = fs::File::create(path).map_err(data)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(fs::TryLockError::WouldBlock) => {
-            Err(ServeError::DataInUse { path: config.data.clone() })
-        }
-        Err(fs::TryLockError::Error(error)) => Err(data(error)),
-    }
-}
-
-/// Makes a folder anew.
-fn clear(folder: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => fs::create_dir_all(folder),
-    }
-}
-
-/// Rises with every life of the node, also where the machine's clock was set back: the last one is kept in the data
-/// folder, as far as it can be read.
-fn incarnation(folder: &Path, now: SystemTime) -> u64 {
-    let path = folder.join("incarnation");
-    let last = fs::read_to_string(&path).ok().and_then(|last| last.parse().ok());
-    let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
-    let now = u64::try_from(since.as_micros()).unwrap_or(u64::MAX);
-    let next = last.map_or(now, |last: u64| now.max(last.saturating_add(1)));
-    // Durable before anyone hears of it, and never half of it.
-    let keep = || {
-        let part = path.with_extension("part");
-        let mut file = fs::File::create(&part)?;
-        file.write_all(next.to_string().as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&part, &path)?;
-        if cfg!(unix) { fs::File::open(folder)?.sync_all() } else { Ok(()) }
-    };
-    // A disk that is full keeps no node from handing in what fills it.
-    if let Err(error) = keep() {
-        warn!(%error, "cannot keep this life's number: the next one needs a clock that is right");
-    }
-    next
-}
-
 /// Whether renderers are confined; says so.
 fn check_walls(config: &Config) -> Result<bool, ServeError> {
     if config.confine == Confine::Off {
-        warn!("nothing is confined here: a .blend can make Blender write wherever this node can");
+        warn!(
+            "Blender is not sandboxed on this machine: a .blend can make it write anywhere this user can"
+        );
         return Ok(false);
     }
     match confine::probe() {
@@ -461,7 +439,7 @@ fn check_walls(config: &Config) -> Result<bool, ServeError> {
             "what renders cannot be confined here, as --confine require wants: {why}"
         ))),
         Err(why) => {
-            warn!(%why, "nothing is confined here: a .blend can make Blender write wherever this node can");
+            warn!(%why, "Blender is not sandboxed on this machine: a .blend can make it write anywhere this user can");
             Ok(false)
         }
     }
@@ -509,27 +487,5 @@ struct AbortOnDrop(AbortHandle);
 impl Drop for AbortOnDrop {
     fn drop(&mut self) {
         self.0.abort();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    #[test]
-    fn each_life_is_newer_than_the_last_though_the_clock_is_set_back() {
-        let folder = tempfile::tempdir().unwrap();
-        let life = |seconds| {
-            let now = UNIX_EPOCH + Duration::from_secs(seconds);
-            incarnation(folder.path(), now)
-        };
-        assert_eq!(life(1_000), 1_000_000_000);
-        assert_eq!([life(0), life(1_000), life(1)], [1, 2, 3].map(|n| 1_000_000_000 + n));
-        assert_eq!(life(2_000), 2_000_000_000);
-        for torn in [&b""[..], b"\0\0", b"\xff\xfe", b"99999999999999999999"] {
-            fs::write(folder.path().join("incarnation"), torn).unwrap();
-            assert_eq!(life(3), 3_000_000);
-        }
     }
 }

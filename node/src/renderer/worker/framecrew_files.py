@@ -237,9 +237,7 @@ def draws_itself(scene):
     if scene.render.use_sequencer and any(strip.type != "SOUND" and not strip.mute for strip in cut):
         return False
     tree = compositor(scene)
-    return tree is None or any(
-        is_layers(node) and not node.mute and node.scene in (None, scene) for node in tree.nodes
-    )
+    return tree is None or any(is_layers(node) and not node.mute and node.scene in (None, scene) for node in tree.nodes)
 
 
 def is_layers(node):

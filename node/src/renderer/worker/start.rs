@@ -31,11 +31,17 @@ use crate::{
 
 /// The script that Blender runs. Its modules are next to it.
 const WORKER: &str = "worker.py";
-const SCRIPTS: [(&str, &str); 4] = [
+const SCRIPTS: [(&str, &str); 10] = [
     (WORKER, include_str!("worker.py")),
     ("framecrew_addons.py", include_str!("framecrew_addons.py")),
     ("framecrew_bakes.py", include_str!("framecrew_bakes.py")),
+    ("framecrew_draw.py", include_str!("framecrew_draw.py")),
     ("framecrew_files.py", include_str!("framecrew_files.py")),
+    ("framecrew_outputs.py", include_str!("framecrew_outputs.py")),
+    ("framecrew_scene.py", include_str!("framecrew_scene.py")),
+    ("framecrew_settings.py", include_str!("framecrew_settings.py")),
+    ("framecrew_sound.py", include_str!("framecrew_sound.py")),
+    ("framecrew_talk.py", include_str!("framecrew_talk.py")),
 ];
 
 /// How long Blender may take to start: 1 second is usual, but the first start from a cold network disk is not.
