@@ -5,8 +5,8 @@ use std::ops::RangeInclusive;
 use framecrew_blobs::check_paths;
 use framecrew_proto::{
     limits::{
-        ADDONS_MAX, CHUNKS_MAX, FILES_MAX, FRAME_SECONDS, FRAME_SILENCE_SECONDS, JOB_NAME_CHARS,
-        NODE_SILENCE_SECONDS, PRIORITIES, REQUEST_ID_CHARS, SAMPLES, SCALE_PERCENT,
+        ADDONS_MAX, CHUNKS_MAX, FILES_MAX, FRAME_SECONDS, FRAME_SILENCE_SECONDS, FRAMES_MAX,
+        JOB_NAME_CHARS, NODE_SILENCE_SECONDS, PRIORITIES, REQUEST_ID_CHARS, SAMPLES, SCALE_PERCENT,
     },
     v1 as wire,
 };
@@ -123,7 +123,7 @@ fn parse_movie(
         violations.add(FIELD, message);
     }
     let (Some(project), Some(frames)) = (project, frames) else { return format };
-    let (files, frames) = (project.files.len() as u64, frames.len());
+    let (files, frames) = (project.files.len() as u64, frames.count());
     if files + frames > FILES_MAX as u64 {
         let message = format!(
             "needs a project with the {files} files and the {frames} frames of this job: \
@@ -167,16 +167,12 @@ fn frame_set(
     if checked.len() < ranges.len() {
         return None;
     }
-    let frames: u64 = checked.iter().map(FrameRange::len).sum();
-    if frames > FrameSet::FRAMES_MAX {
-        violations.add(field, format!("has {frames} frames, {} at most", FrameSet::FRAMES_MAX));
+    let frames: u64 = checked.iter().map(FrameRange::count).sum();
+    if frames > FRAMES_MAX {
+        violations.add(field, format!("has {frames} frames, {} at most", FRAMES_MAX));
         return None;
     }
-    let set = FrameSet::new(checked);
-    if set.is_none() {
-        violations.add(field, "names a frame twice");
-    }
-    set
+    FrameSet::new(checked).map_err(|error| violations.add(field, error.to_string())).ok()
 }
 
 /// Parses the frames to retry; `None` means all failed ones. A frame that the job does not have is a violation.

@@ -3,13 +3,12 @@
 use std::{fmt, time::Duration};
 
 use framecrew_blobs::Digest;
+use framecrew_model::{BlenderVersion, FrameSet};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    frames::FrameSet,
     ids::JobId,
     kinds::{ImageFormat, MovieFormat, RenderEngine},
-    version::BlenderVersion,
 };
 
 /// A validated specification of a job.

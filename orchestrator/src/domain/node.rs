@@ -1,8 +1,9 @@
 //! A node's description, and whether it suits a job.
 
+use framecrew_model::BlenderVersion;
 use serde::{Deserialize, Serialize};
 
-use super::{job::Requirements, kinds::BlenderKind, version::BlenderVersion};
+use super::{job::Requirements, kinds::BlenderKind};
 
 /// The description of a node, as it registers.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]

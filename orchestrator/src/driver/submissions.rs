@@ -118,7 +118,7 @@ impl Driver {
     /// Makes a job's frames available to nodes.
     pub(super) fn begin(&mut self, record: &JobRecord, cycle: &mut Cycle) {
         let (job, frames) = (record.job, record.spec.frames.clone());
-        info!(%job, name = record.spec.name, frames = frames.len(), "job accepted");
+        info!(%job, name = record.spec.name, frames = frames.count(), "job accepted");
         let (requirements, priority) = (record.requirements(), record.spec.priority);
         let node_silence = record.spec.limits.node_silence();
         let event = Event::JobSubmitted { job, frames, requirements, priority, node_silence };

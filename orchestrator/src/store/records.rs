@@ -47,7 +47,7 @@ impl JobRecord {
         file_version: BlenderVersion,
         submitted_at_ms: i64,
     ) -> Self {
-        let counts = FrameCounts { open: spec.frames.len(), ..FrameCounts::default() };
+        let counts = FrameCounts { open: spec.frames.count(), ..FrameCounts::default() };
         let status = JobStatus {
             state: JobState::Queued,
             counts,

@@ -43,7 +43,7 @@ impl Durable {
         node_silence: Duration,
     ) {
         let record = Job {
-            counts: FrameCounts { open: frames.len(), ..FrameCounts::default() },
+            counts: FrameCounts { open: frames.count(), ..FrameCounts::default() },
             frames,
             requirements,
             priority,

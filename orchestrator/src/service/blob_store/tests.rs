@@ -350,7 +350,7 @@ async fn asking_for_too_many_digests_is_refused() {
 #[tokio::test]
 async fn a_download_starts_at_its_offset_and_tells_the_whole_size_once() {
     let fixture = Fixture::new().await;
-    let bytes: &'static [u8] = vec![5; DOWNLOAD_CHUNK_BYTES_MAX as u64 as usize + 10].leak();
+    let bytes: &'static [u8] = vec![5; DOWNLOAD_CHUNK_BYTES_MAX + 10].leak();
     let digest = fixture.store(bytes).await;
     let messages = fixture.download(by_digest(digest), 0).await.unwrap();
     let shape = |messages: &[DownloadResponse]| -> Vec<_> {
