@@ -1,10 +1,10 @@
 //! How fast a project travels: `cargo bench -p framecrew-orchestrator --bench upload`.
 //!
 //! A project of 5,000 files and 1 GB goes to a fresh orchestrator over a real socket, from reading its files to
-//! the answer that all of it is durable; beside it, in turn, `cp -r` and `b3sum` of the same files on the same
-//! disk. Then the same project again, which moves nothing; a job of 100,000 files; and an upload that is cut off
-//! in the middle and goes on. Medians of three. `TMPDIR` says which disk; 12 GB must be free. Without `b3sum`
-//! there is no comparison.
+//! the answer that all of it is durable. For comparison, `cp -r` and `b3sum` run in turn with it, on the same files
+//! and the same disk. Then come the same project again, which moves nothing, a job of 100,000 files, and an upload that
+//! is cut off in the middle and resumed. Medians of three. `TMPDIR` chooses the disk; 12 GB must be free. Without
+//! `b3sum` there is no comparison.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::{
@@ -27,14 +27,14 @@ use tonic::transport::{Channel, Endpoint};
 
 const FILES: usize = 5_000;
 const BYTES: u64 = 1_000_000_000;
-/// The part of it in one file.
+/// Bytes of its largest file.
 const LARGEST_BYTES: u64 = 200_000_000;
 /// Files of the largest project that there may be.
 const MANY_FILES: usize = 100_000;
 const RUNS: usize = 3;
-/// What upload may take over `cp` and `b3sum`.
+/// The longest that an upload may take, as a multiple of `cp` and `b3sum`.
 const TARGET: f64 = 1.5;
-/// What a submission whose blobs are all there may take, in seconds.
+/// The longest that a submission may take whose blobs are all stored, in seconds.
 const SECOND_TARGET: f64 = 1.0;
 
 #[tokio::main]
@@ -47,7 +47,7 @@ async fn main() {
     let (mut by_hand, mut first, mut again, mut many) = (vec![], vec![], vec![], vec![]);
     let mut resumed = vec![];
     for run in 0..RUNS {
-        // Nothing is removed before the end: ext4 is slow with new files just after many old ones went.
+        // Nothing is removed before the end: ext4 creates files slowly just after many were removed.
         by_hand.extend(copy_and_hash(&project, &files, &home.path().join(format!("copy-{run}"))));
         settle();
 
@@ -169,7 +169,7 @@ fn project_file(file: &LocalFile, root: &Path) -> proto::ProjectFile {
     }
 }
 
-/// Drops an upload when half of it is on its way, and uploads again: the bytes stored by then, and sent then.
+/// Drops an upload halfway and uploads again. Returns the bytes that were stored before, and sent again.
 async fn cut_and_resume(home: &Path, files: &[LocalFile]) -> (u64, u64) {
     let store = Store::start(home).await;
     let (half, is_half) = oneshot::channel();
@@ -213,7 +213,7 @@ async fn read_all(files: &[PathBuf]) -> Vec<LocalFile> {
     .unwrap()
 }
 
-/// What a person would do with one machine: copy, and check.
+/// The baseline on one machine: copy the files, and hash them.
 fn copy_and_hash(project: &Path, files: &[PathBuf], copy: &Path) -> Option<f64> {
     let started = now();
     assert!(Command::new("cp").arg("-r").args([project, copy]).status().unwrap().success());
@@ -231,7 +231,7 @@ fn copy_and_hash(project: &Path, files: &[PathBuf], copy: &Path) -> Option<f64> 
     is_hashed.then_some(seconds)
 }
 
-/// What was written is on the disk, so that nobody pays for another one's bytes.
+/// Waits until earlier writes are on the disk, so that no measurement pays for them.
 fn settle() {
     let _ = Command::new("sync").status();
 }

@@ -1,11 +1,10 @@
-//! What a crowd of watchers costs: `cargo bench -p framecrew-orchestrator --bench watchers`. Linux only.
+//! The cost of a crowd of watchers: `cargo bench -p framecrew-orchestrator --bench watchers`. Linux only.
 //!
-//! An orchestrator in a process of its own, a node that draws as fast as it is asked to, and a crowd: 1,000
+//! An orchestrator in a process of its own, a node that finishes frames as fast as it gets them, and a crowd: 1,000
 //! watchers that read one message and then nothing more, and 1,000 of a job that waits. Frames a second with
 //! the crowd and without it, in pairs within one run; the memory that the crowd adds to the orchestrator; and, at
-//! a steady pace, how long after the node has said that a frame is finished a healthy watcher hears of it. In the
-//! end nobody reads for so long that the stalled ones are dropped; that a later crowd adds less than the first one
-//! shows that the memory comes back.
+//! a steady pace, the time from a node's report of a finished frame to a healthy watcher. In the end the crowd stalls
+//! until its streams are dropped; a later crowd that adds less memory than the first shows that the memory comes back.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::{
@@ -41,9 +40,9 @@ use tonic::{
 const WATCHERS: usize = 1_000;
 /// Watchers on one connection.
 const PER_CONNECTION: usize = 50;
-/// Bytes that a stalled watcher has room for: it stalls within the first second.
+/// Receive window of a stalled watcher, in bytes: it stalls within the first second.
 const WINDOW_BYTES: u32 = 16 << 10;
-/// Bytes that a connection has room for: watchers on it stall by themselves, not one another.
+/// Receive window of a connection, in bytes: a stalled watcher does not stall the others on it.
 const CONNECTION_BYTES: u32 = 64 << 20;
 const PAIRS: usize = 3;
 /// How long frames are counted for one figure.
@@ -52,7 +51,7 @@ const COUNTED: Duration = Duration::from_secs(5);
 const STEADY: Duration = Duration::from_secs(8);
 /// Frames a second at the steady pace.
 const STEADY_PACE: u32 = 300;
-/// Longer than stalled watchers are borne with.
+/// Longer than the orchestrator keeps stalled watchers.
 const STALL: Duration = Duration::from_secs(80);
 const FRAMES: i32 = 1_000_000;
 const MEMORY_TARGET_MB: f64 = 128.0;
@@ -64,7 +63,7 @@ async fn main() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path()).await;
     let clock = Arc::new(Clock::new());
-    // Before any node is there that would lack the tag.
+    // Before a node joins, which would lack the tag.
     let waiting = orchestrator.submit("waiting", vec!["of nobody".into()]).await;
     let node = Node::join(&orchestrator, clock.clone()).await;
 
@@ -76,7 +75,7 @@ async fn main() {
     let mut crowd: Option<Crowd> = None;
     for pair in 0..PAIRS {
         drop(crowd.take());
-        // A job of its own for each pair: whoever comes to one with a long past waits for its snapshot.
+        // A job of its own for each pair: a watcher of a job with a long past waits for its snapshot.
         let busy = orchestrator.submit(&format!("busy {pair}"), vec![]).await;
         let healthy = orchestrator.client("127.0.0.1", None).await;
         let watcher = tokio::spawn(follow(healthy, busy, clock.clone()));
@@ -226,7 +225,7 @@ impl Orchestrator {
 
 const PICTURE: &[u8] = b"1";
 
-/// When the node said that frames are finished, and how many of them and how late a healthy watcher heard of.
+/// When the node reported each finished frame, and how many of the reports reached a healthy watcher, and how late.
 struct Clock {
     started: Instant,
     /// By frame, in microseconds.
@@ -249,7 +248,7 @@ impl Clock {
         self.said[frame as usize].store(self.micros(), Ordering::Relaxed);
     }
 
-    fn hear(&self, frame: i32) {
+    fn mark_heard(&self, frame: i32) {
         self.heard.fetch_add(1, Ordering::Relaxed);
         let said = self.said[frame as usize].load(Ordering::Relaxed);
         let lag = Duration::from_micros(self.micros().saturating_sub(said));
@@ -264,7 +263,7 @@ impl Clock {
     }
 
     async fn lag_p99(&self) -> Duration {
-        // What was under way at full speed is not counted.
+        // Frames that were under way at full speed are not counted.
         sleep(Duration::from_secs(2)).await;
         self.lags.lock().unwrap().clear();
         sleep(STEADY).await;
@@ -282,7 +281,7 @@ async fn follow(mut client: OrchestratorClient<Channel>, job_id: u64, clock: Arc
     while let Some(message) = stream.message().await.unwrap() {
         if let Some(Update::Changes(changes)) = message.update {
             for frame in &changes.frames {
-                clock.hear(frame.frame);
+                clock.mark_heard(frame.frame);
             }
         }
     }
@@ -347,7 +346,7 @@ async fn watchers(
     watchers
 }
 
-/// A node that finishes frames as soon as it is given them, or at a pace.
+/// A node that finishes frames as soon as it gets them, or at a pace.
 struct Node {
     /// Microseconds for a frame.
     frame_micros: Arc<AtomicU64>,
@@ -395,7 +394,7 @@ impl Node {
         Self { frame_micros }
     }
 
-    /// Frames a second; 0: as many as go.
+    /// Frames a second; 0 for no limit.
     fn pace(&self, frames_a_second: u32) {
         let micros = 1_000_000_u64.checked_div(frames_a_second.into()).unwrap_or(0);
         self.frame_micros.store(micros, Ordering::Relaxed);
