@@ -78,8 +78,8 @@ struct Args {
         hide_default_value = true
     )]
     synthetic_faults: InjectedFaults,
-    /// Install Blenders that are lacking into the cache, and as root the libraries they need: one at once where there
-    /// is none, others when jobs need them
+    /// Install missing Blenders into the cache, and as root the libraries they need: one at once if this machine has
+    /// none, others when jobs need them
     #[arg(long, env = "FRAMECREW_PROVISION")]
     provision: bool,
     /// Whether Blender must be confined to its own folder, so that no .blend makes it write elsewhere
@@ -120,7 +120,7 @@ fn main() -> ExitCode {
             Err(error) => failed(&format!("{error:#}")),
         }
     });
-    // What still blocks a thread, like installing a Blender, must not keep the node from ending.
+    // A thread that still works, such as one that installs a Blender, must not keep the node from ending.
     runtime.shutdown_background();
     exit
 }
@@ -131,7 +131,7 @@ fn failed(why: &str) -> ExitCode {
 }
 
 async fn run(args: Args) -> anyhow::Result<()> {
-    // The port first: it tells the most common mistake before anything takes long.
+    // The port first: the most common mistake is reported before anything takes long.
     let listener = TcpListener::bind(args.listen).await.with_context(|| {
         format!("cannot listen on {}; choose another address with --listen", args.listen)
     })?;

@@ -8,8 +8,8 @@ use std::{
 
 use tokio::{process::Command, time};
 
-/// How long to wait for the kernel to clear away what was killed, and how often to look. Only a process that hangs in
-/// the kernel outlives this, and no one can end that.
+/// How long to wait until killed processes are gone, and how often to check. Only a process that hangs in the kernel
+/// outlives this, and nothing can end that one.
 pub(crate) const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 pub(crate) const KILL_CHECK_INTERVAL: Duration = Duration::from_millis(2);
 
@@ -73,11 +73,11 @@ pub(crate) fn signal(status: std::process::ExitStatus) -> Option<i32> {
     }
 }
 
-/// Number of the signal that nothing can catch: what the kernel ends a process with that wants too much memory.
+/// Number of the signal that no process can catch. The kernel sends it when memory runs out.
 pub(crate) const SIGKILL: i32 = 9;
 
-/// Processes that the kernel has killed for want of memory: in our control group, where it counts them there,
-/// or else in all; 0 where it does not tell.
+/// Number of processes that the kernel has killed because memory ran out: in our control group if the kernel counts
+/// them there, otherwise on the machine; 0 if it does not count them.
 pub(crate) fn out_of_memory_kills() -> u64 {
     static COUNTER: std::sync::OnceLock<Option<PathBuf>> = std::sync::OnceLock::new();
     let ours = COUNTER.get_or_init(|| {
@@ -92,7 +92,7 @@ pub(crate) fn out_of_memory_kills() -> u64 {
     count.and_then(|n| n.trim().parse().ok()).unwrap_or(0)
 }
 
-/// Most memory that a process has had, in bytes; 0 where that is not told.
+/// Most memory that a process has had, in bytes; 0 where the system does not report it.
 pub(crate) fn peak_memory(process: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
@@ -101,8 +101,8 @@ pub(crate) fn peak_memory(process: u32) -> u64 {
     kibibytes.unwrap_or(0) << 10
 }
 
-/// Kills the processes that work in `folder` or below it: what a node that was killed left behind. Only the node
-/// that holds the folder may ask for that.
+/// Kills the processes whose working folder is `folder` or below it, such as those of a node that was killed. Only
+/// the node that has the lock of the data folder may call this.
 pub(crate) fn kill_all_in(folder: &Path) -> usize {
     let mut killed = 0;
     #[cfg(target_os = "linux")]
@@ -174,7 +174,7 @@ pub(crate) fn link_or_copy(from: &Path, to: &Path) -> io::Result<()> {
     }
 }
 
-/// How many names a file has; 1 where that is not told.
+/// Number of names of a file; 1 where the system does not report it.
 pub(crate) fn names_of_file(file: &fs::Metadata) -> u64 {
     #[cfg(unix)]
     return std::os::unix::fs::MetadataExt::nlink(file);
@@ -187,17 +187,7 @@ pub(crate) fn names_of_file(file: &fs::Metadata) -> u64 {
 
 /// Bytes that may still be written to the file system of `path`; `None` where that is unknown.
 pub(crate) fn free_bytes(path: &Path) -> Option<u64> {
-    #[cfg(unix)]
-    return rustix::fs::statvfs(path).ok().map(|disk| disk.f_bavail.saturating_mul(disk.f_frsize));
-    #[cfg(not(unix))]
-    {
-        let disks = sysinfo::Disks::new_with_refreshed_list();
-        let disk = disks
-            .iter()
-            .filter(|disk| path.starts_with(disk.mount_point()))
-            .max_by_key(|disk| disk.mount_point().as_os_str().len());
-        disk.map(sysinfo::Disk::available_space)
-    }
+    fs4::available_space(path).ok()
 }
 
 /// Whether this process may change the system.

@@ -24,8 +24,8 @@ use crate::{
     },
 };
 
-/// How often progress is told when Blender tells none: people are promised it every second, also on a machine
-/// that is busy.
+/// How often progress is reported while Blender reports none: people are promised it every second, also on a busy
+/// machine.
 pub(super) const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Last lines that a failure carries.
@@ -62,7 +62,7 @@ impl Worker {
                     }
                 },
                 now = tick.tick() => {
-                    // What it has started may hold its pipes open. What it wrote itself has been read since.
+                    // Processes that it started may hold its pipes open. Its own output has been read since the last tick.
                     if is_dead {
                         return Err(self.died().await);
                     }

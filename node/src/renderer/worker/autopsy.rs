@@ -11,7 +11,7 @@ use crate::{
     renderer::error::{self, RenderError},
 };
 
-/// Lines that are read of what a dead Blender has left in its pipe: as many as fit into one, if they are not very short.
+/// Lines that are read from the pipe of a dead Blender: as many as a pipe holds, unless they are very short.
 const LAST_LINES_MAX: usize = 4_096;
 
 impl Worker {
@@ -35,9 +35,9 @@ impl Worker {
         let loading = self.phase == Phase::Loading;
         self.phase = Phase::Broken;
         self.died = true;
-        // It has closed its output; what it does after that is of no interest.
+        // It has closed its output, so nothing that it does afterwards matters.
         let status = time::timeout(KILL_TIMEOUT, self.child.wait()).await;
-        // First: what it has started could write for ever.
+        // Kill first, because processes that it started could write for ever.
         self.kill().await;
         for _ in 0..LAST_LINES_MAX {
             match time::timeout(KILL_CHECK_INTERVAL, self.errors.next()).await {

@@ -84,7 +84,7 @@ pub(crate) struct Worker {
     warnings: Vec<Warning>,
     /// Warnings from its start, such as a colour configuration that it cannot read, repeated for each frame.
     start_warnings: Vec<Warning>,
-    /// Warnings of the current frame so far.
+    /// Warnings reported for the current frame.
     told: Vec<Warning>,
     /// Whether it ended by itself.
     died: bool,
@@ -92,9 +92,9 @@ pub(crate) struct Worker {
     at: Option<i32>,
     memory_bytes: u64,
     idle_since: Instant,
-    /// What the system had killed for want of memory when it began its frame.
+    /// Number of processes that the system had killed for lack of memory when the frame began.
     oom_kills: u64,
-    /// Most memory that it was seen to have since.
+    /// Most memory that it has had since.
     peak_bytes: u64,
     /// How long it may say nothing.
     silence: Duration,
@@ -201,7 +201,7 @@ impl Worker {
         self.runs_scripts
     }
 
-    /// Whether it has ended on its own, or by somebody else's hand.
+    /// Whether the process has ended, for any reason but `kill`.
     pub(crate) fn has_died(&mut self) -> bool {
         !matches!(self.child.try_wait(), Ok(None))
     }
