@@ -237,7 +237,7 @@ async fn who_leaves_a_render_is_told_how_to_get_the_rest_and_sigterm_never_cance
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_last_file_that_gives_way_is_told_of_too() {
+async fn a_file_that_is_overwritten_last_is_reported_too() {
     let base = tempfile::tempdir().unwrap();
     let local = cluster(&base.path().join("data"), 1, Duration::from_millis(10)).await;
     let out = base.path().join("out");
@@ -246,7 +246,7 @@ async fn the_last_file_that_gives_way_is_told_of_too() {
     let args = ["render", DEMO, "-f", "1", "-o", "out", "--cluster", local.url(), "--overwrite"];
     let (code, stdout, stderr) = framecrew(&args, base.path()).await;
     assert_eq!(code, 0, "{stdout}{stderr}");
-    assert!(stderr.contains("note: 1 file of the same name"), "{stderr}");
+    assert!(stderr.contains("note: overwrote 1 existing file"), "{stderr}");
     assert_eq!(fs::read_dir(&out).unwrap().count(), 1);
     local.shutdown().await;
 }

@@ -96,7 +96,7 @@ async fn a_killed_nodes_name_is_free_at_once_and_a_stopped_ones_is_not() {
     first.signal(rustix::process::Signal::STOP);
     let second = start(&cluster, base.path(), "six", "second", "synthetic:1ms");
     let refusing = async {
-        while !second.log().contains("not certain yet") {
+        while !second.log().contains("may still be running") {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
