@@ -127,8 +127,8 @@ async fn a_node_refuses_work_that_its_owner_has_not_allowed() {
     };
     let scripted = RenderSettings { run_scripts: true, ..RenderSettings::default() };
     let extended = RenderSettings { addons: vec!["addon.zip".into()], ..RenderSettings::default() };
-    for settings in [scripted.clone(), extended.clone()] {
-        let refused = crew.render(with_settings(1, settings)).await.err().unwrap();
+    for (settings, id) in [scripted.clone(), extended.clone()].into_iter().zip(1..) {
+        let refused = crew.render(with_settings(id, settings)).await.err().unwrap();
         assert_eq!(refused.code(), Code::FailedPrecondition);
         assert_eq!(refused.get_details_error_info().unwrap().reason, "SCRIPTS");
         assert!(refused.message().contains("--allow-scripts"), "{refused:?}");
