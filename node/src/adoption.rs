@@ -60,12 +60,13 @@ pub(crate) async fn hand_in(
     let mut pause = PAUSE_MIN;
     let mut well = true;
     while let Some(journal) = offers.recv().await {
-        let store_id = node.view().store_id;
+        // The journal's own: the node may have another store by the time that the call is sent.
+        let store_id = node.outbox.store_id(journal);
         let ask = |frames| {
             let request = AdoptFramesRequest {
                 name: node.name.clone(),
                 incarnation: node.incarnation,
-                store_id: store_id.to_string(),
+                store_id: store_id.clone(),
                 frames,
             };
             let mut rpc = rpc.clone();

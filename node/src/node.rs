@@ -240,6 +240,11 @@ impl Node {
         let _ = self.commands.send(Command { event, caller: Caller::None }).await;
     }
 
+    /// Room for a message to the owner, so that what is done next and the message about it are one step.
+    pub(crate) async fn reserve(&self) -> Option<mpsc::Permit<'_, Command>> {
+        self.commands.reserve().await.ok()
+    }
+
     /// Lets the owner know of something, and returns when the view is as new as that.
     pub(crate) async fn settle(&self, event: Event) {
         let _ = self.call(event, Caller::Notified).await;

@@ -5,11 +5,12 @@
 //! [`LEASE_CHECK_INTERVAL`] whatever else happens. A lock around the tables was the alternative: it needs an order among
 //! the locks, and a decision that spans two tables can then be seen half done.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use framecrew_proto::v1::BatchEnd;
+use futures::FutureExt as _;
 use tokio::{sync::mpsc, time};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::{
     batch::{Batch, Work},
@@ -133,15 +134,17 @@ impl Owner {
         match action {
             Action::Start { batch } => self.start(batch),
             Action::Kill { batch, reason } => {
-                log_ending(batch, reason);
                 if let Some(held) = self.batches.get(&batch) {
                     held.batch.kill();
                 }
+                // Afterwards: a log that stalls must not keep a renderer alive.
+                log_ending(batch, reason);
             }
             Action::Conclude { batch, is_complete } => {
                 let end = if is_complete { BatchEnd::Complete } else { BatchEnd::Cancelled };
                 info!(batch = %batch.id, end = end.as_str_name(), "batch ended");
-                if let Some(held) = self.batches.get(&batch) {
+                if let Some(held) = self.batches.get_mut(&batch) {
+                    held.work = None;
                     held.batch.end(end);
                 }
             }
@@ -172,7 +175,16 @@ impl Owner {
         let Some(held) = self.batches.get_mut(&batch) else { return };
         if let Some(work) = held.work.take() {
             let (node, batch) = (self.node.clone(), held.batch.clone());
-            self.node.running.spawn(work::run(node, batch, work));
+            self.node.running.spawn(async move {
+                let running = work::run(node.clone(), batch.clone(), work);
+                if AssertUnwindSafe(running).catch_unwind().await.is_err() {
+                    // Only a bug ends it so. Its slot must not be lost with it.
+                    error!(batch = %batch.key().id, "internal error while rendering a batch");
+                    node.outbox.close(JournalId::Of(batch.key()));
+                    let over = Event::BatchOver { batch: batch.key(), is_complete: false };
+                    node.tell(over).await;
+                }
+            });
         }
     }
 
@@ -187,6 +199,15 @@ impl Owner {
             warn!("lease expired; continuing only jobs with a longer --node-silence");
         }
         self.node.publish(view);
+    }
+}
+
+/// Without its owner nothing ends a batch in time, so nothing may go on.
+impl Drop for Owner {
+    fn drop(&mut self) {
+        for held in self.batches.values() {
+            held.batch.kill();
+        }
     }
 }
 

@@ -93,14 +93,16 @@ fn adopted(crew: &Crew) -> Vec<i32> {
 async fn a_frame_that_cannot_be_read_stays_when_the_others_are_handed_in() {
     let crew = Crew::start(synthetic(20)).await;
     crew.state.lock().unwrap().store_is_away = true;
-    let _events = crew.render(request(1, file(), 1..=3)).await.unwrap();
+    let events = crew.render(request(1, file(), 1..=3)).await.unwrap();
     eventually("all frames", async || crew.status().await.kept_frames == 3).await;
+    // First: what a batch has in memory it need not read.
+    crew.state.lock().unwrap().abandon = vec![1];
+    assert_eq!(end(&events.all().await), BatchEnd::Cancelled);
     // It is there, and nothing can be read of it.
     let kept = support::files(&crew.data.path().join("outbox/blobs"));
     let content = std::fs::read(&kept[0]).unwrap();
     std::fs::remove_file(&kept[0]).unwrap();
     std::fs::create_dir(&kept[0]).unwrap();
-    crew.state.lock().unwrap().abandon = vec![1];
     crew.state.lock().unwrap().store_is_away = false;
     eventually("the other two", async || adopted(&crew).len() == 2).await;
     let offers = crew.state.lock().unwrap().offers;

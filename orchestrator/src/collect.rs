@@ -41,6 +41,9 @@ pub(crate) struct Limits {
     pub(crate) bytes: u64,
 }
 
+/// Blobs that are removed before the epoch is checked again, and between which the collector can be stopped.
+const REMOVED_AT_ONCE: usize = 64;
+
 /// The blobs that jobs need. Eight bytes stand for each digest: two blobs that share them only keep each other.
 #[derive(Debug, Default)]
 struct Pins(HashSet<u64>);
@@ -112,8 +115,9 @@ impl Collector {
     pub(crate) async fn run(self, holds: impl Fn() -> bool, stop: CancellationToken) {
         let mut saves = interval(SAVE_PERIOD);
         saves.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let begun = Instant::now();
         let first = if self.are_complete { Duration::ZERO } else { UNUSED_MIN };
-        let mut rounds = interval_at(Instant::now() + first, PERIOD);
+        let mut rounds = interval_at(begun + first, PERIOD);
         rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
@@ -127,9 +131,12 @@ impl Collector {
                 }
             }
         }
+        // A use that a crash has cost, or that memory had to drop, may still be younger than the time that it promises.
+        let are_complete = (self.are_complete || begun.elapsed() >= UNUSED_MIN)
+            && !self.blobs.has_dropped_uses(UNUSED_MIN);
         let saved = match self.save_uses().await {
-            Ok(()) => self.ledger.mark_blob_uses(true).await.map(drop),
-            Err(error) => Err(error),
+            Ok(()) if are_complete => self.ledger.mark_blob_uses(true).await.map(drop),
+            saved => saved,
         };
         if let Err(error) = saved {
             tracing::warn!(%error, "cannot save when blobs were last used; the next start keeps all for an hour");
@@ -173,8 +180,13 @@ impl Collector {
         let (mut unused, mut gone) = self.with_uses(listed, &pins, now).await?;
         unused.sort_unstable_by_key(|unused| unused.used_at);
         unused.truncate(expired(&unused, self.limits, now));
-        let going = unused.iter().map(|unused| unused.blob).collect();
-        let removed = self.blobs.remove_unused(going, UNUSED_MIN).await?;
+        let going: Vec<_> = unused.iter().map(|unused| unused.blob).collect();
+        let mut removed = Vec::new();
+        for some in going.chunks(REMOVED_AT_ONCE) {
+            // Another orchestrator may have the store and the folder now, and have promised these blobs.
+            self.ledger.check_epoch().await?;
+            removed.extend(self.blobs.remove_unused(some.to_vec(), UNUSED_MIN).await?);
+        }
         gone.extend(removed.iter().map(|blob| blob.digest));
         self.ledger.forget_blob_uses(&gone).await?;
         Ok(Collected {

@@ -86,7 +86,7 @@ impl Binding {
     pub(super) fn close(&mut self, batch: BatchId) {
         self.over.insert(batch);
         if self.over.len() > OVER_MAX {
-            self.over_up_to = self.over.pop_first();
+            self.over_up_to = self.over_up_to.max(self.over.pop_first());
         }
     }
 

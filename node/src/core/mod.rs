@@ -414,14 +414,19 @@ impl Core {
         {
             freed.phase = Phase::Storing;
             self.revise();
+            self.kill_idle_without_lease();
         }
     }
 
     fn batch_over(&mut self, batch: BatchKey, is_complete: bool) {
         let is_complete = is_complete && self.may_report(batch);
         self.conclude(batch, is_complete);
+        self.kill_idle_without_lease();
+    }
+
+    /// After a batch has put its Blender back.
+    fn kill_idle_without_lease(&mut self) {
         if !self.is_leased {
-            // It has put its Blender back.
             self.act(Action::KillIdle);
         }
     }

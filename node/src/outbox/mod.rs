@@ -84,6 +84,11 @@ impl Outbox {
         shelf.keep(journal, origin, finished, blobs)
     }
 
+    /// The store of the orchestrator that asked for a journal's frames; empty: there is no such journal.
+    pub(crate) fn store_id(&self, journal: JournalId) -> String {
+        self.shelf().file(journal).map(|(_, origin)| origin.store_id).unwrap_or_default()
+    }
+
     /// A batch finishes nothing more.
     pub(crate) fn close(&self, journal: JournalId) {
         self.shelf().close(journal);

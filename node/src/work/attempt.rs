@@ -17,6 +17,7 @@ use super::{
 use crate::{
     core::{self, JournalId},
     failure::FailureReason,
+    node::{Caller, Command},
     outbox::NotKept,
     output::{self, Blob, CheckedFrame},
     renderer::{Drawn, RenderError, Slot},
@@ -83,10 +84,14 @@ async fn keep_and_store(
 ) -> Result<Option<SliceFinished>, Failure> {
     let BatchContext { node, batch, work, pending, .. } = context;
     let journal = JournalId::Of(batch.key());
+    // First: a kill between the two would leave a frame on the disk that the core does not know.
+    let message = node.reserve().await;
     let kept = node.outbox.keep(journal, &work.origin, &finished, &mut blobs);
-    if !matches!(kept, Err(NotKept::Full)) {
-        let slice = named(slice);
-        node.tell(core::Event::SliceKept { batch: batch.key(), slice }).await;
+    if let Some(message) = message
+        && !matches!(kept, Err(NotKept::Full))
+    {
+        let event = core::Event::SliceKept { batch: batch.key(), slice: named(slice) };
+        message.send(Command { event, caller: Caller::None });
     }
     if let Err(error) = kept {
         debug!(batch = %batch.key().id, frame = slice.frame, %error, "a frame is not kept");

@@ -24,9 +24,6 @@ const RESERVE_BYTES: u64 = 1 << 30;
 /// But no more than this part of a small disk.
 const RESERVE_SHARE: u64 = 20;
 
-/// Blobs removed at a time; meanwhile no one learns whether a blob is there.
-const REMOVED_AT_ONCE: usize = 64;
-
 /// Bytes of a blob that are read at once to hash it.
 const HASHED_AT_ONCE: u64 = 4 << 20;
 
@@ -147,23 +144,29 @@ impl Catalog {
         self.with_known(|known| known.doubt(digest));
     }
 
-    /// Removes blobs, except those that were used since the uses were taken last. Removes nothing while a use that was
+    /// Removes a few blobs, except those that were used since the uses were taken last. Removes nothing while a use that was
     /// dropped may be younger than `keep`. Returns what was removed.
     pub(super) fn remove_unused(&self, blobs: &[Entry], keep: Duration) -> io::Result<Vec<Entry>> {
         let mut removed = Vec::new();
-        for some in blobs.chunks(REMOVED_AT_ONCE) {
-            let _names = self.names.write().unwrap_or_else(PoisonError::into_inner);
-            if self.with_known(|known| known.dropped_within(keep, SystemTime::now())) {
-                break;
+        let _names = self.names.write().unwrap_or_else(PoisonError::into_inner);
+        if self.with_known(|known| known.dropped_within(keep, SystemTime::now())) {
+            return Ok(removed);
+        }
+        for blob in blobs {
+            if self.with_known(|known| known.is_unsaved(blob.digest)) {
+                continue;
             }
-            for blob in some {
-                if self.with_known(|known| known.is_unsaved(blob.digest)) {
+            match self.backend.remove(blob.digest) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => {
+                    // One that cannot be removed must not keep all the others.
+                    tracing::warn!(digest = %blob.digest, %error, "cannot remove an unused blob");
                     continue;
                 }
-                self.backend.remove(blob.digest)?;
-                self.with_known(|known| known.absent(blob.digest));
-                removed.push(*blob);
             }
+            self.with_known(|known| known.absent(blob.digest));
+            removed.push(*blob);
         }
         Ok(removed)
     }

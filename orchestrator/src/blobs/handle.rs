@@ -191,6 +191,11 @@ impl Blobs {
         self.blocking(move |catalog| Ok(catalog.remove_unused(&blobs, keep)?)).await
     }
 
+    /// Whether memory had to drop a use within `time`.
+    pub(crate) fn has_dropped_uses(&self, time: Duration) -> bool {
+        self.catalog.with_known(|known| known.dropped_within(time, SystemTime::now()))
+    }
+
     /// Works on the disk away from the async threads.
     async fn blocking<T: Send + 'static>(
         &self,

@@ -144,6 +144,28 @@ async fn a_use_that_cannot_be_saved_is_saved_later_and_meanwhile_nothing_goes() 
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_clean_stop_soon_after_a_crash_does_not_shorten_the_hour() {
+    let (fixture, digests) = Fixture::with_blobs([2 * DAY]).await;
+    let collector = fixture.collector(LIMITS).await;
+    // Its use is lost with the crash.
+    assert!(fixture.blobs.contains(digests[0]).await.unwrap());
+    drop(collector);
+    let fixture = fixture.restart();
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(fixture.collector(LIMITS).await.run(|| false, stop.clone()));
+    tokio::time::sleep(UNUSED_MIN / 12).await;
+    stop.cancel();
+    running.await.unwrap();
+    let fixture = fixture.restart();
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(fixture.collector(LIMITS).await.run(|| false, stop.clone()));
+    tokio::time::sleep(UNUSED_MIN / 2).await;
+    assert_eq!(files(fixture.dir.path()).len(), 1);
+    stop.cancel();
+    running.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn after_a_crash_nothing_is_removed_for_an_hour() {
     for crashed in [false, true] {
         let (fixture, digests) = Fixture::with_blobs([2 * DAY]).await;

@@ -248,7 +248,8 @@ impl World {
                     self.tell(i, leave);
                 }
             }
-            Fault::Drain => drop(self.decide_on(i, Event::Draining, None)),
+            Fault::Drain if machine.up => drop(self.decide_on(i, Event::Draining, None)),
+            Fault::Drain => {}
             Fault::Break(reason) => machine.broken = Some(reason),
             Fault::Stubborn => machine.is_stubborn = true,
             Fault::Mend => machine.mend(),
@@ -499,20 +500,7 @@ impl World {
             Action::Forget { batch } => drop(self.machines[i].streams.remove(&batch)),
             Action::Offer { journal } => self.offer(i, journal),
             Action::Delete { journal } => drop(self.machines[i].disk.remove(&journal)),
-            // Without a lease even what did not end before is killed.
-            Action::KillIdle => {
-                let killed: Vec<_> = self.machines[i].renders.keys().copied().collect();
-                let reports = |world: &Self, batch: &BatchKey| {
-                    world.machines[i].core.view().live.contains(&batch.id)
-                };
-                for batch in killed {
-                    if self.machines[i].is_stubborn && !reports(self, &batch) {
-                        self.drop_render(i, batch);
-                        self.over(i, batch, false);
-                    }
-                }
-            }
-            Action::ForgetUploads => {}
+            Action::ForgetUploads | Action::KillIdle => {}
             Action::Accept { .. }
             | Action::Refuse(_)
             | Action::Attach { .. }
