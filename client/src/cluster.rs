@@ -278,8 +278,8 @@ pub(crate) async fn within<T>(
     })
 }
 
-/// Makes sure that `now` is the job that was `known`, and not one that bears its number in another store. Backups keep
-/// what it is told by.
+/// Makes sure that `now` is the job that was `known`, and not one with its number in another store. It compares what
+/// backups keep.
 pub(crate) fn check_same(url: &str, known: &proto::Job, now: &proto::Job) -> Result<(), Error> {
     let name =
         |job: &proto::Job| job.spec.as_ref().map_or_else(String::new, |spec| spec.name.clone());

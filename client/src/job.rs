@@ -81,7 +81,7 @@ impl Cluster {
     /// A job that was seen before, as it is now.
     ///
     /// # Errors
-    /// [`Error::JobLost`] when its number is that of another one by now, and as [`job`](Self::job).
+    /// Returns [`Error::JobLost`] if another job has its number now, and the errors of [`job`](Self::job).
     pub async fn job_again(&self, known: &proto::Job) -> Result<Job, Error> {
         let job = self.job(known.job_id).await?;
         check_same(&self.url, known, &job.info)?;

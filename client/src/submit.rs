@@ -32,8 +32,8 @@ impl Cluster {
         self.submit_project(&Project::open(spec).await?, |_| {}).await
     }
 
-    /// As [`submit`](Self::submit), for a project that has been opened before; `on_progress` is told how
-    /// far it is.
+    /// Submits a project that is open already, like [`submit`](Self::submit), and calls `on_progress` as the upload
+    /// proceeds.
     ///
     /// # Errors
     /// When a file has changed since, or the orchestrator refuses or stays away.

@@ -90,7 +90,7 @@ impl Display {
         self.said(said)
     }
 
-    /// What was told so far is not true any more.
+    /// The messages shown so far are no longer true.
     pub(super) fn starting_over(&mut self, reason: &str) -> Result<(), Failure> {
         let line = format!(
             "the orchestrator remembers less than was shown here ({}): starting over with what it has",

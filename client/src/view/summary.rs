@@ -12,7 +12,7 @@ use crate::{live::Live, state::JobView, words};
 /// Failed frames that a summary names before it only counts them.
 const FAILED_NAMED_MAX: usize = 10;
 
-/// Failed frames whose reasons are told.
+/// Failed frames that a summary lists with their reasons; it counts the others.
 const FAILED_TOLD_MAX: usize = 3;
 
 /// How the job stands, in one line: what remains of a watch.
